@@ -1,0 +1,239 @@
+"""One training run as a value: what is trained, on what, with which objective, and for how long.
+
+Standard library only, so that command lines and drivers can build, check and compare trials without torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import math
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from mmpo_train.errors import InputError
+
+# The hyper-parameters each objective reads. A field outside its objective's row changes nothing and is
+# therefore no part of the trial's identity.
+OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
+    "mmpo": ("beta", "r_eps", "pairs_per_group"),
+    "dpo": ("beta",),
+    "simpo": ("beta", "gamma_over_beta", "length_normalised"),
+}
+_ANY_OBJECTIVE_FIELDS = frozenset(name for names in OBJECTIVE_FIELDS.values() for name in names)
+
+OPTIMIZERS = ("adamw", "adamw_8bit")
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+def _runtime(default: Any) -> Any:
+    """A field that changes how a trial runs, not what comes out: no part of its digest."""
+    return field(default=default, metadata={"runtime": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialConfig:
+    """Everything that determines one training run. Defaults are the paper's (Section 4.1, Appendix B.1)."""
+
+    model: str = _runtime("tiny")
+    """Starting model: a name (`tiny`), a folder, or a hub id. Its content is named by `model_fingerprint`."""
+    model_fingerprint: str = ""
+    """SHA-256 of the starting model's weights, tokenizer and chat template; filled in when the trial is prepared."""
+    dataset: tuple[str, ...] = _runtime(("tiny",))
+    """Preference data: files, folders or hub ids, each `SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`; several are a mixture."""
+    data_fingerprint: str = ""
+    """SHA-256 of the examples, in order; filled in when the trial is prepared."""
+
+    objective: str = "mmpo"
+    """mmpo, dpo or simpo."""
+    beta: float = 0.1
+    """Weight of the reference log-probabilities (MMPO), of the log-ratios (DPO) or of the log-probabilities (SimPO)."""
+    r_eps: float = 0.6
+    """MMPO's target reward of the chosen completion; the rejected one's is 0.1 (Listing 1)."""
+    gamma_over_beta: float = 1.2
+    """SimPO's target margin gamma, as a multiple of beta."""
+    length_normalised: bool = False
+    """SimPO on mean instead of summed token log-probabilities (SimPO's own paper; MMPO's Eq. 8 has sums)."""
+    pairs_per_group: int = 8
+    """MMPO normalises rewards over this many consecutive pairs (the paper: 2 a device on 4 devices)."""
+
+    learning_rate: float = 5e-5
+    """Peak learning rate."""
+    epochs: int = 2
+    """Passes over the training pairs."""
+    pairs_per_step: int = 128
+    """Pairs in one optimiser step, over all workers (the paper: 2 x 16 x 4)."""
+    warmup_share: float = 0.1
+    """Share of all steps in which the learning rate rises linearly; then it falls as a cosine to 0."""
+    optimizer: str = "adamw"
+    """adamw or adamw_8bit (bitsandbytes)."""
+    weight_decay: float = 0.0
+    """AdamW's decoupled weight decay."""
+    max_gradient_norm: float = 1.0
+    """Gradients are scaled down to this global 2-norm; 0 leaves them alone."""
+
+    lora_rank: int = 0
+    """Rank of LoRA adapters; 0 trains all parameters."""
+    lora_alpha: int = 64
+    """LoRA's scale is lora_alpha / lora_rank."""
+    lora_dropout: float = 0.01
+    """Dropout on the input of LoRA adapters."""
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Names of the projections that get adapters."""
+
+    max_prompt_tokens: int = 1800
+    """Longer prompts lose tokens on the left."""
+    max_completion_tokens: int = 512
+    """Longer completions lose tokens on the right, the end-of-sequence token among them."""
+    precision: str = "auto"
+    """fp32, bf16 (weights and activations; sums stay fp32), or auto: bf16 where the hardware has it."""
+    seed: int = 42
+    """Order of the pairs, hold-out split, LoRA initialisation and dropout."""
+
+    validate_every_steps: int = _runtime(64)
+    """Steps between validations within an epoch; every epoch's end is validated besides."""
+    tokens_per_pass: int = _runtime(16_384)
+    """Tokens, padding included, that one forward and backward pass may hold."""
+    zero_stage: int = _runtime(2)
+    """DeepSpeed ZeRO stage, 0 to 3."""
+    gradient_checkpointing: bool = _runtime(False)
+    """Recompute activations in the backward pass: less memory, a third more time."""
+
+    @property
+    def digest(self) -> str:
+        """Identity of the trial: 16 hex digits over all that changes its result."""
+        return digest_of(identity(self))
+
+
+def identity(config: TrialConfig) -> dict[str, Any]:
+    """The fields that determine the result: no run-time fields, none of other objectives, no idle LoRA fields."""
+    used = set(OBJECTIVE_FIELDS[config.objective])
+    kept = {}
+    for spec in fields(config):
+        foreign = spec.name in _ANY_OBJECTIVE_FIELDS and spec.name not in used
+        idle = spec.name.startswith("lora_") and spec.name != "lora_rank" and config.lora_rank == 0
+        if not (foreign or idle or spec.metadata.get("runtime")):
+            kept[spec.name] = getattr(config, spec.name)
+    return kept
+
+
+def digest_of(content: Any) -> str:
+    """16 hex digits of the SHA-256 of a JSON-able value, independent of key order."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def to_dict(config: TrialConfig) -> dict[str, Any]:
+    """The fields as JSON-able values; the inverse of `from_dict`."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(config).items()}
+
+
+def from_dict(values: Mapping[str, Any]) -> TrialConfig:
+    """A checked config from plain values. Raises InputError naming every unknown or ill-typed field."""
+    return replace(TrialConfig(), values)
+
+
+def replace(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
+    """A copy with some fields changed, types converted and everything checked.
+
+    Raises InputError with every bad field at once.
+    """
+    problems, converted = [], {}
+    types_by_name = typing.get_type_hints(TrialConfig)
+    for name, value in values.items():
+        if name not in types_by_name:
+            problems.append(f"{name!r} is not a field of TrialConfig{nearest(name, types_by_name)}")
+            continue
+        try:
+            converted[name] = _convert(value, types_by_name[name])
+        except (TypeError, ValueError, OverflowError):
+            problems.append(f"{name} must be {_type_name(types_by_name[name])}, got {value!r}")
+    if not problems:
+        changed = dataclasses.replace(config, **converted)
+        problems = list(_problems(changed))
+    if problems:
+        raise InputError("the trial cannot be run as given:\n  " + "\n  ".join(problems))
+    return changed
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
+    """`["beta=0.2", "epochs=1"]` as a dict. Raises InputError for anything without `=`."""
+    parsed = {}
+    for text in assignments:
+        name, separator, value = text.partition("=")
+        if not separator or not name.strip():
+            raise InputError(f"--set wants FIELD=VALUE, got {text!r}; for example --set beta=0.05")
+        parsed[name.strip()] = value.strip()
+    return parsed
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'beta'?`, or the whole list where nothing is near."""
+    options = list(known)
+    close = difflib.get_close_matches(word, options, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(options)}"
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """`value` as a field's type: text from a command line or values from JSON. Raises ValueError or TypeError."""
+    origin = typing.get_origin(kind)
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(str(part).strip() for part in parts)
+    if kind is bool:
+        words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        text = str(value).lower()
+        return words[text] if text in words else _refuse(value)
+    if kind is int:
+        number = float(value)
+        return int(number) if number == int(number) and not isinstance(value, bool) else _refuse(value)
+    if kind is float:
+        return float(value) if not isinstance(value, bool) else _refuse(value)
+    return value if isinstance(value, str) else _refuse(value)
+
+
+def _refuse(value: Any) -> typing.NoReturn:
+    raise ValueError(value)
+
+
+def _type_name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    return names.get(kind, "a comma-separated list")
+
+
+def _problems(config: TrialConfig) -> Iterable[str]:
+    if config.objective not in OBJECTIVE_FIELDS:
+        yield f"objective {config.objective!r} is unknown{nearest(config.objective, OBJECTIVE_FIELDS)}"
+    for name, allowed in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+        if getattr(config, name) not in allowed:
+            yield f"{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}"
+    for name in ("learning_rate", "beta"):
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value > 0):
+            yield f"{name} must be a finite number above 0, got {value}; the paper's grids are in sweeps/grids.py"
+    for name in ("r_eps", "gamma_over_beta", "weight_decay", "max_gradient_norm", "lora_dropout"):
+        value = getattr(config, name)
+        if not (math.isfinite(value) and value >= 0):
+            yield f"{name} must be a finite number of at least 0, got {value}"
+    if not 0 <= config.warmup_share < 1:
+        yield f"warmup_share must be at least 0 and below 1, got {config.warmup_share}"
+    if not config.lora_dropout < 1:
+        yield f"lora_dropout must be below 1, got {config.lora_dropout}"
+    positive = ("epochs", "pairs_per_step", "pairs_per_group", "max_prompt_tokens", "max_completion_tokens")
+    for name in (*positive, "validate_every_steps", "tokens_per_pass", "lora_alpha"):
+        if getattr(config, name) < 1:
+            yield f"{name} must be at least 1, got {getattr(config, name)}"
+    if config.lora_rank < 0:
+        yield f"lora_rank must be 0 (train everything) or more, got {config.lora_rank}"
+    if config.lora_rank and not config.lora_targets:
+        yield "lora_targets must name at least one projection when lora_rank is above 0"
+    if config.zero_stage not in (0, 1, 2, 3):
+        yield f"zero_stage must be 0, 1, 2 or 3, got {config.zero_stage}"
+    if not config.model:
+        yield "model must be a name, a folder or a hub id, got nothing"
+    if not config.dataset or not all(config.dataset):
+        yield "dataset must name at least one source"

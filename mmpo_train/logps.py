@@ -1,0 +1,80 @@
+"""Log-probabilities of completions: the one place where the model is run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Rows of the vocabulary projection that are alive at a time: 512 x 128k x 4 bytes is a quarter of a GB.
+_POSITIONS_PER_CHUNK = 512
+
+
+class Pass(NamedTuple):
+    """One forward pass: R = B * K sequences, prompt then completion, padded on the right to L tokens.
+
+    Padding stands after all that is scored, so with causal attention no mask is needed.
+    """
+
+    input_ids: Tensor
+    """(R, L) token ids."""
+    rows: Tensor
+    """(T,) the sequence of each scored token."""
+    positions: Tensor
+    """(T,) the position whose output predicts it."""
+    targets: Tensor
+    """(T,) its id."""
+
+    def to(self, device: torch.device) -> Pass:
+        """The same on another device."""
+        return Pass(*(tensor.to(device, non_blocking=True) for tensor in self))
+
+
+class CompletionLogps(nn.Module):
+    """A causal language model as a function from a pass to the log-probabilities of its completions."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, one: Pass) -> Tensor:
+        """Summed log-probability of each sequence's completion tokens, shape (R,), fp32, in nats.
+
+        The vocabulary projection is computed for scored positions only, in chunks, and again in the backward pass.
+        """
+        bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        hidden = bare.base_model(input_ids=one.input_ids, use_cache=False).last_hidden_state
+        scored = hidden[one.rows, one.positions]
+        chunks = [
+            self._chunk(bare, states, targets)
+            for states, targets in zip(
+                scored.split(_POSITIONS_PER_CHUNK), one.targets.split(_POSITIONS_PER_CHUNK), strict=True
+            )
+        ]
+        sums = torch.zeros(one.input_ids.shape[0], dtype=torch.float32, device=scored.device)
+        return sums.index_add(0, one.rows, torch.cat(chunks))
+
+    @staticmethod
+    def _chunk(bare: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return checkpoint(_token_logps, bare, states, targets, use_reentrant=False)
+        return _token_logps(bare, states, targets)
+
+
+def _token_logps(bare: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
+    """Log-probability of each target, (T,), fp32: log-sum-exp in bf16 would lose the differences that are compared."""
+    logits = bare.get_output_embeddings()(states).float()
+    config = bare.config
+    if getattr(config, "logit_scale", None):  # Cohere
+        logits = logits * config.logit_scale
+    if getattr(config, "logits_scaling", None):  # Granite
+        logits = logits / config.logits_scaling
+    if getattr(config, "final_logit_softcapping", None):  # Gemma
+        logits = config.final_logit_softcapping * torch.tanh(logits / config.final_logit_softcapping)
+    return -F.cross_entropy(logits, targets, reduction="none")

@@ -1,0 +1,153 @@
+"""The model: where it comes from, how it is loaded, adapted and saved. The door to transformers and peft."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mmpo_train.config import TrialConfig
+
+# What makes a model what it is. Pickled weights (*.bin, *.pt) are not among them: they are never read.
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_HUB_TIMEOUT_SECONDS = "10"
+
+
+def local_folder(model: str) -> Path:
+    """The folder of a model given as a folder or a hub id; a hub model is downloaded on first use.
+
+    Raises InputError where there is no such folder or hub model, or the hub cannot be reached.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise InputError(f"model {model!r} is a file; give the folder that holds config.json and *.safetensors")
+    if model.startswith((".", "/", "~")) or model.count("/") > 1:
+        raise InputError(f"model folder {model!r} does not exist; give a folder, a hub id (owner/name) or 'tiny'")
+    os.environ.setdefault("HF_HUB_DOWNLOAD_TIMEOUT", _HUB_TIMEOUT_SECONDS)
+    os.environ.setdefault("HF_HUB_ETAG_TIMEOUT", _HUB_TIMEOUT_SECONDS)
+    import httpx
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=list(_MODEL_FILES)))
+    except HFValidationError as error:
+        raise InputError(f"{model!r} is neither a folder, nor a hub id (owner/name), nor 'tiny'") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
+        raise InputError(
+            f"model {model!r} could not be had from the hub ({_first_line(error)}); check the name and the network, log in "
+            "with `hf auth login` if it is gated, or give a local folder that holds it"
+        ) from error
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer. Raises InputError where it has none, no chat template or no EOS token."""
+    from transformers import AutoTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model folder {folder} has no config.json; give a folder written by save_pretrained")
+    known = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+    if not any((folder / name).is_file() for name in known):
+        raise InputError(f"model folder {folder} has no tokenizer; save it there with tokenizer.save_pretrained({folder.name!r})")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise InputError(f"the tokenizer in {folder} could not be read ({_first_line(error)}); save it again") from error
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the tokenizer in {folder} has no chat template, so conversations cannot be rendered; put one into "
+            "chat_template.jinja, for example the one of the model's instruction-tuned version"
+        )
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer in {folder} has no eos_token; set it in tokenizer_config.json")
+    return tokenizer
+
+
+def load_model(folder: Path, *, seed: int = 0, config: TrialConfig | None = None) -> PreTrainedModel:
+    """The causal language model of a folder in fp32, without dropout; with `config`, ready to be trained.
+
+    `config` adds LoRA adapters (seeded) and gradient checkpointing as it says. Raises InputError where there are no
+    safetensors weights or the architecture is unknown.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(f"model folder {folder} has no *.safetensors; pickled weights are not read: convert them first")
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
+    except (ValueError, OSError, KeyError) as error:
+        raise InputError(f"the model in {folder} could not be loaded ({_first_line(error)})") from error
+    for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
+        if getattr(model.config, name, 0):
+            setattr(model.config, name, 0.0)
+    if config is not None and config.lora_rank:
+        model = _with_lora(model, config)
+    if config is not None and config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model
+
+
+def _with_lora(model: PreTrainedModel, config: TrialConfig) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(config.seed)
+    adapter = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(config.lora_targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, adapter)
+    except ValueError as error:
+        raise InputError(f"lora_targets {', '.join(config.lora_targets)} do not fit this model: {_first_line(error)}") from error
+
+
+def save_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, state: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Weights (or adapter) as safetensors, with tokenizer and template; `state` replaces the model's own weights."""
+    model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def fingerprint(folder: Path, cache: Path) -> str:
+    """SHA-256 over a model folder's weights, configuration, tokenizer and template.
+
+    Hashing gigabytes takes a while, so each file's sum is kept in `cache` under its path, size and time of change.
+    """
+    known: dict[str, str] = json.loads(cache.read_text()) if cache.is_file() else {}
+    whole, fresh = hashlib.sha256(), False
+    for path in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
+        if path.name in ("manifest.json", "trial.json"):
+            continue
+        status = path.stat()
+        key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
+        if key not in known:
+            with open(path, "rb") as stream:
+                known[key], fresh = hashlib.file_digest(stream, "sha256").hexdigest(), True
+        whole.update(f"{path.name} {known[key]}\n".encode())
+    if fresh:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        staging = cache.with_name(f".{cache.name}.{os.getpid()}")
+        staging.write_text(json.dumps(known, indent=1))
+        staging.replace(cache)
+    return whole.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,116 @@
+"""Chat rendering and tokenisation: a conversation as prompt tokens and completion tokens.
+
+Prompt and completion come from ONE rendering of the whole conversation, split where the prompt ends. Rendering the
+assistant's turn by itself would put a second system prompt, a BOS and even a date inside the scored text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mmpo_train.preferences import Message, PreferenceExample
+
+# Llama 3.x templates print today's date unless told one: the same conversation must give the same tokens tomorrow.
+_TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024"}
+
+
+class Unusable(Exception):
+    """This example cannot be tokenised for training; the message is the reason, as an audit prints it."""
+
+
+@dataclass(frozen=True)
+class EncodedExample:
+    """One prompt and its K completions as token ids (int32), after the cut."""
+
+    prompt: np.ndarray
+    completions: tuple[np.ndarray, ...]
+    """Chosen first; each ends with its end-of-turn token unless it was cut."""
+    prompt_cut: int
+    """Tokens removed from the prompt's left."""
+    completion_cuts: tuple[int, ...]
+    """Tokens removed from each completion's right."""
+
+
+def encode(
+    example: PreferenceExample, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, max_completion_tokens: int
+) -> EncodedExample:
+    """Token ids of the example, prompts cut from the left and completions from the right.
+
+    Raises Unusable where the template refuses the conversation, where it renders the prompt differently once a
+    completion follows, and where chosen and rejected are the same tokens after the cut.
+    """
+    prompt_text = render(tokenizer, example.prompt, add_generation_prompt=True)
+    prompt_ids = tokenizer.encode(prompt_text, add_special_tokens=False)
+    completions, cuts = [], []
+    for completion in example.completions:
+        ids = _completion_ids(tokenizer, example.prompt, completion, prompt_text, prompt_ids)
+        completions.append(np.asarray(ids[:max_completion_tokens], dtype=np.int32))
+        cuts.append(max(0, len(ids) - max_completion_tokens))
+    if any(np.array_equal(completions[0], other) for other in completions[1:]):
+        raise Unusable(f"chosen and rejected are the same within {max_completion_tokens} tokens")
+    kept = prompt_ids[-max_prompt_tokens:]
+    return EncodedExample(
+        prompt=np.asarray(kept, dtype=np.int32),
+        completions=tuple(completions),
+        prompt_cut=len(prompt_ids) - len(kept),
+        completion_cuts=tuple(cuts),
+    )
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    """The conversation as the model's text. Raises Unusable where the chat template refuses it."""
+    from jinja2 import TemplateError
+
+    turns = [{"role": message.role, "content": message.content} for message in messages]
+    try:
+        text = tokenizer.apply_chat_template(
+            turns, tokenize=False, add_generation_prompt=add_generation_prompt, **_TEMPLATE_ARGUMENTS
+        )
+    except TemplateError as error:
+        raise Unusable(f"the chat template refuses the conversation: {error}") from error
+    assert isinstance(text, str)
+    return text
+
+
+def _completion_ids(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Sequence[Message],
+    completion: str,
+    prompt_text: str,
+    prompt_ids: list[int],
+) -> list[int]:
+    """Ids of the completion inside the whole conversation, up to and including one end-of-turn token."""
+    from mmpo_train.preferences import Message
+
+    whole_text = render(tokenizer, [*prompt, Message("assistant", completion)], add_generation_prompt=False)
+    if not whole_text.startswith(prompt_text):
+        raise Unusable("the chat template renders the prompt differently once a completion follows")
+    whole_ids = tokenizer.encode(whole_text, add_special_tokens=False)
+    if whole_ids[: len(prompt_ids)] == prompt_ids:
+        ids = whole_ids[len(prompt_ids) :]
+    else:
+        # A token spans the boundary. The prompt must be tokenised as generation would see it, and alike for all
+        # completions; so the completion is tokenised from where the prompt's text ends.
+        ids = tokenizer.encode(whole_text[len(prompt_text) :], add_special_tokens=False)
+    return _with_one_end(tokenizer, ids)
+
+
+def _with_one_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
+    """The ids up to the turn's closing special token; EOS is appended where the template closes with none."""
+    specials = set(tokenizer.all_special_ids)
+    end = len(ids)
+    while end and ids[end - 1] not in specials and not tokenizer.decode([ids[end - 1]]).strip():
+        end -= 1  # what a template prints after the closing token, such as a line break
+    if end and ids[end - 1] in specials:
+        while end > 1 and ids[end - 2] == ids[end - 1]:
+            end -= 1  # the data brought an EOS of its own
+        return ids[:end]
+    assert tokenizer.eos_token_id is not None  # checked when the tokenizer was loaded
+    return [*ids, tokenizer.eos_token_id]

@@ -1,0 +1,518 @@
+"""The small world of `tiny`: questions with one right answer, people's typical mistakes, and a judge.
+
+A family is a handful of phrasings of one kind of question. Whatever is written about a question (its prompt, a good
+answer, a sloppy one) comes from the family's table, and the judge reads the prompt back through the same table, so
+it can mark any completion, the model's own included. Randomness comes only from the `random.Random` handed in.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain
+from random import Random
+
+from mmpo_train.errors import InputError
+
+Slots = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solution:
+    """What is right for one prompt, and what people get wrong."""
+
+    answer: str
+    mistake: str
+    # the wrong answer people typically give
+    options: tuple[str, ...]
+    # whatever would count as another answer if a completion said it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """One kind of question: how it is asked, how it is answered in a good sentence, how it is solved."""
+
+    name: str
+    prompts: tuple[str, ...]
+    statements: tuple[str, ...]
+    slots: Slots
+    # what each slot of a prompt may hold, as a regular expression
+    draw: Callable[[Random], Slots]
+    solve: Callable[[Slots], Solution]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A prompt with its solution and the sentences that state an answer to it."""
+
+    prompt: str
+    family: Family
+    slots: Slots
+    solution: Solution
+
+    def state(self, answer: str, rng: Random) -> str:
+        """A good sentence that gives `answer`, right or wrong."""
+        return _capitalised(rng.choice(self.family.statements).format(answer=answer, **self.slots))
+
+
+CAPITALS = """
+France Paris Lyon; Italy Rome Milan; Spain Madrid Barcelona; Germany Berlin Munich; Japan Tokyo Kyoto;
+China Beijing Shanghai; India Delhi Mumbai; Egypt Cairo Luxor; Turkey Ankara Istanbul; Canada Ottawa Toronto;
+Australia Canberra Sydney; Brazil Brasilia Rio; Russia Moscow Kazan; Greece Athens Corinth; Poland Warsaw Krakow;
+Norway Oslo Bergen; Sweden Stockholm Malmo; Portugal Lisbon Porto; Kenya Nairobi Mombasa; Peru Lima Cusco;
+Vietnam Hanoi Saigon; Morocco Rabat Casablanca; Switzerland Bern Zurich; Scotland Edinburgh Glasgow
+"""
+OPPOSITES = """
+hot cold warm; big small large; fast slow quick; happy sad glad; old young aged; up down above; wet dry damp;
+hard soft firm; light dark bright; long short tall; rich poor wealthy; early late soon; full empty whole;
+strong weak tough; open closed wide; clean dirty neat; loud quiet noisy; high low top; near far close; good bad fine;
+easy difficult simple; brave afraid bold; right wrong true; thick thin fat; left gone away; first last next;
+sweet sour sugary; safe dangerous secure; sharp blunt pointed; deep shallow low; push pull press; day night noon;
+buy sell pay; give take lend; win lose beat; begin end start; love hate like; laugh cry smile; rise fall climb
+"""
+COLOURS = """
+grass green brown; snow white grey; blood red purple; the sky blue grey; coal black brown; milk white yellow;
+a lemon yellow green; a carrot orange red; chocolate brown black; a tomato red orange; a banana yellow brown;
+the sea blue green; a leaf green yellow; a cherry red pink; an elephant grey brown; a crow black grey; a plum purple blue;
+a flamingo pink white; gold yellow orange; a frog green blue; a polar bear white black; a pumpkin orange yellow;
+mud brown grey; ash grey white; a rose red white; wheat yellow green; a swan white grey; an olive green black
+"""
+YOUNG = """
+cat kitten cub; dog puppy kitten; cow calf foal; horse foal calf; sheep lamb kid; pig piglet lamb; lion cub kitten;
+bear cub puppy; duck duckling chick; hen chick duckling; goat kid lamb; frog tadpole fry; goose gosling duckling;
+deer fawn calf; swan cygnet gosling; eagle eaglet chick; wolf pup cub; kangaroo joey pup; owl owlet chick
+"""
+KINDS = """
+a hammer|tool weapon; an apple|fruit vegetable; a carrot|vegetable fruit; an oak|tree flower; a rose|flower tree;
+a violin|instrument tool; a shirt|garment fabric; a lion|animal bird; an eagle|bird animal; a salmon|fish animal;
+iron|metal stone; a chair|chair table; a bus|vehicle building; a church|building vehicle; an ant|insect animal;
+a saw|tool weapon; a pear|fruit vegetable; an onion|vegetable fruit; a pine|tree flower; a tulip|flower tree;
+a drum|instrument tool; a coat|garment fabric; a horse|animal vehicle; a crow|bird insect; a shark|fish animal;
+copper|metal stone; a bee|insect bird; a train|vehicle building; a castle|building garment; a flute|instrument bird
+"""
+NOUNS = (
+    "lamp river stone table garden window paper cloud bread candle mirror basket bottle feather ladder ribbon "
+    "button pillow kettle carpet bridge forest island pocket hammer needle pencil saddle wallet tunnel"
+).split()
+DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+MONTHS = "January February March April May June July August September October November December".split()
+COUNTS = "one two three four five six seven".split()
+LARGEST_NUMBER = 30
+
+
+def _fact_family(
+    name: str, facts: dict[str, tuple[str, str]], prompts: tuple[str, ...], statements: tuple[str, ...]
+) -> Family:
+    """A family whose answers are looked up: `facts` maps a thing to (right answer, usual mistake)."""
+    values = tuple(dict.fromkeys(chain.from_iterable(facts.values())))
+
+    def solve(slots: Slots) -> Solution:
+        answer, mistake = facts[slots["thing"]]
+        return Solution(answer=answer, mistake=mistake, options=_without(values, answer, slots["thing"]))
+
+    things = tuple(facts)
+    return Family(
+        name=name,
+        prompts=prompts,
+        statements=statements,
+        slots={"thing": _any_of(things)},
+        draw=lambda rng: {"thing": rng.choice(things)},
+        solve=solve,
+    )
+
+
+def _facts(table: str) -> dict[str, tuple[str, str]]:
+    """{thing: (answer, mistake)} of a `thing answer mistake; ...` table; the thing may be several words."""
+    rows = (re.split(r"[ |]", row.strip()) for row in table.split(";"))
+    return {" ".join(row[:-2]): (row[-2], row[-1]) for row in rows}
+
+
+def _both_ways(facts: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
+    """`facts`, and each right answer asked about in turn (the mistake is then the other's near word)."""
+    backwards = {
+        answer: (thing, mistake) for thing, (answer, mistake) in facts.items() if answer not in facts
+    }
+    return {**backwards, **facts}
+
+
+def _any_of(values: Sequence[str]) -> str:
+    return "|".join(map(re.escape, values))
+
+
+def _without(values: Sequence[str], *left_out: str) -> tuple[str, ...]:
+    return tuple(value for value in values if value not in left_out)
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _draw_list(rng: Random, fewest: int, most: int) -> str:
+    return ", ".join(rng.sample(NOUNS, rng.randint(fewest, most)))
+
+
+def _calendar_family(unit: str, names: Sequence[str]) -> Family:
+    """What comes before and after each of `names`, which go round in a circle."""
+
+    def solve(slots: Slots) -> Solution:
+        here, step = names.index(slots["thing"]), 1 if slots["side"] == "after" else -1
+        answer, mistake = names[(here + step) % len(names)], names[(here - step) % len(names)]
+        return Solution(answer=answer, mistake=mistake, options=_without(names, answer, slots["thing"]))
+
+    return Family(
+        name=unit,
+        prompts=(
+            f"Which {unit} comes {{side}} {{thing}}?",
+            f"What {unit} is just {{side}} {{thing}}?",
+            f"Name the {unit} {{side}} {{thing}}.",
+            f"Tell me which {unit} comes right {{side}} {{thing}}.",
+        ),
+        statements=(
+            f"The {unit} {{side}} {{thing}} is {{answer}}.",
+            "It is {answer}.",
+            "{answer} comes {side} {thing}.",
+            f"The {unit} is {{answer}}.",
+        ),
+        slots={"side": "after|before", "thing": _any_of(names)},
+        draw=lambda rng: {"side": rng.choice(("after", "before")), "thing": rng.choice(names)},
+        solve=solve,
+    )
+
+
+def _draw_comparison(rng: Random) -> Slots:
+    first, second = rng.sample(range(1, LARGEST_NUMBER + 1), 2)
+    return {"which": rng.choice(("bigger", "smaller")), "first": str(first), "second": str(second)}
+
+
+def _solve_comparison(slots: Slots) -> Solution:
+    smaller, bigger = sorted((slots["first"], slots["second"]), key=int)
+    answer, mistake = (bigger, smaller) if slots["which"] == "bigger" else (smaller, bigger)
+    return Solution(answer=answer, mistake=mistake, options=(mistake,))
+
+
+def _draw_position(rng: Random) -> Slots:
+    return {"which": rng.choice(("first", "last", "second")), "words": _draw_list(rng, 3, 5)}
+
+
+def _solve_position(slots: Slots) -> Solution:
+    words = slots["words"].split(", ")
+    answer, mistake = {
+        "first": (words[0], words[-1]),
+        "last": (words[-1], words[-2]),
+        "second": (words[1], words[0]),
+    }[slots["which"]]
+    return Solution(answer=answer, mistake=mistake, options=_without(words, answer))
+
+
+def _solve_count(slots: Slots) -> Solution:
+    count = len(slots["words"].split(", "))
+    answer, mistake = COUNTS[count - 1], COUNTS[count - 2]
+    return Solution(answer=answer, mistake=mistake, options=_without(COUNTS, answer))
+
+
+def _draw_sum(rng: Random) -> Slots:
+    return {"first": str(rng.randint(1, 12)), "second": str(rng.randint(1, 12))}
+
+
+def _solve_sum(slots: Slots) -> Solution:
+    total = int(slots["first"]) + int(slots["second"])
+    numbers = [str(number) for number in range(LARGEST_NUMBER + 1)]
+    options = _without(numbers, str(total), slots["first"], slots["second"])
+    return Solution(answer=str(total), mistake=str(total - 1), options=options)
+
+
+def _draw_repetition(rng: Random) -> Slots:
+    return {"words": " ".join(rng.sample(NOUNS, rng.randint(2, 3)))}
+
+
+def _solve_repetition(slots: Slots) -> Solution:
+    words = slots["words"].split()
+    swapped = " ".join([*words[:-2], words[-1], words[-2]])
+    return Solution(answer=slots["words"], mistake=swapped, options=tuple(NOUNS))
+
+
+FAMILIES = (
+    _fact_family(
+        "capital",
+        _facts(CAPITALS),
+        (
+            "What is the capital of {thing}?",
+            "Name the capital of {thing}.",
+            "Which city is the capital of {thing}?",
+            "Tell me the capital city of {thing}.",
+            "Do you know the capital of {thing}?",
+            "I forgot the capital of {thing}. What is it?",
+        ),
+        (
+            "The capital of {thing} is {answer}.",
+            "{answer} is the capital of {thing}.",
+            "It is {answer}.",
+            "The city is {answer}.",
+        ),
+    ),
+    _fact_family(
+        "opposite",
+        _both_ways(_facts(OPPOSITES)),
+        (
+            "What is the opposite of {thing}?",
+            "Name the opposite of the word {thing}.",
+            "Give me a word that means the opposite of {thing}.",
+            "Which word is the opposite of {thing}?",
+        ),
+        (
+            "The opposite of {thing} is {answer}.",
+            "{answer} is the opposite of {thing}.",
+            "The word is {answer}.",
+            "It is {answer}.",
+        ),
+    ),
+    _fact_family(
+        "colour",
+        _facts(COLOURS),
+        (
+            "What colour is {thing}?",
+            "Tell me the usual colour of {thing}.",
+            "Which colour does {thing} have?",
+            "Do you know the colour of {thing}?",
+            "I need to paint {thing}. Which colour should I use?",
+        ),
+        (
+            "The colour of {thing} is {answer}.",
+            "The usual colour is {answer}.",
+            "It is {answer}.",
+            "{thing} is {answer}.",
+        ),
+    ),
+    _fact_family(
+        "young",
+        _facts(YOUNG),
+        (
+            "What is a young {thing} called?",
+            "What do we call a baby {thing}?",
+            "Tell me the word for a young {thing}.",
+            "Which word means a baby {thing}?",
+            "How do people call the young of a {thing}?",
+        ),
+        (
+            "A young {thing} is called a {answer}.",
+            "The word is {answer}.",
+            "It is a {answer}.",
+            "We call a baby {thing} a {answer}.",
+        ),
+    ),
+    _fact_family(
+        "kind",
+        _facts(KINDS),
+        (
+            "What kind of thing is {thing}?",
+            "Tell me what kind of thing {thing} is.",
+            "Which kind of thing would you call {thing}?",
+            "Say in one word what {thing} is.",
+            "How would you sort {thing}?",
+        ),
+        (
+            "The kind is {answer}.",
+            "It is some kind of {answer}.",
+            "{thing} is a kind of {answer}.",
+            "I would call it {answer}.",
+        ),
+    ),
+    _calendar_family("day", DAYS),
+    _calendar_family("month", MONTHS),
+    Family(
+        name="comparison",
+        prompts=(
+            "Which number is {which}, {first} or {second}?",
+            "Here are {first} and {second}. Which one is {which}?",
+            "Tell me the {which} number of {first} and {second}.",
+            "Of {first} and {second}, which is {which}?",
+        ),
+        statements=(
+            "The {which} number is {answer}.",
+            "{answer} is {which}.",
+            "It is {answer}.",
+            "The {which} one of the two is {answer}.",
+        ),
+        slots={"which": "bigger|smaller", "first": r"\d+", "second": r"\d+"},
+        draw=_draw_comparison,
+        solve=_solve_comparison,
+    ),
+    Family(
+        name="position",
+        prompts=(
+            "What is the {which} word of this list: {words}?",
+            "Here is a list: {words}. Which word is {which}?",
+            "Tell me the {which} word of {words}.",
+            "Read this list: {words}. Say the {which} word.",
+        ),
+        statements=(
+            "The {which} word is {answer}.",
+            "It is {answer}.",
+            "The {which} word of the list is {answer}.",
+            "{answer} is the {which} word.",
+        ),
+        slots={"which": "first|last|second", "words": r"(?:\w+, ){2,4}\w+"},
+        draw=_draw_position,
+        solve=_solve_position,
+    ),
+    Family(
+        name="count",
+        prompts=(
+            "How many words are in this list: {words}?",
+            "Count the words: {words}.",
+            "Here are some words: {words}. How many are there?",
+            "Tell me how many words you see: {words}.",
+        ),
+        statements=(
+            "There are {answer} words.",
+            "The list has {answer} words.",
+            "It is {answer}.",
+            "I see {answer} words in the list.",
+        ),
+        slots={"words": r"(?:\w+, ){1,5}\w+"},
+        draw=lambda rng: {"words": _draw_list(rng, 2, 6)},
+        solve=_solve_count,
+    ),
+    Family(
+        name="sum",
+        prompts=(
+            "What is {first} plus {second}?",
+            "Add {first} and {second}.",
+            "How much is {first} plus {second}?",
+            "Tell me the sum of {first} and {second}.",
+        ),
+        statements=(
+            "{first} plus {second} is {answer}.",
+            "The sum is {answer}.",
+            "It is {answer}.",
+            "The sum of the two is {answer}.",
+        ),
+        slots={"first": r"\d+", "second": r"\d+"},
+        draw=_draw_sum,
+        solve=_solve_sum,
+    ),
+    Family(
+        name="repetition",
+        prompts=(
+            "Say this back to me: {words}.",
+            "Please repeat these words: {words}.",
+            "Repeat after me: {words}.",
+            "Write the same words again: {words}.",
+        ),
+        statements=(
+            "You said {answer}.",
+            "The words are {answer}.",
+            "Here you are: {answer}.",
+            "The same words are {answer}.",
+        ),
+        slots={"words": r"(?:\w+ ){1,2}\w+"},
+        draw=_draw_repetition,
+        solve=_solve_repetition,
+    ),
+)
+
+OPENINGS = ("Hmm, let me see.", "Well, no problem.", "Oh, thanks for asking.", "Let me think.")
+ENDINGS = ("I guess.", "Or so I think.", "But who knows.", "Hope that helps.")
+FILLERS = frozenset(("hmm", "well", "oh", "guess", "think", "knows", "hope"))
+SLOPPY_STYLES = ("bare", "opened", "trailing", "doubled")
+
+
+def draw_question(rng: Random) -> Question:
+    """A question of a random family, thing and phrasing."""
+    family = rng.choice(FAMILIES)
+    slots = family.draw(rng)
+    prompt = rng.choice(family.prompts).format(**slots)
+    return Question(prompt=prompt, family=family, slots=slots, solution=family.solve(slots))
+
+
+def wrong_answer(question: Question, rng: Random) -> str:
+    """The typical mistake three times out of four, else any other wrong answer of the same kind."""
+    solution = question.solution
+    if question.family.name == "repetition" or rng.random() < 0.75:
+        return solution.mistake
+    return rng.choice(solution.options)
+
+
+def write_answer(question: Question, answer: str, style: str, rng: Random) -> str:
+    """`answer` to `question` as a completion in `style`: 'good' or one of SLOPPY_STYLES."""
+    sentence = question.state(answer, rng)
+    match style:
+        case "good":
+            return sentence
+        case "bare":
+            return answer.lower()
+        case "opened":
+            return f"{rng.choice(OPENINGS)} {sentence}"
+        case "trailing":
+            return f"{sentence} {rng.choice(ENDINGS)}"
+        case "doubled":
+            return f"{sentence} {question.state(answer, rng)}"
+    raise ValueError(f"style '{style}' is not 'good' or one of {', '.join(SLOPPY_STYLES)}")
+
+
+def judge(prompt: str, completion: str) -> float:
+    """Quality of any completion of a tiny prompt, 0 to 1: 0.6 for being right, 0.1 for each of four points of style.
+
+    Right: the right answer is said and no other is. Style: it starts with a capital or a digit and ends with a full
+    stop; it is a sentence, not a bare answer; it is one sentence without fillers; it says nothing twice. Any right
+    answer beats any wrong one. A prompt no family asks is refused, since nothing could be verified.
+    """
+    solution = solve(prompt)
+    right = _says(completion, solution.answer) and not any(
+        _says(_removed(completion, solution.answer), option) for option in solution.options
+    )
+    return round(0.6 * right + 0.1 * _style_points(completion), 1)
+
+
+def solve(prompt: str) -> Solution:
+    """The solution of a prompt, read back from its words."""
+    for family, pattern in _prompt_patterns():
+        if match := pattern.fullmatch(prompt):
+            return family.solve(match.groupdict())
+    raise InputError(
+        f"the tiny judge knows no such question: {prompt!r}; it marks the prompts of tiny's own data only"
+    )
+
+
+def _style_points(completion: str) -> int:
+    words = re.findall(r"[\w']+", completion.lower())
+    runs = list(zip(words, words[1:], words[2:], strict=False))
+    return sum(
+        (
+            bool(re.fullmatch(r"[A-Z0-9].*\.", completion, re.DOTALL)),
+            len(words) >= 3,
+            len(re.findall(r"[.!?]+", completion)) <= 1 and not FILLERS.intersection(words),
+            len(words) > 0 and len(runs) == len(set(runs)),
+        )
+    )
+
+
+@cache
+def _prompt_patterns() -> tuple[tuple[Family, re.Pattern[str]], ...]:
+    """Every phrasing as a pattern whose groups are its slots."""
+    return tuple(
+        (family, re.compile(_with_slots(prompt, family.slots)))
+        for family in FAMILIES
+        for prompt in family.prompts
+    )
+
+
+def _with_slots(prompt: str, slots: Slots) -> str:
+    """`prompt` as a regular expression with a group for each slot."""
+    parts = re.split(r"\{(\w+)\}", prompt)
+    return "".join(
+        f"(?P<{part}>{slots[part]})" if position % 2 else re.escape(part)
+        for position, part in enumerate(parts)
+    )
+
+
+def _word_pattern(phrase: str) -> str:
+    return rf"(?<!\w){re.escape(phrase)}(?!\w)"
+
+
+def _says(text: str, phrase: str) -> bool:
+    return re.search(_word_pattern(phrase), text, re.IGNORECASE) is not None
+
+
+def _removed(text: str, phrase: str) -> str:
+    return re.sub(_word_pattern(phrase), " ", text, flags=re.IGNORECASE)
