@@ -57,47 +57,35 @@ class Question:
 
 CAPITALS = """
 France Paris Lyon; Italy Rome Milan; Spain Madrid Barcelona; Germany Berlin Munich; Japan Tokyo Kyoto;
-China Beijing Shanghai; India Delhi Mumbai; Egypt Cairo Luxor; Turkey Ankara Istanbul; Canada Ottawa Toronto;
-Australia Canberra Sydney; Brazil Brasilia Rio; Russia Moscow Kazan; Greece Athens Corinth; Poland Warsaw Krakow;
-Norway Oslo Bergen; Sweden Stockholm Malmo; Portugal Lisbon Porto; Kenya Nairobi Mombasa; Peru Lima Cusco;
-Vietnam Hanoi Saigon; Morocco Rabat Casablanca; Switzerland Bern Zurich; Scotland Edinburgh Glasgow
+Egypt Cairo Luxor; Turkey Ankara Istanbul; Canada Ottawa Toronto; Australia Canberra Sydney; Norway Oslo Bergen;
+Peru Lima Cusco; Kenya Nairobi Mombasa; Scotland Edinburgh Glasgow; Switzerland Bern Zurich
 """
 OPPOSITES = """
 hot cold warm; big small large; fast slow quick; happy sad glad; old young aged; up down above; wet dry damp;
-hard soft firm; light dark bright; long short tall; rich poor wealthy; early late soon; full empty whole;
-strong weak tough; open closed wide; clean dirty neat; loud quiet noisy; high low top; near far close; good bad fine;
-easy difficult simple; brave afraid bold; right wrong true; thick thin fat; left gone away; first last next;
-sweet sour sugary; safe dangerous secure; sharp blunt pointed; deep shallow low; push pull press; day night noon;
-buy sell pay; give take lend; win lose beat; begin end start; love hate like; laugh cry smile; rise fall climb
+hard soft firm; light dark bright; rich poor wealthy; early late soon; strong weak tough; loud quiet noisy;
+near far close; easy difficult simple; brave afraid bold; thick thin fat; sweet sour sugary; buy sell pay;
+win lose beat
 """
 COLOURS = """
 grass green brown; snow white grey; blood red purple; the sky blue grey; coal black brown; milk white yellow;
 a lemon yellow green; a carrot orange red; chocolate brown black; a tomato red orange; a banana yellow brown;
-the sea blue green; a leaf green yellow; a cherry red pink; an elephant grey brown; a crow black grey; a plum purple blue;
-a flamingo pink white; gold yellow orange; a frog green blue; a polar bear white black; a pumpkin orange yellow;
-mud brown grey; ash grey white; a rose red white; wheat yellow green; a swan white grey; an olive green black
+the sea blue green; a leaf green yellow; a crow black grey; mud brown grey; a pumpkin orange yellow
 """
 YOUNG = """
-cat kitten cub; dog puppy kitten; cow calf foal; horse foal calf; sheep lamb kid; pig piglet lamb; lion cub kitten;
-bear cub puppy; duck duckling chick; hen chick duckling; goat kid lamb; frog tadpole fry; goose gosling duckling;
-deer fawn calf; swan cygnet gosling; eagle eaglet chick; wolf pup cub; kangaroo joey pup; owl owlet chick
+cat kitten cub; dog puppy kitten; cow calf foal; horse foal calf; sheep lamb kid; pig piglet lamb;
+bear cub puppy; duck duckling chick; hen chick duckling; goat kid lamb; frog tadpole kid; deer fawn calf
 """
 KINDS = """
 a hammer|tool weapon; an apple|fruit vegetable; a carrot|vegetable fruit; an oak|tree flower; a rose|flower tree;
-a violin|instrument tool; a shirt|garment fabric; a lion|animal bird; an eagle|bird animal; a salmon|fish animal;
-iron|metal stone; a chair|chair table; a bus|vehicle building; a church|building vehicle; an ant|insect animal;
-a saw|tool weapon; a pear|fruit vegetable; an onion|vegetable fruit; a pine|tree flower; a tulip|flower tree;
-a drum|instrument tool; a coat|garment fabric; a horse|animal vehicle; a crow|bird insect; a shark|fish animal;
-copper|metal stone; a bee|insect bird; a train|vehicle building; a castle|building garment; a flute|instrument bird
+a horse|animal vehicle; an eagle|bird animal; a salmon|fish animal; a bus|vehicle building; a church|building vehicle;
+an ant|insect animal; a saw|tool weapon; a pear|fruit vegetable; an onion|vegetable fruit; a pine|tree flower;
+a bee|insect bird
 """
-NOUNS = (
-    "lamp river stone table garden window paper cloud bread candle mirror basket bottle feather ladder ribbon "
-    "button pillow kettle carpet bridge forest island pocket hammer needle pencil saddle wallet tunnel"
-).split()
+NOUNS = "lamp river stone table garden window paper cloud bread candle mirror basket".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
 COUNTS = "one two three four five six seven".split()
-LARGEST_NUMBER = 30
+LARGEST_NUMBER = 20
 
 
 def _fact_family(
@@ -125,14 +113,6 @@ def _facts(table: str) -> dict[str, tuple[str, str]]:
     """{thing: (answer, mistake)} of a `thing answer mistake; ...` table; the thing may be several words."""
     rows = (re.split(r"[ |]", row.strip()) for row in table.split(";"))
     return {" ".join(row[:-2]): (row[-2], row[-1]) for row in rows}
-
-
-def _both_ways(facts: dict[str, tuple[str, str]]) -> dict[str, tuple[str, str]]:
-    """`facts`, and each right answer asked about in turn (the mistake is then the other's near word)."""
-    backwards = {
-        answer: (thing, mistake) for thing, (answer, mistake) in facts.items() if answer not in facts
-    }
-    return {**backwards, **facts}
 
 
 def _any_of(values: Sequence[str]) -> str:
@@ -211,7 +191,7 @@ def _solve_count(slots: Slots) -> Solution:
 
 
 def _draw_sum(rng: Random) -> Slots:
-    return {"first": str(rng.randint(1, 12)), "second": str(rng.randint(1, 12))}
+    return {"first": str(rng.randint(1, 9)), "second": str(rng.randint(1, 9))}
 
 
 def _solve_sum(slots: Slots) -> Solution:
@@ -222,7 +202,7 @@ def _solve_sum(slots: Slots) -> Solution:
 
 
 def _draw_repetition(rng: Random) -> Slots:
-    return {"words": " ".join(rng.sample(NOUNS, rng.randint(2, 3)))}
+    return {"words": " ".join(rng.sample(NOUNS, 2))}
 
 
 def _solve_repetition(slots: Slots) -> Solution:
@@ -252,7 +232,7 @@ FAMILIES = (
     ),
     _fact_family(
         "opposite",
-        _both_ways(_facts(OPPOSITES)),
+        _facts(OPPOSITES),
         (
             "What is the opposite of {thing}?",
             "Name the opposite of the word {thing}.",
@@ -411,6 +391,7 @@ FAMILIES = (
     ),
 )
 
+GREETINGS = ("", "Hello! ", "A quick question. ", "Please help me. ")
 OPENINGS = ("Hmm, let me see.", "Well, no problem.", "Oh, thanks for asking.", "Let me think.")
 ENDINGS = ("I guess.", "Or so I think.", "But who knows.", "Hope that helps.")
 FILLERS = frozenset(("hmm", "well", "oh", "guess", "think", "knows", "hope"))
@@ -421,7 +402,7 @@ def draw_question(rng: Random) -> Question:
     """A question of a random family, thing and phrasing."""
     family = rng.choice(FAMILIES)
     slots = family.draw(rng)
-    prompt = rng.choice(family.prompts).format(**slots)
+    prompt = rng.choice(GREETINGS) + rng.choice(family.prompts).format(**slots)
     return Question(prompt=prompt, family=family, slots=slots, solution=family.solve(slots))
 
 
@@ -491,7 +472,7 @@ def _style_points(completion: str) -> int:
 def _prompt_patterns() -> tuple[tuple[Family, re.Pattern[str]], ...]:
     """Every phrasing as a pattern whose groups are its slots."""
     return tuple(
-        (family, re.compile(_with_slots(prompt, family.slots)))
+        (family, re.compile(f"(?:{_any_of(GREETINGS)}){_with_slots(prompt, family.slots)}"))
         for family in FAMILIES
         for prompt in family.prompts
     )

@@ -1,0 +1,60 @@
+"""`python -m mmpo_train`: one trial on one machine, without Ray, DeepSpeed or MLflow."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from mmpo_train.options import Options
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """Train one trial on this machine; its checkpoints open with AutoModelForCausalLM.from_pretrained."""
+
+    learning_rate: float = 5e-4
+    """Peak learning rate."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, prepare, train, and say where the checkpoints are."""
+    from mmpo_train.terminal import run_program
+
+    run_program(TrainOptions, _train, "python -m mmpo_train", arguments)
+
+
+def _train(options: TrainOptions) -> None:
+    from mmpo_train.config import replace
+    from mmpo_train.options import base_config
+    from mmpo_train.terminal import console, preparing, print_examples, training_bar
+
+    config = replace(base_config(options), {"learning_rate": options.learning_rate})
+    import torch
+
+    from mmpo_train.engine import TorchEngine
+    from mmpo_train.loop import Diverged
+    from mmpo_train.prepare import identify, materialise
+    from mmpo_train.reference import in_process
+    from mmpo_train.run import run_trial
+
+    if config.precision == "auto":
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+        config = replace(config, {"precision": "bf16" if has_bf16 else "fp32"})
+    storage = options.storage
+    inputs = identify(config, storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+    with preparing() as say:
+        places, counts = materialise(inputs, in_process, say)
+    for line in inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]:
+        console.print(line, style="dim", highlight=False)
+    print_examples(inputs, options.show_examples)
+    with training_bar(inputs.config) as send:
+        try:
+            run_trial(inputs.config, places, TorchEngine, send)
+        except Diverged as reason:
+            console.print(f"[red]diverged:[/] {reason}; try a lower --learning-rate")
+            sys.exit(1)
+    console.print(f"checkpoints: {places.trial(inputs.config) / 'checkpoints'}")
+
+
+if __name__ == "__main__":
+    main()

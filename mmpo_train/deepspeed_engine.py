@@ -1,0 +1,96 @@
+"""A trial's workers under DeepSpeed ZeRO. The door to deepspeed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmpo_train.engine import set_learning_rate
+from mmpo_train.logps import CompletionLogps, Pass
+from mmpo_train.optimizers import build_optimizer
+
+if TYPE_CHECKING:
+    from mmpo_train.config import TrialConfig
+
+_TAG = "state"
+
+
+class DeepSpeedEngine:
+    """`Engine` on DeepSpeed: weights, gradients and optimiser states spread as the ZeRO stage says.
+
+    torch.distributed must have been set up (Ray Train does it). The boundary between steps is ours
+    (`managed_gradient_accumulation: false`), so that a step may have any number of passes.
+    """
+
+    def __init__(self, module: CompletionLogps, config: TrialConfig) -> None:
+        if not torch.cuda.is_available():
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
+        import deepspeed
+
+        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+        self.worker, self.workers = dist.get_rank(), dist.get_world_size()
+        optimizer = build_optimizer(config, module.parameters())
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=module, optimizer=optimizer, config=_deepspeed_config(config, self.workers)
+        )
+        self.device = self.engine.device
+        self.stage = config.zero_stage
+
+    def logps(self, one: Pass) -> Tensor:
+        return self.engine(one.to(self.device))
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages gradients over workers; the loop's losses are shares of one sum.
+        self.engine.backward(loss * self.workers)
+
+    def step(self, learning_rate: float) -> float:
+        set_learning_rate(self.optimizer, learning_rate)
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        return float(norm) if norm is not None else float("nan")
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        tensor = torch.as_tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def model_state(self) -> dict[str, Tensor] | None:
+        if self.stage < 3:
+            return None
+        state = self.engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=False)
+        return None if state is None else {name.removeprefix("model."): value for name, value in state.items()}
+
+    def save_state(self, folder: Path) -> None:
+        self.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+
+    def load_state(self, folder: Path) -> None:
+        # DeepSpeed unpickles: the caller has verified that the folder is as this project wrote it.
+        path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
+        assert path is not None, f"{folder} holds no DeepSpeed state"
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+
+def _deepspeed_config(config: TrialConfig, workers: int) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": workers,
+        "managed_gradient_accumulation": False,
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "gradient_clipping": config.max_gradient_norm,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }

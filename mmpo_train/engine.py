@@ -1,0 +1,100 @@
+"""What the training loop needs of whatever runs the model, and the plain single-process one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmpo_train.logps import CompletionLogps, Pass
+from mmpo_train.optimizers import build_optimizer
+
+if TYPE_CHECKING:
+    from mmpo_train.config import TrialConfig
+
+
+class Engine(Protocol):
+    """A model with its optimiser, on one worker of possibly several."""
+
+    worker: int
+    """This worker's number, from 0."""
+    workers: int
+
+    def logps(self, one: Pass) -> Tensor:
+        """Log-probabilities (R,) of a pass, on the CPU or the accelerator, with gradient where that is enabled."""
+
+    def backward(self, loss: Tensor) -> None:
+        """Add this worker's share of the loss to the gradient. Gradients are summed over passes and workers."""
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update, clear the gradient. Returns the gradient's 2-norm before clipping. Every worker calls it."""
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """The sum of the workers' arrays, the same on all of them."""
+
+    def model_state(self) -> dict[str, Tensor] | None:
+        """The whole model's weights on worker 0 where they are spread over workers; None where the model holds them."""
+
+    def save_state(self, folder: Path) -> None:
+        """Write what `load_state` needs to go on exactly; every worker calls it with the same folder."""
+
+    def load_state(self, folder: Path) -> None:
+        """The inverse, from a verified folder."""
+
+    def barrier(self) -> None:
+        """Return when every worker is here."""
+
+
+class TorchEngine:
+    """One process, no distribution: `python -m mmpo_train`, and the peer that other engines are tested against."""
+
+    worker, workers = 0, 1
+
+    def __init__(self, module: CompletionLogps, config: TrialConfig) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.module = module.to(self.device)
+        self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        self.optimizer = build_optimizer(config, self.parameters)
+        self.max_gradient_norm = config.max_gradient_norm or float("inf")
+        self.bf16 = config.precision == "bf16"
+
+    def logps(self, one: Pass) -> Tensor:
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            return self.module(one.to(self.device))
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()
+
+    def step(self, learning_rate: float) -> float:
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.max_gradient_norm)
+        set_learning_rate(self.optimizer, learning_rate)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return float(norm)
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        return values
+
+    def model_state(self) -> None:
+        return None
+
+    def save_state(self, folder: Path) -> None:
+        trained = {name: value for name, value in self.module.named_parameters() if value.requires_grad}
+        torch.save({"weights": trained, "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
+
+    def load_state(self, folder: Path) -> None:
+        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
+        self.module.load_state_dict(state["weights"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def barrier(self) -> None:
+        return None
+
+
+def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
+    """One rate for all parameter groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate

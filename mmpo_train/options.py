@@ -1,0 +1,52 @@
+"""The command-line options that every program here has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from mmpo_train.config import TrialConfig, parse_assignments, replace
+from mmpo_train.errors import InputError
+from mmpo_train.recipes import recipe_for
+
+Repeated = tyro.conf.UseAppendAction
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What is trained on what."""
+
+    objective: str = "mmpo"
+    """mmpo, dpo or simpo."""
+    model: str = "tiny"
+    """Starting model: 'tiny' (made here on first use), a folder, or a hub id."""
+    dataset: Annotated[tuple[str, ...], Repeated] = ()
+    """Preference data: a JSON, JSONL, CSV or Parquet file, a `datasets` folder or a hub id, as
+    SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. Repeat it for a mixture. Default: tiny's own."""
+    seed: int = 42
+    """Order of the pairs, hold-out split, LoRA initialisation."""
+    storage: Path = Path("runs")
+    """Folder for everything that is made: models, token tables, checkpoints, results."""
+    set: Annotated[tuple[str, ...], Repeated] = field(default=(), metadata={"metavar": "FIELD=VALUE"})
+    """Any other field of a trial as FIELD=VALUE, e.g. --set beta=0.05 (repeatable; fields: mmpo_train/config.py)."""
+    strict: bool = False
+    """Refuse data with any unusable row."""
+    drop_bad_rows: bool = False
+    """Leave out and count rows that would be refused."""
+    show_examples: int = 0
+    """Print this many tokenised examples first: what is scored and what was cut."""
+
+
+def base_config(options: Options) -> TrialConfig:
+    """The recipe of the options' model with what the options change. Raises InputError naming every bad field."""
+    if options.strict and options.drop_bad_rows:
+        raise InputError("--strict refuses bad rows and --drop-bad-rows leaves them out: give one of the two")
+    named = {"objective": options.objective, "seed": options.seed, "dataset": options.dataset or ("tiny",)}
+    assigned = parse_assignments(options.set)
+    for name in ("objective", "seed", "dataset", "model"):
+        if name in assigned:
+            raise InputError(f"--set {name}=… has an option of its own: --{name}")
+    return replace(recipe_for(options.model), named | assigned)

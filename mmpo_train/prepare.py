@@ -1,0 +1,137 @@
+"""From what a person named to what trials read: the starting model, the token tables, the reference store.
+
+`identify` is cheap and imports no torch: it parses the data and names everything by content. `materialise` makes
+what is not there yet; everything it makes is kept and found again under its content's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+
+from mmpo_train import tiny
+from mmpo_train.config import TrialConfig, replace
+from mmpo_train.errors import InputError
+from mmpo_train.manifest import is_whole, write_folder
+from mmpo_train.policy import fingerprint, load_tokenizer, local_folder
+from mmpo_train.preferences import PreferenceData, as_pairs, load_preferences
+from mmpo_train.reference import MapShards, ensure_reference, reference_key
+from mmpo_train.tokens import CutCount, read_counts, tables_key, tokenise, write_tables
+
+Say = Callable[[str, float], None]
+"""Takes what is being done and the share of it that is done."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the trials of a sweep have in common, named by content."""
+
+    config: TrialConfig
+    """The base config with its fingerprints filled in."""
+    data: PreferenceData
+    model_folder: Path
+    storage: Path
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders on which a trial runs."""
+
+    model: Path
+    tokens: Path
+    reference: Path
+    trials: Path
+
+    def trial(self, config: TrialConfig) -> Path:
+        """The trial's own folder."""
+        return self.trials / config.digest
+
+
+def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> Inputs:
+    """Find the model and read the data. Raises InputError for whatever is wrong with either."""
+    if config.model == "tiny":
+        model_folder, model_fingerprint = storage / "models" / f"tiny-{tiny.fingerprint()}", f"tiny-{tiny.fingerprint()}"
+    else:
+        model_folder = local_folder(config.model)
+        load_tokenizer(model_folder)
+        model_fingerprint = fingerprint(model_folder, storage / "fingerprints.json")
+    data = load_preferences(
+        [_tiny_data(storage) if source == "tiny" else source for source in config.dataset],
+        strict=strict,
+        drop_bad_rows=drop_bad_rows,
+        seed=config.seed,
+    )
+    if len(data.train) < config.pairs_per_step:
+        raise InputError(
+            f"{', '.join(config.dataset)} leaves {len(data.train)} training pairs, fewer than one step's "
+            f"{config.pairs_per_step}; give more data or, say, --set pairs_per_step={max(1, len(data.train) // 8)}\n"
+            + "\n".join(data.audit.lines())
+        )
+    named = {"model_fingerprint": model_fingerprint, "data_fingerprint": data.fingerprint}
+    return Inputs(replace(config, named), data, model_folder, storage)
+
+
+def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places, dict[str, CutCount]]:
+    """Model, token tables and reference store on disk, made where missing or damaged; and what tokenisation cut.
+
+    `map_shards` runs the reference model, in this process or in parallel.
+    """
+    config, storage = inputs.config, inputs.storage
+    build_starting_model(inputs, say)
+    key = tables_key(
+        config.data_fingerprint, config.model_fingerprint, config.max_prompt_tokens, config.max_completion_tokens
+    )
+    tokens = storage / "tokens" / key
+    with _lock(tokens):
+        counts = read_counts(tokens)
+        if counts is None:
+            say("tokenising", 0.0)
+            counts = _tokenise(inputs, tokens)
+    weights = fingerprint(inputs.model_folder, storage / "fingerprints.json")
+    reference = storage / "reference" / reference_key(weights, tokens, config.precision)
+    with _lock(reference):
+        say("reference log-probabilities", 0.0)
+        ensure_reference(reference, inputs.model_folder, tokens, config.precision, config.tokens_per_pass, map_shards)
+    return Places(inputs.model_folder, tokens, reference, storage / "trials"), counts
+
+
+def build_starting_model(inputs: Inputs, say: Say) -> None:
+    """Make `tiny` where it is asked for and not there yet."""
+    folder = inputs.model_folder
+    if inputs.config.model == "tiny":
+        with _lock(folder):
+            if not is_whole(folder):
+                write_folder(folder, lambda staging: tiny.build(staging, say))
+
+
+def _tiny_data(storage: Path) -> str:
+    folder = storage / "data" / f"tiny-{tiny.fingerprint()}"
+    with _lock(folder):
+        if not is_whole(folder):
+            write_folder(folder, tiny.write_data)
+    return str(folder)
+
+
+def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:
+    config, tokenizer = inputs.config, load_tokenizer(inputs.model_folder)
+    rows, counts = {}, {}
+    for split, examples in (("train", inputs.data.train), ("validation", inputs.data.validation)):
+        pairs = [as_pairs(example, config.seed) for example in examples]
+        rows[split], counts[split] = tokenise(pairs, tokenizer, config.max_prompt_tokens, config.max_completion_tokens)
+        needed = config.pairs_per_step if split == "train" else 1
+        if len(rows[split]) < needed:
+            raise InputError(
+                f"of {len(pairs)} {split} pairs {len(rows[split])} are left after tokenisation, {needed} are needed:\n"
+                + "\n".join(counts[split].lines(split))
+            )
+    write_tables(folder, rows, counts)
+    return counts
+
+
+def _lock(folder: Path) -> FileLock:
+    """One maker at a time: a second one waits and then finds the folder made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))

@@ -1,0 +1,100 @@
+"""The reference model's log-probabilities: computed once, kept in a columnar file, shared by every trial.
+
+The store's name is the SHA-256 of everything the numbers depend on: the model's weights, the token ids (which carry
+tokenizer, template, data and truncation) and the precision. Another model or another cut never finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmpo_train.manifest import DamagedFolder, verify, write_folder
+from mmpo_train.tokens import SPLITS, read_table
+
+# One piece of parallel work: large enough to hide the model's loading, small enough to spread.
+PAIRS_PER_SHARD = 2048
+
+MapShards = Callable[[Callable[..., list[list[float]]], Sequence[tuple]], Iterable[list[list[float]]]]
+"""Applies a function to each tuple of arguments, in any order of work but with results in order."""
+
+
+def reference_key(weights_sha256: str, tokens_folder: Path, precision: str) -> str:
+    """Name of the store for these weights, these tokens and this precision."""
+    manifest = (tokens_folder / "manifest.json").read_bytes()
+    return hashlib.sha256(b"\n".join([b"reference-1", weights_sha256.encode(), manifest, precision.encode()])).hexdigest()[:16]
+
+
+def read_reference(folder: Path, split: str) -> np.ndarray:
+    """Reference log-probabilities of one split, (N, K), fp32, in nats. Raises DamagedFolder."""
+    import pyarrow.parquet as pq
+
+    verify(folder)
+    table = pq.read_table(folder / f"{split}.parquet")
+    return np.stack([column.to_numpy() for column in table.columns], axis=1).astype(np.float32)
+
+
+def ensure_reference(
+    folder: Path,
+    model_folder: Path,
+    tokens_folder: Path,
+    precision: str,
+    tokens_per_pass: int,
+    map_shards: MapShards,
+    pairs_per_shard: int = PAIRS_PER_SHARD,
+) -> bool:
+    """Build the store unless a whole one is there; a damaged one is built anew. Returns whether it was built.
+
+    `map_shards` says where the work is done: the builtin `map`-like `in_process`, or Ray tasks.
+    """
+    try:
+        verify(folder)
+        return False
+    except DamagedFolder:
+        pass  # absent or damaged: both mean that it has to be built
+    counts = {split: len(read_table(tokens_folder, split)) for split in SPLITS}
+    work = [
+        (str(model_folder), str(tokens_folder), precision, tokens_per_pass, split, start, min(count, start + pairs_per_shard))
+        for split, count in counts.items()
+        for start in range(0, count, pairs_per_shard)
+    ]
+    scored = list(map_shards(score_shard, work))
+    columns = {split: [row for shard, part in zip(work, scored, strict=True) if shard[4] == split for row in part] for split in counts}
+    write_folder(folder, lambda staging: _write(staging, columns))
+    return True
+
+
+def in_process(function: Callable[..., list[list[float]]], work: Sequence[tuple]) -> Iterable[list[list[float]]]:
+    """`map_shards` without any other process."""
+    return [function(*arguments) for arguments in work]
+
+
+def score_shard(
+    model_folder: str, tokens_folder: str, precision: str, tokens_per_pass: int, split: str, start: int, end: int
+) -> list[list[float]]:
+    """Log-probabilities of the pairs `start` to `end`, as plain lists: what one parallel worker does."""
+    import torch
+
+    from mmpo_train.logps import CompletionLogps
+    from mmpo_train.policy import load_model
+    from mmpo_train.scoring import model_forward, score_pairs
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    forward = model_forward(CompletionLogps(load_model(Path(model_folder))), device, precision)
+    table = read_table(Path(tokens_folder), split)
+    return score_pairs(forward, table, range(start, end), tokens_per_pass).tolist()
+
+
+def _write(staging: Path, columns: dict[str, list[list[float]]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for split, rows in columns.items():
+        values = np.asarray(rows, dtype=np.float32)
+        names = ["chosen", *(f"rejected_{index}" for index in range(1, values.shape[1]))]
+        table = pa.table({name: values[:, index] for index, name in enumerate(names)})
+        pq.write_table(table, staging / f"{split}.parquet")
+

@@ -1,0 +1,120 @@
+"""What a person sees in the terminal: progress, examples, and one clear message for a mistake."""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+import tyro
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+
+from mmpo_train.errors import InputError
+
+if TYPE_CHECKING:
+    from mmpo_train.config import TrialConfig
+    from mmpo_train.events import Finished, Point, Send
+    from mmpo_train.prepare import Inputs, Say
+
+console = Console()
+_errors = Console(stderr=True)
+OptionsType = TypeVar("OptionsType")
+
+
+def run_program(
+    options: type[OptionsType],
+    program: Callable[[OptionsType], None],
+    name: str,
+    arguments: list[str] | None = None,
+    description: str | None = None,
+) -> None:
+    """Parse the command line and run; a user's mistake ends as one message and exit code 2."""
+    parsed = tyro.cli(options, prog=name, args=arguments, description=description)
+    try:
+        program(parsed)
+    except InputError as error:
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        place = f" ({error.filename})" if error.filename else ""
+        _refuse(f"{error.strerror}{place}: free some space, or give another folder with --storage")
+    except KeyboardInterrupt:
+        _errors.print("interrupted; the same command goes on from the last epoch checkpoints")
+        sys.exit(130)
+
+
+def _refuse(message: str) -> None:
+    _errors.print(f"[bold red]error:[/] {escape(message)}", highlight=False, soft_wrap=True)
+    sys.exit(2)
+
+
+@contextmanager
+def preparing() -> Iterator[Say]:
+    """A progress line for what is made before training starts."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        tasks: dict[str, int] = {}
+
+        def say(what: str, share: float) -> None:
+            if what not in tasks:
+                for task in tasks.values():
+                    progress.update(task, visible=False)  # type: ignore[arg-type]
+                tasks[what] = progress.add_task(what, total=1.0 if share else None)
+            progress.update(tasks[what], completed=share, total=1.0 if share else None)  # type: ignore[arg-type]
+
+        yield say
+
+
+@contextmanager
+def training_bar(config: TrialConfig) -> Iterator[Send]:
+    """A progress bar over one trial's epochs; use it as the trial's `send`."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps · {task.fields[numbers]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        name = f"{config.objective} {config.model}"
+        task = progress.add_task(name, total=None, numbers="starting")
+        accuracy: float | None = None
+
+        def send(points: list[Point], finished: Finished | None) -> None:
+            nonlocal accuracy
+            if points:
+                last = points[-1]
+                accuracy = next(
+                    (p.metrics[_ACCURACY] for p in reversed(points) if _ACCURACY in p.metrics), accuracy
+                )
+                total = round(last.step / last.metrics["train/epoch"] * config.epochs)
+                numbers = f"loss {last.metrics['train/loss']:.4g} · {last.metrics['train/pairs_per_second']:.0f} pairs/s"
+                if accuracy is not None:
+                    numbers += f" · reward accuracy {accuracy:.3f}"
+                progress.update(task, completed=last.step, total=total, numbers=numbers)
+            if finished:
+                progress.console.print(f"epoch {finished.epoch}: reward accuracy {accuracy:.4f} · {finished.checkpoint}")
+
+        yield send
+
+
+_ACCURACY = "validation_curve/reward_accuracy"
+
+
+def print_examples(inputs: Inputs, count: int) -> None:
+    """The first examples as training sees them."""
+    if not count:
+        return
+    from mmpo_train.examples import LEGEND, as_text, first_examples
+    from mmpo_train.policy import load_tokenizer
+
+    tokenizer = load_tokenizer(inputs.model_folder)
+    console.print(f"\n{LEGEND}\n")
+    for example, tokens in first_examples(inputs.data.train, tokenizer, inputs.config, count):
+        console.print(as_text(example, tokens, tokenizer), soft_wrap=False)
+        console.print()

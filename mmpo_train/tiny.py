@@ -1,0 +1,316 @@
+"""`tiny`: an instruction-tuned model of a million parameters and its preference data, made on the spot.
+
+Everything is generated from seeds: no network, no downloaded file. The model learns a small world of questions
+(`tiny_tasks`) from demonstrations as uneven as people's, many of them wrong or sloppy, so that there is something
+left to learn from preferences. Torch and transformers are imported only where a model is built.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from mmpo_train.errors import InputError
+from mmpo_train.tiny_tasks import SLOPPY_STYLES, Question, draw_question, judge, write_answer, wrong_answer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from mmpo_train.sft import TokenizedConversation
+
+__all__ = [
+    "CHAT_TEMPLATE",
+    "RECIPE",
+    "Recipe",
+    "build",
+    "fingerprint",
+    "instruction_examples",
+    "judge",
+    "preference_examples",
+    "ranked_examples",
+    "write_data",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything `tiny` is made from."""
+
+    version: int = 1
+    """Raised when the questions, the ways of answering or the tokenizer's corpus change."""
+    seed: int = 20
+    """Of the data, the initial weights and the order of instruction tuning."""
+
+    train_prompts: int = 1024
+    """Prompts with a preference pair to train on."""
+    validation_prompts: int = 512
+    """Prompts, none of them a train prompt, with a preference pair to validate on."""
+    demonstrations: int = 16_384
+    """Conversations the model is instruction-tuned on; none has a validation prompt."""
+    wrong_share: float = 0.4
+    """Share of demonstrations whose answer is wrong."""
+    sloppy_share: float = 0.4
+    """Share of demonstrations that are not a single good sentence, right or wrong."""
+
+    vocabulary: int = 1024
+    """Tokens: all bytes, the special ones, and merges."""
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    mlp_width: int = 384
+    max_positions: int = 4096
+
+    sft_learning_rate: float = 3e-3
+    """Peak rate of instruction tuning from scratch."""
+    sft_examples_per_step: int = 64
+
+
+RECIPE = Recipe()
+
+PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+
+# Ends exactly at the last turn's END, so that a prompt rendered with the generation prompt is a prefix of the
+# whole conversation and the completion has one end-of-sequence token.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+# So that ordinary English costs words, not letters.
+COMMON_ENGLISH = """
+the of and to a in is it you that he was for on are with as his they at be this have from or one had by word but not
+what all were we when your can said there use an each which she do how their if will up other about out many then
+them these so some her would make like him into time has look two more write go see number no way could people my
+than first water been call who oil its now find long down day did get come made may part over new sound take only
+little work know place year live me back give most very after thing our just name good sentence man think say great
+where help through much before line right too mean old any same tell boy follow came want show also around form three
+small set put end does another well large must big even such because turn here why ask went men read need land
+different home us move try kind hand picture again change off play spell air away animal house point page letter
+mother answer found study still learn should world high every near add food between own below country plant last
+school father keep tree never start city earth eye light thought head under story saw left few while along might
+close something seem next hard open example begin life always those both paper together got group often run important
+until children side feet car mile night walk white sea began grow took river four carry state once book hear stop
+without second later miss idea enough eat face watch far really almost let above girl sometimes mountain cut young
+talk soon list song being leave family music colour question reason person language model data user system
+I am glad to help. Please write a short answer. This is not what we want. Here are some of the things you can do.
+Could you explain how it works, and why? There is no need to worry about that. They were going to the store when it
+started to rain. In the following example, we show that the number of people has increased since last year.
+"""
+
+
+def preference_examples(split: str) -> list[dict[str, str]]:
+    """Rows {prompt, chosen, rejected} of `split`, 'train' or 'validation'; no prompt is in both.
+
+    Chosen is right and well put. Rejected is wrong, or right but sloppy; being longer or shorter tells nothing.
+    """
+    rows = []
+    for question, random in _distinct_questions(split):
+        answer = question.solution.answer
+        chosen = write_answer(question, answer, "good", random)
+        wrong, style = _weighted(REJECTED, random)
+        rejected = write_answer(question, wrong_answer(question, random) if wrong else answer, style, random)
+        rows.append({"prompt": question.prompt, "chosen": chosen, "rejected": rejected})
+    return rows
+
+
+REJECTED = (
+    # (is it wrong, style), share
+    ((True, "good"), 0.4),
+    ((True, "bare"), 0.1),
+    ((True, "opened"), 0.05),
+    ((True, "trailing"), 0.05),
+    ((False, "bare"), 0.2),
+    ((False, "opened"), 0.05),
+    ((False, "trailing"), 0.1),
+    ((False, "doubled"), 0.05),
+)
+
+
+def ranked_examples(split: str) -> list[dict]:
+    """Rows {prompt, answers: [{answer, rank}, ...]}, best first, with 5 to 7 answers to the prompts of `split`.
+
+    Rank 1 is best; answers that the judge holds equal share a rank, and the next rank follows without a gap.
+    """
+    rows = []
+    for question, random in _distinct_questions(split):
+        answers = _graded_answers(question, random)
+        marks = sorted({judge(question.prompt, answer) for answer in answers}, reverse=True)
+        ranked = [{"answer": answer, "rank": marks.index(judge(question.prompt, answer)) + 1} for answer in answers]
+        ranked.sort(key=lambda entry: entry["rank"])
+        rows.append({"prompt": question.prompt, "answers": ranked})
+    return rows
+
+
+def _graded_answers(question: Question, random: Random) -> list[str]:
+    right = question.solution.answer
+    count = random.randint(5, 7)
+    answers = {write_answer(question, right, "good", random): None}
+    while len(answers) < count:
+        answer = wrong_answer(question, random) if random.random() < 0.5 else right
+        answers[write_answer(question, answer, random.choice(("good", *SLOPPY_STYLES)), random)] = None
+    return list(answers)
+
+
+def instruction_examples() -> list[dict[str, str]]:
+    """Rows {prompt, completion}: the uneven demonstrations the model is tuned on, none with a validation prompt."""
+    rows = []
+    random = Random(f"{RECIPE.seed} demonstrations")
+    questions = _questions("train", random)
+    for _ in range(RECIPE.demonstrations):
+        question = next(questions)
+        wrong, sloppy = random.random() < RECIPE.wrong_share, random.random() < RECIPE.sloppy_share
+        answer = wrong_answer(question, random) if wrong else question.solution.answer
+        style = random.choice(SLOPPY_STYLES) if sloppy else "good"
+        rows.append({"prompt": question.prompt, "completion": write_answer(question, answer, style, random)})
+    return rows
+
+
+def fingerprint() -> str:
+    """16 hex digits that name the recipe: what is built from equal recipes is interchangeable.
+
+    Trained weights may differ in their last bits between machines and thread counts, and do not count.
+    """
+    return hashlib.sha256(json.dumps(asdict(RECIPE), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_data(folder: Path) -> None:
+    """`train.jsonl`, `validation.jsonl` (preference pairs) and `sft.jsonl` (demonstrations) in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (
+        ("train", preference_examples("train")),
+        ("validation", preference_examples("validation")),
+        ("sft", instruction_examples()),
+    ):
+        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def build(folder: Path, progress: Callable[[str, float], None] | None = None) -> None:
+    """The tokenizer and the instruction-tuned model in `folder`, as `save_pretrained` writes them.
+
+    `progress` hears what is being done and which share of it is done. The caller's random state is left alone.
+    """
+    import torch
+
+    from mmpo_train.sft import SFTConfig, instruction_tune
+
+    say = progress or (lambda stage, share: None)
+    demonstrations = instruction_examples()
+    tokenizer = train_tokenizer(demonstrations)
+    say("tokenizer", 1.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RECIPE.seed)
+        model = new_model(tokenizer)
+    config = SFTConfig(
+        learning_rate=RECIPE.sft_learning_rate, examples_per_step=RECIPE.sft_examples_per_step, seed=RECIPE.seed
+    )
+    conversations = [tokenize_demonstration(tokenizer, row) for row in demonstrations]
+    instruction_tune(model, conversations, config, lambda share, loss: say("instruction tuning", share))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def train_tokenizer(demonstrations: Iterable[dict[str, str]]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a chat template; any text can be encoded and comes back unchanged."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.BPE())
+    # A newline is a token of its own: no merge can run across the template's "assistant\n" into a completion.
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"\n"), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=RECIPE.vocabulary,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(_tokenizer_corpus(demonstrations), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token=START,
+        eos_token=END,
+        pad_token=PAD,
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=RECIPE.max_positions,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
+    """A Llama of about a million random parameters, in fp32."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=RECIPE.width,
+        num_hidden_layers=RECIPE.layers,
+        num_attention_heads=RECIPE.heads,
+        intermediate_size=RECIPE.mlp_width,
+        max_position_embeddings=RECIPE.max_positions,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)
+
+
+def tokenize_demonstration(
+    tokenizer: PreTrainedTokenizerFast, demonstration: dict[str, str]
+) -> TokenizedConversation:
+    """One rendering of the whole conversation, split where its prompt with the generation prompt ends."""
+    from mmpo_train.sft import TokenizedConversation
+
+    turns = [
+        {"role": "user", "content": demonstration["prompt"]},
+        {"role": "assistant", "content": demonstration["completion"]},
+    ]
+    whole = tokenizer.apply_chat_template(turns, return_dict=False)
+    prompt = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False)
+    assert whole[: len(prompt)] == prompt
+    return TokenizedConversation(whole, [position >= len(prompt) for position in range(len(whole))])
+
+
+def _tokenizer_corpus(demonstrations: Iterable[dict[str, str]]) -> Iterator[str]:
+    for row in demonstrations:
+        yield f"user\n{row['prompt']}"
+        yield f"assistant\n{row['completion']}"
+    yield from [COMMON_ENGLISH] * 200
+
+
+def _questions(split: str, random: Random) -> Iterator[Question]:
+    """Endless questions of one split. The prompt's own digest decides its split: one in four is for validation."""
+    if split not in ("train", "validation"):
+        raise InputError(f"split '{split}' is not 'train' or 'validation'")
+    while True:
+        question = draw_question(random)
+        is_validation = hashlib.sha256(question.prompt.encode()).digest()[0] % 4 == 0
+        if is_validation == (split == "validation"):
+            yield question
+
+
+def _distinct_questions(split: str) -> Iterator[tuple[Question, Random]]:
+    """The split's questions, each prompt once, each with its own source of randomness for what is said about it."""
+    count = RECIPE.train_prompts if split == "train" else RECIPE.validation_prompts
+    questions = _questions(split, Random(f"{RECIPE.seed} {split}"))
+    seen: set[str] = set()
+    while len(seen) < count:
+        question = next(questions)
+        if question.prompt not in seen:
+            seen.add(question.prompt)
+            yield question, Random(f"{RECIPE.seed} {question.prompt}")
+
+
+def _weighted(table: tuple[tuple[tuple[bool, str], float], ...], random: Random) -> tuple[bool, str]:
+    choices, shares = zip(*table, strict=True)
+    return random.choices(choices, shares)[0]

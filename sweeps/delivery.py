@@ -1,0 +1,95 @@
+"""A background thread that does jobs in order, each until it succeeds. Standard library only."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class Delivery:
+    """First in, first out; a job that fails for a passing reason holds the others back until it succeeds."""
+
+    def __init__(self, destination: str, passes: Callable[[Exception], bool], shown: Callable[[str], str]):
+        """`passes` tells whether an error is worth another try; `shown` takes secrets out of an error's text."""
+        self._destination, self._passes, self._shown = destination, passes, shown
+        self._jobs: deque[tuple[Callable[[], None], str]] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._hurried = False
+        self._thread: threading.Thread | None = None
+        self.problem = ""
+        """Why the job at the head has not succeeded yet; empty while all goes well."""
+
+    def put(self, job: Callable[[], None], what: str) -> None:
+        """Returns at once; `what` names the job in messages."""
+        with self._changed:
+            self._jobs.append((job, what))
+            if self._thread is None:
+                # A daemon: a server that never comes back must not keep a finished sweep from exiting.
+                self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def wait(self, timeout_seconds: float) -> int:
+        """Jobs still not done when all are done or the time is up."""
+        with self._changed:
+            self._hurried = True  # somebody waits: try now instead of after the pause
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._jobs, timeout_seconds)
+            return len(self._jobs)
+
+    def stop(self) -> None:
+        """End the thread after the job in hand; what is queued stays undone."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._jobs or self._stopping)
+                if self._stopping:
+                    return
+                job, what = self._jobs[0]
+            if not self._try_until_done(job, what):
+                return
+            with self._changed:
+                self._jobs.popleft()
+                self._changed.notify_all()
+
+    def _try_until_done(self, job: Callable[[], None], what: str) -> bool:
+        """Whether the job is over with, done or refused for good; False when the thread is to stop."""
+        pause = FIRST_PAUSE_SECONDS
+        began = time.monotonic()
+        while True:
+            try:
+                job()
+            except Exception as error:  # the thread must outlive any one job
+                text = self._shown(f"{type(error).__name__}: {error}")
+                if not self._passes(error):
+                    log.warning("%s refused %s: %s", self._destination, what, text)
+                    return True
+                if not self.problem:
+                    log.warning(
+                        "%s does not take %s (%s); trying again until it does", self._destination, what, text
+                    )
+                self.problem = text
+            else:
+                if self.problem:
+                    log.warning("%s answers again after %.0f s", self._destination, time.monotonic() - began)
+                self.problem = ""
+                return True
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopping or self._hurried, pause)
+                self._hurried = False
+                if self._stopping:
+                    return False
+            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
