@@ -52,6 +52,7 @@ def local_folder(model: str) -> Path:
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The folder's tokenizer. Raises InputError where it has none, no chat template or no EOS token."""
+    quieten()
     from transformers import AutoTokenizer
 
     if not (folder / "config.json").is_file():
@@ -82,6 +83,7 @@ def load_model(folder: Path, *, seed: int = 0, config: TrialConfig | None = None
     import torch
     from transformers import AutoModelForCausalLM
 
+    quieten()
     if not any(folder.glob("*.safetensors")):
         raise InputError(f"model folder {folder} has no *.safetensors; pickled weights are not read: convert them first")
     try:
@@ -125,6 +127,18 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Exchange a model's weights for those of another checkpoint of the same architecture, in place."""
+    from safetensors.torch import load_file
+
+    state = {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+    result = model.load_state_dict(state, strict=False)
+    tied = set(model.all_tied_weights_keys)
+    unknown = [*result.unexpected_keys, *(name for name in result.missing_keys if name not in tied)]
+    assert not unknown, f"weights that do not fit the architecture: {unknown[:5]}"
+    model.tie_weights()
+
+
 def fingerprint(folder: Path, cache: Path) -> str:
     """SHA-256 over a model folder's weights, configuration, tokenizer and template.
 
@@ -147,6 +161,14 @@ def fingerprint(folder: Path, cache: Path) -> str:
         staging.write_text(json.dumps(known, indent=1))
         staging.replace(cache)
     return whole.hexdigest()
+
+
+def quieten() -> None:
+    """No progress bars or advice from transformers: the program has its own."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

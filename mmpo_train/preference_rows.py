@@ -2,10 +2,11 @@
 
 Understood, told apart row by row:
 
-    pair            prompt + chosen + rejected, each text or {role, content} messages; chosen and rejected may hold
-                    the whole conversation or only the last turn (UltraFeedback, Orca, TRL's two forms)
-    ShareGPT        conversations of {from, value} + chosen + rejected
-    ranked          prompt + answers of {answer, rank} (Nectar), or prompt + completions + ranks; rank 1 is best
+    pair        prompt + chosen + rejected, each text or {role, content} messages; these two may hold
+                the whole conversation or only the last turn (UltraFeedback, Orca, TRL's two forms)
+    ShareGPT    conversations of {from, value} + chosen + rejected
+    ranked      prompt + answers of {answer, rank} (Nectar), or prompt + completions + ranks; rank 1 is best
+    transcript  chosen + rejected, each "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf)
     in place of prompt: instruction (+ input), or question; beside any of them: system
 
 A completion is the last assistant turn; everything before it is the prompt. Text is kept as it stands.
@@ -25,7 +26,8 @@ ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assi
 
 Severity = Literal["malformed", "bad", "unusable"]
 
-# malformed: not in any format above. bad: a slip in the data. unusable: well formed, but no preference to learn.
+# malformed: not in any format above. bad: a slip in the data.
+# unusable: well formed, but no preference to learn from.
 REASONS: dict[str, Severity] = {
     "unreadable row": "malformed",
     "not an object": "malformed",
@@ -155,7 +157,7 @@ def _rankings(row: dict[str, Any]) -> list[tuple[float, str]]:
 
 
 def _given_prompt(row: dict[str, Any]) -> Turns | None:
-    """What stands before chosen and rejected in the row's own columns; None where no such column is filled."""
+    """The prompt of the row's own prompt columns; None where none of them is filled."""
     if row.get("conversations") is not None:
         return _messages("conversations", row["conversations"])
     prompt = row.get("prompt")

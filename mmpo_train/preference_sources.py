@@ -51,7 +51,7 @@ def open_source(given: str) -> Source:
 def split_address(given: str) -> tuple[str, str | None, str | None]:
     """Address, train split and validation split of a source string; None for a split that is not named.
 
-    The longest beginning that exists, or ends like a data file, is the address: paths and URLs may hold a colon.
+    The longest beginning that exists, or ends like a data file, is the address: a path may hold a colon.
     """
     pieces = given.split(":")
     tails = range(min(3, len(pieces)))
@@ -87,7 +87,7 @@ def _named(address: str, splits: Sequence[str]) -> tuple[str, str | None, str | 
 def choose_splits(
     address: str, names: Sequence[str], train: str | None, validation: str | None
 ) -> tuple[str, str | None]:
-    """The train and the validation split: those asked for, else the customary ones, never a union of several."""
+    """The train and the validation split: those asked for, else the customary ones; never a union."""
     have = f"{address} has: {', '.join(names)}"
     for asked in (train, validation):
         if asked is not None and asked not in names:
@@ -132,7 +132,8 @@ def _folder_splits(folder: str) -> dict[str, tuple[Part, ...]]:
         held = ", ".join(sorted(os.listdir(folder))[:5]) or "nothing"
         raise InputError(
             f"the folder {folder} holds no dataset that can be read (it holds {held}): {in_brief(error)}\n"
-            f"expected a folder from save_to_disk, or data files ({', '.join(READERS)}) named after their splits"
+            "expected a folder from save_to_disk, or data files named after their splits "
+            f"({', '.join(READERS)})"
         ) from error
 
 
@@ -159,7 +160,7 @@ def _hub_splits(hub_id: str) -> dict[str, tuple[Part, ...]]:
             f"{hub_id} is neither a file or folder here{_near_names(hub_id)} nor a dataset on the hub "
             "that this login can see: check the name; for a private one run `hf auth login`"
         ) from None
-    except Exception as error:  # noqa: BLE001  (no route, no name, a timeout, an overloaded hub, offline mode)
+    except Exception as error:  # noqa: BLE001  (no route, a timeout, an overloaded hub, offline mode)
         unreachable = in_brief(error)
     try:
         with _cache_only() if unreachable else contextlib.nullcontext():
@@ -167,8 +168,8 @@ def _hub_splits(hub_id: str) -> dict[str, tuple[Part, ...]]:
     except Exception as error:
         if unreachable:
             raise InputError(
-                f"{hub_id} is no file or folder here{_near_names(hub_id)}, the hub cannot be reached ({unreachable}) "
-                f"and the cache holds no copy: {remedy}"
+                f"{hub_id} is no file or folder here{_near_names(hub_id)}, the hub cannot be reached "
+                f"({unreachable}) and the cache holds no copy: {remedy}"
             ) from None
         raise InputError(
             f"{hub_id} could not be loaded from the hub ({in_brief(error)}); {remedy}"

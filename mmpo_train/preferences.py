@@ -1,4 +1,4 @@
-"""Preference data of a trial: sources in, train and validation examples out, with an audit of what was dropped.
+"""Preference data of a trial: sources in, train and validation examples out, with an audit of the rest.
 
     load_preferences(["HuggingFaceH4/ultrafeedback_binarized:train_prefs:test_prefs", "data/pairs.json"])
 
@@ -108,9 +108,9 @@ def load_preferences(
     A source is `PATH|HUB-ID[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. One without a validation split gives up
     `validation_share` of its prompts (0: none), chosen by a hash of prompt and seed.
 
-    Refused with InputError: a source that cannot be read; malformed rows; bad rows of local files (a hub dataset
-    cannot be mended, there they are dropped). Unusable rows are dropped and counted. `drop_bad_rows` drops them
-    all, `strict` refuses them all. The reasons and their severity: `preference_rows.REASONS`.
+    Refused with InputError: a source that cannot be read; malformed rows; bad rows of local files (a hub
+    dataset cannot be mended, there they are dropped). Unusable rows are dropped and counted. `drop_bad_rows`
+    drops them all, `strict` refuses them all. Reasons and their severity: `preference_rows.REASONS`.
     """
     if isinstance(sources, str):
         raise TypeError(f"expected a sequence of sources, found the text {sources!r}")
@@ -206,7 +206,8 @@ def _read_splits(
             raise InputError(f"{_name(source, split)} holds no rows: {EXPECTED}")
         if not examples[split] and not refused:
             raise InputError(
-                f"{_name(source, split)}: none of {rows_of_split} rows can be used\n{_report(problems)}\n{EXPECTED}"
+                f"{_name(source, split)}: none of {rows_of_split} rows can be used\n"
+                f"{_report(problems)}\n{EXPECTED}"
             )
     if refused:
         if strict:
@@ -224,7 +225,7 @@ def _read_splits(
 
 
 def _examples(part: Part, seen: dict[str, str]) -> Iterator[PreferenceExample | tuple[int, str, RowProblem]]:
-    """Each row's example, or its number, place and problem; `seen` holds the contents met so far in this split."""
+    """Each row's example, or its number, place and problem; `seen` holds what this split held so far."""
     for row in part.rows():
         try:
             if isinstance(row.value, RowProblem):
@@ -246,7 +247,7 @@ def _must_mend(problem: RowProblem, from_hub: bool, drop_bad_rows: bool) -> bool
 
 
 def _held_out_prompts(examples: Iterable[PreferenceExample], seed: int, share: float) -> set[Turns]:
-    """The share of the distinct prompts that comes first in the order of their hashes: at least one, never all."""
+    """The share of the distinct prompts that is first in the order of hashes: at least one, never all."""
     prompts = sorted({example.prompt for example in examples}, key=lambda prompt: _digest(seed, prompt))
     count = min(max(1, round(share * len(prompts))), len(prompts) - 1) if share > 0 else 0
     return set(prompts[:count])

@@ -17,9 +17,9 @@ LONGEST_PAUSE_SECONDS = 30.0
 class Delivery:
     """First in, first out; a job that fails for a passing reason holds the others back until it succeeds."""
 
-    def __init__(self, destination: str, passes: Callable[[Exception], bool], shown: Callable[[str], str]):
-        """`passes` tells whether an error is worth another try; `shown` takes secrets out of an error's text."""
-        self._destination, self._passes, self._shown = destination, passes, shown
+    def __init__(self, destination: str, may_pass: Callable[[Exception], bool], shown: Callable[[str], str]):
+        """`may_pass` tells whether an error is worth another try; `shown` takes secrets out of an error's text."""
+        self._destination, self._may_pass, self._shown = destination, may_pass, shown
         self._jobs: deque[tuple[Callable[[], None], str]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
@@ -72,9 +72,9 @@ class Delivery:
         while True:
             try:
                 job()
-            except Exception as error:  # the thread must outlive any one job
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any one job
                 text = self._shown(f"{type(error).__name__}: {error}")
-                if not self._passes(error):
+                if not self._may_pass(error):
                     log.warning("%s refused %s: %s", self._destination, what, text)
                     return True
                 if not self.problem:

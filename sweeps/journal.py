@@ -9,6 +9,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,14 @@ class Journal:
         # thread_local=False: taken by the driver's thread, released by the ledger's.
         self._lock = FileLock(folder / "lock", thread_local=False)
         _take(self._lock, folder)
+        self.digest = folder.name
         self.path = folder / FILE_NAME
         self._size = _repair(self.path)
         self.entries = read_entries(self.path)
         self._seen = {(entry["step"], name) for entry in self.entries for name in entry.get("metrics", ())}
+        named = (entry["journal"] for entry in self.entries if "journal" in entry)
+        self.identity: str = next(named, uuid.uuid4().hex[:16])
+        """Names this journal in the ledger; kept once an entry holds it as `journal`."""
         self._file = self.path.open("ab", buffering=0)
         self._writing = threading.Lock()
 

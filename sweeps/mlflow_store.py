@@ -89,7 +89,12 @@ class Store:
         return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def find_or_create(
-        self, experiment_id: str, identity: Mapping[str, str], tags: Mapping[str, str], name: str, start_ms: int
+        self,
+        experiment_id: str,
+        identity: Mapping[str, str],
+        tags: Mapping[str, str],
+        name: str,
+        start_ms: int,
     ) -> Run:
         """The oldest run with the identifying tags, made if there is none.
 
@@ -118,7 +123,9 @@ class Store:
         missing = [Param(name, value) for name, value in wanted.items() if name not in there]
         for start in range(0, len(missing), PARAMS_PER_BATCH):
             self.client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_PER_BATCH])
-        changed = [f"{name}: {there[name]} -> {new}" for name, new in wanted.items() if there.get(name, new) != new]
+        changed = [
+            f"{name}: {there[name]} -> {new}" for name, new in wanted.items() if there.get(name, new) != new
+        ]
         if changed:
             self.client.set_tag(run.info.run_id, "changed_on_resume", text("; ".join(changed)))
 
@@ -141,7 +148,9 @@ class Store:
             for path in wanted:
                 self.client.download_artifacts(run_id, path, folder)
             files = sorted(Path(folder).rglob("*.json"))
-            return {file.relative_to(folder).as_posix(): json.loads(file.read_text("utf-8")) for file in files}
+            return {
+                file.relative_to(folder).as_posix(): json.loads(file.read_text("utf-8")) for file in files
+            }
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -194,7 +203,9 @@ def _client(address: Address) -> MlflowClient:
             # Two processes that create the tables at once leave half a schema.
             with FileLock(f"{address.database}.lock", timeout=120):
                 return answering()
-        with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_SECONDS)):
+        with _environment(
+            MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_SECONDS)
+        ):
             return _within(PROBE_SECONDS + 1, answering)
     except (MlflowException, OSError) as error:
         raise addresses.unreachable(address, str(error)) from None  # its chain shows credentials

@@ -59,7 +59,9 @@ class TrialLog:
         for point in points:
             self._log({"kind": "point"}, point.step, point.timestamp_ms, point.metrics)
 
-    def evaluated(self, epoch: int, metrics: Mapping[str, float], correct: Sequence[int], checkpoint: str) -> None:
+    def evaluated(
+        self, epoch: int, metrics: Mapping[str, float], correct: Sequence[int], checkpoint: str
+    ) -> None:
         """Log what the checkpoint of an epoch scored, metrics at step = epoch. The first result of an epoch stands.
 
         `correct` is 1 for each validation pair whose chosen completion scored higher, in dataset order.
@@ -71,7 +73,9 @@ class TrialLog:
             "kind": "evaluation",
             "epoch": epoch,
             "checkpoint": checkpoint,
-            "scores": {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()},
+            "scores": {
+                name: float(value) if math.isfinite(value) else None for name, value in metrics.items()
+            },
             "correct": [int(bit) for bit in correct],
         }
         self._log(scored, epoch, now_ms(), metrics)
@@ -127,7 +131,13 @@ class TrialLog:
             self._send([entry])
 
     def _end(self, state: str, reason: str, seconds: float | None = None) -> None:
-        end = {"kind": "end", "timestamp_ms": now_ms(), "state": state, "reason": masked(reason), "seconds": seconds}
+        end = {
+            "kind": "end",
+            "timestamp_ms": now_ms(),
+            "state": state,
+            "reason": masked(reason),
+            "seconds": seconds,
+        }
         self._own_journal().append(end, durable=True)
         self.end_as_journaled(end)
 
@@ -138,7 +148,9 @@ class TrialLog:
         with self._mutex:
             for entry in entries:
                 finite = ((name, value) for name, value in entry["metrics"].items() if value is not None)
-                self._unsent += [(name, value, entry["timestamp_ms"], entry["step"]) for name, value in finite]
+                self._unsent += [
+                    (name, value, entry["timestamp_ms"], entry["step"]) for name, value in finite
+                ]
             if self._sending or not self._unsent:
                 return
             self._sending = True  # the job already queued takes these points along
@@ -154,7 +166,7 @@ class TrialLog:
         # By its journal, not by its digest alone: another driver with its own storage may be running the same
         # trial, and into a run whose points we have no journal of we would write them twice.
         identity = {"trial.digest": self.digest, "trial.journal": opened["journal"]}
-        tags = {"mlflow.parentRunId": opened["parent"], **opened["tags"]}
+        tags = {"ledger.kind": "trial", "mlflow.parentRunId": opened["parent"], **opened["tags"]}
         experiment_id = store.experiment_id(opened["experiment"])
         run = store.find_or_create(experiment_id, identity, tags, opened["name"], opened["timestamp_ms"])
         run_id = run.info.run_id
@@ -183,18 +195,27 @@ class TrialLog:
 
     def _deliver_evaluation(self, entry: Mapping[str, Any]) -> None:
         if self.run_id is not None:
-            content = {name: entry[name] for name in ("epoch", "checkpoint", "scores", "correct")}
+            content = {name: entry[name] for name in ("epoch", "checkpoint", "correct")}
+            content["metrics"] = entry["scores"]
             self._store.client.log_dict(self.run_id, content, f"validation/epoch-{entry['epoch']:04d}.json")
 
     def _deliver_end(self, end: Mapping[str, Any]) -> None:
         if self.run_id is not None:
-            tags = {f"trial.{name}": end[name] for name in ("state", "reason", "seconds") if end[name] not in ("", None)}
+            tags = {
+                f"trial.{name}": end[name]
+                for name in ("state", "reason", "seconds")
+                if end[name] not in ("", None)
+            }
             self._store.log_tags(self.run_id, tags)
             status = "FINISHED" if end["state"] == "finished" else "FAILED"
             self._store.client.set_terminated(self.run_id, status, end["timestamp_ms"])
             with self._mutex:
                 if self._journal is not None:
-                    delivered = {"kind": "delivered", "ledger": self._store.address.shown, "run_id": self.run_id}
+                    delivered = {
+                        "kind": "delivered",
+                        "ledger": self._store.address.shown,
+                        "run_id": self.run_id,
+                    }
                     self._journal.append(delivered)
         self.let_go()
 
@@ -206,7 +227,11 @@ def environment() -> dict[str, Any]:
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    described = {"python": platform.python_version(), "platform": platform.platform(), "packages": versions}
+    described: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+    }
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         commit = _git("rev-parse", "HEAD")
         described |= {"commit": commit, "uncommitted_changes": bool(_git("status", "--porcelain"))}

@@ -222,14 +222,20 @@ def test_turns_before_the_completion_must_agree():
 @pytest.mark.parametrize(
     "row, reason",
     [
-        ({"prompt": [user("a"), assistant("b")], "chosen": "4", "rejected": "5"}, "prompt does not end with a user turn"),
-        ({"prompt": "a", "chosen": [user("a"), user("b")], "rejected": "5"}, "completion is not an assistant turn"),
+        (
+            {"prompt": [user("a"), assistant("b")], "chosen": "4", "rejected": "5"},
+            "prompt does not end with a user turn",
+        ),
+        (
+            {"prompt": "a", "chosen": [user("a"), user("b")], "rejected": "5"},
+            "completion is not an assistant turn",
+        ),
         (
             {"prompt": [user("a"), {"role": "tool", "content": None}], "chosen": "4", "rejected": "5"},
             "unknown role",
         ),
     ],
-)  # fmt: skip
+)
 def test_conversation_without_a_completion_to_a_user_turn_is_unusable(row, reason):
     found = problem(row)
     assert (found.reason, found.severity) == (reason, "unusable")
@@ -344,8 +350,9 @@ def test_saved_dataset_dict_keeps_its_splits(tmp_path):
 
 
 def test_folder_of_files_gives_a_split_per_name(tmp_path, monkeypatch):
-    """The folder is called `json`, which is also the name of a reader inside datasets."""
+    """The folder is called `json`: to datasets that is a reader, and would take the files beside it too."""
     monkeypatch.chdir(tmp_path)
+    write(Path("train.jsonl"), pairs(7))
     Path("json").mkdir()
     write(Path("json/train.jsonl"), pairs(4))
     write(Path("json/test.jsonl"), [pair(9)])
@@ -365,7 +372,7 @@ def test_single_files_are_read_through_fsspec():
 
 
 def test_preference_demo_file_is_used_whole():
-    """300 ShareGPT rows of dpo_en_demo.json; 295 prompts differ, so a tenth of them is 30 (295 / 10, to even)."""
+    """300 ShareGPT rows with 295 prompts, of which a tenth is held out: 30 (29.5, to even)."""
     path = REPOSITORY / ".." / "shared" / "data" / "preferences" / "dpo_en_demo.json"
     if not path.exists():
         pytest.skip("the demo data is not beside this checkout")
@@ -519,7 +526,10 @@ def test_fingerprint_knows_on_which_side_an_example_is(tmp_path):
 def test_fingerprint_is_sha256_of_one_json_line_per_example(tmp_path):
     """Recomputed with the shell's sha256sum over the lines as documented."""
     data = load_file(tmp_path, [pair(1), pair(2, chosen="ja, schön")], validation_share=0)
-    lines = '["train",[["user","question 1"]],["yes","no"]]\n["train",[["user","question 2"]],["ja, schön","no"]]\n'
+    lines = (
+        '["train",[["user","question 1"]],["yes","no"]]\n'
+        '["train",[["user","question 2"]],["ja, schön","no"]]\n'
+    )
     golden = subprocess.run(["sha256sum"], input=lines.encode(), capture_output=True, check=True)
     assert data.fingerprint == golden.stdout.decode().split()[0]
 
@@ -528,7 +538,7 @@ def test_fingerprint_is_sha256_of_one_json_line_per_example(tmp_path):
 
 
 def test_as_pairs_draws_every_lower_ranked_completion_about_equally():
-    """600 prompts with three lower answers: 200 each expected, 12 the standard deviation; 150 to 250 is four of them."""
+    """600 draws out of three: 200 each expected, standard deviation 12; 150 to 250 is four of them."""
     drawn = Counter()
     for number in range(600):
         example = PreferenceExample((Message("user", str(number)),), ("a", "b", "c", "d"), "x", number)

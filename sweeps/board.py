@@ -1,0 +1,133 @@
+"""The live table of a stage's trials."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from mmpo_train.events import Point
+
+_STATE_STYLES = {"training": "bold", "finished": "green", "diverged": "red", "failed": "red", "waiting": "dim"}
+_ACCURACY = "validation_curve/reward_accuracy"
+
+
+@dataclass
+class Row:
+    """One trial as the table shows it."""
+
+    label: str
+    epochs: int
+    state: str = "waiting"
+    epoch: float = 0.0
+    step: int = 0
+    loss: float | None = None
+    reward_accuracy: float | None = None
+    pairs_per_second: float | None = None
+    seconds_per_epoch: float | None = None
+    reason: str = ""
+    """Why it diverged or failed."""
+
+    def update(self, points: list[Point]) -> None:
+        """Take the newest numbers."""
+        for point in points:
+            if point.step < self.step:
+                continue
+            self.step, self.epoch = point.step, point.metrics["train/epoch"]
+            self.loss = point.metrics["train/loss"]
+            self.pairs_per_second = point.metrics["train/pairs_per_second"]
+            self.reward_accuracy = point.metrics.get(_ACCURACY, self.reward_accuracy)
+            self.seconds_per_epoch = point.metrics["train/step_seconds"] * point.step / max(point.metrics["train/epoch"], 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Of training, at the present speed."""
+        if self.state in ("finished", "diverged", "failed"):
+            return 0.0
+        return None if self.seconds_per_epoch is None else (self.epochs - self.epoch) * self.seconds_per_epoch
+
+
+class Board:
+    """The rows of a stage, drawn live on a terminal; as lines, one for each change of state, anywhere else."""
+
+    def __init__(self, console: Console, title: str, axis: str, rows: dict[str, Row], concurrent: int) -> None:
+        self.console, self.title, self.axis, self.rows, self.concurrent = console, title, axis, rows, concurrent
+        self.started = time.monotonic()
+
+    def set_state(self, digest: str, state: str) -> None:
+        """Show a trial in another state."""
+        row = self.rows[digest]
+        if row.state != state:
+            row.state = state
+            self.line(digest, state)
+
+    def line(self, digest: str, what: str) -> None:
+        """A line about a trial where there is no live table."""
+        if not self.console.is_terminal:
+            row = self.rows[digest]
+            accuracy = "" if row.reward_accuracy is None else f", reward accuracy {row.reward_accuracy:.4f}"
+            self.console.print(f"{self.axis} {row.label}: {what} (step {row.step}{accuracy})", highlight=False)
+
+    @contextmanager
+    def live(self) -> Iterator[None]:
+        """Draw until the block ends."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(get_renderable=self.table, console=self.console, refresh_per_second=4):
+            yield
+
+    def table(self) -> Table:
+        """The rows as they are now."""
+        table = Table(title=self._heading(), title_justify="left", title_style="bold")
+        for name, justify in (
+            (self.axis.replace("_", " "), "right"),
+            ("state", "left"),
+            ("epoch", "right"),
+            ("step", "right"),
+            ("loss", "right"),
+            ("reward accuracy", "right"),
+            ("pairs/s", "right"),
+            ("time left", "right"),
+        ):
+            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        for row in self.rows.values():
+            table.add_row(
+                row.label,
+                row.state,
+                f"{row.epoch:.2f}/{row.epochs}" if row.step else "",
+                str(row.step or ""),
+                _number(row.loss, ".4g"),
+                _number(row.reward_accuracy, ".4f"),
+                _number(row.pairs_per_second, ".0f"),
+                _duration(row.seconds_left) if row.state == "training" else "",
+                style=_STATE_STYLES.get(row.state, ""),
+            )
+        return table
+
+    def _heading(self) -> str:
+        elapsed = time.monotonic() - self.started
+        known = [row.epochs * row.seconds_per_epoch for row in self.rows.values() if row.seconds_per_epoch]
+        left = ""
+        if known:
+            typical = sum(known) / len(known)
+            work = sum(typical if row.seconds_left is None else row.seconds_left for row in self.rows.values())
+            left = f", about {_duration(work / self.concurrent)} of training left"
+        return f"{self.title} · {_duration(elapsed)}{left}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

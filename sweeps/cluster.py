@@ -1,0 +1,140 @@
+"""The Ray cluster: reached or started, and what a trial asks of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmpo_train.errors import InputError
+
+# Set before ray is imported; an address in the environment means that a cluster is there already.
+_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how soon a worker's report is fetched
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+_LOCAL_OBJECT_STORE_BYTES = 200 * 2**20
+
+
+@dataclass(frozen=True)
+class TrialResources:
+    """What one trial asks of the cluster, and how many run at a time."""
+
+    workers: int
+    use_gpu: bool
+    cpus_per_worker: int
+    concurrent: int
+
+    def __str__(self) -> str:
+        each = "1 GPU" if self.use_gpu else f"{self.cpus_per_worker} CPU"
+        plural = "s" if self.workers > 1 else ""
+        return f"{self.workers} worker{plural} of {each}"
+
+
+def plan_resources(cpus: float, gpus: float, workers: int, concurrent: int) -> TrialResources:
+    """Workers on GPUs where there are any, else on CPUs; as many trials at a time as fit, or as many as asked.
+
+    `concurrent` = 0 means as many as fit. Raises InputError where not even one trial fits.
+    """
+    use_gpu = gpus >= 1
+    available = int(gpus if use_gpu else cpus)
+    kind = "GPU" if use_gpu else "CPU"
+    if workers < 1:
+        raise InputError(f"--workers-per-trial must be at least 1, got {workers}")
+    if concurrent < 0:
+        raise InputError(f"--concurrent-trials must be at least 1, or 0 for as many as fit, got {concurrent}")
+    if workers > available:
+        raise InputError(
+            f"a trial of {workers} workers needs {workers} {kind}s, this cluster has {available}; "
+            f"give --workers-per-trial {max(1, available)} or fewer"
+        )
+    fit = available // workers
+    return TrialResources(workers, use_gpu, 1, min(concurrent or fit, fit))
+
+
+def local_resources() -> tuple[float, float]:
+    """CPUs and GPUs of this machine, without importing torch."""
+    gpus = len([name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        gpus = min(gpus, len([part for part in visible.split(",") if part.strip() not in ("", "-1")]))
+    return float(len(os.sched_getaffinity(0))), float(gpus)
+
+
+@contextmanager
+def cluster(verbose: bool) -> Iterator[tuple[float, float]]:
+    """A connection to the cluster at RAY_ADDRESS, or a Ray of our own on this machine; yields its CPUs and GPUs.
+
+    What was started is stopped at the end. The dashboard listens on localhost alone.
+    """
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    warnings.filterwarnings("ignore")
+    import ray
+
+    arguments: dict[str, Any] = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+        "runtime_env": {"env_vars": {name: os.environ[name] for name in _ENVIRONMENT}},
+    }
+    if not os.environ.get("RAY_ADDRESS"):
+        cpus, gpus = local_resources()
+        arguments |= {
+            "num_cpus": int(cpus),
+            "num_gpus": int(gpus),
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
+        }
+    if not verbose:
+        for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        ray.init(**arguments)
+    except ConnectionError as error:
+        address = os.environ.get("RAY_ADDRESS")
+        raise InputError(
+            f"the Ray cluster at RAY_ADDRESS={address} does not answer; start it with `ray up cluster.yaml`, or unset "
+            "RAY_ADDRESS to run on this machine"
+        ) from error
+    try:
+        total = ray.cluster_resources()
+        yield total.get("CPU", 0.0), total.get("GPU", 0.0)
+    finally:
+        ray.shutdown()
+
+
+def map_on_cluster(use_gpu: bool, progress: Callable[[float], None]) -> Callable[..., list[Any]]:
+    """A `map_shards` for the reference store: every shard is a Ray task on one CPU or GPU."""
+
+    def map_shards(function: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
+        import ray
+
+        task = ray.remote(function).options(num_cpus=1, num_gpus=1 if use_gpu else 0)
+        references = [task.remote(*arguments) for arguments in work]
+        waiting = references
+        while waiting:
+            _, waiting = ray.wait(waiting, num_returns=1)
+            progress(1 - len(waiting) / len(references))
+        return ray.get(references)
+
+    return map_shards
+
+
+def ray_storage(storage: Path) -> str:
+    """Where Ray keeps its own records of a sweep."""
+    return str((storage / "ray").resolve())

@@ -1,0 +1,99 @@
+"""A stage's way into the ledger: its parent run, its trials, and the tables and figures it is judged by."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.config import TrialConfig, to_dict
+from sweeps.addresses import masked
+from sweeps.trial_log import TrialLog, now_ms
+
+if TYPE_CHECKING:
+    from sweeps.tracking import Ledger, TrialRecord
+
+
+class StageLog:
+    """A stage's parent run. All writing returns at once; files must stay until they are delivered."""
+
+    def __init__(self, ledger: Ledger, experiment: str, stage: str, run_id: str, tags: dict[str, str]):
+        self._ledger, self._experiment, self._stage = ledger, experiment, stage
+        self.run_id = run_id
+        self.tags = tags
+        """As they were when the stage was opened, a person's changes included."""
+        self._tables: list[dict[str, str]] = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+
+    def open_trial(self, config: TrialConfig, name: str, tags: Mapping[str, str]) -> TrialLog:
+        """The trial's log; its run is found or made in the background. Raises TrialTaken when another driver has it."""
+        values = {
+            key: masked(value) if isinstance(value, str) else value for key, value in to_dict(config).items()
+        }
+        opened = {
+            "kind": "opened",
+            "timestamp_ms": now_ms(),
+            "experiment": self._experiment,
+            "parent": self.run_id,
+            "name": name,
+            "tags": {"stage.name": self._stage, **tags},
+            "config": values,
+            # MLflow's parallel coordinates have no log axis.
+            "log10_learning_rate": round(math.log10(config.learning_rate), 4),
+        }
+        return self._ledger.open_trial(opened, config.digest)
+
+    def log_file(self, path: Path, artifact_folder: str = "") -> None:
+        """Store a file; HTML and images show in MLflow's pages."""
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        client = self._ledger.store.client
+        self._put(lambda: client.log_artifact(self.run_id, str(path), artifact_folder or None), path.name)
+
+    def log_figure(self, path: Path, artifact_folder: str = "figures") -> None:
+        """Store a picture."""
+        self.log_file(path, artifact_folder)
+
+    def log_json(self, name: str, value: Any) -> None:
+        """Store a value as `<name>.json`."""
+        path = name if name.endswith(".json") else f"{name}.json"
+        self._put(lambda: self._ledger.store.client.log_dict(self.run_id, value, path), path)
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Store a table MLflow can compare across runs, in the place of an earlier one of this name.
+
+        MLflow's own `log_table` appends, so a resumed stage would list every trial twice.
+        """
+        path = name if name.endswith(".json") else f"{name}.json"
+        rows = [[_finite_or_none(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
+        self.log_json(path, {"columns": list(columns), "data": rows})
+        if {"path": path, "type": "table"} not in self._tables:
+            self._tables.append({"path": path, "type": "table"})
+        self.tag({"mlflow.loggedArtifacts": json.dumps(self._tables)})
+
+    def tag(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the stage."""
+        self._put(lambda: self._ledger.store.log_tags(self.run_id, tags), "tags")
+
+    def finish(self, winner: TrialRecord | None, tags: Mapping[str, Any]) -> None:
+        """All trials have ended; without a winner there is none to hand to the next stage."""
+        chosen = (
+            {}
+            if winner is None
+            else {"stage.winner_run_id": winner.run_id, "stage.winner_digest": winner.digest}
+        )
+        self.tag({"stage.state": "finished", **chosen, **tags})
+        self._put(lambda: self._ledger.store.client.set_terminated(self.run_id, "FINISHED"), "the end")
+
+    def fail(self, reason: str) -> None:
+        """The stage broke off and may be run again."""
+        self.tag({"stage.state": "failed", "stage.reason": reason})
+        self._put(lambda: self._ledger.store.client.set_terminated(self.run_id, "FAILED"), "the end")
+
+    def _put(self, job: Callable[[], None], what: str) -> None:
+        self._ledger.put(job, f"{what} of {self._stage}")
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
