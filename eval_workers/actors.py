@@ -20,6 +20,10 @@ class RewardAccuracyActor:
         """Plain numbers, as `RewardAccuracy` gives them."""
         return self.evaluate_folder(checkpoint)
 
+    def starting_model(self, config: dict[str, Any]) -> dict[str, float]:
+        """Metrics of the model that training starts from, by the config's objective."""
+        return self.evaluate_folder.starting_model(config)
+
 
 def start_reward_accuracy(tokens_folder: str, reference_folder: str, gpus: float = 0.0) -> Any:
     """A handle to a fresh actor. It asks for no CPU, so that it never takes a trainer's place."""

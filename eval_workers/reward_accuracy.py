@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mmpo_train.checkpoint import read_trial
+from mmpo_train.config import from_dict
 from mmpo_train.logps import CompletionLogps
 from mmpo_train.manifest import verify
 from mmpo_train.metrics import validate
@@ -45,6 +46,10 @@ class RewardAccuracy:
             "metrics": {f"validation/{name}": value for name, value in result.metrics.items()},
             "correct": result.correct,
         }
+
+    def starting_model(self, config: dict[str, Any]) -> dict[str, float]:
+        """Metrics of the model that training starts from: the reference itself, by the config's objective."""
+        return validate(from_dict(config), self.ref_logps, self.ref_logps, self.table.completion_tokens).metrics
 
     def _load(self, folder: Path) -> None:
         """The checkpoint's model; where the architecture is the last one's, its weights are exchanged in place."""

@@ -46,7 +46,8 @@ def _train(options: TrainOptions) -> None:
         places, counts = materialise(inputs, in_process, say)
     for line in inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]:
         console.print(line, style="dim", highlight=False)
-    print_examples(inputs, options.show_examples)
+    if options.show_examples:
+        print_examples(inputs, options.show_examples)
     with training_bar(inputs.config) as send:
         try:
             run_trial(inputs.config, places, TorchEngine, send)

@@ -106,15 +106,15 @@ def training_bar(config: TrialConfig) -> Iterator[Send]:
 _ACCURACY = "validation_curve/reward_accuracy"
 
 
-def print_examples(inputs: Inputs, count: int) -> None:
-    """The first examples as training sees them."""
-    if not count:
-        return
-    from mmpo_train.examples import LEGEND, as_text, first_examples
+def print_examples(inputs: Inputs, count: int) -> dict[str, list]:
+    """Print the first examples as training sees them; returns them as the columns of a table."""
+    from mmpo_train.examples import LEGEND, as_columns, as_text, first_examples
     from mmpo_train.policy import load_tokenizer
 
     tokenizer = load_tokenizer(inputs.model_folder)
+    shown = first_examples(inputs.data.train, tokenizer, inputs.config, count)
     console.print(f"\n{LEGEND}\n")
-    for example, tokens in first_examples(inputs.data.train, tokenizer, inputs.config, count):
-        console.print(as_text(example, tokens, tokenizer), soft_wrap=False)
+    for example, tokens in shown:
+        console.print(as_text(example, tokens, tokenizer))
         console.print()
+    return as_columns(shown, tokenizer)

@@ -85,7 +85,7 @@ NOUNS = "lamp river stone table garden window paper cloud bread candle mirror ba
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 MONTHS = "January February March April May June July August September October November December".split()
 COUNTS = "one two three four five six seven".split()
-LARGEST_NUMBER = 20
+LARGEST_NUMBER = 12
 
 
 def _fact_family(
@@ -171,16 +171,12 @@ def _solve_comparison(slots: Slots) -> Solution:
 
 
 def _draw_position(rng: Random) -> Slots:
-    return {"which": rng.choice(("first", "last", "second")), "words": _draw_list(rng, 3, 5)}
+    return {"which": rng.choice(("first", "last")), "words": _draw_list(rng, 2, 4)}
 
 
 def _solve_position(slots: Slots) -> Solution:
     words = slots["words"].split(", ")
-    answer, mistake = {
-        "first": (words[0], words[-1]),
-        "last": (words[-1], words[-2]),
-        "second": (words[1], words[0]),
-    }[slots["which"]]
+    answer, mistake = (words[0], words[-1]) if slots["which"] == "first" else (words[-1], words[0])
     return Solution(answer=answer, mistake=mistake, options=_without(words, answer))
 
 
@@ -196,7 +192,7 @@ def _draw_sum(rng: Random) -> Slots:
 
 def _solve_sum(slots: Slots) -> Solution:
     total = int(slots["first"]) + int(slots["second"])
-    numbers = [str(number) for number in range(LARGEST_NUMBER + 1)]
+    numbers = [str(number) for number in range(21)]
     options = _without(numbers, str(total), slots["first"], slots["second"])
     return Solution(answer=str(total), mistake=str(total - 1), options=options)
 
@@ -331,7 +327,7 @@ FAMILIES = (
             "The {which} word of the list is {answer}.",
             "{answer} is the {which} word.",
         ),
-        slots={"which": "first|last|second", "words": r"(?:\w+, ){2,4}\w+"},
+        slots={"which": "first|last", "words": r"(?:\w+, ){1,3}\w+"},
         draw=_draw_position,
         solve=_solve_position,
     ),
@@ -350,7 +346,7 @@ FAMILIES = (
             "I see {answer} words in the list.",
         ),
         slots={"words": r"(?:\w+, ){1,5}\w+"},
-        draw=lambda rng: {"words": _draw_list(rng, 2, 6)},
+        draw=lambda rng: {"words": _draw_list(rng, 2, 5)},
         solve=_solve_count,
     ),
     Family(

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 def train_trials(
     trials: list[TrialConfig], places: Places, storage: Path, resources: TrialResources, logs: dict[str, TrialLog], board: Board
-) -> None:
-    """Train and judge every trial; returns when the last checkpoint has been judged.
+) -> dict[str, float]:
+    """Train and judge every trial; returns, when the last checkpoint has been judged, the starting model's metrics.
 
     A trial that fails or diverges is recorded as such and does not stop the others.
     """
     actor = start_reward_accuracy(str(places.tokens), str(places.reference), 0.1 if resources.use_gpu else 0.0)
+    baseline = actor.starting_model.remote(to_dict(trials[0]))
     listener = _Listener(actor, logs, board)
     jobs = [_job(trial, places, storage, resources) for trial in trials]
     tuner = tune.Tuner(
@@ -50,6 +51,7 @@ def train_trials(
     with board.live():
         tuner.fit()
         listener.judge_the_rest()
+    return ray.get(baseline)
 
 
 def _job(trial: TrialConfig, places: Places, storage: Path, resources: TrialResources) -> dict[str, Any]:
