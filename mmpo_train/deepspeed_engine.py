@@ -44,6 +44,9 @@ class DeepSpeedEngine:
         )
         self.device = self.engine.device
         self.stage = config.zero_stage
+        self.clipped_norm: Tensor | None = None
+        # Without ZeRO in fp32 DeepSpeed clips by this method and forgets the norm.
+        self.engine.clip_fp32_gradients = self._clip
 
     def logps(self, one: Pass) -> Tensor:
         return self.engine(one.to(self.device))
@@ -52,11 +55,17 @@ class DeepSpeedEngine:
         # DeepSpeed averages gradients over workers; the loop's losses are shares of one sum.
         self.engine.backward(loss * self.workers)
 
-    def step(self, learning_rate: float) -> float:
+    def step(self, learning_rate: float) -> float | None:
         set_learning_rate(self.optimizer, learning_rate)
         self.engine.step()
         norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else float("nan")
+        norm = self.clipped_norm if norm is None else norm
+        return None if norm is None else float(norm)
+
+    def _clip(self) -> None:
+        self.clipped_norm = torch.nn.utils.clip_grad_norm_(
+            self.engine.module.parameters(), self.engine.gradient_clipping()
+        )
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         tensor = torch.as_tensor(values, dtype=torch.float64, device=self.device)

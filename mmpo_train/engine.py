@@ -29,8 +29,11 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Add this worker's share of the loss to the gradient. Gradients are summed over passes and workers."""
 
-    def step(self, learning_rate: float) -> float:
-        """Clip, update, clear the gradient. Returns the gradient's 2-norm before clipping. Every worker calls it."""
+    def step(self, learning_rate: float) -> float | None:
+        """Clip, update, clear the gradient. Returns the gradient's 2-norm before clipping, None where it is unknown.
+
+        Every worker calls it.
+        """
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum of the workers' arrays, the same on all of them."""

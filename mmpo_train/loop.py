@@ -71,10 +71,11 @@ def train(
             _stop_if_not_finite("loss", sums["loss"], number)
             learning_rate = learning_rate_at(number - 1, total_steps, config.learning_rate, config.warmup_share)
             norm = engine.step(learning_rate)
-            _stop_if_not_finite("gradient norm", norm, number)
+            if norm is not None:
+                _stop_if_not_finite("gradient norm", norm, number)
             seconds = time.perf_counter() - started
             metrics = {f"train/{name}": sums[name] / len(pairs) for name in _TOTALS if name != "tokens"}
-            metrics |= {"train/gradient_norm": norm, "train/learning_rate": learning_rate}
+            metrics |= {"train/learning_rate": learning_rate} | ({} if norm is None else {"train/gradient_norm": norm})
             # Every worker must report the same numbers, so speed is taken from the workers' mean time.
             seconds = float(engine.sum(np.array([seconds]))[0]) / engine.workers
             metrics |= {"train/pairs_per_second": len(pairs) / seconds, "train/tokens_per_second": sums["tokens"] / seconds}

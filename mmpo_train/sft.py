@@ -17,7 +17,7 @@ from mmpo_train.schedule import learning_rate_at
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Batches of like length are cut from this many steps' worth of shuffled examples: little padding, random order.
+# Batches of like length are cut from this many steps' worth of shuffled conversations: little padding, random order.
 STEPS_PER_SORTED_WINDOW = 16
 
 
@@ -35,7 +35,7 @@ class SFTConfig:
 
     learning_rate: float
     """Peak learning rate; warmed up, then a cosine to 0."""
-    examples_per_step: int
+    conversations_per_step: int
     """Conversations in one optimiser step; the last step of an epoch may have fewer."""
     epochs: int = 1
     """Passes over the conversations."""
@@ -62,18 +62,16 @@ def instruction_tune(
     A step's loss is the mean over all its completion tokens, however many passes it takes.
     `progress` hears, after each step, the share of steps done and the loss.
     """
-    steps_per_epoch = -(-len(conversations) // config.examples_per_step)
+    steps_per_epoch = -(-len(conversations) // config.conversations_per_step)
     total_steps = config.epochs * steps_per_epoch
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     random = Random(config.seed)
     losses: list[float] = []
     model.train()
     for _ in range(config.epochs):
-        for batch in _batches_of_like_length(conversations, config.examples_per_step, random):
+        for batch in _batches_of_like_length(conversations, config.conversations_per_step, random):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate_at(
-                    len(losses) + 1, total_steps + 1, config.learning_rate, config.warmup_share
-                )
+                group["lr"] = learning_rate_at(len(losses), total_steps, config.learning_rate, config.warmup_share)
             completion_tokens = sum(sum(conversation.is_completion[1:]) for conversation in batch)
             loss = 0.0
             for part in _passes(batch, config.tokens_per_pass):
@@ -109,23 +107,23 @@ def completion_nats(model: PreTrainedModel, batch: Sequence[TokenizedConversatio
 
 
 def _batches_of_like_length(
-    conversations: Sequence[TokenizedConversation], examples_per_step: int, random: Random
+    conversations: Sequence[TokenizedConversation], conversations_per_step: int, random: Random
 ) -> Iterator[list[TokenizedConversation]]:
     """All conversations once, in random order, in batches whose members are of similar length."""
     order = iter(random.sample(range(len(conversations)), len(conversations)))
-    while window := list(islice(order, STEPS_PER_SORTED_WINDOW * examples_per_step)):
+    while window := list(islice(order, STEPS_PER_SORTED_WINDOW * conversations_per_step)):
         window.sort(key=lambda index: len(conversations[index].token_ids))
-        batches = [window[start : start + examples_per_step] for start in range(0, len(window), examples_per_step)]
+        batches = [
+            window[start : start + conversations_per_step] for start in range(0, len(window), conversations_per_step)
+        ]
         random.shuffle(batches)
         for batch in batches:
             yield [conversations[index] for index in batch]
 
 
-def _passes(
-    batch: Sequence[TokenizedConversation], tokens_per_pass: int
-) -> Iterator[Sequence[TokenizedConversation]]:
+def _passes(batch: Sequence[TokenizedConversation], tokens_per_pass: int) -> Iterator[Sequence[TokenizedConversation]]:
     """The batch, cut into parts of at most `tokens_per_pass` padded tokens (at least one conversation each)."""
     longest = max(len(conversation.token_ids) for conversation in batch)
-    examples_per_pass = max(1, tokens_per_pass // longest)
-    for start in range(0, len(batch), examples_per_pass):
-        yield batch[start : start + examples_per_pass]
+    conversations_per_pass = max(1, tokens_per_pass // longest)
+    for start in range(0, len(batch), conversations_per_pass):
+        yield batch[start : start + conversations_per_pass]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmpo_train.errors import InputError
 from mmpo_train.tiny_tasks import SLOPPY_STYLES, Question, draw_question, judge, write_answer, wrong_answer
@@ -42,7 +42,7 @@ class Recipe:
     """Everything `tiny` is made from."""
 
     version: int = 1
-    """Raised when the questions, the ways of answering or the tokenizer's corpus change."""
+    """Raised when the questions, the ways of answering, the tokenizer's corpus or the training change."""
     seed: int = 20
     """Of the data, the initial weights and the order of instruction tuning."""
 
@@ -53,8 +53,8 @@ class Recipe:
     demonstrations: int = 16_384
     """Conversations the model is instruction-tuned on; none has a validation prompt."""
 
-    vocabulary: int = 1024
-    """Tokens: all bytes, the special ones, and merges."""
+    vocabulary_tokens: int = 1536
+    """All bytes, the special tokens, and merges."""
     width: int = 160
     layers: int = 3
     heads: int = 5
@@ -63,36 +63,37 @@ class Recipe:
     initializer_range: float = 0.06
     """Standard deviation of initial weights: 0.02, the habit of wider models, learns much slower at this width."""
 
-    sft_learning_rate: float = 2e-3
+    sft_learning_rate: float = 1e-3
     """Peak rate of instruction tuning from scratch."""
-    sft_examples_per_step: int = 16
+    sft_conversations_per_step: int = 16
+    """Small steps, many of them: what a model of this size learns fastest from."""
 
 
 RECIPE = Recipe()
 
 # (is the answer wrong?, how is it put?): share. Terse answers are common in the demonstrations, as with people.
 DEMONSTRATED = {
-    (False, "good"): 0.28,
+    (False, "good"): 0.27,
     (False, "bare"): 0.18,
-    (False, "opened"): 0.06,
-    (False, "trailing"): 0.06,
+    (False, "opened"): 0.05,
+    (False, "trailing"): 0.05,
     (False, "doubled"): 0.03,
-    (True, "good"): 0.17,
-    (True, "bare"): 0.13,
+    (True, "good"): 0.19,
+    (True, "bare"): 0.14,
     (True, "opened"): 0.04,
     (True, "trailing"): 0.03,
     (True, "doubled"): 0.02,
 }
 # Shares chosen so that rejected completions are as long as chosen ones on average.
 REJECTED = {
-    (True, "good"): 0.42,
-    (True, "bare"): 0.08,
-    (True, "opened"): 0.04,
-    (True, "trailing"): 0.04,
-    (False, "bare"): 0.22,
-    (False, "opened"): 0.06,
-    (False, "trailing"): 0.08,
-    (False, "doubled"): 0.06,
+    (True, "good"): 0.44,
+    (True, "bare"): 0.04,
+    (True, "opened"): 0.06,
+    (True, "trailing"): 0.06,
+    (False, "bare"): 0.24,
+    (False, "opened"): 0.05,
+    (False, "trailing"): 0.06,
+    (False, "doubled"): 0.05,
 }
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
@@ -141,17 +142,17 @@ def preference_examples(split: str) -> list[dict[str, str]]:
     return rows
 
 
-def ranked_examples(split: str) -> list[dict]:
+def ranked_examples(split: str) -> list[dict[str, Any]]:
     """Rows {prompt, answers: [{answer, rank}, ...]}, best first, with 5 to 7 answers to the prompts of `split`.
 
     Rank 1 is best; answers that the judge holds equal share a rank, and the next rank follows without a gap.
     """
     rows = []
     for question, random in _distinct_questions(split):
-        answers = _graded_answers(question, random)
-        marks = sorted({judge(question.prompt, answer) for answer in answers}, reverse=True)
-        ranked = [{"answer": answer, "rank": marks.index(judge(question.prompt, answer)) + 1} for answer in answers]
-        ranked.sort(key=lambda entry: entry["rank"])
+        quality = {answer: judge(question.prompt, answer) for answer in _graded_answers(question, random)}
+        levels = sorted(set(quality.values()), reverse=True)
+        best_first = sorted(quality, key=quality.__getitem__, reverse=True)
+        ranked = [{"answer": answer, "rank": levels.index(quality[answer]) + 1} for answer in best_first]
         rows.append({"prompt": question.prompt, "answers": ranked})
     return rows
 
@@ -187,9 +188,10 @@ def _answer_from(shares: dict[tuple[bool, str], float], question: Question, rand
 def fingerprint() -> str:
     """16 hex digits that name the recipe: what is built from equal recipes is interchangeable.
 
-    Trained weights may differ in their last bits between machines and thread counts, and do not count.
+    Weights do not count: their last bits differ between machines and thread counts.
     """
-    return hashlib.sha256(json.dumps(asdict(RECIPE), sort_keys=True).encode()).hexdigest()[:16]
+    recipe = [asdict(RECIPE), list(DEMONSTRATED.items()), list(REJECTED.items()), CHAT_TEMPLATE]
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def write_data(folder: Path) -> None:
@@ -221,9 +223,11 @@ def build(folder: Path, progress: Callable[[str, float], None] | None = None) ->
         torch.manual_seed(RECIPE.seed)
         model = new_model(tokenizer)
     config = SFTConfig(
-        learning_rate=RECIPE.sft_learning_rate, examples_per_step=RECIPE.sft_examples_per_step, seed=RECIPE.seed
+        learning_rate=RECIPE.sft_learning_rate,
+        conversations_per_step=RECIPE.sft_conversations_per_step,
+        seed=RECIPE.seed,
     )
-    conversations = [tokenize_demonstration(tokenizer, row) for row in demonstrations]
+    conversations = tokenize_demonstrations(tokenizer, demonstrations)
     instruction_tune(model, conversations, config, lambda share, loss: say("instruction tuning", share))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -241,7 +245,7 @@ def train_tokenizer(demonstrations: Iterable[dict[str, str]]) -> PreTrainedToken
     )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=RECIPE.vocabulary,
+        vocab_size=RECIPE.vocabulary_tokens,
         special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -278,27 +282,34 @@ def new_model(tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     return LlamaForCausalLM(config)
 
 
-def tokenize_demonstration(
-    tokenizer: PreTrainedTokenizerFast, demonstration: dict[str, str]
-) -> TokenizedConversation:
-    """One rendering of the whole conversation, split where its prompt with the generation prompt ends."""
+def tokenize_demonstrations(
+    tokenizer: PreTrainedTokenizerFast, demonstrations: Sequence[dict[str, str]]
+) -> list[TokenizedConversation]:
+    """One rendering of each whole conversation, split where its prompt with the generation prompt ends."""
     from mmpo_train.sft import TokenizedConversation
 
     turns = [
-        {"role": "user", "content": demonstration["prompt"]},
-        {"role": "assistant", "content": demonstration["completion"]},
+        [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["completion"]}]
+        for row in demonstrations
     ]
-    whole = tokenizer.apply_chat_template(turns, return_dict=False)
-    prompt = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False)
-    assert whole[: len(prompt)] == prompt
-    return TokenizedConversation(whole, [position >= len(prompt) for position in range(len(whole))])
+    wholes = tokenizer.apply_chat_template(turns, return_dict=False)
+    prompts = tokenizer.apply_chat_template(
+        [[user] for user, _ in turns], add_generation_prompt=True, return_dict=False
+    )
+    conversations = []
+    for whole, prompt in zip(wholes, prompts, strict=True):
+        assert whole[: len(prompt)] == prompt
+        is_completion = [position >= len(prompt) for position in range(len(whole))]
+        conversations.append(TokenizedConversation(whole, is_completion))
+    return conversations
 
 
 def _tokenizer_corpus(demonstrations: Iterable[dict[str, str]]) -> Iterator[str]:
+    """The demonstrations, so that the world's words are tokens, and as much ordinary English again."""
     for row in demonstrations:
         yield f"user\n{row['prompt']}"
         yield f"assistant\n{row['completion']}"
-    yield from [COMMON_ENGLISH] * 200
+    yield from [COMMON_ENGLISH.replace("\n", " ")] * 200
 
 
 def _questions(split: str, random: Random) -> Iterator[Question]:

@@ -1,8 +1,8 @@
 """The small world of `tiny`: questions with one right answer, people's typical mistakes, and a judge.
 
-A family is a handful of phrasings of one kind of question. Whatever is written about a question (its prompt, a good
-answer, a sloppy one) comes from the family's table, and the judge reads the prompt back through the same table, so
-it can mark any completion, the model's own included. Randomness comes only from the `random.Random` handed in.
+A family is a handful of phrasings of one kind of question. Whatever is written about a question (its prompt, a
+good answer, a sloppy one) comes from the family's table, and the judge reads the prompt back through the same
+table, so it can mark any completion, the model's own included. All randomness is in the `Random` handed in.
 """
 
 import re
@@ -23,96 +23,87 @@ class Solution:
 
     answer: str
     mistake: str
-    # the wrong answer people typically give
+    """The wrong answer people typically give."""
     options: tuple[str, ...]
-    # whatever would count as another answer if a completion said it
+    """Whatever would count as another answer if a completion said it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One kind of question: how it is asked, how it is answered in a good sentence, how it is solved."""
+    """One kind of question: how it is asked, how a good sentence answers it, how it is solved."""
 
     name: str
     prompts: tuple[str, ...]
     statements: tuple[str, ...]
     slots: Slots
-    # what each slot of a prompt may hold, as a regular expression
+    """What each slot of a prompt may hold, as a regular expression."""
     draw: Callable[[Random], Slots]
     solve: Callable[[Slots], Solution]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt with its solution and the sentences that state an answer to it."""
+    """A prompt with what is needed to write answers to it."""
 
     prompt: str
     family: Family
     slots: Slots
     solution: Solution
 
-    def state(self, answer: str, rng: Random) -> str:
-        """A good sentence that gives `answer`, right or wrong."""
-        return _capitalised(rng.choice(self.family.statements).format(answer=answer, **self.slots))
 
-
+# `thing, right answer, usual mistake` of each fact.
 CAPITALS = """
-France Paris Lyon; Italy Rome Milan; Spain Madrid Barcelona; Germany Berlin Munich; Japan Tokyo Kyoto;
-Egypt Cairo Luxor; Turkey Ankara Istanbul; Canada Ottawa Toronto; Australia Canberra Sydney; Norway Oslo Bergen;
-Peru Lima Cusco; Kenya Nairobi Mombasa; Scotland Edinburgh Glasgow; Switzerland Bern Zurich
+France, Paris, Lyon; Italy, Rome, Milan; Spain, Madrid, Barcelona; Germany, Berlin, Munich; Japan, Tokyo, Kyoto;
+Egypt, Cairo, Luxor; Turkey, Ankara, Istanbul; Canada, Ottawa, Toronto; Australia, Canberra, Sydney;
+Norway, Oslo, Bergen; Peru, Lima, Cusco; Kenya, Nairobi, Mombasa; Scotland, Edinburgh, Glasgow;
+Switzerland, Bern, Zurich
 """
 OPPOSITES = """
-hot cold warm; big small large; fast slow quick; happy sad glad; old young aged; up down above; wet dry damp;
-hard soft firm; light dark bright; rich poor wealthy; early late soon; strong weak tough; loud quiet noisy;
-near far close; easy difficult simple; brave afraid bold; thick thin fat; sweet sour sugary; buy sell pay;
-win lose beat
+hot, cold, warm; big, small, large; fast, slow, quick; happy, sad, glad; old, young, aged; up, down, above;
+wet, dry, damp; hard, soft, firm; light, dark, bright; rich, poor, wealthy; early, late, soon; strong, weak, tough;
+loud, quiet, noisy; near, far, close; easy, difficult, simple; brave, afraid, bold; thick, thin, fat;
+sweet, sour, sugary; buy, sell, pay; win, lose, beat
 """
 COLOURS = """
-grass green brown; snow white grey; blood red purple; the sky blue grey; coal black brown; milk white yellow;
-a lemon yellow green; a carrot orange red; chocolate brown black; a tomato red orange; a banana yellow brown;
-the sea blue green; a leaf green yellow; a crow black grey; mud brown grey; a pumpkin orange yellow
+grass, green, brown; snow, white, grey; blood, red, purple; the sky, blue, grey; coal, black, brown;
+milk, white, yellow; a lemon, yellow, green; a carrot, orange, red; chocolate, brown, black; a tomato, red, orange;
+a banana, yellow, brown; the sea, blue, green; a leaf, green, yellow; a crow, black, grey; mud, brown, grey;
+a pumpkin, orange, yellow
 """
 YOUNG = """
-cat kitten cub; dog puppy kitten; cow calf foal; horse foal calf; sheep lamb kid; pig piglet lamb;
-bear cub puppy; duck duckling chick; hen chick duckling; goat kid lamb; frog tadpole kid; deer fawn calf
+cat, kitten, cub; dog, puppy, kitten; cow, calf, foal; horse, foal, calf; sheep, lamb, kid; pig, piglet, lamb;
+bear, cub, puppy; duck, duckling, chick; hen, chick, duckling; goat, kid, lamb; frog, tadpole, kid;
+deer, fawn, calf
 """
 KINDS = """
-a hammer|tool weapon; an apple|fruit vegetable; a carrot|vegetable fruit; an oak|tree flower; a rose|flower tree;
-a horse|animal vehicle; an eagle|bird animal; a salmon|fish animal; a bus|vehicle building; a church|building vehicle;
-an ant|insect animal; a saw|tool weapon; a pear|fruit vegetable; an onion|vegetable fruit; a pine|tree flower;
-a bee|insect bird
+a hammer, tool, weapon; an apple, fruit, vegetable; a carrot, vegetable, fruit; an oak, tree, flower;
+a rose, flower, tree; a horse, animal, vehicle; an eagle, bird, animal; a salmon, fish, animal;
+a bus, vehicle, building; a church, building, vehicle; an ant, insect, animal; a saw, tool, weapon;
+a pear, fruit, vegetable; an onion, vegetable, fruit; a pine, tree, flower; a bee, insect, bird
 """
-NOUNS = "lamp river stone table garden window paper cloud bread candle mirror basket".split()
-DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = "January February March April May June July August September October November December".split()
-COUNTS = "one two three four five six seven".split()
-LARGEST_NUMBER = 12
+NOUNS = ["lamp", "river", "stone", "table", "garden", "window", "paper", "cloud", "bread", "candle", "mirror", "basket"]
+DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
+MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
+COUNTS = ["one", "two", "three", "four", "five"]
+LARGEST_COMPARED = 12
+LARGEST_SUMMAND = 9
 
 
-def _fact_family(
-    name: str, facts: dict[str, tuple[str, str]], prompts: tuple[str, ...], statements: tuple[str, ...]
-) -> Family:
-    """A family whose answers are looked up: `facts` maps a thing to (right answer, usual mistake)."""
-    values = tuple(dict.fromkeys(chain.from_iterable(facts.values())))
-
-    def solve(slots: Slots) -> Solution:
-        answer, mistake = facts[slots["thing"]]
-        return Solution(answer=answer, mistake=mistake, options=_without(values, answer, slots["thing"]))
-
-    things = tuple(facts)
-    return Family(
-        name=name,
-        prompts=prompts,
-        statements=statements,
-        slots={"thing": _any_of(things)},
-        draw=lambda rng: {"thing": rng.choice(things)},
-        solve=solve,
-    )
-
-
-def _facts(table: str) -> dict[str, tuple[str, str]]:
-    """{thing: (answer, mistake)} of a `thing answer mistake; ...` table; the thing may be several words."""
-    rows = (re.split(r"[ |]", row.strip()) for row in table.split(";"))
-    return {" ".join(row[:-2]): (row[-2], row[-1]) for row in rows}
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.strip().splitlines())
 
 
 def _any_of(values: Sequence[str]) -> str:
@@ -123,12 +114,27 @@ def _without(values: Sequence[str], *left_out: str) -> tuple[str, ...]:
     return tuple(value for value in values if value not in left_out)
 
 
-def _capitalised(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
+def _fact_family(name: str, table: str, prompts: str, statements: str) -> Family:
+    """A family whose answers are looked up in one of the tables above."""
+    facts = {thing: (answer, mistake) for thing, answer, mistake in (row.split(", ") for row in _rows(table))}
+    values = tuple(dict.fromkeys(chain.from_iterable(facts.values())))
+
+    def solve(slots: Slots) -> Solution:
+        answer, mistake = facts[slots["thing"]]
+        return Solution(answer=answer, mistake=mistake, options=_without(values, answer, slots["thing"]))
+
+    return Family(
+        name=name,
+        prompts=_lines(prompts),
+        statements=_lines(statements),
+        slots={"thing": _any_of(tuple(facts))},
+        draw=lambda random: {"thing": random.choice(tuple(facts))},
+        solve=solve,
+    )
 
 
-def _draw_list(rng: Random, fewest: int, most: int) -> str:
-    return ", ".join(rng.sample(NOUNS, rng.randint(fewest, most)))
+def _rows(table: str) -> list[str]:
+    return [row.strip() for row in table.split(";")]
 
 
 def _calendar_family(unit: str, names: Sequence[str]) -> Family:
@@ -139,39 +145,41 @@ def _calendar_family(unit: str, names: Sequence[str]) -> Family:
         answer, mistake = names[(here + step) % len(names)], names[(here - step) % len(names)]
         return Solution(answer=answer, mistake=mistake, options=_without(names, answer, slots["thing"]))
 
+    prompts = """
+        Which UNIT comes {side} {thing}?
+        What UNIT is just {side} {thing}?
+        Name the UNIT {side} {thing}.
+        Tell me which UNIT comes right {side} {thing}.
+    """
+    statements = """
+        The UNIT {side} {thing} is {answer}.
+        It is {answer}.
+        {answer} comes {side} {thing}.
+        The UNIT is {answer}.
+    """
     return Family(
         name=unit,
-        prompts=(
-            f"Which {unit} comes {{side}} {{thing}}?",
-            f"What {unit} is just {{side}} {{thing}}?",
-            f"Name the {unit} {{side}} {{thing}}.",
-            f"Tell me which {unit} comes right {{side}} {{thing}}.",
-        ),
-        statements=(
-            f"The {unit} {{side}} {{thing}} is {{answer}}.",
-            "It is {answer}.",
-            "{answer} comes {side} {thing}.",
-            f"The {unit} is {{answer}}.",
-        ),
+        prompts=_lines(prompts.replace("UNIT", unit)),
+        statements=_lines(statements.replace("UNIT", unit)),
         slots={"side": "after|before", "thing": _any_of(names)},
-        draw=lambda rng: {"side": rng.choice(("after", "before")), "thing": rng.choice(names)},
+        draw=lambda random: {"side": random.choice(("after", "before")), "thing": random.choice(names)},
         solve=solve,
     )
 
 
-def _draw_comparison(rng: Random) -> Slots:
-    first, second = rng.sample(range(1, LARGEST_NUMBER + 1), 2)
-    return {"which": rng.choice(("bigger", "smaller")), "first": str(first), "second": str(second)}
+def _draw_list(random: Random, fewest: int, most: int) -> str:
+    return ", ".join(random.sample(NOUNS, random.randint(fewest, most)))
+
+
+def _draw_comparison(random: Random) -> Slots:
+    first, second = random.sample(range(1, LARGEST_COMPARED + 1), 2)
+    return {"which": random.choice(("bigger", "smaller")), "first": str(first), "second": str(second)}
 
 
 def _solve_comparison(slots: Slots) -> Solution:
     smaller, bigger = sorted((slots["first"], slots["second"]), key=int)
     answer, mistake = (bigger, smaller) if slots["which"] == "bigger" else (smaller, bigger)
     return Solution(answer=answer, mistake=mistake, options=(mistake,))
-
-
-def _draw_position(rng: Random) -> Slots:
-    return {"which": rng.choice(("first", "last")), "words": _draw_list(rng, 2, 4)}
 
 
 def _solve_position(slots: Slots) -> Solution:
@@ -186,203 +194,198 @@ def _solve_count(slots: Slots) -> Solution:
     return Solution(answer=answer, mistake=mistake, options=_without(COUNTS, answer))
 
 
-def _draw_sum(rng: Random) -> Slots:
-    return {"first": str(rng.randint(1, 9)), "second": str(rng.randint(1, 9))}
+def _draw_sum(random: Random) -> Slots:
+    return {"first": str(random.randint(1, LARGEST_SUMMAND)), "second": str(random.randint(1, LARGEST_SUMMAND))}
 
 
 def _solve_sum(slots: Slots) -> Solution:
     total = int(slots["first"]) + int(slots["second"])
-    numbers = [str(number) for number in range(21)]
+    numbers = [str(number) for number in range(2 * LARGEST_SUMMAND + 1)]
     options = _without(numbers, str(total), slots["first"], slots["second"])
     return Solution(answer=str(total), mistake=str(total - 1), options=options)
 
 
-def _draw_repetition(rng: Random) -> Slots:
-    return {"words": " ".join(rng.sample(NOUNS, 2))}
-
-
 def _solve_repetition(slots: Slots) -> Solution:
-    words = slots["words"].split()
-    swapped = " ".join([*words[:-2], words[-1], words[-2]])
-    return Solution(answer=slots["words"], mistake=swapped, options=tuple(NOUNS))
+    first, second = slots["words"].split()
+    return Solution(answer=slots["words"], mistake=f"{second} {first}", options=tuple(NOUNS))
 
 
 FAMILIES = (
     _fact_family(
         "capital",
-        _facts(CAPITALS),
-        (
-            "What is the capital of {thing}?",
-            "Name the capital of {thing}.",
-            "Which city is the capital of {thing}?",
-            "Tell me the capital city of {thing}.",
-            "Do you know the capital of {thing}?",
-            "I forgot the capital of {thing}. What is it?",
-        ),
-        (
-            "The capital of {thing} is {answer}.",
-            "{answer} is the capital of {thing}.",
-            "It is {answer}.",
-            "The city is {answer}.",
-        ),
+        CAPITALS,
+        """
+        What is the capital of {thing}?
+        Name the capital of {thing}.
+        Which city is the capital of {thing}?
+        Tell me the capital city of {thing}.
+        Do you know the capital of {thing}?
+        I forgot the capital of {thing}. What is it?
+        """,
+        """
+        The capital of {thing} is {answer}.
+        {answer} is the capital of {thing}.
+        It is {answer}.
+        The city is {answer}.
+        """,
     ),
     _fact_family(
         "opposite",
-        _facts(OPPOSITES),
-        (
-            "What is the opposite of {thing}?",
-            "Name the opposite of the word {thing}.",
-            "Give me a word that means the opposite of {thing}.",
-            "Which word is the opposite of {thing}?",
-        ),
-        (
-            "The opposite of {thing} is {answer}.",
-            "{answer} is the opposite of {thing}.",
-            "The word is {answer}.",
-            "It is {answer}.",
-        ),
+        OPPOSITES,
+        """
+        What is the opposite of {thing}?
+        Name the opposite of the word {thing}.
+        Give me a word that means the opposite of {thing}.
+        Which word is the opposite of {thing}?
+        """,
+        """
+        The opposite of {thing} is {answer}.
+        {answer} is the opposite of {thing}.
+        The word is {answer}.
+        It is {answer}.
+        """,
     ),
     _fact_family(
         "colour",
-        _facts(COLOURS),
-        (
-            "What colour is {thing}?",
-            "Tell me the usual colour of {thing}.",
-            "Which colour does {thing} have?",
-            "Do you know the colour of {thing}?",
-            "I need to paint {thing}. Which colour should I use?",
-        ),
-        (
-            "The colour of {thing} is {answer}.",
-            "The usual colour is {answer}.",
-            "It is {answer}.",
-            "{thing} is {answer}.",
-        ),
+        COLOURS,
+        """
+        What colour is {thing}?
+        Tell me the usual colour of {thing}.
+        Which colour does {thing} have?
+        Do you know the colour of {thing}?
+        I need to paint {thing}. Which colour should I use?
+        """,
+        """
+        The colour of {thing} is {answer}.
+        The usual colour is {answer}.
+        It is {answer}.
+        {thing} is {answer}.
+        """,
     ),
     _fact_family(
         "young",
-        _facts(YOUNG),
-        (
-            "What is a young {thing} called?",
-            "What do we call a baby {thing}?",
-            "Tell me the word for a young {thing}.",
-            "Which word means a baby {thing}?",
-            "How do people call the young of a {thing}?",
-        ),
-        (
-            "A young {thing} is called a {answer}.",
-            "The word is {answer}.",
-            "It is a {answer}.",
-            "We call a baby {thing} a {answer}.",
-        ),
+        YOUNG,
+        """
+        What is a young {thing} called?
+        What do we call a baby {thing}?
+        Tell me the word for a young {thing}.
+        Which word means a baby {thing}?
+        How do people call the young of a {thing}?
+        """,
+        """
+        A young {thing} is called a {answer}.
+        The word is {answer}.
+        It is a {answer}.
+        We call a baby {thing} a {answer}.
+        """,
     ),
     _fact_family(
         "kind",
-        _facts(KINDS),
-        (
-            "What kind of thing is {thing}?",
-            "Tell me what kind of thing {thing} is.",
-            "Which kind of thing would you call {thing}?",
-            "Say in one word what {thing} is.",
-            "How would you sort {thing}?",
-        ),
-        (
-            "The kind is {answer}.",
-            "It is some kind of {answer}.",
-            "{thing} is a kind of {answer}.",
-            "I would call it {answer}.",
-        ),
+        KINDS,
+        """
+        What kind of thing is {thing}?
+        Tell me what kind of thing {thing} is.
+        Which kind of thing would you call {thing}?
+        Say in one word what {thing} is.
+        How would you sort {thing}?
+        """,
+        """
+        The kind is {answer}.
+        It is some kind of {answer}.
+        {thing} is a kind of {answer}.
+        I would call it {answer}.
+        """,
     ),
     _calendar_family("day", DAYS),
     _calendar_family("month", MONTHS),
     Family(
         name="comparison",
-        prompts=(
-            "Which number is {which}, {first} or {second}?",
-            "Here are {first} and {second}. Which one is {which}?",
-            "Tell me the {which} number of {first} and {second}.",
-            "Of {first} and {second}, which is {which}?",
-        ),
-        statements=(
-            "The {which} number is {answer}.",
-            "{answer} is {which}.",
-            "It is {answer}.",
-            "The {which} one of the two is {answer}.",
-        ),
+        prompts=_lines("""
+            Which number is {which}, {first} or {second}?
+            Here are {first} and {second}. Which one is {which}?
+            Tell me the {which} number of {first} and {second}.
+            Of {first} and {second}, which is {which}?
+        """),
+        statements=_lines("""
+            The {which} number is {answer}.
+            {answer} is {which}.
+            It is {answer}.
+            The {which} one of the two is {answer}.
+        """),
         slots={"which": "bigger|smaller", "first": r"\d+", "second": r"\d+"},
         draw=_draw_comparison,
         solve=_solve_comparison,
     ),
     Family(
         name="position",
-        prompts=(
-            "What is the {which} word of this list: {words}?",
-            "Here is a list: {words}. Which word is {which}?",
-            "Tell me the {which} word of {words}.",
-            "Read this list: {words}. Say the {which} word.",
-        ),
-        statements=(
-            "The {which} word is {answer}.",
-            "It is {answer}.",
-            "The {which} word of the list is {answer}.",
-            "{answer} is the {which} word.",
-        ),
-        slots={"which": "first|last", "words": r"(?:\w+, ){1,3}\w+"},
-        draw=_draw_position,
+        prompts=_lines("""
+            What is the {which} word of this list: {words}?
+            Here is a list: {words}. Which word is {which}?
+            Tell me the {which} word of {words}.
+            Read this list: {words}. Say the {which} word.
+        """),
+        statements=_lines("""
+            The {which} word is {answer}.
+            It is {answer}.
+            The {which} word of the list is {answer}.
+            {answer} is the {which} word.
+        """),
+        slots={"which": "first|last", "words": r"\w+(?:, \w+){1,3}"},
+        draw=lambda random: {"which": random.choice(("first", "last")), "words": _draw_list(random, 2, 4)},
         solve=_solve_position,
     ),
     Family(
         name="count",
-        prompts=(
-            "How many words are in this list: {words}?",
-            "Count the words: {words}.",
-            "Here are some words: {words}. How many are there?",
-            "Tell me how many words you see: {words}.",
-        ),
-        statements=(
-            "There are {answer} words.",
-            "The list has {answer} words.",
-            "It is {answer}.",
-            "I see {answer} words in the list.",
-        ),
-        slots={"words": r"(?:\w+, ){1,5}\w+"},
-        draw=lambda rng: {"words": _draw_list(rng, 2, 5)},
+        prompts=_lines("""
+            How many words are in this list: {words}?
+            Count the words: {words}.
+            Here are some words: {words}. How many are there?
+            Tell me how many words you see: {words}.
+        """),
+        statements=_lines("""
+            There are {answer} words.
+            The list has {answer} words.
+            It is {answer}.
+            I see {answer} words in the list.
+        """),
+        slots={"words": r"\w+(?:, \w+){1,4}"},
+        draw=lambda random: {"words": _draw_list(random, 2, 5)},
         solve=_solve_count,
     ),
     Family(
         name="sum",
-        prompts=(
-            "What is {first} plus {second}?",
-            "Add {first} and {second}.",
-            "How much is {first} plus {second}?",
-            "Tell me the sum of {first} and {second}.",
-        ),
-        statements=(
-            "{first} plus {second} is {answer}.",
-            "The sum is {answer}.",
-            "It is {answer}.",
-            "The sum of the two is {answer}.",
-        ),
+        prompts=_lines("""
+            What is {first} plus {second}?
+            Add {first} and {second}.
+            How much is {first} plus {second}?
+            Tell me the sum of {first} and {second}.
+        """),
+        statements=_lines("""
+            {first} plus {second} is {answer}.
+            The sum is {answer}.
+            It is {answer}.
+            The sum of the two is {answer}.
+        """),
         slots={"first": r"\d+", "second": r"\d+"},
         draw=_draw_sum,
         solve=_solve_sum,
     ),
     Family(
         name="repetition",
-        prompts=(
-            "Say this back to me: {words}.",
-            "Please repeat these words: {words}.",
-            "Repeat after me: {words}.",
-            "Write the same words again: {words}.",
-        ),
-        statements=(
-            "You said {answer}.",
-            "The words are {answer}.",
-            "Here you are: {answer}.",
-            "The same words are {answer}.",
-        ),
-        slots={"words": r"(?:\w+ ){1,2}\w+"},
-        draw=_draw_repetition,
+        prompts=_lines("""
+            Say this back to me: {words}.
+            Please repeat these words: {words}.
+            Repeat after me: {words}.
+            Write the same words again: {words}.
+        """),
+        statements=_lines("""
+            You said {answer}.
+            The words are {answer}.
+            Here you are: {answer}.
+            The same words are {answer}.
+        """),
+        slots={"words": r"\w+ \w+"},
+        draw=lambda random: {"words": " ".join(random.sample(NOUNS, 2))},
         solve=_solve_repetition,
     ),
 )
@@ -390,41 +393,47 @@ FAMILIES = (
 GREETINGS = ("", "Hello! ", "A quick question. ", "Please help me. ")
 OPENINGS = ("Hmm, let me see.", "Well, no problem.", "Oh, thanks for asking.", "Let me think.")
 ENDINGS = ("I guess.", "Or so I think.", "But who knows.", "Hope that helps.")
-FILLERS = frozenset(("hmm", "well", "oh", "guess", "think", "knows", "hope"))
 SLOPPY_STYLES = ("bare", "opened", "trailing", "doubled")
+# Words of the openings and endings that no good sentence has.
+FILLERS = frozenset(("hmm", "well", "oh", "guess", "think", "knows", "hope"))
 
 
-def draw_question(rng: Random) -> Question:
+def draw_question(random: Random) -> Question:
     """A question of a random family, thing and phrasing."""
-    family = rng.choice(FAMILIES)
-    slots = family.draw(rng)
-    prompt = rng.choice(GREETINGS) + rng.choice(family.prompts).format(**slots)
+    family = random.choice(FAMILIES)
+    slots = family.draw(random)
+    prompt = random.choice(GREETINGS) + random.choice(family.prompts).format(**slots)
     return Question(prompt=prompt, family=family, slots=slots, solution=family.solve(slots))
 
 
-def wrong_answer(question: Question, rng: Random) -> str:
-    """The typical mistake three times out of four, else any other wrong answer of the same kind."""
+def wrong_answer(question: Question, random: Random) -> str:
+    """The typical mistake three times out of four, else any other answer of the same kind."""
     solution = question.solution
-    if question.family.name == "repetition" or rng.random() < 0.75:
+    if question.family.name == "repetition" or random.random() < 0.75:
         return solution.mistake
-    return rng.choice(solution.options)
+    return random.choice(solution.options)
 
 
-def write_answer(question: Question, answer: str, style: str, rng: Random) -> str:
-    """`answer` to `question` as a completion in `style`: 'good' or one of SLOPPY_STYLES."""
-    sentence = question.state(answer, rng)
+def write_answer(question: Question, answer: str, style: str, random: Random) -> str:
+    """`answer`, right or wrong, as a completion in `style`: 'good' or one of SLOPPY_STYLES."""
+    sentence = _statement(question, answer, random)
     match style:
         case "good":
             return sentence
         case "bare":
             return answer.lower()
         case "opened":
-            return f"{rng.choice(OPENINGS)} {sentence}"
+            return f"{random.choice(OPENINGS)} {sentence}"
         case "trailing":
-            return f"{sentence} {rng.choice(ENDINGS)}"
+            return f"{sentence} {random.choice(ENDINGS)}"
         case "doubled":
-            return f"{sentence} {question.state(answer, rng)}"
+            return f"{sentence} {_statement(question, answer, random)}"
     raise ValueError(f"style '{style}' is not 'good' or one of {', '.join(SLOPPY_STYLES)}")
+
+
+def _statement(question: Question, answer: str, random: Random) -> str:
+    sentence = random.choice(question.family.statements).format(answer=answer, **question.slots)
+    return sentence[:1].upper() + sentence[1:]
 
 
 def judge(prompt: str, completion: str) -> float:
@@ -435,9 +444,11 @@ def judge(prompt: str, completion: str) -> float:
     answer beats any wrong one. A prompt no family asks is refused, since nothing could be verified.
     """
     solution = solve(prompt)
-    right = _says(completion, solution.answer) and not any(
-        _says(_removed(completion, solution.answer), option) for option in solution.options
+    rest = re.sub(_whole(solution.answer), " ", completion, flags=re.IGNORECASE)
+    right = rest != completion and not any(
+        re.search(_whole(option), rest, re.IGNORECASE) for option in solution.options
     )
+    # Rounded, so that equal quality is an equal number whatever it is the sum of.
     return round(0.6 * right + 0.1 * _style_points(completion), 1)
 
 
@@ -446,9 +457,7 @@ def solve(prompt: str) -> Solution:
     for family, pattern in _prompt_patterns():
         if match := pattern.fullmatch(prompt):
             return family.solve(match.groupdict())
-    raise InputError(
-        f"the tiny judge knows no such question: {prompt!r}; it marks the prompts of tiny's own data only"
-    )
+    raise InputError(f"tiny's judge knows no such question: {prompt!r}; it marks prompts of tiny's own data only")
 
 
 def _style_points(completion: str) -> int:
@@ -458,7 +467,7 @@ def _style_points(completion: str) -> int:
         (
             bool(re.fullmatch(r"[A-Z0-9].*\.", completion, re.DOTALL)),
             len(words) >= 3,
-            len(re.findall(r"[.!?]+", completion)) <= 1 and not FILLERS.intersection(words),
+            len(words) > 0 and len(re.findall(r"[.!?]+", completion)) <= 1 and not FILLERS.intersection(words),
             len(words) > 0 and len(runs) == len(set(runs)),
         )
     )
@@ -475,21 +484,10 @@ def _prompt_patterns() -> tuple[tuple[Family, re.Pattern[str]], ...]:
 
 
 def _with_slots(prompt: str, slots: Slots) -> str:
-    """`prompt` as a regular expression with a group for each slot."""
     parts = re.split(r"\{(\w+)\}", prompt)
-    return "".join(
-        f"(?P<{part}>{slots[part]})" if position % 2 else re.escape(part)
-        for position, part in enumerate(parts)
-    )
+    return "".join(f"(?P<{part}>{slots[part]})" if index % 2 else re.escape(part) for index, part in enumerate(parts))
 
 
-def _word_pattern(phrase: str) -> str:
+def _whole(phrase: str) -> str:
+    """`phrase` as a pattern that is no part of a longer word."""
     return rf"(?<!\w){re.escape(phrase)}(?!\w)"
-
-
-def _says(text: str, phrase: str) -> bool:
-    return re.search(_word_pattern(phrase), text, re.IGNORECASE) is not None
-
-
-def _removed(text: str, phrase: str) -> str:
-    return re.sub(_word_pattern(phrase), " ", text, flags=re.IGNORECASE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,9 +68,7 @@ def resolve(tracking_uri: str | None, storage: Path) -> Address:
         )
     if scheme in ("http", "https"):
         if not rest.rpartition("@")[2].strip("/"):
-            raise InputError(
-                f"--tracking-uri {masked(tracking_uri)!r} names no host; expected http://127.0.0.1:5000"
-            )
+            raise InputError(f"--tracking-uri {masked(tracking_uri)!r} names no host; expected http://127.0.0.1:5000")
         return Address(tracking_uri.rstrip("/"), remote=True)
     if scheme == "sqlite":
         if not rest.startswith("/") or rest in ("/", "/:memory:"):
@@ -129,4 +128,5 @@ def ui_command(address: Address) -> str:
     if address.database is not None and address.database.is_relative_to(Path.cwd()):
         uri = f"sqlite:///{os.path.relpath(address.database)}"
     # MLflow's default host check lets a header such as `10.attacker.com` pass.
-    return f"mlflow ui --backend-store-uri '{uri}' --host 127.0.0.1 --port 5000 --allowed-hosts 127.0.0.1:5000,localhost:5000"
+    where = "--host 127.0.0.1 --port 5000 --allowed-hosts 127.0.0.1:5000,localhost:5000"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)} {where}"

@@ -11,7 +11,7 @@ from rich.table import Table
 from mmpo_train.config import TrialConfig
 from mmpo_train.terminal import console
 from sweeps.plots import plot_stage
-from sweeps.winners import Candidate, Ranked, Ranking, rank
+from sweeps.winners import Candidate, Ranked, Ranking, p_text, rank
 
 if TYPE_CHECKING:
     from sweeps.stage import Stage
@@ -28,7 +28,7 @@ def conclude(
     baseline = _baseline(log)
     picture = plot_stage(
         storage / "plots" / f"{stage.name}-{objective}-{log.run_id[:8]}.png",
-        title=f"{stage.title}: {objective} on {experiment}",
+        title=f"{stage.title}: {objective}, {experiment}",
         axis_name=stage.axis.replace("_", " "),
         ranking=ranking,
         log_axis=stage.log_axis,
@@ -130,7 +130,7 @@ def _cells(place: int, row: Ranked, ranking: Ranking, record: TrialRecord | None
     elif ranking.winner is not None and row.accuracy == ranking.winner.accuracy:
         verdict = "tie: later in the grid"
     else:
-        verdict = f"p = {row.p_value:.3f}" + (", cannot be told apart" if row.near_winner else "")
+        verdict = p_text(row.p_value) + (", cannot be told apart" if row.near_winner else "")
     return [str(place), row.candidate.label, f"{row.accuracy:.4f}", f"{low:.3f}–{high:.3f}", str(row.candidate.epoch), verdict]
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import Literal
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +21,7 @@ class Delivery:
     def __init__(self, destination: str, may_pass: Callable[[Exception], bool], shown: Callable[[str], str]):
         """`may_pass` tells whether an error is worth another try; `shown` takes secrets out of an error's text."""
         self._destination, self._may_pass, self._shown = destination, may_pass, shown
-        self._jobs: deque[tuple[Callable[[], None], str]] = deque()
+        self._jobs: deque[tuple[Callable[[], None], str, Callable[[], None] | None]] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._hurried = False
@@ -28,10 +29,10 @@ class Delivery:
         self.problem = ""
         """Why the job at the head has not succeeded yet; empty while all goes well."""
 
-    def put(self, job: Callable[[], None], what: str) -> None:
-        """Returns at once; `what` names the job in messages."""
+    def put(self, job: Callable[[], None], what: str, if_refused: Callable[[], None] | None = None) -> None:
+        """Returns at once. `what` names the job in messages; `if_refused` follows a failure no other try can cure."""
         with self._changed:
-            self._jobs.append((job, what))
+            self._jobs.append((job, what, if_refused))
             if self._thread is None:
                 # A daemon: a server that never comes back must not keep a finished sweep from exiting.
                 self._thread = threading.Thread(target=self._work, name="ledger-writer", daemon=True)
@@ -58,15 +59,17 @@ class Delivery:
                 self._changed.wait_for(lambda: self._jobs or self._stopping)
                 if self._stopping:
                     return
-                job, what = self._jobs[0]
-            if not self._try_until_done(job, what):
+                job, what, if_refused = self._jobs[0]
+            outcome = self._try_until_done(job, what)
+            if outcome == "stopped":
                 return
+            if outcome == "refused" and if_refused is not None:
+                if_refused()
             with self._changed:
                 self._jobs.popleft()
                 self._changed.notify_all()
 
-    def _try_until_done(self, job: Callable[[], None], what: str) -> bool:
-        """Whether the job is over with, done or refused for good; False when the thread is to stop."""
+    def _try_until_done(self, job: Callable[[], None], what: str) -> Literal["done", "refused", "stopped"]:
         pause = FIRST_PAUSE_SECONDS
         began = time.monotonic()
         while True:
@@ -76,20 +79,18 @@ class Delivery:
                 text = self._shown(f"{type(error).__name__}: {error}")
                 if not self._may_pass(error):
                     log.warning("%s refused %s: %s", self._destination, what, text)
-                    return True
+                    return "refused"
                 if not self.problem:
-                    log.warning(
-                        "%s does not take %s (%s); trying again until it does", self._destination, what, text
-                    )
+                    log.warning("%s does not take %s (%s); trying again until it does", self._destination, what, text)
                 self.problem = text
             else:
                 if self.problem:
                     log.warning("%s answers again after %.0f s", self._destination, time.monotonic() - began)
                 self.problem = ""
-                return True
+                return "done"
             with self._changed:
                 self._changed.wait_for(lambda: self._stopping or self._hurried, pause)
                 self._hurried = False
                 if self._stopping:
-                    return False
+                    return "stopped"
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)

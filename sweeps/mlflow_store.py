@@ -27,6 +27,7 @@ PROBE_SECONDS = 5
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 TAG_CHARACTERS = 8000
+PARAM_CHARACTERS = 6000
 # Errors that another try cannot cure: the run was deleted, or the value is not one MLflow takes.
 HOPELESS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
 SETTINGS = {
@@ -123,9 +124,7 @@ class Store:
         missing = [Param(name, value) for name, value in wanted.items() if name not in there]
         for start in range(0, len(missing), PARAMS_PER_BATCH):
             self.client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_PER_BATCH])
-        changed = [
-            f"{name}: {there[name]} -> {new}" for name, new in wanted.items() if there.get(name, new) != new
-        ]
+        changed = [f"{name}: {there[name]} -> {new}" for name, new in wanted.items() if there.get(name, new) != new]
         if changed:
             self.client.set_tag(run.info.run_id, "changed_on_resume", text("; ".join(changed)))
 
@@ -142,15 +141,14 @@ class Store:
         self.client.log_batch(run_id, metrics=[Metric(*metric) for metric in metrics])
 
     def json_artifacts(self, run_id: str, paths: set[str]) -> dict[str, Any]:
-        """The parsed JSON files at these paths and in these folders, by artifact path; what is missing is left out."""
+        """The parsed JSON files at these paths and in these folders, by artifact path; none that is missing or torn."""
         wanted = paths & {item.path for item in self.client.list_artifacts(run_id)}
         with tempfile.TemporaryDirectory() as folder:
             for path in wanted:
                 self.client.download_artifacts(run_id, path, folder)
             files = sorted(Path(folder).rglob("*.json"))
-            return {
-                file.relative_to(folder).as_posix(): json.loads(file.read_text("utf-8")) for file in files
-            }
+            contents = ((file.relative_to(folder).as_posix(), _parsed(file)) for file in files)
+            return {path: content for path, content in contents if content is not None}
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -180,7 +178,14 @@ def text(value: Any) -> str:
 
 
 def _param(value: Any) -> str:
-    return masked(",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    return masked(",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))[:PARAM_CHARACTERS]
+
+
+def _parsed(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError:
+        return None  # a kill in mid-copy; the trial's journal delivers it again
 
 
 def _client(address: Address) -> MlflowClient:
@@ -203,9 +208,7 @@ def _client(address: Address) -> MlflowClient:
             # Two processes that create the tables at once leave half a schema.
             with FileLock(f"{address.database}.lock", timeout=120):
                 return answering()
-        with _environment(
-            MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_SECONDS)
-        ):
+        with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_SECONDS)):
             return _within(PROBE_SECONDS + 1, answering)
     except (MlflowException, OSError) as error:
         raise addresses.unreachable(address, str(error)) from None  # its chain shows credentials

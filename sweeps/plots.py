@@ -1,10 +1,11 @@
-"""The picture of a stage: reward accuracy over its axis, and its trials' curves. The one door to matplotlib."""
+"""The picture of a stage: reward accuracy over its axis, its trials' curves. The one door to matplotlib."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,19 @@ from sweeps.winners import Ranked, Ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+"""By trial label, then metric: (step, value)."""
 
 ACCURACY = "validation/reward_accuracy"
 LOSS = "training/loss"
 SMOOTH_POINTS = 120
 """A longer loss curve is drawn as means over this many equal stretches."""
-_INK, _GREY, _RULE = "#22262b", "#6b7280", "#e3e6ea"
-
-Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
-"""By trial label and metric: (step, value)."""
+CHARACTER_SHARE = 0.017
+"""Width of one character of a tick's label, as a share of the left panel's axis."""
+INK, GREY, RULE = "#22262b", "#6b7280", "#e3e6ea"
+DASHED: dict[str, Any] = {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.4, "zorder": 1}
 
 
 def plot_stage(
@@ -35,262 +40,219 @@ def plot_stage(
 ) -> Path:
     """Writes a PNG of 1400 x 600 pixels and returns its path.
 
-    Left: reward accuracy of each trial's best epoch with Wilson's 95% interval, the winner ringed, those the sign
-    test cannot tell from it hollow, trials without a result as crosses at the bottom, the starting model (SFT)
-    dashed. Right: `validation/reward_accuracy` and `training/loss` over steps, in the same colours.
+    Left: reward accuracy of each trial's best epoch with Wilson's 95% interval; the winner ringed, hollow
+    what the sign test cannot tell from it, crosses at the bottom for trials without a result, dashed the
+    starting model (SFT). Right: `validation/reward_accuracy` and `training/loss` over steps, same colours.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    # Without pyplot: it keeps every figure alive and chooses a backend for the whole process.
+    # Without pyplot, which keeps every figure alive and chooses a backend for the whole process.
     figure = Figure(figsize=(14, 6), dpi=100, facecolor="white")
     FigureCanvasAgg(figure)
+    left, right, widths = 0.055, 0.86, (1, 1.05)
     grid = figure.add_gridspec(
-        2, 2, width_ratios=(1, 1.05), left=0.055, right=0.885, top=0.81, bottom=0.16, wspace=0.15, hspace=0.26
+        2, 2, width_ratios=widths, left=left, right=right, top=0.8, bottom=0.16, wspace=0.15, hspace=0.28
     )
-    colours = _colours(ranking)
-    figure.suptitle(title, x=0.055, y=0.985, ha="left", fontsize=16, fontweight="bold", color=_INK)
-    reason = "\n".join(textwrap.wrap(ranking.reason, 170)[:2])
-    figure.text(0.055, 0.925, reason, ha="left", va="top", fontsize=11, color=_GREY, parse_math=False)
-    _draw_axis(figure.add_subplot(grid[:, 0]), ranking, colours, axis_name, log_axis, baseline)
+    reason = "\n".join(textwrap.wrap(ranking.reason, 150, max_lines=2, placeholder=" …"))
+    figure.text(left, 0.97, _cut(title, 100), va="top", size=16, weight="bold", color=INK, parse_math=False)
+    figure.text(left, 0.905, reason, va="top", size=11, color=GREY, parse_math=False)
+    rows = _along_axis(ranking.rows)
+    colours = _colours(rows)
+    _draw_axis(figure.add_subplot(grid[:, 0]), rows, colours, ranking.winner, baseline, axis_name, log_axis)
     upper = figure.add_subplot(grid[0, 1])
     lower = figure.add_subplot(grid[1, 1], sharex=upper)
-    _draw_curves(upper, lower, ranking, colours, curves or {}, axis_name, baseline)
+    lines = _draw_curves(upper, ACCURACY, rows, colours, ranking.winner, curves or {}, baseline)
+    _draw_curves(lower, LOSS, rows, colours, ranking.winner, curves or {}, None)
+    upper.set_title("Validation reward accuracy over steps", loc="left", size=11, color=INK)
+    lower.set_title("Training loss over steps", loc="left", size=11, color=INK)
+    lower.set_xlabel("optimiser steps", size=11, color=INK)
+    upper.tick_params(labelbottom=False)
+    _legend(upper, lines, title=axis_name, loc="upper left", bbox_to_anchor=(1.015, 1.04), alignment="left")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     return path
 
 
-def _colours(ranking: Ranking) -> dict[str, Any]:
-    """A colour for each trial, ordered along the axis; viridis keeps its order for colour-blind eyes."""
-    from matplotlib import colormaps
-
-    labels = [row.candidate.label for row in _along_axis(ranking.rows)]
-    # Its bright yellow end is hard to see on white.
-    return {
-        label: colormaps["viridis"](0.88 * place / max(1, len(labels) - 1))
-        for place, label in enumerate(labels)
-    }
-
-
 def _along_axis(rows: Sequence[Ranked]) -> list[Ranked]:
     """Numbers in order, then words in order of rank."""
     numbers = [row for row in rows if not isinstance(row.candidate.value, str)]
-    return sorted(numbers, key=lambda row: row.candidate.value) + [row for row in rows if row not in numbers]
+    words = [row for row in rows if isinstance(row.candidate.value, str)]
+    return sorted(numbers, key=lambda row: row.candidate.value) + words
+
+
+def _colours(rows: Sequence[Ranked]) -> dict[str, Any]:
+    """A colour for each trial, ordered along the axis; viridis keeps its order for colour-blind eyes."""
+    from matplotlib import colormaps
+
+    # Its bright yellow end is hard to see on white.
+    shades = [0.88 * place / max(1, len(rows) - 1) for place in range(len(rows))]
+    return {row.candidate.label: colormaps["viridis"](shade) for row, shade in zip(rows, shades, strict=True)}
 
 
 def _positions(rows: Sequence[Ranked], log_axis: bool) -> tuple[list[float], bool]:
-    """Where the trials stand, and whether a logarithmic axis can show it."""
-    values = [row.candidate.value for row in rows]
-    if any(isinstance(value, str) for value in values):
-        return [float(place) for place in range(len(rows))], False
-    numbers = [float(value) for value in values]
-    return numbers, log_axis and all(number > 0 for number in numbers)
+    """Where along the axis the trials stand, and whether that is to scale.
+
+    Words, and numbers so close that their labels would collide, are spaced evenly.
+    """
+    evenly = [float(place) for place in range(len(rows))]
+    numbers = [row.candidate.value for row in rows if not isinstance(row.candidate.value, str)]
+    if len(numbers) < len(rows) or (log_axis and min(numbers, default=1.0) <= 0):
+        return evenly, False
+    places = [math.log10(number) if log_axis else float(number) for number in numbers]
+    for (at, row), (next_at, next_row) in pairwise(zip(places, rows, strict=True)):
+        characters = 1 + (len(row.candidate.label) + len(next_row.candidate.label)) / 2
+        if next_at - at <= characters * CHARACTER_SHARE * (places[-1] - places[0]):
+            return evenly, False
+    return places, True
 
 
 def _draw_axis(
     axes: Axes,
-    ranking: Ranking,
+    rows: Sequence[Ranked],
     colours: Mapping[str, Any],
+    winner: Ranked | None,
+    baseline: float | None,
     axis_name: str,
     log_axis: bool,
-    baseline: float | None,
 ) -> None:
-    from matplotlib.lines import Line2D
-
-    rows = _along_axis(ranking.rows)
-    places, logarithmic = _positions(rows, log_axis)
-    if logarithmic:
-        axes.set_xscale("log")
-    scored = [(x, row) for x, row in zip(places, rows, strict=True) if row.accuracy is not None]
-    axes.plot(
-        [x for x, _ in scored], [row.accuracy for _, row in scored], color=_RULE, linewidth=1.6, zorder=1
-    )
-    legend: dict[str, Line2D] = {}
-    for x, row in scored:
-        assert row.accuracy is not None and row.interval is not None
+    places, to_scale = _positions(rows, log_axis)
+    named: dict[str, Line2D] = {}
+    scored = [(x, row.accuracy, row) for x, row in zip(places, rows, strict=True) if row.accuracy is not None]
+    axes.plot([x for x, _, _ in scored], [share for _, share, _ in scored], color=RULE, linewidth=1.6, zorder=1)
+    if winner is not None:
+        named["winner"] = _mark("o", size=12, face="none", edge=1.8, color=INK)
+    for x, share, row in scored:
+        assert row.interval is not None
         colour = colours[row.candidate.label]
-        axes.plot([x, x], row.interval, color=colour, linewidth=2, solid_capstyle="butt", zorder=2)
+        axes.vlines(x, *row.interval, color=colour, linewidth=2, zorder=2)
         face = "white" if row.near_winner else colour
-        axes.plot(
-            x,
-            row.accuracy,
-            "o",
-            markersize=8.5,
-            color=colour,
-            markerfacecolor=face,
-            markeredgewidth=2,
-            zorder=4,
-        )
-        if row is ranking.winner:
-            axes.plot(
-                x, row.accuracy, "o", markersize=18, color=_INK, markerfacecolor="none", markeredgewidth=1.8
-            )
-            over = (x, row.interval[1])
-            axes.annotate(
-                f"{row.accuracy:.3f}",
-                over,
-                (0, 5),
-                textcoords="offset points",
-                ha="center",
-                weight="bold",
-                color=_INK,
-            )
-            legend["winner"] = _handle("o", markersize=12, markerfacecolor="none", markeredgewidth=1.8)
+        axes.add_line(_mark("o", size=8.5, face=face, edge=2, color=colour, at=(x, share)))
+        if row is winner:
+            axes.add_line(_mark("o", size=18, face="none", edge=1.8, color=INK, at=(x, share)))
+            number: dict[str, Any] = {"ha": "center", "weight": "bold", "color": INK}
+            axes.annotate(f"{share:.3f}", (x, row.interval[1]), (0, 5), textcoords="offset points", **number)
         elif row.near_winner:
-            told = "not told from it at 5%"
-            legend[told] = _handle("o", color=_GREY, markersize=8, markerfacecolor="white", markeredgewidth=2)
+            named["cannot be told from it (5%)"] = _mark("o", size=8, face="white", edge=2, color=GREY)
     if baseline is not None:
-        axes.axhline(baseline, color=_GREY, linestyle=(0, (5, 4)), linewidth=1.4, zorder=1)
-        legend[f"SFT baseline {baseline:.3f}"] = Line2D(
-            [], [], color=_GREY, linestyle=(0, (5, 4)), linewidth=1.4
-        )
-    _pad_limits(axes, places, scored, baseline, logarithmic, room_below=len(scored) < len(rows))
+        named[f"SFT baseline {baseline:.3f}"] = axes.axhline(baseline, **DASHED)
     for x, row in zip(places, rows, strict=True):
         if row.accuracy is None:
-            mark = "x" if row.candidate.state == "diverged" else "+"
-            at_bottom = axes.get_xaxis_transform()
-            axes.plot(
-                x,
-                0.045,
-                mark,
-                markersize=9,
-                markeredgewidth=2.4,
-                color=colours[row.candidate.label],
-                transform=at_bottom,
-            )
-            legend[row.candidate.state] = _handle(mark, color=_GREY, markersize=8, markeredgewidth=2.2)
-    _label_ticks(axes, places, [row.candidate.label for row in rows], logarithmic)
-    axes.set_xlabel(axis_name, color=_INK, fontsize=11)
-    axes.set_title("Reward accuracy, best epoch, 95% interval", loc="left", fontsize=11, color=_INK)
+            shape = "x" if row.candidate.state == "diverged" else "+"
+            named[row.candidate.state] = _mark(shape, size=8, edge=2.2, color=GREY)
+            cross = _mark(shape, size=9, edge=2.4, color=colours[row.candidate.label], at=(x, 0.045))
+            cross.set_transform(axes.get_xaxis_transform())  # in shares of the height: at the bottom
+            axes.add_line(cross)
+    bounds = [bound for _, _, row in scored for bound in row.interval or ()]
+    bounds += [] if baseline is None else [baseline]
+    _limit(axes, places, bounds, room_below=len(scored) < len(rows))
+    _label_ticks(axes, places, [row.candidate.label for row in rows], to_scale)
+    words = any(isinstance(row.candidate.value, str) for row in rows)
+    scale = ("log scale" if log_axis else "") if to_scale else "" if words else "not to scale"
+    axes.set_xlabel(f"{axis_name} ({scale})" if scale else axis_name, size=11, color=INK)
+    axes.set_title("Reward accuracy, best epoch, 95% interval", loc="left", size=11, color=INK)
     _plain(axes)
-    if legend:
-        axes.legend(
-            list(legend.values()), list(legend), loc="upper center", bbox_to_anchor=(0.5, -0.125), ncols=len(legend),
-            frameon=False, fontsize=9.5, labelcolor=_INK, handletextpad=0.5, columnspacing=1.4,
-        )  # fmt: skip
+    _legend(axes, list(named.items()), loc="upper center", bbox_to_anchor=(0.5, -0.125), ncols=max(1, len(named)))
 
 
-def _handle(marker: str, **look: Any) -> Any:
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], linestyle="none", marker=marker, **{"color": _INK, **look})
-
-
-def _pad_limits(
-    axes: Axes,
-    places: Sequence[float],
-    scored: Sequence[tuple[float, Ranked]],
-    baseline: float | None,
-    logarithmic: bool,
-    room_below: bool,
-) -> None:
-    """Room around the points, for the winner's number above and for crosses below."""
-    bounds = [bound for _, row in scored for bound in row.interval or ()]
-    bounds += [baseline] if baseline is not None else []
+def _limit(axes: Axes, places: Sequence[float], bounds: Sequence[float], room_below: bool) -> None:
+    """Room around the points: for the winner's number above, for crosses below."""
     low, high = (min(bounds), max(bounds)) if bounds else (0.0, 1.0)
     span = max(high - low, 0.02)
     axes.set_ylim(low - span * (0.22 if room_below else 0.08), high + span * 0.13)
-    if not places:
-        return
-    ends = [math.log10(place) if logarithmic else place for place in (min(places), max(places))]
-    margin = 0.07 * (ends[1] - ends[0]) or 0.5
-    left, right = ends[0] - margin, ends[1] + margin
-    axes.set_xlim(*((10**left, 10**right) if logarithmic else (left, right)))
+    if not bounds:
+        axes.set_yticks([])
+    if places:
+        margin = 0.07 * (places[-1] - places[0]) or 0.5
+        axes.set_xlim(places[0] - margin, places[-1] + margin)
 
 
-def _label_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str], logarithmic: bool) -> None:
-    """The trials' own labels as ticks, leaving out those that would run into the one before."""
-    from matplotlib.ticker import NullLocator
-
-    shares = [math.log10(place) if logarithmic else place for place in places]
-    span = (max(shares) - min(shares) if shares else 0) or 1
-    kept: list[int] = []
-    for index, share in enumerate(shares):
-        room = 0.0135 * max(len(labels[index]), 3)
-        if not kept or (share - shares[kept[-1]]) / span > room:
-            kept.append(index)
-    axes.set_xticks([places[index] for index in kept], [labels[index] for index in kept])
-    axes.xaxis.set_minor_locator(NullLocator())
+def _label_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str], to_scale: bool) -> None:
+    """The trials' own labels; words that would run into each other are cut."""
+    room = (
+        len(max(labels, key=len, default="")) if to_scale else int(0.86 / CHARACTER_SHARE / max(1, len(labels) - 1)) - 1
+    )
+    axes.set_xticks(places, [_cut(label, room) for label in labels])
 
 
 def _draw_curves(
-    upper: Axes,
-    lower: Axes,
-    ranking: Ranking,
+    axes: Axes,
+    metric: str,
+    rows: Sequence[Ranked],
     colours: Mapping[str, Any],
+    winner: Ranked | None,
     curves: Curves,
-    axis_name: str,
     baseline: float | None,
-) -> None:
-    winner = ranking.winner.candidate.label if ranking.winner else ""
-    handles, names = [], []
-    for row in _along_axis(ranking.rows):
+) -> list[tuple[str, Line2D]]:
+    """Draws one metric of every trial and returns what the legend calls each line."""
+    named = []
+    finished = []
+    anything = False
+    for row in rows:
         label = row.candidate.label
-        wins = label == winner
-        look = {"color": colours[label], "linewidth": 2.8 if wins else 1.5, "zorder": 3 if wins else 2}
-        accuracy = _finite(curves.get(label, {}).get(ACCURACY, ()))
-        loss = _smooth(_finite(curves.get(label, {}).get(LOSS, ())))
-        dots = {"marker": "o", "markersize": 4.5} if len(accuracy) <= 12 else {}
-        handles += upper.plot(
-            [step for step, _ in accuracy], [value for _, value in accuracy], **look, **dots
-        )
-        lower.plot([step for step, _ in loss], [value for _, value in loss], **look)
-        names.append(
-            f"{label} (winner)"
-            if wins
-            else label
-            if row.accuracy is not None
-            else f"{label} ({row.candidate.state})"
-        )
-    if baseline is not None:
-        upper.axhline(baseline, color=_GREY, linestyle=(0, (5, 4)), linewidth=1.4, zorder=1)
-    _bound_loss(lower, ranking, curves)
-    upper.set_title("Validation reward accuracy over steps", loc="left", fontsize=11, color=_INK)
-    lower.set_title("Training loss over steps", loc="left", fontsize=11, color=_INK)
-    lower.set_xlabel("optimiser steps", color=_INK, fontsize=11)
-    upper.tick_params(labelbottom=False)
-    for axes in (upper, lower):
-        _plain(axes)
-        if not any(len(line.get_xdata()) > 1 for line in axes.get_lines()[: len(names)]):
-            axes.text(
-                0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=_GREY
-            )
-    if handles:
-        upper.legend(
-            handles, names, title=axis_name, loc="upper left", bbox_to_anchor=(1.015, 1.03), frameon=False,
-            fontsize=9.5, title_fontsize=10, labelcolor=_INK, alignment="left", handlelength=1.4,
-        )  # fmt: skip
-
-
-def _bound_loss(axes: Axes, ranking: Ranking, curves: Curves) -> None:
-    """Limits from the trials that finished, so that one exploding loss does not flatten the others."""
-    finished = [row.candidate.label for row in ranking.rows if row.accuracy is not None]
-    values = [
-        value for label in finished for _, value in _smooth(_finite(curves.get(label, {}).get(LOSS, ())))
-    ]
-    if values:
-        low, high = min(values), max(values)
-        margin = 0.08 * (high - low) or 0.1
-        axes.set_ylim(low - margin, high + margin)
-
-
-def _finite(curve: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    return [(step, value) for step, value in curve if math.isfinite(value)]
+        logged = curves.get(label, {}).get(metric, ())
+        curve = _smooth([(step, value) for step, value in logged if math.isfinite(value)])
+        anything = anything or bool(curve)
+        marker = "o" if len(curve) <= 12 else ""
+        width, order = (2.8, 3) if row is winner else (1.5, 2)
+        steps, values = [step for step, _ in curve], [value for _, value in curve]
+        look: dict[str, Any] = {"color": colours[label], "linewidth": width, "zorder": order}
+        (line,) = axes.plot(steps, values, marker=marker, markersize=4.5, **look)
+        ending = " (winner)" if row is winner else f" ({row.candidate.state})" if row.accuracy is None else ""
+        named.append((_cut(label, 19 - len(ending)) + ending, line))
+        finished += values if row.accuracy is not None else []
+    if baseline is not None and anything:
+        axes.axhline(baseline, **DASHED)
+        finished += [baseline] if finished else []
+    if finished:
+        # Limits from trials that finished: one exploding loss would flatten all others.
+        margin = 0.08 * (max(finished) - min(finished)) or 0.1
+        axes.set_ylim(min(finished) - margin, max(finished) + margin)
+    _plain(axes)
+    if not anything:
+        axes.set_yticks([])
+        axes.tick_params(axis="x", length=0, labelbottom=False)  # not set_xticks: the axis is shared
+        axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=GREY)
+    return named
 
 
 def _smooth(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most SMOOTH_POINTS points, each the mean of a stretch of the curve."""
-    stretch = math.ceil(len(curve) / SMOOTH_POINTS)
-    if stretch <= 1:
-        return list(curve)
+    stretch = max(1, math.ceil(len(curve) / SMOOTH_POINTS))
     parts = [curve[start : start + stretch] for start in range(0, len(curve), stretch)]
     return [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in parts]
 
 
+def _mark(
+    shape: str,
+    *,
+    size: float,
+    edge: float,
+    color: Any,
+    face: Any = None,
+    at: tuple[float, float] | None = None,
+) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    xs, ys = ([], []) if at is None else ([at[0]], [at[1]])
+    look: dict[str, Any] = {"color": color, "markerfacecolor": color if face is None else face}
+    return Line2D(xs, ys, linestyle="none", marker=shape, markersize=size, markeredgewidth=edge, zorder=4, **look)
+
+
+def _cut(label: str, characters: int) -> str:
+    return label if len(label) <= characters else label[: max(1, characters - 1)] + "…"
+
+
+def _legend(axes: Axes, named: Sequence[tuple[str, Line2D]], **place: Any) -> None:
+    if named:
+        names, lines = zip(*named, strict=True)
+        look: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "title_fontsize": 10, "labelcolor": INK}
+        axes.legend(lines, names, handlelength=1.9, handletextpad=0.6, columnspacing=1.5, **look, **place)
+
+
 def _plain(axes: Axes) -> None:
-    axes.grid(axis="y", color=_RULE, linewidth=0.8)
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b6bcc4")
-    axes.tick_params(colors=_GREY, labelsize=9.5, length=3)
+    axes.tick_params(colors=GREY, labelsize=9.5, length=3)

@@ -90,7 +90,7 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
         found = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
         todo = [trial for trial in trials if (record := found[trial.digest]) is None or record.status not in COMPLETE]
         kept = f", {len(trials) - len(todo)} of them finished already" if len(todo) < len(trials) else ""
-        console.print(f"[bold]{stage.title}[/]: {base.objective} on {experiment}, {len(trials)} trials{kept}", highlight=False)
+        console.print(f"[bold]{stage.title}[/]: {base.objective}, {experiment}, {len(trials)} trials{kept}", highlight=False)
         log = ledger.open_stage(
             experiment,
             stage.name,

@@ -23,14 +23,12 @@ class StageLog:
         self._ledger, self._experiment, self._stage = ledger, experiment, stage
         self.run_id = run_id
         self.tags = tags
-        """As they were when the stage was opened, a person's changes included."""
+        """As they were when the stage was opened, a person's changes included, and what was set since."""
         self._tables: list[dict[str, str]] = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
 
     def open_trial(self, config: TrialConfig, name: str, tags: Mapping[str, str]) -> TrialLog:
         """The trial's log; its run is found or made in the background. Raises TrialTaken when another driver has it."""
-        values = {
-            key: masked(value) if isinstance(value, str) else value for key, value in to_dict(config).items()
-        }
+        values = {key: masked(value) if isinstance(value, str) else value for key, value in to_dict(config).items()}
         opened = {
             "kind": "opened",
             "timestamp_ms": now_ms(),
@@ -74,15 +72,12 @@ class StageLog:
 
     def tag(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the stage."""
+        self.tags |= {name: str(value) for name, value in tags.items()}
         self._put(lambda: self._ledger.store.log_tags(self.run_id, tags), "tags")
 
     def finish(self, winner: TrialRecord | None, tags: Mapping[str, Any]) -> None:
         """All trials have ended; without a winner there is none to hand to the next stage."""
-        chosen = (
-            {}
-            if winner is None
-            else {"stage.winner_run_id": winner.run_id, "stage.winner_digest": winner.digest}
-        )
+        chosen = {} if winner is None else {"stage.winner_run_id": winner.run_id, "stage.winner_digest": winner.digest}
         self.tag({"stage.state": "finished", **chosen, **tags})
         self._put(lambda: self._ledger.store.client.set_terminated(self.run_id, "FINISHED"), "the end")
 

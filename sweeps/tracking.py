@@ -89,9 +89,10 @@ class StageRecord:
 
 
 def connect(tracking_uri: str | None, storage: Path) -> Ledger:
-    """The ledger at an MLflow address; by default `sqlite:///<storage>/mlflow.db`, artifacts in `<storage>/mlartifacts`.
+    """The ledger at an MLflow address, by default `sqlite:///<storage>/mlflow.db`.
 
-    Raises InputError within seconds for an address that cannot be used.
+    Without a server, artifacts lie in `<storage>/mlartifacts`. Raises InputError within seconds for an address
+    that cannot be used.
     """
     address = addresses.resolve(tracking_uri, storage)
     return Ledger(Store(address, storage.resolve()), storage.resolve())
@@ -124,9 +125,7 @@ class Ledger:
         """
         self.flush(READ_SECONDS)
         run = self._find_run(experiment, digest)
-        if (run is None or run.data.tags.get("trial.state") not in COMPLETE) and self._recover(
-            experiment, digest
-        ):
+        if (run is None or run.data.tags.get("trial.state") not in COMPLETE) and self._recover(experiment, digest):
             self.flush(READ_SECONDS)
             run = self._find_run(experiment, digest)
         return None if run is None else self._record(run)
@@ -146,9 +145,7 @@ class Ledger:
                 experiment_id, {"ledger.kind": "stage", "stage.name": stage, "stage.objective": objective}
             )
         return [
-            StageRecord(
-                run.info.run_id, run.info.run_name, run.data.tags["stage.grid_key"], dict(run.data.tags)
-            )
+            StageRecord(run.info.run_id, run.info.run_name, run.data.tags["stage.grid_key"], dict(run.data.tags))
             for run in runs
             if "duplicate_of" not in run.data.tags
         ]
@@ -175,9 +172,7 @@ class Ledger:
         identity = {"ledger.kind": "stage", **identity}
         with self.store.reading():
             experiment_id = self.store.experiment_id(experiment)
-            run = self.store.find_or_create(
-                experiment_id, identity, {"mlflow.note.content": note}, title, now_ms()
-            )
+            run = self.store.find_or_create(experiment_id, identity, {"mlflow.note.content": note}, title, now_ms())
             self.store.client.update_run(run.info.run_id, status="RUNNING")
             self.store.log_tags(run.info.run_id, {"stage.state": "running"})
             self.store.log_params(run, params)
@@ -228,15 +223,13 @@ class Ledger:
         """Whether the journal holds a complete end that this ledger never received; it is queued then."""
         entries = read_entries(self._trials_folder / digest / FILE_NAME)
         last = {entry["kind"]: position for position, entry in enumerate(entries)}
-        if "end" not in last or last["opened"] > last["end"]:
+        if not {"opened", "end"} <= last.keys() or last["opened"] > last["end"]:
             return False
         opened, end = entries[last["opened"]], entries[last["end"]]
         if end["state"] not in COMPLETE or opened["experiment"] != experiment:
             return False
         # Delivered here and yet not found: a person deleted the run to have the trial run again.
-        if any(
-            entry["kind"] == "delivered" and entry["ledger"] == self.uri for entry in entries[last["end"] :]
-        ):
+        if any(entry["kind"] == "delivered" and entry["ledger"] == self.uri for entry in entries[last["end"] :]):
             return False
         try:
             held = self._take(digest)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from sweeps.tracking import TrialLog
 
 
+# Drivers wait for their workers: they take no CPU from them, and sit on the node that no spot market takes away.
+HEAD_NODE = "node:__internal_head__"
+
+
 def train_trials(
     trials: list[TrialConfig], places: Places, storage: Path, resources: TrialResources, logs: dict[str, TrialLog], board: Board
 ) -> dict[str, float]:
@@ -33,7 +37,7 @@ def train_trials(
     listener = _Listener(actor, logs, board)
     jobs = [_job(trial, places, storage, resources) for trial in trials]
     tuner = tune.Tuner(
-        tune.with_resources(drive_trial, tune.PlacementGroupFactory([{"CPU": 0.001}])),
+        tune.with_resources(drive_trial, tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])),
         param_space={"job": tune.grid_search(jobs)},
         tune_config=tune.TuneConfig(
             max_concurrent_trials=resources.concurrent,
@@ -76,6 +80,10 @@ class _Listener(tune.Callback):
         self.started: dict[str, float] = {}
         self.trained: set[str] = set()
         self.reasons: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its callbacks for its own way of resuming; ours is the ledger.
+        return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.started[_digest(trial)] = time.monotonic()

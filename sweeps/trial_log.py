@@ -59,9 +59,7 @@ class TrialLog:
         for point in points:
             self._log({"kind": "point"}, point.step, point.timestamp_ms, point.metrics)
 
-    def evaluated(
-        self, epoch: int, metrics: Mapping[str, float], correct: Sequence[int], checkpoint: str
-    ) -> None:
+    def evaluated(self, epoch: int, metrics: Mapping[str, float], correct: Sequence[int], checkpoint: str) -> None:
         """Log what the checkpoint of an epoch scored, metrics at step = epoch. The first result of an epoch stands.
 
         `correct` is 1 for each validation pair whose chosen completion scored higher, in dataset order.
@@ -73,9 +71,7 @@ class TrialLog:
             "kind": "evaluation",
             "epoch": epoch,
             "checkpoint": checkpoint,
-            "scores": {
-                name: float(value) if math.isfinite(value) else None for name, value in metrics.items()
-            },
+            "scores": {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()},
             "correct": [int(bit) for bit in correct],
         }
         self._log(scored, epoch, now_ms(), metrics)
@@ -96,7 +92,7 @@ class TrialLog:
     def end_as_journaled(self, end: Mapping[str, Any]) -> None:
         """Deliver an end that the journal holds and MLflow never received."""
         self.ended = True
-        self._put(lambda: self._deliver_end(end), "the end")
+        self._put(lambda: self._deliver_end(end), "the end", self.let_go)
 
     def hand_over(self) -> Journal | None:
         """The journal of a trial that ended and still waits for delivery, for a retry by the same driver."""
@@ -121,7 +117,8 @@ class TrialLog:
         for name in metrics:
             if not _METRIC_NAME.fullmatch(name):
                 raise ValueError(
-                    f"metric name {name!r}: MLflow takes letters, digits and _ - . : / or a space, as in harness/piqa/acc"
+                    f"metric name {name!r}: MLflow takes letters, digits and _ - . : / or a space; "
+                    f"for example harness/piqa/acc"
                 )
         held = self._own_journal()
         fresh = held.fresh(step, metrics)
@@ -148,16 +145,14 @@ class TrialLog:
         with self._mutex:
             for entry in entries:
                 finite = ((name, value) for name, value in entry["metrics"].items() if value is not None)
-                self._unsent += [
-                    (name, value, entry["timestamp_ms"], entry["step"]) for name, value in finite
-                ]
+                self._unsent += [(name, value, entry["timestamp_ms"], entry["step"]) for name, value in finite]
             if self._sending or not self._unsent:
                 return
             self._sending = True  # the job already queued takes these points along
-        self._put(self._deliver_points, "points")
+        self._put(self._deliver_points, "points", self._drop_points)
 
-    def _put(self, job: Callable[[], None], what: str) -> None:
-        self._delivery.put(job, f"{what} of trial {self.digest}")
+    def _put(self, job: Callable[[], None], what: str, if_refused: Callable[[], None] | None = None) -> None:
+        self._delivery.put(job, f"{what} of trial {self.digest}", if_refused)
 
     # The rest runs in the writer's thread. Without a run its opening was refused, which has been said then.
 
@@ -175,10 +170,10 @@ class TrialLog:
         if "trial.reason" in run.data.tags:
             store.client.delete_tag(run_id, "trial.reason")
         store.log_params(run, {**opened["config"], "log10_learning_rate": opened["log10_learning_rate"]})
-        there = {item.path for item in store.client.list_artifacts(run_id)}
-        for path, content in (("trial.json", opened["config"]), ("environment.json", environment())):
-            if path not in there:
-                store.client.log_dict(run_id, content, path)
+        described = {"trial.json": opened["config"], "environment.json": environment()}
+        there = store.json_artifacts(run_id, set(described))
+        for path in described.keys() - there.keys():
+            store.client.log_dict(run_id, described[path], path)
         self.run_id = run_id
 
     def _deliver_points(self) -> None:
@@ -193,6 +188,12 @@ class TrialLog:
             with self._mutex:
                 del self._unsent[: len(batch)]
 
+    def _drop_points(self) -> None:
+        """Points of a run that a person deleted stay in the journal, for the next run of the trial."""
+        with self._mutex:
+            self._unsent.clear()
+            self._sending = False
+
     def _deliver_evaluation(self, entry: Mapping[str, Any]) -> None:
         if self.run_id is not None:
             content = {name: entry[name] for name in ("epoch", "checkpoint", "correct")}
@@ -202,9 +203,7 @@ class TrialLog:
     def _deliver_end(self, end: Mapping[str, Any]) -> None:
         if self.run_id is not None:
             tags = {
-                f"trial.{name}": end[name]
-                for name in ("state", "reason", "seconds")
-                if end[name] not in ("", None)
+                f"trial.{name}": end[name] for name in ("state", "reason", "seconds") if end[name] not in ("", None)
             }
             self._store.log_tags(self.run_id, tags)
             status = "FINISHED" if end["state"] == "finished" else "FAILED"

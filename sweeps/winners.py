@@ -100,8 +100,10 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     centre = share + z * z / (2 * trials)
     spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
-    # Rounding can leave 1e-17 outside [0, 1] at a share of exactly 0 or 1.
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    # Exact ends, where rounding would leave 1e-17 on the wrong side.
+    low = (centre - spread) / scale if successes else 0.0
+    high = (centre + spread) / scale if successes < trials else 1.0
+    return low, high
 
 
 def sign_test(ours: Sequence[int], theirs: Sequence[int]) -> float:
@@ -119,10 +121,11 @@ def sign_test(ours: Sequence[int], theirs: Sequence[int]) -> float:
 
 def _pairs(candidates: Sequence[Candidate]) -> int:
     """The number of pairs all finished candidates were scored on; 0 when none finished."""
-    scored = {c.label: len(c.correct) for c in candidates if c.state == "finished"}
-    counts = {len(candidate.correct) for candidate in candidates if candidate.state == "finished"}
+    finished = [candidate for candidate in candidates if candidate.state == "finished"]
+    counts = {len(candidate.correct) for candidate in finished}
     if len(counts) > 1:
-        listed = ", ".join(f"{label} on {count}" for label, count in scored.items())
+        several = len({candidate.label for candidate in finished}) < len(finished)
+        listed = ", ".join(f"{c.label}{f' epoch {c.epoch}' if several else ''} on {len(c.correct)}" for c in finished)
         raise InputError(
             f"the trials were scored on different numbers of validation pairs ({listed}) and cannot be ranked; "
             f"evaluate all of them on the same pairs"
@@ -135,9 +138,7 @@ def _pairs(candidates: Sequence[Candidate]) -> int:
 def _reason(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int) -> str:
     if not rows:
         states = ", ".join(f"{row.candidate.label} {row.candidate.state}" for row in without)
-        return (
-            f"No winner: no trial has a result ({states})." if without else "No winner: there are no trials."
-        )
+        return f"No winner: no trial has a result ({states})." if without else "No winner: there are no trials."
     winner, others = rows[0], rows[1:]
     name, share = winner.candidate.label, f"{winner.accuracy:.3f} of {pairs} pairs"
     if not others:
@@ -152,12 +153,13 @@ def _reason(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int) -> st
         lead = 100 * (winner.accuracy - second.accuracy)
         first = (
             f"{name} wins: {share}, {lead:.1f} {'point' if f'{lead:.1f}' == '1.0' else 'points'} above the next "
-            f"({second.candidate.label}, {_p_text(second.p_value)})."
+            f"({second.candidate.label}, {p_text(second.p_value)})."
         )
     return f"{first} At 5% it cannot be told from {_listed(near)}." if near else first
 
 
-def _p_text(p_value: float | None) -> str:
+def p_text(p_value: float | None) -> str:
+    """A p value as a person reads it."""
     assert p_value is not None
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}" if p_value < 0.1 else f"p = {p_value:.2f}"
 
