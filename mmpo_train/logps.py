@@ -39,9 +39,14 @@ class Pass(NamedTuple):
 class CompletionLogps(nn.Module):
     """A causal language model as a function from a pass to the log-probabilities of its completions."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, one_projection: bool = False) -> None:
+        """`one_projection` calls the projection once a pass, however many positions there are.
+
+        ZeRO-3 needs it: its workers must call the same modules equally often.
+        """
         super().__init__()
         self.model = model
+        self.positions_per_chunk = None if one_projection else _POSITIONS_PER_CHUNK
 
     def forward(self, one: Pass) -> Tensor:
         """Summed log-probability of each sequence's completion tokens, shape (R,), fp32, in nats.
@@ -51,12 +56,9 @@ class CompletionLogps(nn.Module):
         bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         hidden = bare.base_model(input_ids=one.input_ids, use_cache=False).last_hidden_state
         scored = hidden[one.rows, one.positions]
-        chunks = [
-            self._chunk(bare, states, targets)
-            for states, targets in zip(
-                scored.split(_POSITIONS_PER_CHUNK), one.targets.split(_POSITIONS_PER_CHUNK), strict=True
-            )
-        ]
+        size = self.positions_per_chunk or len(scored)
+        pieces = zip(scored.split(size), one.targets.split(size), strict=True)
+        chunks = [self._chunk(bare, states, targets) for states, targets in pieces]
         sums = torch.zeros(one.input_ids.shape[0], dtype=torch.float32, device=scored.device)
         return sums.index_add(0, one.rows, torch.cat(chunks))
 

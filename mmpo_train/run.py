@@ -32,7 +32,7 @@ def run_trial(
     """
     folder = places.trial(config)
     model, tokenizer = load_model(places.model, config=config), load_tokenizer(places.model)
-    engine = make_engine(CompletionLogps(model), config)
+    engine = make_engine(CompletionLogps(model, one_projection=config.zero_stage == 3), config)
     if engine.worker == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_trial(folder, config)

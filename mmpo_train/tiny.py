@@ -219,16 +219,22 @@ def build(folder: Path, progress: Callable[[str, float], None] | None = None) ->
     demonstrations = instruction_examples()
     tokenizer = train_tokenizer(demonstrations)
     say("tokenizer", 1.0)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RECIPE.seed)
-        model = new_model(tokenizer)
+    conversations = tokenize_demonstrations(tokenizer, demonstrations)
     config = SFTConfig(
         learning_rate=RECIPE.sft_learning_rate,
         conversations_per_step=RECIPE.sft_conversations_per_step,
         seed=RECIPE.seed,
     )
-    conversations = tokenize_demonstrations(tokenizer, demonstrations)
-    instruction_tune(model, conversations, config, lambda share, loss: say("instruction tuning", share))
+    threads = torch.get_num_threads()
+    # More threads gain little on matrices this small, and cost several times the time where others use the cores.
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(RECIPE.seed)
+            model = new_model(tokenizer)
+        instruction_tune(model, conversations, config, lambda share, loss: say("instruction tuning", share))
+    finally:
+        torch.set_num_threads(threads)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

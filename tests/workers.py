@@ -31,19 +31,23 @@ def train_jobs(jobs: list[dict[str, Any]], workers: int, engine: str = "deepspee
     request.write_text(json.dumps({"jobs": jobs, "engine": engine, "answer": str(answer)}))
     answer.unlink(missing_ok=True)
     common = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
+    logs = [folder / f"worker-{rank}.log" for rank in range(workers)]
     processes = [
         subprocess.Popen(
             [sys.executable, "-m", "tests.workers", str(request)],
             env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
             cwd=REPOSITORY,
-            stdout=subprocess.PIPE,
+            stdout=logs[rank].open("w"),
             stderr=subprocess.STDOUT,
-            text=True,
         )
         for rank in range(workers)
     ]
-    outputs = [process.communicate(timeout=280)[0] for process in processes]
-    assert all(process.returncode == 0 for process in processes), "\n".join(outputs)[-5000:]
+    try:
+        codes = [process.wait(timeout=280) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0] * workers, "\n".join(log.read_text() for log in logs)[-5000:]
     return json.loads(answer.read_text())
 
 
