@@ -7,7 +7,6 @@ from typing import Any
 import ray
 
 
-@ray.remote
 class RewardAccuracyActor:
     """Holds the validation pairs and a model; scores one checkpoint folder after the other."""
 
@@ -27,5 +26,5 @@ class RewardAccuracyActor:
 
 def start_reward_accuracy(tokens_folder: str, reference_folder: str, gpus: float = 0.0) -> Any:
     """A handle to a fresh actor. It asks for no CPU, so that it never takes a trainer's place."""
-    options = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 3, "max_task_retries": 3}
-    return RewardAccuracyActor.options(**options).remote(tokens_folder, reference_folder)
+    options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 3, "max_task_retries": 3}
+    return ray.remote(**options)(RewardAccuracyActor).remote(tokens_folder, reference_folder)

@@ -41,7 +41,11 @@ def group_rewards(
 
 
 def plan_passes(
-    pairs: Sequence[int] | np.ndarray, table_lengths: np.ndarray, completions: int, tokens_per_pass: int, workers: int = 1
+    pairs: Sequence[int] | np.ndarray,
+    table_lengths: np.ndarray,
+    completions: int,
+    tokens_per_pass: int,
+    workers: int = 1,
 ) -> list[np.ndarray]:
     """The pairs of one step in passes of at most `tokens_per_pass` padded tokens, a multiple of `workers` of them.
 

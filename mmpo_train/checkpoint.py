@@ -1,8 +1,8 @@
 """A trial's folder: a self-describing checkpoint for each epoch, and what a resume needs.
 
-    trials/<digest>/trial.json
-    trials/<digest>/checkpoints/epoch-0001/    weights (or adapter), tokenizer, trial.json: opens with from_pretrained
-    trials/<digest>/resume/epoch-0001/         optimiser states; only the newest is kept
+trials/<digest>/trial.json
+trials/<digest>/checkpoints/epoch-0001/    weights (or adapter), tokenizer, trial.json: opens with from_pretrained
+trials/<digest>/resume/epoch-0001/         optimiser states; only the newest is kept
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def resumable_epoch(trial_folder: Path, workers: int, zero_stage: int) -> int:
 
 
 def load_epoch(trial_folder: Path, epoch: int, engine: Engine) -> list[Point]:
-    """Put the engine where it was at the end of an epoch that `resumable_epoch` named; returns the points until then."""
+    """Put the engine where it was at the end of a resumable epoch. Returns the points until then."""
     folder = trial_folder / "resume" / f"epoch-{epoch:04d}"
     engine.load_state(folder)
     return [Point(*point) for point in json.loads((folder / POINTS).read_text())]

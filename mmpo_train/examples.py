@@ -91,7 +91,7 @@ def _append(text: Text, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, sty
         if token is not None and token not in specials:
             run.append(token)
             continue
-        text.append(tokenizer.decode(run), style=style)
+        text.append(str(tokenizer.decode(run)), style=style)
         run = []
         if token is not None:
-            text.append(tokenizer.decode([token]), style=f"{style} reverse")
+            text.append(str(tokenizer.decode([token])), style=f"{style} reverse")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,7 @@ class CompletionLogps(nn.Module):
 
         The vocabulary projection is computed for scored positions only, in chunks, and again in the backward pass.
         """
-        bare = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        bare: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore[operator]
         hidden = bare.base_model(input_ids=one.input_ids, use_cache=False).last_hidden_state
         scored = hidden[one.rows, one.positions]
         size = self.positions_per_chunk or len(scored)

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -78,7 +77,10 @@ def train(
             metrics |= {"train/learning_rate": learning_rate} | ({} if norm is None else {"train/gradient_norm": norm})
             # Every worker must report the same numbers, so speed is taken from the workers' mean time.
             seconds = float(engine.sum(np.array([seconds]))[0]) / engine.workers
-            metrics |= {"train/pairs_per_second": len(pairs) / seconds, "train/tokens_per_second": sums["tokens"] / seconds}
+            metrics |= {
+                "train/pairs_per_second": len(pairs) / seconds,
+                "train/tokens_per_second": sums["tokens"] / seconds,
+            }
             epoch_ends = number == epoch * steps_per_epoch
             if epoch_ends or number % config.validate_every_steps == 0:
                 metrics |= _validation(config, validation_pairs, engine)
@@ -90,7 +92,12 @@ _TOTALS = ("loss", "reward_accuracy", "reward_margin", "rejected_weight", "satur
 
 
 def _run_pass(
-    engine: Engine, objective: Objective, scored: ScoredTable, rewards: np.ndarray, some: np.ndarray, step_pairs: np.ndarray
+    engine: Engine,
+    objective: Objective,
+    scored: ScoredTable,
+    rewards: np.ndarray,
+    some: np.ndarray,
+    step_pairs: np.ndarray,
 ) -> np.ndarray:
     """Forward and backward of some of a step's pairs; returns sums over them, in the order of `_TOTALS`."""
     shown = some if len(some) else step_pairs[:1]  # an empty pass keeps this worker in step with the others
@@ -98,7 +105,9 @@ def _run_pass(
     one = collate(scored.table, shown)
     logps = engine.logps(one).reshape(len(shown), -1)
     tokens = np.array([[len(ids) for ids in scored.table.completions[pair]] for pair in shown])
-    constants = (torch.from_numpy(values).to(logps.device) for values in (scored.ref_logps[shown], rewards[shown], tokens))
+    constants = (
+        torch.from_numpy(values).to(logps.device) for values in (scored.ref_logps[shown], rewards[shown], tokens)
+    )
     losses, scores = objective.loss(Batch(logps, *constants))
     engine.backward(weight * losses.sum() / len(step_pairs))
     margins = (scores[:, 0] - scores[:, 1]).double().cpu().numpy()

@@ -44,7 +44,10 @@ def validate(
     won = (scores[:, 0] > scores[:, 1]).numpy()
     margins = (scores[:, 0] - scores[:, 1]).numpy()
     ratios = policy_logps - ref_logps
-    longer, shorter = (completion_tokens[:, 0] > completion_tokens[:, 1]), (completion_tokens[:, 0] < completion_tokens[:, 1])
+    longer, shorter = (
+        (completion_tokens[:, 0] > completion_tokens[:, 1]),
+        (completion_tokens[:, 0] < completion_tokens[:, 1]),
+    )
     metrics = {
         "loss": float(losses.mean()),
         "reward_accuracy": float(won.mean()),

@@ -45,8 +45,8 @@ def local_folder(model: str) -> Path:
         raise InputError(f"{model!r} is neither a folder, nor a hub id (owner/name), nor 'tiny'") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         raise InputError(
-            f"model {model!r} could not be had from the hub ({_first_line(error)}); check the name and the network, log in "
-            "with `hf auth login` if it is gated, or give a local folder that holds it"
+            f"model {model!r} could not be had from the hub ({_first_line(error)}); check the name and the network, "
+            "log in with `hf auth login` if it is gated, or give a local folder that holds it"
         ) from error
 
 
@@ -59,11 +59,15 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise InputError(f"model folder {folder} has no config.json; give a folder written by save_pretrained")
     known = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
     if not any((folder / name).is_file() for name in known):
-        raise InputError(f"model folder {folder} has no tokenizer; save it there with tokenizer.save_pretrained({folder.name!r})")
+        raise InputError(
+            f"model folder {folder} has no tokenizer; save it there with tokenizer.save_pretrained({folder.name!r})"
+        )
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (ValueError, OSError, KeyError, TypeError) as error:
-        raise InputError(f"the tokenizer in {folder} could not be read ({_first_line(error)}); save it again") from error
+        raise InputError(
+            f"the tokenizer in {folder} could not be read ({_first_line(error)}); save it again"
+        ) from error
     if not tokenizer.chat_template:
         raise InputError(
             f"the tokenizer in {folder} has no chat template, so conversations cannot be rendered; put one into "
@@ -85,7 +89,9 @@ def load_model(folder: Path, *, seed: int = 0, config: TrialConfig | None = None
 
     quieten()
     if not any(folder.glob("*.safetensors")):
-        raise InputError(f"model folder {folder} has no *.safetensors; pickled weights are not read: convert them first")
+        raise InputError(
+            f"model folder {folder} has no *.safetensors; pickled weights are not read: convert them first"
+        )
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
     except (ValueError, OSError, KeyError) as error:
@@ -116,7 +122,9 @@ def _with_lora(model: PreTrainedModel, config: TrialConfig) -> Any:
     try:
         return get_peft_model(model, adapter)
     except ValueError as error:
-        raise InputError(f"lora_targets {', '.join(config.lora_targets)} do not fit this model: {_first_line(error)}") from error
+        raise InputError(
+            f"lora_targets {', '.join(config.lora_targets)} do not fit this model: {_first_line(error)}"
+        ) from error
 
 
 def save_model(

@@ -67,16 +67,10 @@ def _read_json(path: str, label: str) -> Iterator[Row]:
             f"{label} is broken JSON at line {error.lineno}, column {error.colno}: {error.msg}; {remedy}"
         ) from None
     if not isinstance(rows, list):
-        lists = (
-            [f"'{key}'" for key, value in rows.items() if isinstance(value, list)]
-            if isinstance(rows, dict)
-            else []
-        )
+        lists = [f"'{key}'" for key, value in rows.items() if isinstance(value, list)] if isinstance(rows, dict) else []
         remedy = f"; save the list under {' or '.join(lists)} by itself" if lists else ""
         found = "an object" if isinstance(rows, dict) else f"{json.dumps(rows)[:40]}"
-        raise InputError(
-            f"{label} should hold a list of objects, [{{...}}, {{...}}], but holds {found}{remedy}"
-        )
+        raise InputError(f"{label} should hold a list of objects, [{{...}}, {{...}}], but holds {found}{remedy}")
     for number, row in enumerate(rows, 1):
         yield Row(number, f"row {number}", row)
 
@@ -103,9 +97,7 @@ def _read_csv(path: str, label: str) -> Iterator[Row]:
         header = [name.strip() for name in next(reader, [])]
         twice = {name for name in header if header.count(name) > 1}
         if twice:
-            raise InputError(
-                f"{label} names the column {' and '.join(sorted(twice))} twice: rename or remove one"
-            )
+            raise InputError(f"{label} names the column {' and '.join(sorted(twice))} twice: rename or remove one")
         for cells in reader:
             if not cells:
                 continue
@@ -124,9 +116,7 @@ def _read_csv(path: str, label: str) -> Iterator[Row]:
                 )
             yield Row(number, place, value)
     except csv.Error as error:
-        raise InputError(
-            f"{label} is broken CSV near line {reader.line_num}: {error}; mend the quotes there"
-        ) from None
+        raise InputError(f"{label} is broken CSV near line {reader.line_num}: {error}; mend the quotes there") from None
 
 
 def _read_parquet(path: str, label: str) -> Iterator[Row]:
@@ -141,9 +131,7 @@ def _read_parquet(path: str, label: str) -> Iterator[Row]:
                 number += 1
                 yield Row(number, f"row {number}", value)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{label} is no readable parquet file ({in_brief(error)}): copy or write it again"
-        ) from None
+        raise InputError(f"{label} is no readable parquet file ({in_brief(error)}): copy or write it again") from None
 
 
 READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
@@ -165,9 +153,7 @@ def _bytes(path: str, label: str) -> bytes:
         else:
             data = Path(path).read_bytes()
     except Exception as error:  # every kind of store raises its own
-        raise InputError(
-            f"{label} cannot be read ({in_brief(error)}); copy it here and give its path"
-        ) from error
+        raise InputError(f"{label} cannot be read ({in_brief(error)}); copy it here and give its path") from error
     if not data or data.isspace():
         raise InputError(f"{label} is empty: expected rows with a prompt, a chosen and a rejected completion")
     return data

@@ -128,9 +128,7 @@ def _ranked_row(row: dict[str, Any]) -> tuple[Turns, tuple[str, ...]]:
     for number, completion in enumerate(completions, 1):
         _check_completion(f"the answer in place {number}", completion)
     if len(completions) < 2:
-        raise RowProblem(
-            "nothing ranked below the chosen", f"all {len(ranking)} answers tie at rank {best:g}"
-        )
+        raise RowProblem("nothing ranked below the chosen", f"all {len(ranking)} answers tie at rank {best:g}")
     return prompt, completions
 
 
@@ -150,9 +148,7 @@ def _rankings(row: dict[str, Any]) -> list[tuple[float, str]]:
             raise RowProblem("wrong type", f"{len(texts)} completions but {len(ranks)} ranks")
     for place, rank in enumerate(ranks, 1):
         if isinstance(rank, bool) or not isinstance(rank, (int, float)) or not math.isfinite(rank):
-            raise RowProblem(
-                "wrong type", f"rank {place} should be a number (1 is best), found {_shown(rank)}"
-            )
+            raise RowProblem("wrong type", f"rank {place} should be a number (1 is best), found {_shown(rank)}")
     return [(rank, _text(f"answer {place}", text)) for place, (rank, text) in enumerate(zip(ranks, texts), 1)]
 
 
@@ -193,9 +189,7 @@ def _conversation(row: dict[str, Any], name: str, *, whole: bool) -> tuple[Turns
     if not turns:
         raise RowProblem("empty completion", f"{name} holds no message")
     if turns[-1].role != "assistant":
-        raise RowProblem(
-            "completion is not an assistant turn", f"{name} ends with a turn of the {turns[-1].role}"
-        )
+        raise RowProblem("completion is not an assistant turn", f"{name} ends with a turn of the {turns[-1].role}")
     return turns[:-1], turns[-1].content
 
 
@@ -216,9 +210,7 @@ def _join(row: dict[str, Any], given: Turns | None, head: Turns) -> Turns:
             repeated = any(text == turn.content.strip() for turn in head)
             repeated = repeated or (len(head) > 1 and all(turn.content.strip() in text for turn in head))
         if not repeated:
-            detail = "the prompt column is not among the turns before the completion: " + _first_difference(
-                given, head
-            )
+            detail = "the prompt column is not among the turns before the completion: " + _first_difference(given, head)
             raise RowProblem("prompts of chosen and rejected differ", detail)
         turns = head if head[0].role == "system" or given[0].role != "system" else (given[0], *head)
     system = _text("system", row.get("system") or "")
@@ -257,17 +249,13 @@ def _messages(name: str, value: object) -> Turns:
         content = item.get("value") if item.get("content") is None else item["content"]
         if not isinstance(role, str):
             have = ", ".join(map(str, item)) or "nothing"
-            raise RowProblem(
-                "wrong type", f"{where} should have role and content (or from and value), has {have}"
-            )
+            raise RowProblem("wrong type", f"{where} should have role and content (or from and value), has {have}")
         found.append((where, role, content))
     # Roles first: a call of a tool has no text either, and is unusable rather than malformed.
     for where, role, _ in found:
         if role.lower() not in ROLES:
             raise RowProblem("unknown role", f"{where} has the role '{role}'; known: {', '.join(ROLES)}")
-    turns = [
-        Message(ROLES[role.lower()], _text(f"the text of {where}", content)) for where, role, content in found
-    ]
+    turns = [Message(ROLES[role.lower()], _text(f"the text of {where}", content)) for where, role, content in found]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
 
 
@@ -306,11 +294,7 @@ def _list(name: str, value: object) -> list[Any]:
 
 def _missing_columns(row: dict[str, Any], names: Sequence[str]) -> RowProblem:
     """Names what is missing, what is there, and columns whose names come near."""
-    others = {
-        column.strip().lower(): column
-        for column in row
-        if column not in (*PROMPT_COLUMNS, "chosen", "rejected")
-    }
+    others = {column.strip().lower(): column for column in row if column not in (*PROMPT_COLUMNS, "chosen", "rejected")}
     wanted = []
     for name in names:
         near = difflib.get_close_matches(name, others, n=1) or [column for column in others if name in column]
@@ -323,9 +307,7 @@ def _missing_columns(row: dict[str, Any], names: Sequence[str]) -> RowProblem:
 def _first_difference(one: Turns, other: Turns) -> str:
     for place, (left, right) in enumerate(zip(one, other), 1):
         if left != right:
-            return (
-                f"turn {place} is {left.role} {_shown(left.content)} and {right.role} {_shown(right.content)}"
-            )
+            return f"turn {place} is {left.role} {_shown(left.content)} and {right.role} {_shown(right.content)}"
     return f"{len(one)} and {len(other)} turns"
 
 

@@ -56,8 +56,7 @@ def split_address(given: str) -> tuple[str, str | None, str | None]:
     pieces = given.split(":")
     tails = range(min(3, len(pieces)))
     cuts = [
-        (os.path.expanduser(":".join(pieces[: len(pieces) - tail])), pieces[len(pieces) - tail :])
-        for tail in tails
+        (os.path.expanduser(":".join(pieces[: len(pieces) - tail])), pieces[len(pieces) - tail :]) for tail in tails
     ]
     if not pieces[0].strip():
         raise InputError(
@@ -68,14 +67,10 @@ def split_address(given: str) -> tuple[str, str | None, str | None]:
             if address and matches(address):
                 return _named(address, splits)
     if "://" in given:
-        raise InputError(
-            f"{given}: over a network only single files can be read, ending in {', '.join(READERS)}"
-        )
+        raise InputError(f"{given}: over a network only single files can be read, ending in {', '.join(READERS)}")
     address, splits = cuts[-1]
     if ":" in address:
-        raise InputError(
-            f"'{given}' has too many colons: expected PATH|HUB-ID[:TRAIN_SPLIT[:VALIDATION_SPLIT]]"
-        )
+        raise InputError(f"'{given}' has too many colons: expected PATH|HUB-ID[:TRAIN_SPLIT[:VALIDATION_SPLIT]]")
     return _named(address, splits)
 
 
@@ -122,9 +117,7 @@ def _folder_splits(folder: str) -> dict[str, tuple[Part, ...]]:
         files = datasets.load_dataset_builder(path).config.data_files or {}
         if all(has_reader(file) for held in files.values() for file in held):
             return {
-                str(split): tuple(
-                    file_part(file, os.path.join(folder, os.path.relpath(file, path))) for file in held
-                )
+                str(split): tuple(file_part(file, os.path.join(folder, os.path.relpath(file, path))) for file in held)
                 for split, held in files.items()
             }
         return _dataset_splits(folder, datasets.load_dataset(path))
@@ -152,9 +145,7 @@ def _hub_splits(hub_id: str) -> dict[str, tuple[Part, ...]]:
         huggingface_hub.HfApi().dataset_info(hub_id, timeout=HUB_TIMEOUT_SECONDS)
     except huggingface_hub.errors.GatedRepoError:
         page = f"https://huggingface.co/datasets/{hub_id}"
-        raise InputError(
-            f"{hub_id} asks for permission: request it at {page}, then run `hf auth login`"
-        ) from None
+        raise InputError(f"{hub_id} asks for permission: request it at {page}, then run `hf auth login`") from None
     except huggingface_hub.errors.RepositoryNotFoundError:
         raise InputError(
             f"{hub_id} is neither a file or folder here{_near_names(hub_id)} nor a dataset on the hub "
@@ -171,9 +162,7 @@ def _hub_splits(hub_id: str) -> dict[str, tuple[Part, ...]]:
                 f"{hub_id} is no file or folder here{_near_names(hub_id)}, the hub cannot be reached "
                 f"({unreachable}) and the cache holds no copy: {remedy}"
             ) from None
-        raise InputError(
-            f"{hub_id} could not be loaded from the hub ({in_brief(error)}); {remedy}"
-        ) from error
+        raise InputError(f"{hub_id} could not be loaded from the hub ({in_brief(error)}); {remedy}") from error
 
 
 @contextlib.contextmanager

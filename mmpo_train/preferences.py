@@ -68,16 +68,12 @@ class Audit:
         lines = []
         for part in self.parts:
             count = part.rows - part.kept
-            lines.append(
-                f"{part.source} ({part.split}): {part.kept} of {part.rows} rows kept, {count} dropped"
-            )
+            lines.append(f"{part.source} ({part.split}): {part.kept} of {part.rows} rows kept, {count} dropped")
             for reason, rows in part.dropped.items():
                 lines.append(f"  dropped {len(rows)}: {reason} ({_listed('row', rows)})")
         sizes = ", ".join(f"{count} of {k}" for k, count in sorted(self.completions_per_prompt.items()))
         held_out = f" ({self.held_out} held out by prompt)" if self.held_out else ""
-        lines.append(
-            f"train {self.train}, validation {self.validation}{held_out}; completions per prompt: {sizes}"
-        )
+        lines.append(f"train {self.train}, validation {self.validation}{held_out}; completions per prompt: {sizes}")
         if self.shared_prompts:
             lines.append(f"warning: {self.shared_prompts} validation prompts also in train")
         return lines
@@ -144,9 +140,7 @@ def load_preferences(
         )
     audit.train, audit.validation = len(train), len(validation)
     audit.shared_prompts = len({e.prompt for e in train} & {e.prompt for e in validation})
-    audit.completions_per_prompt = dict(
-        sorted(Counter(len(e.completions) for e in train + validation).items())
-    )
+    audit.completions_per_prompt = dict(sorted(Counter(len(e.completions) for e in train + validation).items()))
     return PreferenceData(tuple(train), tuple(validation), _fingerprint(train, validation), audit)
 
 
@@ -159,9 +153,7 @@ def as_pairs(example: PreferenceExample, seed: int) -> PreferenceExample:
     return replace(example, completions=(chosen, drawn))
 
 
-def _check_options(
-    sources: Sequence[str], strict: bool, drop_bad_rows: bool, validation_share: float
-) -> None:
+def _check_options(sources: Sequence[str], strict: bool, drop_bad_rows: bool, validation_share: float) -> None:
     problems = []
     if not sources:
         problems.append("no source of preferences given: expected a file, a folder or a hub id")
@@ -199,28 +191,21 @@ def _read_splits(
                     problems.append((part, place, problem))
             rows_of_split += counts.rows
         rows_read += rows_of_split
-        refused += [
-            found for found in problems if strict or _must_mend(found[2], source.from_hub, drop_bad_rows)
-        ]
+        refused += [found for found in problems if strict or _must_mend(found[2], source.from_hub, drop_bad_rows)]
         if not rows_of_split:
             raise InputError(f"{_name(source, split)} holds no rows: {EXPECTED}")
         if not examples[split] and not refused:
             raise InputError(
-                f"{_name(source, split)}: none of {rows_of_split} rows can be used\n"
-                f"{_report(problems)}\n{EXPECTED}"
+                f"{_name(source, split)}: none of {rows_of_split} rows can be used\n{_report(problems)}\n{EXPECTED}"
             )
     if refused:
         if strict:
             remedy = "mend these rows, or leave out --strict"
         elif source.from_hub:
-            remedy = (
-                f"{EXPECTED}; pass --drop-bad-rows to leave these rows out, or train on a mended local copy"
-            )
+            remedy = f"{EXPECTED}; pass --drop-bad-rows to leave these rows out, or train on a mended local copy"
         else:
             remedy = f"{EXPECTED}; mend these rows, or pass --drop-bad-rows to leave them out"
-        raise InputError(
-            f"{source.address}: {len(refused)} of {rows_read} rows refused\n{_report(refused)}\n{remedy}"
-        )
+        raise InputError(f"{source.address}: {len(refused)} of {rows_read} rows refused\n{_report(refused)}\n{remedy}")
     return examples
 
 
@@ -276,9 +261,7 @@ def _name(source: Source, split: str) -> str:
 def _report(problems: Sequence[tuple[Part, str, RowProblem]]) -> str:
     """The reasons counted, the first rows in full, the number of the rest."""
     reasons = Counter(problem.reason for _, _, problem in problems)
-    lines = [
-        f"  {count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: _order(item[0]))
-    ]
+    lines = [f"  {count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: _order(item[0]))]
     lines += [f"  {part.label}, {place}: {problem.detail}" for part, place, problem in problems[:LISTED_ROWS]]
     if len(problems) > LISTED_ROWS:
         lines.append(f"  and {len(problems) - LISTED_ROWS} more")

@@ -53,7 +53,10 @@ class Places:
 def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> Inputs:
     """Find the model and read the data. Raises InputError for whatever is wrong with either."""
     if config.model == "tiny":
-        model_folder, model_fingerprint = storage / "models" / f"tiny-{tiny.fingerprint()}", f"tiny-{tiny.fingerprint()}"
+        model_folder, model_fingerprint = (
+            storage / "models" / f"tiny-{tiny.fingerprint()}",
+            f"tiny-{tiny.fingerprint()}",
+        )
     else:
         model_folder = local_folder(config.model)
         load_tokenizer(model_folder)

@@ -25,7 +25,9 @@ MapShards = Callable[[Callable[..., list[list[float]]], Sequence[tuple]], Iterab
 def reference_key(weights_sha256: str, tokens_folder: Path, precision: str) -> str:
     """Name of the store for these weights, these tokens and this precision."""
     manifest = (tokens_folder / "manifest.json").read_bytes()
-    return hashlib.sha256(b"\n".join([b"reference-1", weights_sha256.encode(), manifest, precision.encode()])).hexdigest()[:16]
+    return hashlib.sha256(
+        b"\n".join([b"reference-1", weights_sha256.encode(), manifest, precision.encode()])
+    ).hexdigest()[:16]
 
 
 def read_reference(folder: Path, split: str) -> np.ndarray:
@@ -57,12 +59,23 @@ def ensure_reference(
         pass  # absent or damaged: both mean that it has to be built
     counts = {split: len(read_table(tokens_folder, split)) for split in SPLITS}
     work = [
-        (str(model_folder), str(tokens_folder), precision, tokens_per_pass, split, start, min(count, start + pairs_per_shard))
+        (
+            str(model_folder),
+            str(tokens_folder),
+            precision,
+            tokens_per_pass,
+            split,
+            start,
+            min(count, start + pairs_per_shard),
+        )
         for split, count in counts.items()
         for start in range(0, count, pairs_per_shard)
     ]
     scored = list(map_shards(score_shard, work))
-    columns = {split: [row for shard, part in zip(work, scored, strict=True) if shard[4] == split for row in part] for split in counts}
+    columns = {
+        split: [row for shard, part in zip(work, scored, strict=True) if shard[4] == split for row in part]
+        for split in counts
+    }
     write_folder(folder, lambda staging: _write(staging, columns))
     return True
 
@@ -97,4 +110,3 @@ def _write(staging: Path, columns: dict[str, list[list[float]]]) -> None:
         names = ["chosen", *(f"rejected_{index}" for index in range(1, values.shape[1]))]
         table = pa.table({name: values[:, index] for index, name in enumerate(names)})
         pq.write_table(table, staging / f"{split}.parquet")
-

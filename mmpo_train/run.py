@@ -18,7 +18,6 @@ from mmpo_train.prepare import Places
 from mmpo_train.reference import read_reference
 from mmpo_train.tokens import read_table
 
-
 # Sending is collective and may wait for its receiver, so points travel in bundles.
 _SECONDS_BETWEEN_SENDS = 1.0
 
@@ -44,7 +43,10 @@ def run_trial(
         outbox.history = load_epoch(folder, finished, engine)
         # Sent once more: a driver that was killed may not have got them. It drops what it has.
         for epoch in range(1, finished + 1):
-            send(outbox.history if engine.worker == 0 and epoch == 1 else [], Finished(epoch, str(checkpoint_folder(folder, epoch))))
+            send(
+                outbox.history if engine.worker == 0 and epoch == 1 else [],
+                Finished(epoch, str(checkpoint_folder(folder, epoch))),
+            )
 
     def publish(epoch: int, step: int) -> None:
         outbox.flush(None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mmpo_train.preferences import Message, PreferenceExample
 
 # Llama 3.x templates print today's date unless told one: the same conversation must give the same tokens tomorrow.
-_TEMPLATE_ARGUMENTS = {"date_string": "26 Jul 2024"}
+_TEMPLATE_ARGUMENTS: dict[str, Any] = {"date_string": "26 Jul 2024"}
 
 
 class Unusable(Exception):
@@ -106,7 +106,7 @@ def _with_one_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[in
     """The ids up to the turn's closing special token; EOS is appended where the template closes with none."""
     specials = set(tokenizer.all_special_ids)
     end = len(ids)
-    while end and ids[end - 1] not in specials and not tokenizer.decode([ids[end - 1]]).strip():
+    while end and ids[end - 1] not in specials and not str(tokenizer.decode([ids[end - 1]])).strip():
         end -= 1  # what a template prints after the closing token, such as a line break
     if end and ids[end - 1] in specials:
         while end > 1 and ids[end - 2] == ids[end - 1]:

@@ -89,16 +89,18 @@ def training_bar(config: TrialConfig) -> Iterator[Send]:
             nonlocal accuracy
             if points:
                 last = points[-1]
-                accuracy = next(
-                    (p.metrics[_ACCURACY] for p in reversed(points) if _ACCURACY in p.metrics), accuracy
-                )
+                accuracy = next((p.metrics[_ACCURACY] for p in reversed(points) if _ACCURACY in p.metrics), accuracy)
                 total = round(last.step / last.metrics["train/epoch"] * config.epochs)
-                numbers = f"loss {last.metrics['train/loss']:.4g} · {last.metrics['train/pairs_per_second']:.0f} pairs/s"
+                numbers = (
+                    f"loss {last.metrics['train/loss']:.4g} · {last.metrics['train/pairs_per_second']:.0f} pairs/s"
+                )
                 if accuracy is not None:
                     numbers += f" · reward accuracy {accuracy:.3f}"
                 progress.update(task, completed=last.step, total=total, numbers=numbers)
             if finished:
-                progress.console.print(f"epoch {finished.epoch}: reward accuracy {accuracy:.4f} · {finished.checkpoint}")
+                progress.console.print(
+                    f"epoch {finished.epoch}: reward accuracy {accuracy:.4f} · {finished.checkpoint}"
+                )
 
         yield send
 

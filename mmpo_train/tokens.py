@@ -136,6 +136,8 @@ def read_counts(folder: Path) -> dict[str, CutCount] | None:
     return {name: CutCount(**count) for name, count in json.loads((folder / "counts.json").read_text()).items()}
 
 
-def tables_key(data_fingerprint: str, model_fingerprint: str, max_prompt_tokens: int, max_completion_tokens: int) -> str:
+def tables_key(
+    data_fingerprint: str, model_fingerprint: str, max_prompt_tokens: int, max_completion_tokens: int
+) -> str:
     """Name of the folder for this data under this tokenizer, template and truncation."""
     return digest_of(["tokens-1", data_fingerprint, model_fingerprint, max_prompt_tokens, max_completion_tokens])

@@ -42,7 +42,9 @@ class Row:
             self.loss = point.metrics["train/loss"]
             self.pairs_per_second = point.metrics["train/pairs_per_second"]
             self.reward_accuracy = point.metrics.get(_ACCURACY, self.reward_accuracy)
-            self.seconds_per_epoch = point.metrics["train/step_seconds"] * point.step / max(point.metrics["train/epoch"], 1e-9)
+            self.seconds_per_epoch = (
+                point.metrics["train/step_seconds"] * point.step / max(point.metrics["train/epoch"], 1e-9)
+            )
 
     @property
     def seconds_left(self) -> float | None:

@@ -20,10 +20,17 @@ if TYPE_CHECKING:
 
 
 def conclude(
-    stage: Stage, experiment: str, records: dict[str, TrialRecord], trials: list[TrialConfig], log: StageLog, storage: Path
+    stage: Stage,
+    experiment: str,
+    records: dict[str, TrialRecord],
+    trials: list[TrialConfig],
+    log: StageLog,
+    storage: Path,
 ) -> Ranking:
     """Rank the trials, draw them, record the winner as tags, print it all. Returns the ranking."""
-    ranking = rank([candidate for trial in trials for candidate in _candidates(stage, trial, records.get(trial.digest))])
+    ranking = rank(
+        [candidate for trial in trials for candidate in _candidates(stage, trial, records.get(trial.digest))]
+    )
     objective = trials[0].objective
     baseline = _baseline(log)
     picture = plot_stage(
@@ -131,7 +138,14 @@ def _cells(place: int, row: Ranked, ranking: Ranking, record: TrialRecord | None
         verdict = "tie: later in the grid"
     else:
         verdict = p_text(row.p_value) + (", cannot be told apart" if row.near_winner else "")
-    return [str(place), row.candidate.label, f"{row.accuracy:.4f}", f"{low:.3f}–{high:.3f}", str(row.candidate.epoch), verdict]
+    return [
+        str(place),
+        row.candidate.label,
+        f"{row.accuracy:.4f}",
+        f"{low:.3f}–{high:.3f}",
+        str(row.candidate.epoch),
+        verdict,
+    ]
 
 
 def _columns(stage: Stage, ranking: Ranking, records: dict[str, TrialRecord]) -> dict[str, list[Any]]:

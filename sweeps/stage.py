@@ -90,7 +90,9 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
         found = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
         todo = [trial for trial in trials if (record := found[trial.digest]) is None or record.status not in COMPLETE]
         kept = f", {len(trials) - len(todo)} of them finished already" if len(todo) < len(trials) else ""
-        console.print(f"[bold]{stage.title}[/]: {base.objective}, {experiment}, {len(trials)} trials{kept}", highlight=False)
+        console.print(
+            f"[bold]{stage.title}[/]: {base.objective}, {experiment}, {len(trials)} trials{kept}", highlight=False
+        )
         log = ledger.open_stage(
             experiment,
             stage.name,
@@ -123,7 +125,9 @@ def stage_config(stage: Stage, options: SweepOptions, precision: str) -> TrialCo
     """The config that the stage's trials share. What the user sets goes before the stage's own settings."""
     assigned = parse_assignments(options.set)
     if stage.axis in assigned:
-        raise InputError(f"--set {stage.axis}=… is what {stage.name} varies; give its values with --{stage.axis.replace('_', '-')}s")
+        raise InputError(
+            f"--set {stage.axis}=… is what {stage.name} varies; give its values with --{stage.axis.replace('_', '-')}s"
+        )
     settings = {name: value for name, value in stage.settings.items() if name not in assigned}
     base = replace(base_config(options), settings)
     return replace(base, {"precision": precision}) if base.precision == "auto" else base
@@ -146,7 +150,9 @@ def _train(
         places, counts = materialise(inputs, map_shards, say)
     audit = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
     console.print("\n".join(audit), style="dim", highlight=False, soft_wrap=True)
-    log.log_json("audit", {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}})
+    log.log_json(
+        "audit", {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}}
+    )
     if show_examples:
         log.log_table("examples", print_examples(inputs, show_examples))
     logs = {trial.digest: log.open_trial(trial, f"{stage.short_axis}={label_of(stage, trial)}", {}) for trial in todo}
@@ -181,8 +187,8 @@ def _check_disk(inputs: Inputs, trials: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
-            f"{inputs.storage} has {free / 1e6:,.0f} MB free, this stage writes up to {needed / 1e6:,.0f} MB; free some "
-            "space, or give another folder with --storage"
+            f"{inputs.storage} has {free / 1e6:,.0f} MB free, this stage writes up to {needed / 1e6:,.0f} MB; "
+            "free some space, or give another folder with --storage"
         )
 
 

@@ -1,6 +1,6 @@
 """Stage 1 of Appendix B.1: the most effective learning rate, from six, in up to two epochs each.
 
-    python sweeps/stage1_lr.py --objective mmpo --model tiny
+python sweeps/stage1_lr.py --objective mmpo --model tiny
 """
 
 from __future__ import annotations

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.errors import InputError
+from mmpo_train.events import Point
 from sweeps import addresses
 from sweeps.addresses import masked
 from sweeps.delivery import Delivery
 from sweeps.journal import FILE_NAME, Journal, TrialTaken, read_entries
 from sweeps.mlflow_store import Store
 from sweeps.stage_log import StageLog
-from sweeps.trial_log import Point, TrialLog, now_ms
+from sweeps.trial_log import TrialLog, now_ms
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -26,7 +26,12 @@ HEAD_NODE = "node:__internal_head__"
 
 
 def train_trials(
-    trials: list[TrialConfig], places: Places, storage: Path, resources: TrialResources, logs: dict[str, TrialLog], board: Board
+    trials: list[TrialConfig],
+    places: Places,
+    storage: Path,
+    resources: TrialResources,
+    logs: dict[str, TrialLog],
+    board: Board,
 ) -> dict[str, float]:
     """Train and judge every trial; returns, when the last checkpoint has been judged, the starting model's metrics.
 

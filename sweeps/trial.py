@@ -35,7 +35,7 @@ def drive_trial(space: dict[str, Any]) -> None:
             name=job["digest"],
             storage_path=job["ray_storage"],
             failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[TuneReportCallback()],
+            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
         ),
     ).fit()
 
@@ -72,7 +72,8 @@ def failure_reason(error: BaseException | None) -> str:
     """One line that says what went wrong in a worker, without the layers it came through."""
     while True:
         failures = getattr(error, "worker_failures", None)
-        inner = next(iter(failures.values())) if failures else getattr(error, "cause", None) or getattr(error, "_base_exc", None)
+        wrapped = getattr(error, "cause", None) or getattr(error, "_base_exc", None)
+        inner = next(iter(failures.values())) if failures else wrapped
         if inner is None or inner is error:
             break
         error = inner

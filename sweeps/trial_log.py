@@ -13,8 +13,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from mmpo_train.events import Point
 from sweeps.addresses import masked
 from sweeps.delivery import Delivery
 from sweeps.journal import Journal
@@ -24,14 +25,6 @@ PACKAGES = (
     "torch", "ray", "deepspeed", "transformers", "peft", "datasets", "bitsandbytes", "mlflow", "lm-eval", "numpy",
 )  # fmt: skip
 _METRIC_NAME = re.compile(r"[/\w.\-: ]{1,250}")
-
-
-class Point(NamedTuple):
-    """Metrics of one step. The timestamp is kept: replayed with the same one, a metric is not doubled."""
-
-    step: int
-    timestamp_ms: int
-    metrics: Mapping[str, float]
 
 
 class TrialLog:
