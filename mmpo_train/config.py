@@ -189,8 +189,10 @@ def _convert(value: Any, kind: Any) -> Any:
         text = str(value).lower()
         return words[text] if text in words else _refuse(value)
     if kind is int:
+        if isinstance(value, int):
+            return value if not isinstance(value, bool) else _refuse(value)
         number = float(value)
-        return int(number) if number == int(number) and not isinstance(value, bool) else _refuse(value)
+        return int(number) if number == int(number) else _refuse(value)
     if kind is float:
         return float(value) if not isinstance(value, bool) else _refuse(value)
     return value if isinstance(value, str) else _refuse(value)
@@ -231,6 +233,8 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         yield f"lora_rank must be 0 (train everything) or more, got {config.lora_rank}"
     if config.lora_rank and not config.lora_targets:
         yield "lora_targets must name at least one projection when lora_rank is above 0"
+    if not 0 <= config.seed < 2**32:
+        yield f"seed must be at least 0 and below 2**32, got {config.seed}"
     if config.zero_stage not in (0, 1, 2, 3):
         yield f"zero_stage must be 0, 1, 2 or 3, got {config.zero_stage}"
     if not config.model:

@@ -32,9 +32,9 @@ class DeepSpeedEngine:
     def __init__(self, module: CompletionLogps, config: TrialConfig) -> None:
         if not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-        os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "error")
         import deepspeed
+
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
         self.worker, self.workers = dist.get_rank(), dist.get_world_size()

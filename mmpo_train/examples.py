@@ -9,7 +9,7 @@ import numpy as np
 from rich.text import Text
 
 from mmpo_train.preferences import as_pairs
-from mmpo_train.templates import EncodedExample, Unusable, encode
+from mmpo_train.templates import EncodedExample, Unusable, encode, special_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,7 +86,7 @@ def as_columns(
 
 def _append(text: Text, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, style: str) -> None:
     """The ids' text; runs of ordinary tokens are decoded together, since one character may span several tokens."""
-    specials, run = set(tokenizer.all_special_ids), list[int]()
+    specials, run = special_ids(tokenizer), list[int]()
     for token in [*ids.tolist(), None]:
         if token is not None and token not in specials:
             run.append(token)

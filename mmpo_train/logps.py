@@ -53,6 +53,8 @@ class CompletionLogps(nn.Module):
 
         The vocabulary projection is computed for scored positions only, in chunks, and again in the backward pass.
         """
+        # Dropout and gradient checkpointing belong to training steps: a validation between two of them has neither.
+        self.train(torch.is_grad_enabled())
         bare: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore[operator]
         hidden = bare.base_model(input_ids=one.input_ids, use_cache=False).last_hidden_state
         scored = hidden[one.rows, one.positions]

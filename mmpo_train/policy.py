@@ -85,6 +85,7 @@ def load_model(folder: Path, *, seed: int = 0, config: TrialConfig | None = None
     safetensors weights or the architecture is unknown.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     quieten()
@@ -93,18 +94,41 @@ def load_model(folder: Path, *, seed: int = 0, config: TrialConfig | None = None
             f"model folder {folder} has no *.safetensors; pickled weights are not read: convert them first"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False)
-    except (ValueError, OSError, KeyError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, KeyError, SafetensorError) as error:
         raise InputError(f"the model in {folder} could not be loaded ({_first_line(error)})") from error
-    for name in ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop"):
-        if getattr(model.config, name, 0):
-            setattr(model.config, name, 0.0)
+    # Transformers fills these with random numbers and goes on.
+    unfilled = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if unfilled:
+        raise InputError(
+            f"the weights in {folder} do not fit its config.json: {len(unfilled)} tensors are missing or of another "
+            f"shape ({', '.join(unfilled[:3])}); copy the whole folder again"
+        )
+    _remove_dropout(model)
     if config is not None and config.lora_rank:
         model = _with_lora(model, config)
     if config is not None and config.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.enable_input_require_grads()
     return model
+
+
+def _remove_dropout(model: PreTrainedModel) -> None:
+    """Set every dropout of the model to 0, in its modules: they have read the configuration already."""
+    from torch.nn import Dropout
+
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+        if isinstance(module, Dropout):
+            module.p = 0.0
 
 
 def _with_lora(model: PreTrainedModel, config: TrialConfig) -> Any:
@@ -172,7 +196,11 @@ def fingerprint(folder: Path, cache: Path) -> str:
 
 
 def quieten() -> None:
-    """No progress bars or advice from transformers: the program has its own."""
+    """No progress bars or advice from transformers and what it imports: the program has its own."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, announces what it found
     from transformers.utils import logging
 
     logging.set_verbosity_error()

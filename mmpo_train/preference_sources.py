@@ -1,6 +1,6 @@
 """Where preference rows come from: files, folders and hub datasets -> splits of rows.
 
-A source is `PATH|HUB-ID[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. This is the project's one door to `datasets`.
+A source is `PATH|HUB-ID[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`, or `tiny`. This is the project's one door to `datasets`.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from mmpo_train import tiny
 from mmpo_train.errors import InputError
 from mmpo_train.preference_files import READERS, Part, Row, file_part, has_reader, in_brief
 
@@ -37,8 +38,10 @@ def open_source(given: str) -> Source:
     """The splits behind a source string, chosen but not yet read (a hub dataset is downloaded)."""
     address, train, validation = split_address(given)
     from_hub = False
-    if os.path.isfile(address) or "://" in address:
-        splits: dict[str, tuple[Part, ...]] = {"train": (file_part(address, address),)}
+    if address == "tiny":
+        splits: dict[str, tuple[Part, ...]] = _tiny_splits()
+    elif os.path.isfile(address) or "://" in address:
+        splits = {"train": (file_part(address, address),)}
     elif os.path.isdir(address):
         splits = _folder_splits(address)
     else:
@@ -103,6 +106,16 @@ def choose_splits(
             f"name two, or leave out the second to hold out part of the first ({have})"
         )
     return train, validation
+
+
+def _tiny_splits() -> dict[str, tuple[Part, ...]]:
+    """The embedded default, which the project makes itself (a folder of that name is `./tiny`)."""
+
+    def rows(split: str) -> Iterator[Row]:
+        for number, row in enumerate(tiny.preference_examples(split), 1):
+            yield Row(number, f"row {number}", row)
+
+    return {split: (Part("tiny", partial(rows, split)),) for split in ("train", "validation")}
 
 
 def _folder_splits(folder: str) -> dict[str, tuple[Part, ...]]:

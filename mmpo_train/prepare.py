@@ -16,7 +16,7 @@ from mmpo_train import tiny
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.errors import InputError
 from mmpo_train.manifest import is_whole, write_folder
-from mmpo_train.policy import fingerprint, load_tokenizer, local_folder
+from mmpo_train.policy import fingerprint, load_tokenizer, local_folder, quieten
 from mmpo_train.preferences import PreferenceData, as_pairs, load_preferences
 from mmpo_train.reference import MapShards, ensure_reference, reference_key
 from mmpo_train.tokens import CutCount, read_counts, tables_key, tokenise, write_tables
@@ -61,12 +61,7 @@ def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_b
         model_folder = local_folder(config.model)
         load_tokenizer(model_folder)
         model_fingerprint = fingerprint(model_folder, storage / "fingerprints.json")
-    data = load_preferences(
-        [_tiny_data(storage) if source == "tiny" else source for source in config.dataset],
-        strict=strict,
-        drop_bad_rows=drop_bad_rows,
-        seed=config.seed,
-    )
+    data = load_preferences(config.dataset, strict=strict, drop_bad_rows=drop_bad_rows, seed=config.seed)
     if len(data.train) < config.pairs_per_step:
         raise InputError(
             f"{', '.join(config.dataset)} leaves {len(data.train)} training pairs, fewer than one step's "
@@ -105,17 +100,10 @@ def build_starting_model(inputs: Inputs, say: Say) -> None:
     """Make `tiny` where it is asked for and not there yet."""
     folder = inputs.model_folder
     if inputs.config.model == "tiny":
+        quieten()
         with _lock(folder):
             if not is_whole(folder):
                 write_folder(folder, lambda staging: tiny.build(staging, say))
-
-
-def _tiny_data(storage: Path) -> str:
-    folder = storage / "data" / f"tiny-{tiny.fingerprint()}"
-    with _lock(folder):
-        if not is_whole(folder):
-            write_folder(folder, tiny.write_data)
-    return str(folder)
 
 
 def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:

@@ -42,5 +42,8 @@ def model_forward(module: CompletionLogps, device: torch.device, precision: str)
 
     bf16 means bf16 weights, as in DeepSpeed's engine, so that log-ratios of an untrained policy are 0.
     """
-    module = module.to(device, torch.bfloat16 if precision == "bf16" else torch.float32).eval()
+    module = module.to(device)
+    for parameter in module.parameters():
+        # Not the buffers, nor does DeepSpeed: rotary frequencies rounded to bf16 are other positions.
+        parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     return lambda one: module(one.to(device))

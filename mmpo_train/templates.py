@@ -102,9 +102,15 @@ def _completion_ids(
     return _with_one_end(tokenizer, ids)
 
 
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids of all special tokens, those without a role too: Llama 3's `<|eot_id|>` where EOS is `<|end_of_text|>`."""
+    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return added | set(tokenizer.all_special_ids)
+
+
 def _with_one_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
     """The ids up to the turn's closing special token; EOS is appended where the template closes with none."""
-    specials = set(tokenizer.all_special_ids)
+    specials = special_ids(tokenizer)
     end = len(ids)
     while end and ids[end - 1] not in specials and not str(tokenizer.decode([ids[end - 1]])).strip():
         end -= 1  # what a template prints after the closing token, such as a line break

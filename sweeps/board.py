@@ -30,8 +30,6 @@ class Row:
     reward_accuracy: float | None = None
     pairs_per_second: float | None = None
     seconds_per_epoch: float | None = None
-    reason: str = ""
-    """Why it diverged or failed."""
 
     def update(self, points: list[Point]) -> None:
         """Take the newest numbers."""
@@ -61,12 +59,14 @@ class Board:
         self.console, self.title, self.axis, self.rows, self.concurrent = console, title, axis, rows, concurrent
         self.started = time.monotonic()
 
-    def set_state(self, digest: str, state: str) -> None:
-        """Show a trial in another state."""
+    def set_state(self, digest: str, state: str, reason: str = "") -> None:
+        """Show a trial in another state, and why where that needs saying."""
         row = self.rows[digest]
         if row.state != state:
             row.state = state
-            self.line(digest, state)
+            self.line(digest, f"{state}: {reason}" if reason else state)
+            if reason and self.console.is_terminal:
+                self.console.print(f"{self.axis} {row.label} {state}: {reason}", markup=False, highlight=False)
 
     def line(self, digest: str, what: str) -> None:
         """A line about a trial where there is no live table."""

@@ -23,6 +23,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_worker_maximum_startup_concurrency": "8",  # a trial has four processes; above 4 x 2 cores Ray warns
     "RAY_AIR_NEW_OUTPUT": "0",  # the table is ours
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the stage at once; the same command goes on
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TOKENIZERS_PARALLELISM": "false",

@@ -57,9 +57,14 @@ def train_trials(
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    with board.live():
-        tuner.fit()
-        listener.judge_the_rest()
+    try:
+        with board.live():
+            tuner.fit()
+            listener.judge_the_rest()
+    finally:
+        for log in logs.values():
+            if not log.ended:
+                log.fail("interrupted: the same command goes on from the last epoch checkpoint")
     return ray.get(baseline)
 
 
@@ -80,11 +85,13 @@ class _Listener(tune.Callback):
 
     def __init__(self, actor: Any, logs: dict[str, TrialLog], board: Board) -> None:
         self.actor, self.logs, self.board = actor, logs, board
-        self.judging: dict[Any, tuple[str, Finished]] = {}
-        self.judged: set[tuple[str, int]] = set()
         self.started: dict[str, float] = {}
+        self.judging: dict[Any, tuple[str, Finished]] = {}
+        self.sent_to_judge: set[tuple[str, int]] = set()
+        self.troubles: dict[str, tuple[str, str]] = {}
+        """Digest -> state and reason of a trial that did not come to a good end."""
         self.trained: set[str] = set()
-        self.reasons: dict[str, str] = {}
+        """Trials whose training has ended, one way or another, and whose record is still open."""
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for its own way of resuming; ours is the ledger.
@@ -103,24 +110,22 @@ class _Listener(tune.Callback):
             self.logs[digest].points(points)
         if result.get("finished"):
             finished = Finished(*result["finished"])
-            if (digest, finished.epoch) not in self.judged:
-                self.judged.add((digest, finished.epoch))
+            if (digest, finished.epoch) not in self.sent_to_judge:
+                self.sent_to_judge.add((digest, finished.epoch))
                 self.judging[self.actor.evaluate.remote(finished.checkpoint)] = (digest, finished)
                 self.board.line(digest, f"epoch {finished.epoch} done")
         if result.get("diverged"):
-            self.reasons[digest] = result["diverged"]
+            self.troubles[digest] = ("diverged", result["diverged"])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        digest = _digest(trial)
-        self.trained.add(digest)
-        self.board.set_state(digest, "diverged" if digest in self.reasons else "judging")
-        self._end_where_judged(digest)
+        self.board.set_state(_digest(trial), "judging")
+        self.trained.add(_digest(trial))
+        self._end_where_judged(_digest(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        reason = failure_reason(trial.get_error())
-        self.board.rows[_digest(trial)].reason = reason
-        self.board.set_state(_digest(trial), "failed")
-        self.logs[_digest(trial)].fail(reason)
+        self.troubles[_digest(trial)] = ("failed", failure_reason(trial.get_error()))
+        self.trained.add(_digest(trial))
+        self._end_where_judged(_digest(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         self._collect(timeout_seconds=0)
@@ -139,30 +144,27 @@ class _Listener(tune.Callback):
             try:
                 scores = ray.get(reference)
             except ray.exceptions.RayError as error:
-                self.reasons.setdefault(digest, f"epoch {finished.epoch} could not be judged: {failure_reason(error)}")
-                self.board.rows[digest].reason = self.reasons[digest]
+                reason = f"epoch {finished.epoch} could not be judged: {failure_reason(error)}"
+                self.troubles.setdefault(digest, ("failed", reason))
             else:
-                row = self.board.rows[digest]
-                row.reward_accuracy = scores["metrics"]["validation/reward_accuracy"]
+                self.board.rows[digest].reward_accuracy = scores["metrics"]["validation/reward_accuracy"]
                 self.logs[digest].evaluated(finished.epoch, scores["metrics"], scores["correct"], finished.checkpoint)
             self._end_where_judged(digest)
 
     def _end_where_judged(self, digest: str) -> None:
-        """Close the trial's record once it is trained and all its checkpoints are judged."""
+        """Close the trial's record once its training has ended and all its checkpoints are judged."""
         if digest not in self.trained or any(waiting == digest for waiting, _ in self.judging.values()):
             return
         self.trained.discard(digest)
-        reason = self.reasons.get(digest)
-        if reason is None:
-            self.logs[digest].finish(time.monotonic() - self.started[digest])
-            self.board.set_state(digest, "finished")
-        elif "could not be judged" in reason:
-            self.logs[digest].fail(reason)
-            self.board.set_state(digest, "failed")
+        state, reason = self.troubles.get(digest, ("finished", ""))
+        log = self.logs[digest]
+        if state == "finished":
+            log.finish(time.monotonic() - self.started[digest])
+        elif state == "diverged":
+            log.diverged(reason)
         else:
-            self.logs[digest].diverged(reason)
-            self.board.rows[digest].reason = reason
-            self.board.set_state(digest, "diverged")
+            log.fail(reason)
+        self.board.set_state(digest, state, reason)
 
 
 def _digest(trial: Any) -> str:
