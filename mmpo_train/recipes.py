@@ -6,11 +6,11 @@ from mmpo_train.config import TrialConfig, replace
 
 TINY = {
     "model": "tiny",
-    "pairs_per_step": 32,
+    "pairs_per_step": 16,
     "max_prompt_tokens": 256,
     "max_completion_tokens": 128,
     "tokens_per_pass": 4096,
-    "validate_every_steps": 8,
+    "validate_every_steps": 16,
 }
 """The embedded default: small steps for a small dataset, and lengths that a laptop gets through."""
 

@@ -132,7 +132,7 @@ started to rain. In the following example, we show that the number of people has
 def preference_examples(split: str) -> list[dict[str, str]]:
     """Rows {prompt, chosen, rejected} of `split`, 'train' or 'validation'; no prompt is in both.
 
-    Chosen is right and well put. Rejected is wrong, or right but sloppy; being longer or shorter tells nothing.
+    Chosen is right and well put. Rejected is wrong, or right but sloppy; on average it is as long.
     """
     rows = []
     for question, random in _distinct_questions(split):
@@ -188,7 +188,7 @@ def _answer_from(shares: dict[tuple[bool, str], float], question: Question, rand
 def fingerprint() -> str:
     """16 hex digits that name the recipe: what is built from equal recipes is interchangeable.
 
-    Weights do not count: their last bits differ between machines and thread counts.
+    Weights do not count: their last bits may differ between machines.
     """
     recipe = [asdict(RECIPE), list(DEMONSTRATED.items()), list(REJECTED.items()), CHAT_TEMPLATE]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
@@ -226,7 +226,7 @@ def build(folder: Path, progress: Callable[[str, float], None] | None = None) ->
         seed=RECIPE.seed,
     )
     threads = torch.get_num_threads()
-    # More threads gain little on matrices this small, and cost several times the time where others use the cores.
+    # Matrices this small leave threads waiting for each other: on busy cores two took four times as long as one.
     torch.set_num_threads(1)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -311,7 +311,7 @@ def tokenize_demonstrations(
 
 
 def _tokenizer_corpus(demonstrations: Iterable[dict[str, str]]) -> Iterator[str]:
-    """The demonstrations, so that the world's words are tokens, and as much ordinary English again."""
+    """The demonstrations, so that the world's words are tokens, and ordinary English often enough to be merged too."""
     for row in demonstrations:
         yield f"user\n{row['prompt']}"
         yield f"assistant\n{row['completion']}"

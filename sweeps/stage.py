@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import shutil
 from dataclasses import dataclass, field
@@ -63,7 +64,11 @@ class Stage:
     """The command of the stage after this one."""
 
     def trials(self, base: TrialConfig) -> list[TrialConfig]:
-        """One config for each value, in grid order."""
+        """One config for each value, in grid order. Raises InputError for a value that is given twice."""
+        repeated = sorted({f"{value:g}" for value in self.values if self.values.count(value) > 1})
+        if repeated or not self.values:
+            given = f"has {', '.join(repeated)} twice" if repeated else "is empty"
+            raise InputError(f"--{self.axis.replace('_', '-')}s {given}; give each value of the grid once")
         return [replace(base, {self.axis: value}) for value in self.values]
 
 
@@ -79,9 +84,11 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
     base = stage_config(stage, options, "bf16" if gpus else "fp32")
     inputs = identify(base, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     trials = stage.trials(inputs.config)
+    elsewhere = "RAY_ADDRESS" in os.environ  # that cluster's size is known once it is reached
+    resources = None if elsewhere else plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
     if options.dry_run:
-        resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
-        _list_trials(stage, trials, resources, inputs)
+        asks = str(resources) if resources else f"{options.workers_per_trial} workers of the cluster at RAY_ADDRESS"
+        _list_trials(stage, trials, inputs, asks, resources.concurrent if resources else 0)
         return
     _check_disk(inputs, len(trials))
     experiment = experiment_name(base)
@@ -163,7 +170,7 @@ def _train(
     log.tag({f"baseline.{name}": value for name, value in baseline.items()})
 
 
-def _list_trials(stage: Stage, trials: list[TrialConfig], resources: TrialResources, inputs: Inputs) -> None:
+def _list_trials(stage: Stage, trials: list[TrialConfig], inputs: Inputs, asks: str, concurrent: int) -> None:
     """What would run, and what each trial would ask for."""
     console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
     table = Table(title=f"{stage.title}: {len(trials)} trials of {trials[0].objective}", title_justify="left")
@@ -171,9 +178,10 @@ def _list_trials(stage: Stage, trials: list[TrialConfig], resources: TrialResour
         table.add_column(name, justify="right" if name != "asks for" else "left")
     for trial in trials:
         steps = math.ceil(len(inputs.data.train) / trial.pairs_per_step) * trial.epochs
-        table.add_row(trial.digest, label_of(stage, trial), str(trial.epochs), str(steps), str(resources))
+        table.add_row(trial.digest, label_of(stage, trial), str(trial.epochs), str(steps), asks)
     console.print(table)
-    console.print(f"{resources.concurrent} at a time; nothing was started", highlight=False)
+    together = f"{concurrent} at a time; " if concurrent else ""
+    console.print(f"{together}nothing was started", highlight=False)
 
 
 def _check_disk(inputs: Inputs, trials: int) -> None:

@@ -1,0 +1,96 @@
+"""What several files share: a random model with the project's own tokenizer, and preference data prepared for it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mmpo_train.config import TrialConfig, replace
+
+
+@pytest.fixture(scope="session")
+def preference_rows():
+    """Forty rows {prompt, chosen, rejected} whose completions differ in length, the longer one on either side."""
+    rows = []
+    for number in range(40):
+        right, wrong = f"{number} plus 3 is {number + 3}.", str(number + 4)
+        chosen, rejected = (right, wrong) if number % 2 else (str(number + 3), f"I guess it is {number + 4}, maybe.")
+        rows.append(
+            {"prompt": f"Add {number} and 3{', please' * (number % 5)}.", "chosen": chosen, "rejected": rejected}
+        )
+    return rows
+
+
+@pytest.fixture(scope="session")
+def tokenizer(preference_rows):
+    """The project's tokenizer, trained on the rows: byte-level BPE, ChatML, `<|im_end|>` as EOS."""
+    from mmpo_train import tiny
+
+    return tiny.train_tokenizer([{"prompt": row["prompt"], "completion": row["chosen"]} for row in preference_rows])
+
+
+@pytest.fixture(scope="session")
+def model_folder(tokenizer, tmp_path_factory):
+    """A Llama of two layers, saved by `save_pretrained`; its random weights are large enough to prefer things."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "random"
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `mmpo_train.prepare` made of the rows and the random model."""
+
+    config: TrialConfig
+    inputs: object
+    places: object
+    counts: dict
+    storage: Path
+
+
+@pytest.fixture(scope="session")
+def base_config(model_folder, preference_rows, tmp_path_factory):
+    """A trial of the random model on the rows, 8 pairs a step, without fingerprints."""
+    data = tmp_path_factory.mktemp("data") / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in preference_rows))
+    values = {
+        "model": str(model_folder),
+        "dataset": (str(data),),
+        "pairs_per_step": 8,
+        "epochs": 1,
+        "max_prompt_tokens": 64,
+        "max_completion_tokens": 32,
+        "tokens_per_pass": 512,
+        "precision": "fp32",
+    }
+    return replace(TrialConfig(), values)
+
+
+@pytest.fixture(scope="session")
+def prepared(base_config, tmp_path_factory):
+    """Token tables and reference store on disk, and the config with its fingerprints."""
+    from mmpo_train.prepare import identify, materialise
+    from mmpo_train.reference import in_process
+
+    storage = tmp_path_factory.mktemp("storage")
+    inputs = identify(base_config, storage)
+    places, counts = materialise(inputs, in_process, lambda what, share: None)
+    return Prepared(inputs.config, inputs, places, counts, storage)

@@ -1,0 +1,105 @@
+"""The engines, for real: DeepSpeed over gloo with one worker and with two, against plain torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpo_train.config import TrialConfig, replace, to_dict
+from mmpo_train.prepare import Places
+from tests.workers import train_jobs
+
+STEPS = 20
+TOLERANCE = 1e-5
+
+
+def job(config: TrialConfig, places: Places, folder: Path, stop_after_step: int = 10**9, **fields: Any) -> dict:
+    """A job for `train_jobs` in a trial folder of its own."""
+    return {
+        "config": to_dict(replace(config, fields)),
+        "places": {name: str(path) for name, path in vars(places).items()} | {"trials": str(folder)},
+        "stop_after_step": stop_after_step,
+    }
+
+
+def losses(result: dict) -> dict[int, float]:
+    """Step -> loss."""
+    return {step: metrics["train/loss"] for step, _, metrics in result["points"]}
+
+
+def assert_same_losses(result: dict, expected: dict, steps: int) -> None:
+    """Both have the steps 1 … n, with losses equal to 1e-5."""
+    ours, theirs = losses(result), losses(expected)
+    assert sorted(ours) == sorted(theirs) == list(range(1, steps + 1)), result["error"]
+    assert max(abs(ours[step] - theirs[step]) for step in ours) < TOLERANCE
+
+
+@pytest.fixture(scope="module")
+def long_config(prepared: Any) -> TrialConfig:
+    """At least 20 steps, with partial last steps and groups."""
+    return replace(
+        prepared.config,
+        {"pairs_per_step": 5, "pairs_per_group": 4, "epochs": 3, "learning_rate": 1e-3, "validate_every_steps": 100},
+    )
+
+
+@pytest.mark.slow
+def test_engines_pass_sizes_stages_and_worker_counts_give_the_same_losses(
+    long_config: TrialConfig, prepared: Any, tmp_path: Path
+) -> None:
+    objectives = ("mmpo", "dpo", "simpo")
+    plain = [job(long_config, prepared.places, tmp_path / "torch", objective=name) for name in objectives]
+    expected = train_jobs(plain, workers=1, engine="torch")
+    for workers in (1, 2):
+        folder = tmp_path / str(workers)
+        jobs = [job(long_config, prepared.places, folder, objective=name) for name in objectives]
+        jobs.append(job(long_config, prepared.places, folder / "small-passes", tokens_per_pass=150))
+        jobs += [job(long_config, prepared.places, folder / f"stage-{stage}", zero_stage=stage) for stage in (0, 1, 3)]
+        results = train_jobs(jobs, workers)
+        for result, reference in zip(results, [*expected, *[expected[0]] * 4], strict=True):
+            assert len(losses(reference)) >= STEPS
+            assert_same_losses(result, reference, len(losses(reference)))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
+    workers: int, long_config: TrialConfig, prepared: Any, tmp_path: Path
+) -> None:
+    variants: list[dict[str, Any]] = [
+        {},
+        {"zero_stage": 3},
+        {"optimizer": "adamw_8bit"},
+        {"lora_rank": 4, "lora_dropout": 0.1},
+    ]
+
+    def jobs(folder: str, stop_after_step: int) -> list[dict]:
+        return [
+            job(long_config, prepared.places, tmp_path / folder / str(number), stop_after_step, **variant)
+            for number, variant in enumerate(variants)
+        ]
+
+    whole = train_jobs(jobs("whole", 10**9), workers)
+    middle_of_second_epoch = len(losses(whole[0])) // 2
+    for result in train_jobs(jobs("cut", middle_of_second_epoch), workers):
+        assert result["error"] == "killed"
+    for result, expected in zip(train_jobs(jobs("cut", 10**9), workers), whole, strict=True):
+        assert losses(result) == losses(expected)  # to the last bit; the points of before the kill are sent again
+        assert [epoch for epoch, _ in result["finished"]] == [1, 2, 3]
+    for number in range(len(variants)):
+        ours, theirs = (
+            next((tmp_path / folder / str(number)).glob("*/checkpoints/epoch-0003")) for folder in ("cut", "whole")
+        )
+        for path in theirs.glob("*.safetensors"):
+            assert (ours / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_loss_that_is_no_number_ends_the_trial_as_diverged(
+    long_config: TrialConfig, prepared: Any, tmp_path: Path
+) -> None:
+    (result,) = train_jobs(
+        [job(long_config, prepared.places, tmp_path, learning_rate=1e30, warmup_share=0.0)], workers=1
+    )
+    assert "at step" in result["error"] and ("nan" in result["error"] or "inf" in result["error"])
+    assert losses(result)
