@@ -59,12 +59,12 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
 def verify(folder: Path) -> None:
     """Returns when every file is as it was written; raises DamagedFolder otherwise."""
     try:
-        sums = json.loads((folder / MANIFEST).read_text())["sha256"]
+        sums = json.loads((folder / MANIFEST).read_text())["sha256"].items()
     except FileNotFoundError:
         raise DamagedFolder(f"{folder} has no {MANIFEST}: it was never finished") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError):
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, UnicodeDecodeError):
         raise DamagedFolder(f"{folder / MANIFEST} is unreadable") from None
-    for name, expected in sums.items():
+    for name, expected in sums:
         path = folder / name
         if not path.is_file():
             raise DamagedFolder(f"{path} is missing")
