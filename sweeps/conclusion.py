@@ -66,6 +66,9 @@ def conclude(
                 "winner.reason": ranking.reason,
             },
         )
+    failed = [record for record in records.values() if record.status == "failed"]
+    if failed:
+        console.print(f"{len(failed)} failed: the same command tries them again", highlight=False)
     console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
     return ranking
 
@@ -79,13 +82,8 @@ def print_next(stage: Stage, ranking: Ranking, arguments: str, ui_command: str) 
     console.print(f"  {ui_command}", highlight=False, soft_wrap=True, markup=False)
 
 
-def label_of(stage: Stage, trial: TrialConfig) -> str:
-    """A trial's place on the axis, as the table, the picture and MLflow name it."""
-    return f"{getattr(trial, stage.axis):g}"
-
-
 def _candidates(stage: Stage, trial: TrialConfig, record: TrialRecord | None) -> list[Candidate]:
-    label, value = label_of(stage, trial), getattr(trial, stage.axis)
+    label, value = stage.label(trial), getattr(trial, stage.axis)
     if record is None or record.status != "finished" or not record.evaluations:
         state = record.status if record is not None and record.status in ("diverged", "failed") else "failed"
         return [Candidate(label=label, value=value, state=state, extra={"digest": trial.digest})]
@@ -104,7 +102,7 @@ def _candidates(stage: Stage, trial: TrialConfig, record: TrialRecord | None) ->
 def _curves(stage: Stage, trials: list[TrialConfig], records: dict[str, TrialRecord]) -> dict[str, dict[str, Any]]:
     names = {"validation/reward_accuracy": "validation_curve/reward_accuracy", "training/loss": "train/loss"}
     return {
-        label_of(stage, trial): {shown: records[trial.digest].curve(name) for shown, name in names.items()}
+        stage.label(trial): {shown: records[trial.digest].curve(name) for shown, name in names.items()}
         for trial in trials
         if trial.digest in records
     }

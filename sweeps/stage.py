@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shlex
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from rich.table import Table
 
 from mmpo_train.config import TrialConfig, digest_of, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.options import Options, base_config
 from mmpo_train.terminal import console, preparing, print_examples
+from sweeps.addresses import masked
 from sweeps.board import Board, Row
-from sweeps.cluster import TrialResources, cluster, local_resources, map_on_cluster, plan_resources
-from sweeps.conclusion import conclude, label_of, print_next
+from sweeps.cluster import cluster, local_resources, map_on_cluster, plan_resources
+from sweeps.conclusion import conclude, print_next
+from sweeps.preflight import check_disk, list_trials
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
+    from mmpo_train.tokens import CutCount
     from sweeps.stage_log import StageLog
-    from sweeps.tracking import TrialRecord
 
 _FLUSH_SECONDS = 120.0
-_TINY_BYTES = 5_000_000
-_OVERHEAD_BYTES = 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +67,17 @@ class Stage:
             raise InputError(f"--{self.axis.replace('_', '-')}s {given}; give each value of the grid once")
         return [replace(base, {self.axis: value}) for value in self.values]
 
+    def label(self, trial: TrialConfig) -> str:
+        """A trial's place on the axis, as the table, the picture and MLflow name it."""
+        return f"{getattr(trial, self.axis):g}"
+
 
 def run_stage(stage: Stage, options: SweepOptions) -> None:
     """Train what the ledger does not have yet, rank all, record the winner and say what comes next.
 
     Raises InputError before anything is started where the user's input is at fault.
     """
-    from mmpo_train.prepare import identify
+    from mmpo_train.prepare import build_starting_model, identify
     from sweeps.tracking import COMPLETE, connect
 
     cpus, gpus = local_resources()
@@ -87,19 +87,16 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
     elsewhere = "RAY_ADDRESS" in os.environ  # that cluster's size is known once it is reached
     resources = None if elsewhere else plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
     if options.dry_run:
-        asks = str(resources) if resources else f"{options.workers_per_trial} workers of the cluster at RAY_ADDRESS"
-        _list_trials(stage, trials, inputs, asks, resources.concurrent if resources else 0)
+        list_trials(stage, trials, inputs, resources, options.workers_per_trial)
         return
-    _check_disk(inputs, len(trials))
+    check_disk(inputs, trials=0)  # the ledger itself needs room
     experiment = experiment_name(base)
     ledger = connect(options.tracking_uri, options.storage)
     try:
         found = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
         todo = [trial for trial in trials if (record := found[trial.digest]) is None or record.status not in COMPLETE]
-        kept = f", {len(trials) - len(todo)} of them finished already" if len(todo) < len(trials) else ""
-        console.print(
-            f"[bold]{stage.title}[/]: {base.objective}, {experiment}, {len(trials)} trials{kept}", highlight=False
-        )
+        check_disk(inputs, len(todo))
+        _announce(stage, base, experiment, len(trials), len(todo))
         log = ledger.open_stage(
             experiment,
             stage.name,
@@ -111,9 +108,11 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
         )
         try:
             if todo:
-                with cluster(options.verbose) as (cpus, gpus):
-                    resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
-                    _train(stage, inputs, todo, resources, log, options.show_examples)
+                _train(stage, options, inputs, todo, log)
+            elif options.show_examples:
+                with preparing() as say:
+                    build_starting_model(inputs, say)
+                print_examples(inputs, options.show_examples)
             ledger.flush(_FLUSH_SECONDS)
             records = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
             known = {digest: record for digest, record in records.items() if record is not None}
@@ -125,7 +124,15 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
     finally:
         ledger.close()
     if ranking.winner is None:
-        raise InputError(f"{ranking.reason} {_remedy(known)}")
+        reasons = sorted({record.reason for record in known.values() if record.reason})
+        raise InputError(f"{ranking.reason} Reasons: {'; '.join(reasons)}")
+
+
+def _announce(stage: Stage, base: TrialConfig, experiment: str, trials: int, todo: int) -> None:
+    kept = ""
+    if todo < trials:
+        kept = f", {trials - todo} of them finished already" + ("" if todo else ": nothing to train")
+    console.print(f"[bold]{stage.title}[/]: {base.objective}, {experiment}, {trials} trials{kept}", highlight=False)
 
 
 def stage_config(stage: Stage, options: SweepOptions, precision: str) -> TrialConfig:
@@ -146,58 +153,32 @@ def experiment_name(config: TrialConfig) -> str:
     return f"{Path(config.model).name} on {datasets}"
 
 
-def _train(
-    stage: Stage, inputs: Inputs, todo: list[TrialConfig], resources: TrialResources, log: StageLog, show_examples: int
-) -> None:
+def _train(stage: Stage, options: SweepOptions, inputs: Inputs, todo: list[TrialConfig], log: StageLog) -> None:
     from mmpo_train.prepare import materialise
     from sweeps.training import train_trials
 
-    with preparing() as say:
-        map_shards = map_on_cluster(resources.use_gpu, lambda share: say("reference log-probabilities", share))
-        places, counts = materialise(inputs, map_shards, say)
+    with cluster(options.verbose) as (cpus, gpus):
+        resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
+        with preparing() as say:
+            map_shards = map_on_cluster(resources.use_gpu, lambda share: say("reference log-probabilities", share))
+            places, counts = materialise(inputs, map_shards, say)
+        _print_audit(inputs, counts, log)
+        if options.show_examples:
+            log.log_table("examples", print_examples(inputs, options.show_examples))
+        logs = {trial.digest: log.open_trial(trial, f"{stage.short_axis}={stage.label(trial)}", {}) for trial in todo}
+        rows = {trial.digest: Row(stage.label(trial), trial.epochs) for trial in todo}
+        title = f"{inputs.config.objective}, {resources.concurrent} trials at a time, {resources} each"
+        board = Board(console, title, stage.axis, rows, resources.concurrent)
+        baseline = train_trials(todo, places, inputs.storage, resources, logs, board)
+    log.tag({f"baseline.{name}": value for name, value in baseline.items()})
+
+
+def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog) -> None:
     audit = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
     console.print("\n".join(audit), style="dim", highlight=False, soft_wrap=True)
     log.log_json(
         "audit", {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}}
     )
-    if show_examples:
-        log.log_table("examples", print_examples(inputs, show_examples))
-    logs = {trial.digest: log.open_trial(trial, f"{stage.short_axis}={label_of(stage, trial)}", {}) for trial in todo}
-    rows = {trial.digest: Row(label_of(stage, trial), trial.epochs) for trial in todo}
-    title = f"{inputs.config.objective}, {resources.concurrent} trials at a time, {resources} each"
-    board = Board(console, title, stage.axis, rows, resources.concurrent)
-    baseline = train_trials(todo, places, inputs.storage, resources, logs, board)
-    log.tag({f"baseline.{name}": value for name, value in baseline.items()})
-
-
-def _list_trials(stage: Stage, trials: list[TrialConfig], inputs: Inputs, asks: str, concurrent: int) -> None:
-    """What would run, and what each trial would ask for."""
-    console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
-    table = Table(title=f"{stage.title}: {len(trials)} trials of {trials[0].objective}", title_justify="left")
-    for name in ("trial", stage.axis, "epochs", "steps", "asks for"):
-        table.add_column(name, justify="right" if name != "asks for" else "left")
-    for trial in trials:
-        steps = math.ceil(len(inputs.data.train) / trial.pairs_per_step) * trial.epochs
-        table.add_row(trial.digest, label_of(stage, trial), str(trial.epochs), str(steps), asks)
-    console.print(table)
-    together = f"{concurrent} at a time; " if concurrent else ""
-    console.print(f"{together}nothing was started", highlight=False)
-
-
-def _check_disk(inputs: Inputs, trials: int) -> None:
-    """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours."""
-    folder = inputs.storage.resolve()
-    while not folder.exists():
-        folder = folder.parent
-    weights = sum(path.stat().st_size for path in inputs.model_folder.glob("*.safetensors")) or _TINY_BYTES
-    # Checkpoints of all epochs, and weights and optimiser states to resume from.
-    needed = _OVERHEAD_BYTES + trials * weights * (inputs.config.epochs + 4)
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise InputError(
-            f"{inputs.storage} has {free / 1e6:,.0f} MB free, this stage writes up to {needed / 1e6:,.0f} MB; "
-            "free some space, or give another folder with --storage"
-        )
 
 
 def _same_arguments(options: SweepOptions) -> str:
@@ -206,12 +187,7 @@ def _same_arguments(options: SweepOptions) -> str:
     for name in ("objective", "model", "seed", "storage", "tracking_uri"):
         value = getattr(options, name)
         if value != SweepOptions.__dataclass_fields__[name].default:
-            words += [f"--{name.replace('_', '-')}", shlex.quote(str(value))]
+            words += [f"--{name.replace('_', '-')}", shlex.quote(masked(str(value)))]
     for name in ("dataset", "set"):
         words += [word for value in getattr(options, name) for word in (f"--{name}", shlex.quote(value))]
     return "".join(f" {word}" for word in words)
-
-
-def _remedy(records: dict[str, TrialRecord]) -> str:
-    reasons = sorted({record.reason for record in records.values() if record.reason})
-    return "Reasons: " + "; ".join(reasons) if reasons else ""

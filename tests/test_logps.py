@@ -136,16 +136,18 @@ def test_dropout_is_on_where_there_is_a_gradient_and_off_in_validation(model_fol
         assert torch.equal(module(one), before)
 
 
-def test_gradient_checkpointing_recomputes_the_layers_and_changes_no_gradient(model_folder, table):
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_gradient_checkpointing_recomputes_the_layers_and_changes_no_gradient(model_folder, table, lora_rank):
     gradients, calls = [], []
     for on in (False, True):
-        model = load_model(model_folder, config=replace(TrialConfig(), {"gradient_checkpointing": on}))
+        model = lora_policy(model_folder, lora_rank=lora_rank, lora_dropout=0.0, gradient_checkpointing=on)
         calls.append(0)
 
         def count(*_):
             calls[-1] += 1
 
-        model.model.layers[0].self_attn.register_forward_pre_hook(count)
+        bare = model.get_base_model() if lora_rank else model
+        bare.model.layers[0].self_attn.register_forward_pre_hook(count)
         CompletionLogps(model)(collate(table, np.arange(5))).sum().backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     assert calls == [1, 2]

@@ -193,8 +193,8 @@ def test_a_saved_model_is_loaded_as_it_was(model_folder, tmp_path, lora_rank):
     save_model(model, load_tokenizer(model_folder), tmp_path)
     assert (tmp_path / "adapter_config.json").is_file() == bool(lora_rank)
     again = load_model(tmp_path)
-    torch.testing.assert_close(logits(again, tmp_path), logits(model.eval(), model_folder))
-    assert not torch.allclose(logits(again, tmp_path), logits(load_model(model_folder), model_folder))
+    torch.testing.assert_close(logits(again, model_folder), logits(model.eval(), model_folder))
+    assert not torch.allclose(logits(again, model_folder), logits(load_model(model_folder), model_folder))
 
 
 def test_weights_are_exchanged_in_place(model_folder, folder):

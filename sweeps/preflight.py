@@ -1,0 +1,54 @@
+"""Before a stage starts: what would run, and whether there is room for it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from mmpo_train.config import TrialConfig
+from mmpo_train.errors import InputError
+from mmpo_train.terminal import console
+from sweeps.cluster import TrialResources
+
+if TYPE_CHECKING:
+    from mmpo_train.prepare import Inputs
+    from sweeps.stage import Stage
+
+_TINY_BYTES = 5_000_000
+_OVERHEAD_BYTES = 20_000_000
+
+
+def list_trials(
+    stage: Stage, trials: list[TrialConfig], inputs: Inputs, resources: TrialResources | None, workers: int
+) -> None:
+    """What would run, and what each trial would ask for."""
+    console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
+    table = Table(title=f"{stage.title}: {len(trials)} trials of {trials[0].objective}", title_justify="left")
+    for name in ("trial", stage.axis, "epochs", "steps", "asks for"):
+        table.add_column(name, justify="right" if name != "asks for" else "left")
+    asks = str(resources) if resources else f"{workers} workers of the cluster at RAY_ADDRESS"
+    for trial in trials:
+        steps = math.ceil(len(inputs.data.train) / trial.pairs_per_step) * trial.epochs
+        table.add_row(trial.digest, stage.label(trial), str(trial.epochs), str(steps), asks)
+    console.print(table)
+    together = f"{resources.concurrent} at a time; " if resources else ""
+    console.print(f"{together}nothing was started", highlight=False)
+
+
+def check_disk(inputs: Inputs, trials: int) -> None:
+    """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours."""
+    folder = inputs.storage.resolve()
+    while not folder.exists():
+        folder = folder.parent
+    weights = sum(path.stat().st_size for path in inputs.model_folder.glob("*.safetensors")) or _TINY_BYTES
+    # Checkpoints of all epochs, and weights and optimiser states to resume from.
+    needed = _OVERHEAD_BYTES + trials * weights * (inputs.config.epochs + 4)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{inputs.storage} has {free / 1e6:,.0f} MB free, this stage writes up to {needed / 1e6:,.0f} MB; "
+            "free some space, or give another folder with --storage"
+        )
