@@ -77,7 +77,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(folder: Path, *, seed: int = 0, config: TrialConfig | None = None) -> PreTrainedModel:
+def load_model(folder: Path, *, config: TrialConfig | None = None) -> PreTrainedModel:
     """The causal language model of a folder in fp32, without dropout; with `config`, ready to be trained.
 
     `config` adds LoRA adapters (seeded) and gradient checkpointing as it says. Raises InputError where there are no

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +79,19 @@ def print_next(stage: Stage, ranking: Ranking, arguments: str, ui_command: str) 
     """The commands that come next."""
     console.print("\nnext:", style="bold")
     if ranking.winner is not None:
-        command = f"{stage.next_command}{arguments}"
+        command = as_typed(f"{stage.next_command}{arguments}")
         console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"  {ui_command}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"  {as_typed(ui_command)}", highlight=False, soft_wrap=True, markup=False)
+
+
+def as_typed(command: str) -> str:
+    """The command as it must be typed: with the environment's folder in front unless the shell finds it there."""
+    program, folder = command.split()[0], Path(sys.executable).parent
+    found = shutil.which(program)
+    if not (folder / program).exists() or (found and Path(found).parent == folder):
+        return command
+    below = folder.is_relative_to(Path.cwd())
+    return f"{folder.relative_to(Path.cwd()) if below else folder}/{command}"
 
 
 def _candidates(stage: Stage, trial: TrialConfig, record: TrialRecord | None) -> list[Candidate]:

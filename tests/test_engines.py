@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from eval_workers.reward_accuracy import RewardAccuracy
+
 from mmpo_train.config import TrialConfig, replace, to_dict
 from mmpo_train.prepare import Places
 from tests.workers import train_jobs
@@ -87,6 +89,10 @@ def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
     for result, expected in zip(train_jobs(jobs("cut", 10**9), workers), whole, strict=True):
         assert losses(result) == losses(expected)  # to the last bit; the points of before the kill are sent again
         assert [epoch for epoch, _ in result["finished"]] == [1, 2, 3]
+        judged = RewardAccuracy(str(prepared.places.tokens), str(prepared.places.reference))(result["finished"][-1][1])
+        last = result["points"][-1][2]
+        for name, value in judged["metrics"].items():  # the evaluator reads the folder, LoRA adapters among them
+            assert value == pytest.approx(last[name.replace("validation/", "validation_curve/")], abs=1e-5), name
     for number in range(len(variants)):
         ours, theirs = (
             next((tmp_path / folder / str(number)).glob("*/checkpoints/epoch-0003")) for folder in ("cut", "whole")

@@ -137,7 +137,9 @@ def test_a_checkpoint_opens_with_transformers_alone(stage: dict[str, Any], mlflo
     digest = mlflow_runs["trials"]["0.001"].data.tags["trial.digest"]
     folder = stage["storage"] / "trials" / digest / "checkpoints" / "epoch-0002"
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
-    text = tokenizer.apply_chat_template([{"role": "user", "content": "Add 1 and 3."}], add_generation_prompt=True, return_tensors="pt")
+    text = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Add 1 and 3."}], add_generation_prompt=True, return_tensors="pt"
+    )
     assert model.generate(**text, max_new_tokens=2, do_sample=False).shape[1] > 2
     assert json.loads((folder / "trial.json").read_text())["digest"] == digest
 

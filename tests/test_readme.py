@@ -1,0 +1,128 @@
+"""The README against the repository: its tree, its options, its commands, its links."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import tyro
+
+from mmpo_train.__main__ import TrainOptions
+from mmpo_train.__main__ import main as train_main
+from sweeps.stage1_lr import Stage1Options
+from sweeps.stage1_lr import main as stage1_main
+from tests.workers import REPOSITORY
+
+PACKAGES = ("mmpo_train", "eval_workers", "sweeps")
+README = (REPOSITORY / "README.md").read_text()
+PROSE = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+COMMANDS = [
+    line.partition("  #")[0].strip()
+    for block in re.findall(r"^```sh\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    for line in block.splitlines()
+]
+STAGE1 = [shlex.split(command)[2:] for command in COMMANDS if "sweeps/stage1_lr.py" in command]
+TRAIN = [shlex.split(command)[3:] for command in COMMANDS if "-m mmpo_train" in command]
+
+
+def tree() -> dict[str, str]:
+    """Path -> its line, of the README's tree; a folder's path ends in a slash."""
+    block = README.partition("## The tree")[2].split("```")[1]
+    found, folders = {}, []
+    for line in block.strip("\n").splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2
+        name, _, said = line.strip().partition(" ")
+        folders = folders[:depth]
+        found["".join(folders) + name] = said.strip()
+        if name.endswith("/"):
+            folders.append(name)
+    return found
+
+
+def help_of(main, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stop:
+        main(["--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def paths_of(arguments: list[str], option: str) -> list[Path]:
+    return [Path(value) for name, value in zip(arguments, arguments[1:]) if name == option]
+
+
+def test_the_tree_names_every_source_file_and_nothing_else():
+    there = {str(path.relative_to(REPOSITORY)) for folder in PACKAGES for path in (REPOSITORY / folder).rglob("*.py")}
+    assert {path for path in tree() if path.endswith(".py")} == there
+    assert [path for path in tree() if not (REPOSITORY / path).exists()] == []
+
+
+def test_every_file_of_the_tree_has_one_line_that_fits():
+    assert [path for path, said in tree().items() if not said and path != "mmpo_train/objectives/"] == []
+    assert [line for line in README.partition("## The tree")[2].splitlines() if len(line) > 100] == []
+
+
+def test_every_option_named_exists(capsys):
+    ours = [command for command in COMMANDS if "/mlflow " not in command]
+    named = set(re.findall(r"--[a-z][a-z-]+", "\n".join([PROSE, *ours])))
+    assert len(named) > 12
+    assert (
+        named - set(re.findall(r"--[a-z][a-z-]+", help_of(stage1_main, capsys) + help_of(train_main, capsys))) == set()
+    )
+
+
+def test_every_option_of_stage_1_is_named(capsys):
+    options = set(re.findall(r"--[a-z][a-z-]+", help_of(stage1_main, capsys)))
+    assert {option for option in options - {"--help"} if not option.startswith("--no-")} - set(
+        re.findall(r"--[a-z][a-z-]+", PROSE)
+    ) == set()
+
+
+@pytest.mark.parametrize("arguments", STAGE1, ids=" ".join)
+def test_stage_1_commands_run_as_far_as_the_trials_list(arguments, model_folder, tmp_path, monkeypatch, capsys):
+    tyro.cli(Stage1Options, args=arguments)
+    monkeypatch.chdir(tmp_path)
+    for path in paths_of(arguments, "--dataset"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [{"prompt": f"Question {n}?", "chosen": f"Yes {n}.", "rejected": f"No {n}."} for n in range(160)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for path in paths_of(arguments, "--model"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(model_folder)
+    stage1_main([*arguments, "--dry-run"])
+    assert "nothing was started" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", TRAIN, ids=" ".join)
+def test_single_trial_commands_parse(arguments):
+    assert tyro.cli(TrainOptions, args=arguments)
+
+
+def test_the_commands_are_there_at_all():
+    assert len(STAGE1) >= 3 and TRAIN
+    targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
+    named = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
+    assert {"sweep", "test"} <= named <= targets
+
+
+def test_every_file_that_is_named_exists_but_the_next_stage():
+    quoted = set(re.findall(r"`((?:mmpo_train|eval_workers|sweeps|tests|docs)/[\w./]+\.\w+)`", README))
+    linked = set(re.findall(r"\]\(([^):]+)\)", README))
+    assert linked and len(quoted) > 10
+    assert [path for path in sorted(quoted | linked) if not (REPOSITORY / path).is_file()] == ["sweeps/stage2_beta.py"]
+
+
+def test_the_address_of_the_ledger_is_the_one_the_stage_prints(tmp_path, monkeypatch):
+    from sweeps import addresses
+
+    monkeypatch.chdir(tmp_path)
+    printed = addresses.ui_command(addresses.resolve(None, Path("runs")))
+    assert [command for command in COMMANDS if command.endswith(printed)], printed
+
+
+def test_pictures_are_small_and_load_nothing_from_elsewhere():
+    pictures = [path for path in (REPOSITORY / "docs").iterdir() if path.suffix in (".svg", ".png")]
+    assert len(pictures) == 3 and sum(path.stat().st_size for path in pictures) < 300_000
+    for path in pictures:
+        if path.suffix == ".svg":
+            assert set(re.findall(r"https?://[^\"'\s)]+", path.read_text())) == {"http://www.w3.org/2000/svg"}
