@@ -34,6 +34,9 @@ class DeepSpeedEngine:
             os.environ["DS_ACCELERATOR"] = "cpu"
         import deepspeed
 
+        # Its shared-memory extension serves inference alone. Compiling it takes half a minute, and a process killed
+        # in the middle leaves a lock that makes every later one wait for ever.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
