@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -30,8 +30,8 @@ class Options:
     """Order of the pairs, hold-out split, LoRA initialisation."""
     storage: Path = Path("runs")
     """Folder for everything that is made: models, token tables, checkpoints, results."""
-    set: Annotated[tuple[str, ...], Repeated] = field(default=(), metadata={"metavar": "FIELD=VALUE"})
-    """Any other field of a trial as FIELD=VALUE, e.g. --set beta=0.05 (repeatable; fields: mmpo_train/config.py)."""
+    set: Annotated[tuple[str, ...], Repeated, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
+    """Any other field of a trial, such as beta=0.05 or epochs=1; they are listed in mmpo_train/config.py."""
     strict: bool = False
     """Refuse data with any unusable row."""
     drop_bad_rows: bool = False

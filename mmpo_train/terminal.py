@@ -33,7 +33,9 @@ def run_program(
     description: str | None = None,
 ) -> None:
     """Parse the command line and run; a user's mistake ends as one message and exit code 2."""
-    parsed = tyro.cli(options, prog=name, args=arguments, description=description)
+    parsed = tyro.cli(
+        options, prog=name, args=arguments, description=description, config=(tyro.conf.FlagCreatePairsOff,)
+    )
     try:
         program(parsed)
     except InputError as error:

@@ -104,7 +104,7 @@ class Board:
                 row.state,
                 f"{row.epoch:.2f}/{row.epochs}" if row.step else "",
                 str(row.step or ""),
-                _number(row.loss, ".4g"),
+                _number(row.loss, ".3f"),
                 _number(row.reward_accuracy, ".4f"),
                 _number(row.pairs_per_second, ".0f"),
                 _duration(row.seconds_left) if row.state == "training" else "",

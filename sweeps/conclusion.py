@@ -52,9 +52,10 @@ def conclude(
             + f", accuracy by plain log-probabilities {baseline['policy_accuracy']:.4f}",
             highlight=False,
         )
-    console.print(f"\n[bold]{escape(ranking.reason)}[/]", highlight=False, soft_wrap=True)
+    console.print(f"\n[bold]{escape(ranking.reason)}[/]{_at_the_edge(stage, ranking)}", highlight=False)
     log.log_figure(picture)
     log.log_table("ranking", _columns(stage, ranking, records))
+    log.describe(_description(ranking))
     winner = ranking.winner
     if winner is None:
         log.finish(None, {"winner.reason": ranking.reason})
@@ -75,13 +76,16 @@ def conclude(
     return ranking
 
 
-def print_next(stage: Stage, ranking: Ranking, arguments: str, ui_command: str) -> None:
+def print_next(stage: Stage, ranking: Ranking, arguments: str, ui_command: str, page: str) -> None:
     """The commands that come next."""
     console.print("\nnext:", style="bold")
     if ranking.winner is not None:
         command = as_typed(f"{stage.next_command}{arguments}")
-        console.print(f"  {command}", highlight=False, soft_wrap=True, markup=False)
+        there = (Path(__file__).parent / Path(stage.next_command.split()[1]).name).is_file()
+        missing = "" if there else "   # comes with a later version"
+        console.print(f"  {command}{missing}", highlight=False, soft_wrap=True, markup=False)
     console.print(f"  {as_typed(ui_command)}", highlight=False, soft_wrap=True, markup=False)
+    console.print(f"  {page}", highlight=False, soft_wrap=True, markup=False)
 
 
 def as_typed(command: str) -> str:
@@ -92,6 +96,26 @@ def as_typed(command: str) -> str:
         return command
     below = folder.is_relative_to(Path.cwd())
     return f"{folder.relative_to(Path.cwd()) if below else folder}/{command}"
+
+
+def _at_the_edge(stage: Stage, ranking: Ranking) -> str:
+    if ranking.winner is None or ranking.winner.candidate.value not in (min(stage.values), max(stage.values)):
+        return ""
+    side = "largest" if ranking.winner.candidate.value == max(stage.values) else "smallest"
+    return f" It is the {side} of the grid: one beyond it might do better."
+
+
+def _description(ranking: Ranking) -> str:
+    """The ranking in MLflow's own words: Markdown."""
+    lines = [ranking.reason, "", "| | reward accuracy | 95% interval |", "|---|---|---|"]
+    for row in ranking.rows:
+        if row.accuracy is None or row.interval is None:
+            lines.append(f"| {row.candidate.label} | {row.candidate.state} | |")
+        else:
+            lines.append(
+                f"| {row.candidate.label} | {row.accuracy:.4f} | {row.interval[0]:.3f}–{row.interval[1]:.3f} |"
+            )
+    return "\n".join(lines)
 
 
 def _candidates(stage: Stage, trial: TrialConfig, record: TrialRecord | None) -> list[Candidate]:
@@ -147,7 +171,7 @@ def _cells(place: int, row: Ranked, ranking: Ranking, record: TrialRecord | None
     elif ranking.winner is not None and row.accuracy == ranking.winner.accuracy:
         verdict = "tie: later in the grid"
     else:
-        verdict = p_text(row.p_value) + (", cannot be told apart" if row.near_winner else "")
+        verdict = p_text(row.p_value) + (", not distinct" if row.near_winner else "")
     return [
         str(place),
         row.candidate.label,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
     from mmpo_train.tokens import CutCount
     from sweeps.stage_log import StageLog
+    from sweeps.tracking import Ledger, TrialLog
 
 _FLUSH_SECONDS = 120.0
 
@@ -34,8 +35,8 @@ class SweepOptions(Options):
     """DeepSpeed workers of one trial: GPUs, or CPU cores where there is none."""
     concurrent_trials: int = 0
     """Trials that run at a time; 0 for as many as fit."""
-    tracking_uri: str | None = None
-    """MLflow server or database. Default: <storage>/mlflow.db."""
+    tracking_uri: str = ""
+    """MLflow server or database, instead of <storage>/mlflow.db."""
     dry_run: bool = False
     """List the trials and what each asks for; start nothing."""
     verbose: bool = False
@@ -69,7 +70,11 @@ class Stage:
 
     def label(self, trial: TrialConfig) -> str:
         """A trial's place on the axis, as the table, the picture and MLflow name it."""
-        return f"{getattr(trial, self.axis):g}"
+        value = getattr(trial, self.axis)
+        if not self.log_axis:
+            return f"{value:g}"
+        mantissa, exponent = f"{value:.4e}".split("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def run_stage(stage: Stage, options: SweepOptions) -> None:
@@ -91,7 +96,7 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
         return
     check_disk(inputs, trials=0)  # the ledger itself needs room
     experiment = experiment_name(base)
-    ledger = connect(options.tracking_uri, options.storage)
+    ledger = connect(options.tracking_uri or None, options.storage)
     try:
         found = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
         todo = [trial for trial in trials if (record := found[trial.digest]) is None or record.status not in COMPLETE]
@@ -108,7 +113,7 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
         )
         try:
             if todo:
-                _train(stage, options, inputs, todo, log)
+                _train(stage, options, inputs, todo, ledger, log)
             elif options.show_examples:
                 with preparing() as say:
                     build_starting_model(inputs, say)
@@ -118,9 +123,9 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
             known = {digest: record for digest, record in records.items() if record is not None}
             ranking = conclude(stage, experiment, known, trials, log, options.storage)
         except BaseException as error:
-            log.fail(f"{type(error).__name__}: {error}")
+            log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
             raise
-        print_next(stage, ranking, _same_arguments(options), ledger.ui_command())
+        print_next(stage, ranking, _same_arguments(options), ledger.ui_command(), ledger.page(experiment))
     finally:
         ledger.close()
     if ranking.winner is None:
@@ -153,7 +158,9 @@ def experiment_name(config: TrialConfig) -> str:
     return f"{Path(config.model).name} on {datasets}"
 
 
-def _train(stage: Stage, options: SweepOptions, inputs: Inputs, todo: list[TrialConfig], log: StageLog) -> None:
+def _train(
+    stage: Stage, options: SweepOptions, inputs: Inputs, todo: list[TrialConfig], ledger: Ledger, log: StageLog
+) -> None:
     from mmpo_train.prepare import materialise
     from sweeps.training import train_trials
 
@@ -165,17 +172,21 @@ def _train(stage: Stage, options: SweepOptions, inputs: Inputs, todo: list[Trial
         _print_audit(inputs, counts, log)
         if options.show_examples:
             log.log_table("examples", print_examples(inputs, options.show_examples))
-        logs = {trial.digest: log.open_trial(trial, f"{stage.short_axis}={stage.label(trial)}", {}) for trial in todo}
+        ledger.require_free([trial.digest for trial in todo])
         rows = {trial.digest: Row(stage.label(trial), trial.epochs) for trial in todo}
         title = f"{inputs.config.objective}, {resources.concurrent} trials at a time, {resources} each"
+
+        def open_log(trial: TrialConfig) -> TrialLog:
+            return log.open_trial(trial, f"{stage.short_axis}={stage.label(trial)}", {})
+
         board = Board(console, title, stage.axis, rows, resources.concurrent)
-        baseline = train_trials(todo, places, inputs.storage, resources, logs, board)
-    log.tag({f"baseline.{name}": value for name, value in baseline.items()})
+        baseline = train_trials(todo, places, inputs.storage, resources, open_log, board)
+    log.tag({f"baseline.{name}": round(baseline[name], 6) for name in ("reward_accuracy", "policy_accuracy")})
 
 
 def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog) -> None:
     audit = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
-    console.print("\n".join(audit), style="dim", highlight=False, soft_wrap=True)
+    console.print("\n".join(audit), style="dim", highlight=False)
     log.log_json(
         "audit", {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}}
     )

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from sweeps.tracking import Ledger, TrialRecord
 
 
+NOTE, WRITTEN = "mlflow.note.content", "stage.note"
+"""The description that a person may change, and what was last written there."""
+
+
 class StageLog:
     """A stage's parent run. All writing returns at once; files must stay until they are delivered."""
 
@@ -74,6 +78,11 @@ class StageLog:
         """Set tags of the stage."""
         self.tags |= {name: str(value) for name, value in tags.items()}
         self._put(lambda: self._ledger.store.log_tags(self.run_id, tags), "tags")
+
+    def describe(self, markdown: str) -> None:
+        """The run's description, unless a person has written one."""
+        if self.tags.get(NOTE) == self.tags.get(WRITTEN):
+            self.tag({NOTE: markdown, WRITTEN: markdown})
 
     def finish(self, winner: TrialRecord | None, tags: Mapping[str, Any]) -> None:
         """All trials have ended; without a winner there is none to hand to the next stage."""

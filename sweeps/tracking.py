@@ -8,7 +8,7 @@ before MLflow hears of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from sweeps.addresses import masked
 from sweeps.delivery import Delivery
 from sweeps.journal import FILE_NAME, Journal, TrialTaken, read_entries
 from sweeps.mlflow_store import Store
-from sweeps.stage_log import StageLog
+from sweeps.stage_log import NOTE, WRITTEN, StageLog
 from sweeps.trial_log import TrialLog, now_ms
 
 if TYPE_CHECKING:
@@ -118,6 +118,18 @@ class Ledger:
         """The command that shows this ledger in a browser, or the server's own address."""
         return addresses.ui_command(self.store.address)
 
+    def page(self, experiment: str) -> str:
+        """The address of an experiment's runs in a browser: MLflow's own page opens on traces."""
+        with self.store.reading():
+            experiment_id = self.store.experiment_id(experiment)
+        host = self.store.address.shown if self.store.address.remote else "http://127.0.0.1:5000"
+        return f"{host.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+    def require_free(self, digests: Sequence[str]) -> None:
+        """Raises TrialTaken when another driver has one of the trials."""
+        for digest in digests:
+            self._take(digest).close()
+
     def find_trial(self, experiment: str, digest: str) -> TrialRecord | None:
         """The trial's record, a complete one before any other.
 
@@ -173,9 +185,11 @@ class Ledger:
         identity = {"ledger.kind": "stage", **identity}
         with self.store.reading():
             experiment_id = self.store.experiment_id(experiment)
-            run = self.store.find_or_create(experiment_id, identity, {"mlflow.note.content": note}, title, now_ms())
+            run = self.store.find_or_create(experiment_id, identity, {NOTE: note, WRITTEN: note}, title, now_ms())
             self.store.client.update_run(run.info.run_id, status="RUNNING")
             self.store.log_tags(run.info.run_id, {"stage.state": "running"})
+            if "stage.reason" in run.data.tags:
+                self.store.client.delete_tag(run.info.run_id, "stage.reason")
             self.store.log_params(run, params)
         return StageLog(self, experiment, stage, run.info.run_id, dict(run.data.tags))
 

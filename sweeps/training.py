@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,7 @@ def train_trials(
     places: Places,
     storage: Path,
     resources: TrialResources,
-    logs: dict[str, TrialLog],
+    open_log: Callable[[TrialConfig], TrialLog],
     board: Board,
 ) -> dict[str, float]:
     """Train and judge every trial; returns, when the last checkpoint has been judged, the starting model's metrics.
@@ -39,7 +40,7 @@ def train_trials(
     """
     actor = start_reward_accuracy(str(places.tokens), str(places.reference), 0.1 if resources.use_gpu else 0.0)
     baseline = actor.starting_model.remote(to_dict(trials[0]))
-    listener = _Listener(actor, logs, board)
+    listener = _Listener(actor, {trial.digest: trial for trial in trials}, open_log, board)
     jobs = [_job(trial, places, storage, resources) for trial in trials]
     tuner = tune.Tuner(
         tune.with_resources(drive_trial, tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])),
@@ -62,7 +63,7 @@ def train_trials(
             tuner.fit()
             listener.judge_the_rest()
     finally:
-        for log in logs.values():
+        for log in listener.logs.values():
             if not log.ended:
                 log.fail("interrupted: the same command goes on from the last epoch checkpoint")
     return ray.get(baseline)
@@ -83,8 +84,11 @@ def _job(trial: TrialConfig, places: Places, storage: Path, resources: TrialReso
 class _Listener(tune.Callback):
     """Hands what Tune hears from the trials to the ledger and the screen, and checkpoints to the evaluator."""
 
-    def __init__(self, actor: Any, logs: dict[str, TrialLog], board: Board) -> None:
-        self.actor, self.logs, self.board = actor, logs, board
+    def __init__(
+        self, actor: Any, trials: dict[str, TrialConfig], open_log: Callable[[TrialConfig], TrialLog], board: Board
+    ) -> None:
+        self.actor, self.trials, self.open_log, self.board = actor, trials, open_log, board
+        self.logs: dict[str, TrialLog] = {}
         self.started: dict[str, float] = {}
         self.judging: dict[Any, tuple[str, Finished]] = {}
         self.sent_to_judge: set[tuple[str, int]] = set()
@@ -99,6 +103,7 @@ class _Listener(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.started[_digest(trial)] = time.monotonic()
+        self.logs[_digest(trial)] = self.open_log(self.trials[_digest(trial)])
         self.board.set_state(_digest(trial), "starting")
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:

@@ -189,8 +189,8 @@ class TrialLog:
 
     def _deliver_evaluation(self, entry: Mapping[str, Any]) -> None:
         if self.run_id is not None:
-            content = {name: entry[name] for name in ("epoch", "checkpoint", "correct")}
-            content["metrics"] = entry["scores"]
+            content = {"epoch": entry["epoch"], "checkpoint": entry["checkpoint"], "metrics": entry["scores"]}
+            content["correct"] = entry["correct"]
             self._store.client.log_dict(self.run_id, content, f"validation/epoch-{entry['epoch']:04d}.json")
 
     def _deliver_end(self, end: Mapping[str, Any]) -> None:

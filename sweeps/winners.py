@@ -140,7 +140,8 @@ def _reason(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int) -> st
         states = ", ".join(f"{row.candidate.label} {row.candidate.state}" for row in without)
         return f"No winner: no trial has a result ({states})." if without else "No winner: there are no trials."
     winner, others = rows[0], rows[1:]
-    name, share = winner.candidate.label, f"{winner.accuracy:.3f} of {pairs} pairs"
+    name = winner.candidate.label
+    share = f"{sum(winner.candidate.correct)} of {pairs} pairs right ({winner.accuracy:.3f})"
     if not others:
         return f"{name} wins: {share}, the only trial with a result."
     tied = [row.candidate.label for row in others if row.accuracy == winner.accuracy]

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from eval_workers.reward_accuracy import RewardAccuracy
-
 from mmpo_train.config import TrialConfig, replace, to_dict
 from mmpo_train.prepare import Places
 from tests.workers import train_jobs

@@ -202,9 +202,7 @@ def test_hh_rlhf_transcripts_share_their_prompt():
 
 def test_instruction_with_input_and_question_with_system_stand_for_the_prompt():
     answers = {"chosen": "4", "rejected": "5"}
-    assert parse_row({"instruction": "Add.", "input": "2 + 2", **answers})[0] == (
-        Message("user", "Add.\n2 + 2"),
-    )
+    assert parse_row({"instruction": "Add.", "input": "2 + 2", **answers})[0] == (Message("user", "Add.\n2 + 2"),)
     assert parse_row({"instruction": "Add.", "input": "", **answers})[0] == (Message("user", "Add."),)
     assert parse_row({"system": "Be brief.", "question": "2 + 2?", **answers})[0] == (SYSTEM, USER)
 
@@ -432,9 +430,7 @@ def test_several_train_splits_are_never_merged():
 
 
 def test_unknown_split_lists_those_that_exist():
-    with pytest.raises(
-        InputError, match="no split 'train_pref'; did you mean 'train_prefs'.*has: train_prefs, test"
-    ):
+    with pytest.raises(InputError, match="no split 'train_pref'; did you mean 'train_prefs'.*has: train_prefs, test"):
         choose_splits("owner/name", ["train_prefs", "test"], "train_pref", None)
 
 
@@ -526,10 +522,7 @@ def test_fingerprint_knows_on_which_side_an_example_is(tmp_path):
 def test_fingerprint_is_sha256_of_one_json_line_per_example(tmp_path):
     """Recomputed with the shell's sha256sum over the lines as documented."""
     data = load_file(tmp_path, [pair(1), pair(2, chosen="ja, schön")], validation_share=0)
-    lines = (
-        '["train",[["user","question 1"]],["yes","no"]]\n'
-        '["train",[["user","question 2"]],["ja, schön","no"]]\n'
-    )
+    lines = '["train",[["user","question 1"]],["yes","no"]]\n["train",[["user","question 2"]],["ja, schön","no"]]\n'
     golden = subprocess.run(["sha256sum"], input=lines.encode(), capture_output=True, check=True)
     assert data.fingerprint == golden.stdout.decode().split()[0]
 
@@ -551,12 +544,10 @@ def test_as_pairs_draws_every_lower_ranked_completion_about_equally():
 
 def test_as_pairs_depends_on_seed_and_content_and_not_on_the_source():
     examples = [
-        PreferenceExample((Message("user", str(number)),), tuple("abcdefgh"), "x", number)
-        for number in range(20)
+        PreferenceExample((Message("user", str(number)),), tuple("abcdefgh"), "x", number) for number in range(20)
     ]
     moved = [
-        PreferenceExample(example.prompt, example.completions, "elsewhere", example.row + 1)
-        for example in examples
+        PreferenceExample(example.prompt, example.completions, "elsewhere", example.row + 1) for example in examples
     ]
     drawn = [as_pairs(example, seed=1).completions for example in examples]
     assert [as_pairs(example, seed=1).completions for example in moved] == drawn
@@ -817,7 +808,5 @@ def test_dataset_unknown_to_the_hub_is_said_to_be_so(monkeypatch):
 def test_importing_preferences_imports_no_heavy_library():
     heavy = "{'torch', 'ray', 'mlflow', 'datasets', 'pyarrow', 'transformers', 'huggingface_hub', 'fsspec'}"
     code = f"import sys, mmpo_train.preferences; print(sorted({heavy} & set(sys.modules)))"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY
-    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
     assert run.stdout.strip() == "[]"

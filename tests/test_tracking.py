@@ -362,7 +362,7 @@ def test_a_stage_is_found_again_with_what_a_person_wrote(ledger, storage, monkey
     first.log_figure(figure)
     first.log_table("ranking", {"label": ["5e-4", "1e-4"], "accuracy": [0.75, float("nan")]})
     winner = find(ledger)
-    first.finish(winner, {"stage.reason": "5e-4 wins"})
+    first.finish(winner, {"winner.reason": "5e-4 wins"})
     ledger.flush(30)
     ledger.store.client.set_tag(first.run_id, "mlflow.note.content", "I trust 1e-4 more")
     again = open_stage(ledger, note="Stage 1, second time", params={"axis": "learning_rate", "trials": 2})
@@ -372,7 +372,7 @@ def test_a_stage_is_found_again_with_what_a_person_wrote(ledger, storage, monkey
     assert again.tags["stage.winner_digest"] == CONFIG.digest
     (stage,) = ledger.find_stages(EXPERIMENT, "stage1", "mmpo")
     assert stage.tags["mlflow.note.content"] == "I trust 1e-4 more"
-    assert stage.tags["stage.reason"] == "5e-4 wins"
+    assert stage.tags["winner.reason"] == "5e-4 wins"
     run = ledger.store.client.get_run(first.run_id)
     assert (run.info.status, run.data.params) == ("FINISHED", {"axis": "learning_rate", "trials": "2"})
     monkeypatch.setenv("MLFLOW_TRACKING_URI", ledger.uri)  # load_table ignores its client's address

@@ -53,7 +53,9 @@ def test_best_accuracy_wins_and_the_reason_says_by_how_much():
     """456 against 440 of 512 right, the 440 a subset: 16 discordant pairs all one way, p = 2 / 2^16 = 0.00003."""
     ranking = rank([trial("0.0001", bits(440, 512)), trial("0.0005", bits(456, 512)), trial("1e-5", bits(300, 512))])
     assert [row.candidate.label for row in ranking.rows] == ["0.0005", "0.0001", "1e-5"]
-    assert ranking.reason == "0.0005 wins: 0.891 of 512 pairs, 3.1 points above the next (0.0001, p < 0.001)."
+    assert ranking.reason == (
+        "0.0005 wins: 456 of 512 pairs right (0.891), 3.1 points above the next (0.0001, p < 0.001)."
+    )
     assert ranking.winner is ranking.rows[0]
     assert ranking.winner.p_value is None
     assert ranking.rows[1].p_value == 2 / 2**16
@@ -65,7 +67,8 @@ def test_trials_within_chance_of_the_winner_are_named():
     ranking = rank([trial("0.1", bits(80, 100)), trial("0.2", bits(79, 100)), trial("0.3", bits(74, 100))])
     assert [row.near_winner for row in ranking.rows] == [False, True, False]
     assert ranking.reason == (
-        "0.1 wins: 0.800 of 100 pairs, 1.0 point above the next (0.2, p = 1.00). At 5% it cannot be told from 0.2."
+        "0.1 wins: 80 of 100 pairs right (0.800), 1.0 point above the next (0.2, p = 1.00). "
+        "At 5% it cannot be told from 0.2."
     )
 
 
@@ -74,7 +77,8 @@ def test_ties_go_to_the_first_in_the_grid_and_are_said_to_be_ties():
     assert ranking.winner is not None
     assert ranking.winner.candidate.label == "0.1"
     assert ranking.reason == (
-        "0.1 ties with 0.2 at 0.800 of 10 pairs: taken as first in the grid. At 5% it cannot be told from 0.3."
+        "0.1 ties with 0.2 at 8 of 10 pairs right (0.800): taken as first in the grid. "
+        "At 5% it cannot be told from 0.3."
     )
 
 
@@ -90,7 +94,7 @@ def test_trials_without_a_result_come_last_and_cannot_win():
     ranking = rank([*broken, trial("0.3", bits(2, 10))])
     assert [row.candidate.label for row in ranking.rows] == ["0.3", "0.1", "0.2"]
     assert ranking.rows[1].accuracy is None
-    assert ranking.reason == "0.3 wins: 0.200 of 10 pairs, the only trial with a result."
+    assert ranking.reason == "0.3 wins: 2 of 10 pairs right (0.200), the only trial with a result."
 
 
 def test_nobody_wins_when_all_trials_diverged_or_failed():
