@@ -42,7 +42,7 @@ def validate(
     batch = Batch(*(torch.from_numpy(values) for values in (policy_logps, ref_logps, rewards, completion_tokens)))
     losses, scores = objective.loss(batch)
     won = (scores[:, 0] > scores[:, 1]).numpy()
-    margins = (scores[:, 0] - scores[:, 1]).numpy()
+    margins = (scores[:, 0] - scores[:, 1]).double().numpy()
     ratios = policy_logps - ref_logps
     longer, shorter = (
         (completion_tokens[:, 0] > completion_tokens[:, 1]),

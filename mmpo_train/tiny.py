@@ -33,7 +33,6 @@ __all__ = [
     "judge",
     "preference_examples",
     "ranked_examples",
-    "write_data",
 ]
 
 
@@ -192,18 +191,6 @@ def fingerprint() -> str:
     """
     recipe = [asdict(RECIPE), list(DEMONSTRATED.items()), list(REJECTED.items()), CHAT_TEMPLATE]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def write_data(folder: Path) -> None:
-    """`train.jsonl`, `validation.jsonl` (preference pairs) and `sft.jsonl` (demonstrations) in `folder`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (
-        ("train", preference_examples("train")),
-        ("validation", preference_examples("validation")),
-        ("sft", instruction_examples()),
-    ):
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def build(folder: Path, progress: Callable[[str, float], None] | None = None) -> None:
