@@ -43,7 +43,7 @@ def train_jobs(jobs: list[dict[str, Any]], workers: int, engine: str = "deepspee
         for rank in range(workers)
     ]
     try:
-        codes = [process.wait(timeout=280) for process in processes]
+        codes = [process.wait(timeout=800) for process in processes]
     finally:
         for process in processes:
             process.kill()
