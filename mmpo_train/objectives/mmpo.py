@@ -28,7 +28,9 @@ def mmpo_loss(policy_logps: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
 
     loss = -logsumexp(s_w, s_l) - log sigmoid(s_w - s_l), s = logps + normalised reward
     (Section 3.3, Listing 1). The first term's gradient weighs the two completions by sigmoid(s_w - s_l) and
-    sigmoid(s_l - s_w) (Theorem 3.2); the second is the DPO-style auxiliary term.
+    sigmoid(s_l - s_w) (Theorem 3.2); the second is the DPO-style auxiliary term. Their sum is -s_w: the logarithms
+    cancel, so that as published only the chosen completion is trained, and beta, r_eps and the groups act on the
+    scores alone.
 
     Both inputs have shape (B, 2), chosen first, in nats. Losses have shape (B,), scores (B, 2), detached.
     """
