@@ -10,7 +10,7 @@ TINY = {
     "max_prompt_tokens": 256,
     "max_completion_tokens": 128,
     "tokens_per_pass": 4096,
-    "validate_every_steps": 16,
+    "validate_every_steps": 32,
 }
 """The embedded default: small steps for a small dataset, and lengths that a laptop gets through."""
 
