@@ -51,7 +51,7 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
     try:
         fill(staging)
         seal(staging, target)
-    except BaseException:
+    except BaseException:  # Ctrl-C too must leave no half-filled folder behind
         shutil.rmtree(staging, ignore_errors=True)
         raise
 

@@ -169,7 +169,7 @@ def _hub_splits(hub_id: str) -> dict[str, tuple[Part, ...]]:
     try:
         with _cache_only() if unreachable else contextlib.nullcontext():
             return _dataset_splits(hub_id, datasets.load_dataset(hub_id), of_hub=True)
-    except Exception as error:
+    except Exception as error:  # datasets raises kinds of its own, of pyarrow and of its HTTP library
         if unreachable:
             raise InputError(
                 f"{hub_id} is no file or folder here{_near_names(hub_id)}, the hub cannot be reached "

@@ -122,7 +122,7 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
             records = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
             known = {digest: record for digest, record in records.items() if record is not None}
             ranking = conclude(stage, experiment, known, trials, log, options.storage)
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
             log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
             raise
         print_next(stage, ranking, _same_arguments(options), ledger.ui_command(), ledger.page(experiment))
