@@ -2,29 +2,78 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import ray
 
+# No CPU, so that they never take a trainer's place.
+_OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
+
 
 class RewardAccuracyActor:
-    """Holds the validation pairs and a model; scores one checkpoint folder after the other."""
+    """Holds validation pairs and a model; scores one checkpoint folder after the other."""
 
-    def __init__(self, tokens_folder: str, reference_folder: str) -> None:
+    def __init__(self) -> None:
         from eval_workers.reward_accuracy import RewardAccuracy
 
-        self.evaluate_folder = RewardAccuracy(tokens_folder, reference_folder)
+        self.reward_accuracy = RewardAccuracy()
 
-    def evaluate(self, checkpoint: str) -> dict[str, Any]:
+    def evaluate(self, checkpoint: str, tokens: str, reference: str) -> dict[str, Any]:
         """Plain numbers, as `RewardAccuracy` gives them."""
-        return self.evaluate_folder(checkpoint)
+        return self.reward_accuracy(checkpoint, tokens, reference)
 
-    def starting_model(self, config: dict[str, Any]) -> dict[str, float]:
+    def starting_model(self, config: dict[str, Any], tokens: str, reference: str) -> dict[str, float]:
         """Metrics of the model that training starts from, by the config's objective."""
-        return self.evaluate_folder.starting_model(config)
+        return self.reward_accuracy.starting_model(config, tokens, reference)
 
 
-def start_reward_accuracy(tokens_folder: str, reference_folder: str, gpus: float = 0.0) -> Any:
-    """A handle to a fresh actor. It asks for no CPU, so that it never takes a trainer's place."""
-    options: dict[str, Any] = {"num_cpus": 0, "num_gpus": gpus, "max_restarts": 3, "max_task_retries": 3}
-    return ray.remote(**options)(RewardAccuracyActor).remote(tokens_folder, reference_folder)
+class AnsweringActor:
+    """Holds a model that answers prompts, and the judges that rank the answers."""
+
+    def __init__(self, verdicts: str) -> None:
+        from eval_workers.answering import Answering
+
+        self.answering = Answering(Path(verdicts))
+
+    def make_segment(self, request: dict[str, Any]) -> None:
+        """Write the segment's folder."""
+        from eval_workers.online import make_segment
+
+        make_segment(self.answering, request)
+
+    def add_win_rate(
+        self, scores: dict[str, Any], checkpoint: str, model: str, tokens: str, judge: str, folder: str
+    ) -> dict[str, Any]:
+        """`RewardAccuracyActor.evaluate`'s scores with the win rate against the starting model among them."""
+        from eval_workers.win_rate import win_rate
+
+        metrics = win_rate(self.answering, Path(checkpoint), Path(model), Path(tokens), judge, Path(folder))
+        return scores | {"metrics": scores["metrics"] | metrics}
+
+
+def start_reward_accuracy(gpus: float = 0.0) -> Any:
+    """A handle to a fresh actor."""
+    return ray.remote(**_OPTIONS, num_gpus=gpus)(RewardAccuracyActor).remote()
+
+
+def start_answering(verdicts: str, gpus: float = 0.0) -> Any:
+    """A handle to a fresh actor. It is known by name too: `ask_for_segment` finds it from a training worker."""
+    actor: Any = ray.remote(**_OPTIONS, num_gpus=gpus)(AnsweringActor)
+    return actor.options(name=_ANSWERING, get_if_exists=True).remote(verdicts)
+
+
+def ask_for_segment(request: dict[str, Any]) -> Any:
+    """Have a segment made; gives a function that says whether it is there, and raises where it could not be made."""
+    done: Any = ray.get_actor(_ANSWERING).make_segment.remote(request)
+
+    def is_made() -> bool:
+        ready, _ = ray.wait([done], timeout=0)
+        if ready:
+            ray.get(done)
+        return bool(ready)
+
+    return is_made
+
+
+_ANSWERING = "answering"

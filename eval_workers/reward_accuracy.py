@@ -6,57 +6,51 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from mmpo_train.checkpoint import read_trial
+from eval_workers.warm_model import WarmModel
+from mmpo_train.checkpoint import read_reference_point, read_trial
 from mmpo_train.config import from_dict
 from mmpo_train.logps import CompletionLogps
 from mmpo_train.manifest import verify
 from mmpo_train.metrics import validate
-from mmpo_train.policy import load_model, load_weights
 from mmpo_train.reference import read_reference
-from mmpo_train.scoring import model_forward, score_pairs
+from mmpo_train.scoring import ScoredTable, model_forward, score_pairs
 from mmpo_train.tokens import read_table
 
 
 class RewardAccuracy:
-    """The validation pairs and a model, kept in memory from one checkpoint to the next."""
+    """Validation pairs and a model, kept in memory from one checkpoint to the next."""
 
-    def __init__(self, tokens_folder: str, reference_folder: str) -> None:
-        self.table = read_table(Path(tokens_folder), "validation")
-        self.ref_logps = read_reference(Path(reference_folder), "validation")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model: Any = None
-        self.architecture = ""
+    def __init__(self) -> None:
+        self.warm = WarmModel()
+        self.pairs: dict[tuple[str, str], ScoredTable] = {}
 
-    def __call__(self, checkpoint: str) -> dict[str, Any]:
+    def __call__(self, checkpoint: str, tokens_folder: str, reference_folder: str) -> dict[str, Any]:
         """{metrics: name -> number, correct: 0 or 1 for each pair in dataset order} of a checkpoint folder.
 
         The same numbers as the training loop's own validation. Raises DamagedFolder.
         """
-        folder = Path(checkpoint)
+        folder, pairs = Path(checkpoint), self._pairs(tokens_folder, reference_folder)
         verify(folder)
         config = read_trial(folder)
-        self._load(folder)
-        forward = model_forward(CompletionLogps(self.model), self.device, config.precision)
-        everything = np.arange(len(self.table))
-        logps = score_pairs(forward, self.table, everything, config.tokens_per_pass)
-        result = validate(config, logps, self.ref_logps, self.table.completion_tokens)
+        model = self.warm.load(folder, config.precision)
+        forward = model_forward(CompletionLogps(model), self.warm.device, config.precision)
+        logps = score_pairs(forward, pairs.table, np.arange(len(pairs.table)), config.tokens_per_pass)
+        point = read_reference_point(folder).mean
+        result = validate(config, logps, pairs.ref_logps, pairs.table.completion_tokens, point)
         return {
             "metrics": {f"validation/{name}": value for name, value in result.metrics.items()},
             "correct": result.correct,
         }
 
-    def starting_model(self, config: dict[str, Any]) -> dict[str, float]:
+    def starting_model(self, config: dict[str, Any], tokens_folder: str, reference_folder: str) -> dict[str, float]:
         """Metrics of the model that training starts from: the reference itself, by the config's objective."""
-        return validate(from_dict(config), self.ref_logps, self.ref_logps, self.table.completion_tokens).metrics
+        pairs = self._pairs(tokens_folder, reference_folder)
+        return validate(from_dict(config), pairs.ref_logps, pairs.ref_logps, pairs.table.completion_tokens).metrics
 
-    def _load(self, folder: Path) -> None:
-        """The checkpoint's model; where the architecture is the last one's, its weights are exchanged in place."""
-        adapter = folder / "adapter_config.json"
-        architecture = (folder / "config.json").read_text() if not adapter.is_file() else ""
-        if architecture and architecture == self.architecture:
-            load_weights(self.model, folder)
-        else:
-            self.model = load_model(folder)
-        self.architecture = architecture
+    def _pairs(self, tokens_folder: str, reference_folder: str) -> ScoredTable:
+        folders = tokens_folder, reference_folder
+        if folders not in self.pairs:
+            logps = read_reference(Path(reference_folder), "validation")
+            self.pairs[folders] = ScoredTable(read_table(Path(tokens_folder), "validation"), logps)
+        return self.pairs[folders]

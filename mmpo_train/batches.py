@@ -27,38 +27,43 @@ def consecutive(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 
 def group_rewards(
-    ref_logps: np.ndarray, order: np.ndarray, pairs_per_group: int, rewards: Callable[[Tensor], Tensor] | None
+    ref_logps: np.ndarray,
+    present: np.ndarray,
+    order: np.ndarray,
+    pairs_per_group: int,
+    rewards: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> np.ndarray:
-    """The objective's constants of every pair, (N, K), computed over groups of consecutive pairs of `order`.
+    """The objective's constants of every completion, (N, K), computed over groups of consecutive prompts of `order`.
 
-    The last group may be partial: its extremes are those of the pairs really there. Zeros without a `rewards`.
+    `present` (N, K) says which completions there are. The last group may be partial: its extremes are those of the
+    prompts really there. Zeros without a `rewards`.
     """
     values = np.zeros_like(ref_logps)
     if rewards is not None:
         for group in consecutive(order, pairs_per_group):
-            values[group] = rewards(torch.from_numpy(ref_logps[group])).numpy()
+            values[group] = rewards(torch.from_numpy(ref_logps[group]), torch.from_numpy(present[group])).numpy()
     return values
 
 
 def plan_passes(
     pairs: Sequence[int] | np.ndarray,
-    table_lengths: np.ndarray,
-    completions: int,
+    row_tokens: np.ndarray,
+    rows: np.ndarray,
     tokens_per_pass: int,
     workers: int = 1,
 ) -> list[np.ndarray]:
-    """The pairs of one step in passes of at most `tokens_per_pass` padded tokens, a multiple of `workers` of them.
+    """The prompts of one step in passes of at most `tokens_per_pass` padded tokens, a multiple of `workers` of them.
 
-    Longest first, so that a pass holds pairs of like length and worker w can take passes w, w + workers, … with
-    about equal work. A pass always holds at least one pair; where there are fewer pairs than workers, empty
-    passes fill up.
+    `row_tokens` and `rows` (N,) say how long a prompt's longest row is and how many rows it has. Longest first, so
+    that a pass holds rows of like length and worker w can take passes w, w + workers, … with about equal work. A pass
+    always holds at least one prompt; where there are fewer prompts than workers, empty passes fill up.
     """
-    longest_first = np.asarray(pairs)[np.argsort(-table_lengths[np.asarray(pairs)], kind="stable")]
+    longest_first = np.asarray(pairs)[np.argsort(-row_tokens[np.asarray(pairs)], kind="stable")]
     passes: list[np.ndarray] = []
     start = 0
     while start < len(longest_first):
-        per_pair = int(table_lengths[longest_first[start]]) * completions
-        size = max(1, tokens_per_pass // per_pair)
+        fits = np.cumsum(rows[longest_first[start:]]) * row_tokens[longest_first[start]] <= tokens_per_pass
+        size = max(1, int(fits.sum()))
         passes.append(longest_first[start : start + size])
         start += size
     while len(passes) % workers and max(map(len, passes)) > 1:
@@ -70,17 +75,56 @@ def plan_passes(
     return passes
 
 
-def collate(table: TokenTable, pairs: np.ndarray) -> Pass:
-    """The sequences of some pairs as one pass: pair 0's K completions first, then pair 1's, …"""
-    sequences = [(table.prompts[pair], ids) for pair in pairs for ids in table.completions[pair]]
-    length = max(len(prompt) + len(ids) for prompt, ids in sequences)
-    input_ids = np.zeros((len(sequences), length), dtype=np.int64)
-    rows, positions = [], []
-    for row, (prompt, ids) in enumerate(sequences):
-        end = len(prompt) + len(ids)
-        input_ids[row, : len(prompt)], input_ids[row, len(prompt) : end] = prompt, ids
-        rows.append(np.full(len(ids), row))
-        positions.append(np.arange(len(prompt) - 1, end - 1))
-    targets = np.concatenate([ids for _, ids in sequences]).astype(np.int64)
-    parts = (input_ids, np.concatenate(rows), np.concatenate(positions), targets)
-    return Pass(*(torch.from_numpy(part) for part in parts))
+def plan_table(
+    table: TokenTable,
+    pairs: Sequence[int] | np.ndarray,
+    tokens_per_pass: int,
+    workers: int = 1,
+    *,
+    share_prompts: bool = False,
+) -> list[np.ndarray]:
+    """`plan_passes` of some prompts of a table, in the layout that `collate` will give them."""
+    if share_prompts:
+        return plan_passes(pairs, table.together, np.ones(len(table), dtype=np.int64), tokens_per_pass, workers)
+    return plan_passes(pairs, table.longest, np.array(list(map(len, table.completions))), tokens_per_pass, workers)
+
+
+def collate(table: TokenTable, pairs: np.ndarray, *, share_prompts: bool = False) -> Pass:
+    """The completions of some prompts as one pass: all of the first prompt, then all of the second, …
+
+    A row for each completion, or with `share_prompts` one for each prompt, which is then computed once.
+    """
+    rows: list[list[np.ndarray]] = []  # the pieces of each row, a prompt first
+    scored: list[tuple[int, int, int, np.ndarray]] = []  # row, place of the prompt's end, of the completion, its ids
+    for pair in pairs:
+        prompt = table.prompts[pair]
+        for number, ids in enumerate(table.completions[pair]):
+            if number == 0 or not share_prompts:
+                rows.append([prompt])
+            scored.append((len(rows) - 1, len(prompt) - 1, sum(map(len, rows[-1])), ids))
+            rows[-1].append(ids)
+    input_ids = _padded([np.concatenate(row) for row in rows], 0)
+    row, positions, completion = [], [], []
+    for number, (place, prompt_end, start, ids) in enumerate(scored):
+        row.append(np.full(len(ids), place))
+        # The first token is predicted by the prompt's last one, each other by the one before it.
+        positions.append(np.concatenate([[prompt_end], np.arange(start, start + len(ids) - 1)]))
+        completion.append(np.full(len(ids), number))
+    targets = [ids.astype(np.int64) for *_, ids in scored]
+    flat = [torch.from_numpy(np.concatenate(part)) for part in (row, positions, targets, completion)]
+    one = Pass(torch.from_numpy(input_ids), flat[0], flat[1], flat[2], flat[3], len(scored))
+    if not share_prompts:
+        return one
+    segments = [np.concatenate([np.full(len(piece), number) for number, piece in enumerate(row)]) for row in rows]
+    after = [np.concatenate([np.arange(len(p)) + (i > 0) * len(row[0]) for i, p in enumerate(row)]) for row in rows]
+    return one._replace(
+        segments=torch.from_numpy(_padded(segments, -1)), position_ids=torch.from_numpy(_padded(after, 0))
+    )
+
+
+def _padded(rows: list[np.ndarray], filler: int) -> np.ndarray:
+    """(R, L) with every row filled up on the right."""
+    whole = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
+    for target, row in zip(whole, rows, strict=True):
+        target[: len(row)] = row
+    return whole

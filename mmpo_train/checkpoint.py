@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from mmpo_train.config import TrialConfig, from_dict, to_dict
 from mmpo_train.events import Point
 from mmpo_train.manifest import is_whole, seal, stage
+from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.policy import save_model
 
 if TYPE_CHECKING:
@@ -42,6 +43,11 @@ def read_trial(folder: Path) -> TrialConfig:
     return from_dict(json.loads((folder / TRIAL).read_text())["config"])
 
 
+def read_reference_point(folder: Path) -> RunningMean:
+    """The running quantity of BCO and KTO as it was when the folder was written."""
+    return RunningMean(*json.loads((folder / TRIAL).read_text()).get("reference_point", ()))
+
+
 def save_epoch(
     trial_folder: Path,
     epoch: int,
@@ -51,6 +57,7 @@ def save_epoch(
     tokenizer: PreTrainedTokenizerBase,
     engine: Engine,
     history: list[Point],
+    reference_point: RunningMean,
 ) -> Path:
     """Write the epoch's checkpoint, then what a resume needs: optimiser states, and all points measured so far.
 
@@ -58,19 +65,16 @@ def save_epoch(
     """
     checkpoint = checkpoint_folder(trial_folder, epoch)
     resume = trial_folder / "resume" / checkpoint.name
-    weights = engine.model_state()
     staging = resume.with_name(f".partial-{resume.name}")
+    save_policy(checkpoint, config, model, tokenizer, engine, epoch=epoch, step=step, reference_point=reference_point)
     if engine.worker == 0:
-        half = stage(checkpoint)
-        save_model(model, tokenizer, half, weights)
-        write_trial(half, config, epoch=epoch, step=step)
-        seal(half, checkpoint)
         stage(resume)
     engine.barrier()
     engine.save_state(staging)
     engine.barrier()
     if engine.worker == 0:
-        write_trial(staging, config, epoch=epoch, step=step, workers=engine.workers, zero_stage=config.zero_stage)
+        shards = {"workers": engine.workers, "zero_stage": config.zero_stage}
+        write_trial(staging, config, epoch=epoch, step=step, reference_point=reference_point, **shards)
         (staging / POINTS).write_text(json.dumps(history))
         seal(staging, resume)
         for older in resume.parent.iterdir():
@@ -78,6 +82,18 @@ def save_epoch(
                 shutil.rmtree(older)
     engine.barrier()
     return checkpoint
+
+
+def save_policy(
+    folder: Path, config: TrialConfig, model: Any, tokenizer: PreTrainedTokenizerBase, engine: Engine, **facts: Any
+) -> None:
+    """Write the model as it is now as a self-describing folder. Every worker calls it; worker 0 writes."""
+    weights = engine.model_state()
+    if engine.worker == 0:
+        half = stage(folder)
+        save_model(model, tokenizer, half, weights)
+        write_trial(half, config, **facts)
+        seal(half, folder)
 
 
 def resumable_epoch(trial_folder: Path, workers: int, zero_stage: int) -> int:
@@ -93,8 +109,8 @@ def resumable_epoch(trial_folder: Path, workers: int, zero_stage: int) -> int:
     return 0
 
 
-def load_epoch(trial_folder: Path, epoch: int, engine: Engine) -> list[Point]:
-    """Put the engine where it was at the end of a resumable epoch. Returns the points until then."""
+def load_epoch(trial_folder: Path, epoch: int, engine: Engine) -> tuple[list[Point], RunningMean]:
+    """Put the engine where it was at the end of a resumable epoch. Returns the points until then and Delta."""
     folder = trial_folder / "resume" / f"epoch-{epoch:04d}"
     engine.load_state(folder)
-    return [Point(*point) for point in json.loads((folder / POINTS).read_text())]
+    return [Point(*point) for point in json.loads((folder / POINTS).read_text())], read_reference_point(folder)

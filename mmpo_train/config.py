@@ -23,9 +23,34 @@ OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
     "mmpo": ("beta", "r_eps", "pairs_per_group"),
     "dpo": ("beta",),
     "simpo": ("beta", "gamma_over_beta", "length_normalised"),
+    "rpo": ("beta", "sft_weight"),
+    "rpo_trl": ("beta", "sft_weight"),
+    "exo": ("beta",),
+    "exo_original": ("beta", "label_smoothing"),
+    "cpo": ("beta", "gamma", "sft_weight"),
+    "cpo_original": ("beta", "sft_weight"),
+    "bco": ("beta",),
+    "bco_original": ("beta",),
+    "kto": ("beta",),
+    "kto_original": ("beta", "desirable_weight", "undesirable_weight"),
+    "apo": ("beta",),
+    "apo_zero": ("beta",),
+    "apo_down": ("beta",),
+    "sppo": ("beta",),
+    "nca": ("beta",),
+    "rnce": ("beta", "negatives"),
+    "mc_po": ("beta", "negatives", "negative_choice"),
+    "on_mc_po": ("beta", "negatives", "negative_choice", "segments", "answer_temperatures", "judge"),
+    "online_dpo": ("beta", "segments", "answer_temperatures", "judge"),
 }
+ONLINE_OBJECTIVES = ("on_mc_po", "online_dpo")
+"""Those that train on the policy's own answers, ranked by a judge."""
+NEEDS_UNRELATED = ("kto", "kto_original")
+"""Those whose reference point is estimated from completions of other prompts."""
+NEGATIVE_CHOICES = ("kernel", "max", "min")
 _ANY_OBJECTIVE_FIELDS = frozenset(name for names in OBJECTIVE_FIELDS.values() for name in names)
 
+NOISE_CANDIDATES = ("none", "added", "only")
 OPTIMIZERS = ("adamw", "adamw_8bit")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -47,19 +72,50 @@ class TrialConfig:
     """Files, folders or hub ids, each `SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`; several are a mixture."""
     data_fingerprint: str = ""
     """SHA-256 of the examples, in order; filled in when the trial is prepared."""
+    negatives_from_rank: int = _runtime(3)
+    """Ranked answers above this rank, but the best, are left out: 3 leaves out rank 2 (MC-PO paper's Nectar)."""
+    worst_negatives: int = _runtime(0)
+    """Negatives kept of each ranked train prompt, the lowest in rank; 0 keeps all (MC-PO paper, Figure 2)."""
+    noise_candidate: str = "none"
+    """The chosen completion with two tokens swapped as one more negative: none, added, or only (MC-PO paper, 5.4)."""
+    holdout_seed: int = _runtime(42)
+    """Hold-out split of sources without a validation split, and the rejected completion of validation pairs. Like all
+    of this group it acts through `data_fingerprint`."""
 
     objective: str = "mmpo"
-    """mmpo, dpo or simpo."""
+    """What is optimised: one of the names in OBJECTIVE_FIELDS."""
     beta: float = 0.1
-    """Weight of the reference log-probabilities (MMPO), of the log-ratios (DPO) or of the log-probabilities (SimPO)."""
+    """Weight of the reference log-probabilities (MMPO), of the log-ratios (DPO and kin) or of the log-probabilities
+    (SimPO, CPO). The MC-PO paper's objectives start from 0.01."""
     r_eps: float = 0.6
-    """MMPO's target reward of the chosen completion; the rejected one's is 0.1 (Listing 1)."""
+    """MMPO's target reward of the chosen completion; a rejected one's is 0.1 (Listing 1)."""
     gamma_over_beta: float = 1.2
     """SimPO's target margin gamma, as a multiple of beta."""
     length_normalised: bool = False
     """SimPO on mean instead of summed token log-probabilities (SimPO's own paper; MMPO's Eq. 8 has sums)."""
     pairs_per_group: int = 8
     """MMPO normalises rewards over this many consecutive pairs (the paper: 2 a device on 4 devices)."""
+    gamma: float = 10.0
+    """CPO's target margin, not scaled by beta (MC-PO paper, Table 5)."""
+    sft_weight: float = 0.1
+    """RPO's and CPO's lambda: weight of the chosen completion's own likelihood."""
+    label_smoothing: float = 1e-3
+    """exo_original's probability that a preference label is wrong (Ji et al. 2024)."""
+    desirable_weight: float = 1.0
+    """kto_original's lambda_D."""
+    undesirable_weight: float = 1.0
+    """kto_original's lambda_U."""
+    negatives: int = 1
+    """RNCE and MC-PO: dispreferred completions of a prompt in one step (M); fewer where a prompt has fewer."""
+    negative_choice: str = "kernel"
+    """MC-PO: draw them from the Monte Carlo kernel (Algorithm 1), or take those of max or min weight (Section 5.3)."""
+    segments: int = 3
+    """Online: equal parts of the training, each on answers of the policy it starts with."""
+    answer_temperatures: tuple[float, ...] = (0.6, 0.6, 0.8, 0.8, 1.0, 1.0)
+    """Online: one answer of the policy to each prompt at each of these temperatures."""
+    judge: str = "tiny"
+    """Online: who ranks the answers: `tiny` (the program that made tiny's data), openai:MODEL or anthropic:MODEL, with
+    @URL for another endpoint of that protocol."""
 
     learning_rate: float = 5e-5
     """Peak learning rate."""
@@ -92,7 +148,7 @@ class TrialConfig:
     precision: str = "auto"
     """fp32, bf16 (weights and activations; sums stay fp32), or auto: bf16 where the hardware has it."""
     seed: int = 42
-    """Order of the pairs, hold-out split, LoRA initialisation and dropout."""
+    """Order of the pairs, drawn negatives, LoRA initialisation and dropout."""
 
     validate_every_steps: int = _runtime(64)
     """Steps between validations within an epoch; every epoch's end is validated besides."""
@@ -116,7 +172,9 @@ def identity(config: TrialConfig) -> dict[str, Any]:
     for spec in fields(config):
         foreign = spec.name in _ANY_OBJECTIVE_FIELDS and spec.name not in used
         idle = spec.name.startswith("lora_") and spec.name != "lora_rank" and config.lora_rank == 0
-        if not (foreign or idle or spec.metadata.get("runtime")):
+        # A later field: trials without noise keep the digest they had before it.
+        absent = spec.name == "noise_candidate" and config.noise_candidate == "none"
+        if not (foreign or idle or absent or spec.metadata.get("runtime")):
             kept[spec.name] = getattr(config, spec.name)
     return kept
 
@@ -183,7 +241,8 @@ def _convert(value: Any, kind: Any) -> Any:
     origin = typing.get_origin(kind)
     if origin is tuple:
         parts = value.split(",") if isinstance(value, str) else value
-        return tuple(str(part).strip() for part in parts)
+        [kind_of_part, _] = typing.get_args(kind)
+        return tuple(kind_of_part(part.strip() if isinstance(part, str) else part) for part in parts)
     if kind is bool:
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
         text = str(value).lower()
@@ -210,31 +269,48 @@ def _type_name(kind: Any) -> str:
 def _problems(config: TrialConfig) -> Iterable[str]:
     if config.objective not in OBJECTIVE_FIELDS:
         yield f"objective {config.objective!r} is unknown{nearest(config.objective, OBJECTIVE_FIELDS)}"
-    for name, allowed in (("optimizer", OPTIMIZERS), ("precision", PRECISIONS)):
+    for name, allowed in (
+        ("optimizer", OPTIMIZERS),
+        ("precision", PRECISIONS),
+        ("negative_choice", NEGATIVE_CHOICES),
+        ("noise_candidate", NOISE_CANDIDATES),
+    ):
         if getattr(config, name) not in allowed:
             yield f"{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}"
     for name in ("learning_rate", "beta"):
         value = getattr(config, name)
         if not (math.isfinite(value) and value > 0):
             yield f"{name} must be a finite number above 0, got {value}; the paper's grids are in sweeps/grids.py"
-    for name in ("r_eps", "gamma_over_beta", "weight_decay", "max_gradient_norm", "lora_dropout"):
+    at_least_0 = ("r_eps", "gamma_over_beta", "gamma", "sft_weight", "desirable_weight", "undesirable_weight")
+    for name in (*at_least_0, "weight_decay", "max_gradient_norm", "lora_dropout"):
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= 0):
             yield f"{name} must be a finite number of at least 0, got {value}"
+    if not 0 < config.label_smoothing < 0.5:
+        yield f"label_smoothing must be above 0 and below 0.5, got {config.label_smoothing}"
+    if len(config.answer_temperatures) < 2:
+        yield "answer_temperatures must name at least two, since answers are compared"
+    if not all(math.isfinite(value) and value >= 0 for value in config.answer_temperatures):
+        yield f"answer_temperatures must be finite numbers of at least 0, got {config.answer_temperatures}"
     if not 0 <= config.warmup_share < 1:
         yield f"warmup_share must be at least 0 and below 1, got {config.warmup_share}"
     if not config.lora_dropout < 1:
         yield f"lora_dropout must be below 1, got {config.lora_dropout}"
     positive = ("epochs", "pairs_per_step", "pairs_per_group", "max_prompt_tokens", "max_completion_tokens")
-    for name in (*positive, "validate_every_steps", "tokens_per_pass", "lora_alpha"):
+    for name in (*positive, "negatives", "segments", "validate_every_steps", "tokens_per_pass", "lora_alpha"):
         if getattr(config, name) < 1:
             yield f"{name} must be at least 1, got {getattr(config, name)}"
     if config.lora_rank < 0:
         yield f"lora_rank must be 0 (train everything) or more, got {config.lora_rank}"
     if config.lora_rank and not config.lora_targets:
         yield "lora_targets must name at least one projection when lora_rank is above 0"
-    if not 0 <= config.seed < 2**32:
-        yield f"seed must be at least 0 and below 2**32, got {config.seed}"
+    if config.negatives_from_rank < 2:
+        yield f"negatives_from_rank must be at least 2 (rank 1 is the chosen), got {config.negatives_from_rank}"
+    if config.worst_negatives < 0:
+        yield f"worst_negatives must be 0 (all) or more, got {config.worst_negatives}"
+    for name in ("seed", "holdout_seed"):
+        if not 0 <= getattr(config, name) < 2**32:
+            yield f"{name} must be at least 0 and below 2**32, got {getattr(config, name)}"
     if config.zero_stage not in (0, 1, 2, 3):
         yield f"zero_stage must be 0, 1, 2 or 3, got {config.zero_stage}"
     if not config.model:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
-from mmpo_train.preferences import as_pairs
-from mmpo_train.templates import EncodedExample, Unusable, encode, special_ids
+from mmpo_train.templates import EncodedExample, special_ids
+from mmpo_train.tokens import tokenise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +21,7 @@ LEGEND = (
     "prompt (context, not scored) · [green]chosen[/] and [red]rejected[/] (every coloured token is scored) · "
     "[reverse]special tokens[/] · [yellow]✂ what was cut[/]"
 )
-_STYLES = ("green", "red")
+_STYLES = {"chosen": "green", "rejected": "red"}
 
 
 def first_examples(
@@ -32,28 +32,25 @@ def first_examples(
     for example in examples:
         if len(shown) == count:
             break
-        pair = as_pairs(example, config.seed)
-        try:
-            shown.append((pair, encode(pair, tokenizer, config.max_prompt_tokens, config.max_completion_tokens)))
-        except Unusable:
-            continue
+        encoded, _ = tokenise(
+            [example], tokenizer, config.max_prompt_tokens, config.max_completion_tokens, config.noise_candidate
+        )
+        shown += [(example, one) for one in encoded]
     return shown
 
 
 def as_text(example: PreferenceExample, tokens: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> Text:
     """One example for a terminal."""
-    counts = ", ".join(
-        f"{name} {len(ids)}" for name, ids in zip(("chosen", "rejected"), tokens.completions, strict=True)
-    )
+    names = ["chosen"] + ["rejected"] * (len(tokens.completions) - 1)
+    counts = ", ".join(f"{name} {len(ids)}" for name, ids in zip(names, tokens.completions, strict=True))
     text = Text(f"{example.source} row {example.row}", style="bold")
     text.append(f"  tokens: prompt {len(tokens.prompt)}, {counts}\n", style="not bold dim")
     text.append("prompt    ", style="bold dim")
     if tokens.prompt_cut:
         text.append(f"✂ {tokens.prompt_cut} tokens cut here ", style="yellow not bold")
     _append(text, tokens.prompt, tokenizer, "not bold")
-    for name, style, ids, cut in zip(
-        ("chosen", "rejected"), _STYLES, tokens.completions, tokens.completion_cuts, strict=True
-    ):
+    for name, ids, cut in zip(names, tokens.completions, tokens.completion_cuts, strict=True):
+        style = _STYLES[name]
         text.append(f"\n{name:<10}", style=f"bold {style}")
         _append(text, ids, tokenizer, f"{style} not bold")
         if cut:
@@ -64,23 +61,25 @@ def as_text(example: PreferenceExample, tokens: EncodedExample, tokenizer: PreTr
 def as_columns(
     shown: Iterable[tuple[PreferenceExample, EncodedExample]], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list]:
-    """The same as the columns of a table."""
+    """The same as the columns of a table, a row for each rejected completion."""
     columns: dict[str, list] = {}
     for example, tokens in shown:
-        row = {
-            "source": f"{example.source} row {example.row}",
-            "prompt": tokenizer.decode(tokens.prompt),
-            "chosen": tokenizer.decode(tokens.completions[0]),
-            "rejected": tokenizer.decode(tokens.completions[1]),
-            "prompt_tokens": len(tokens.prompt),
-            "prompt_tokens_cut": tokens.prompt_cut,
-            "chosen_tokens": len(tokens.completions[0]),
-            "chosen_tokens_cut": tokens.completion_cuts[0],
-            "rejected_tokens": len(tokens.completions[1]),
-            "rejected_tokens_cut": tokens.completion_cuts[1],
-        }
-        for name, value in row.items():
-            columns.setdefault(name, []).append(value)
+        lengths, cuts = [len(ids) for ids in tokens.completions], tokens.completion_cuts
+        for place in range(1, len(lengths)):
+            row = {
+                "source": f"{example.source} row {example.row}",
+                "prompt": tokenizer.decode(tokens.prompt),
+                "chosen": tokenizer.decode(tokens.completions[0]),
+                "rejected": tokenizer.decode(tokens.completions[place]),
+                "prompt_tokens": len(tokens.prompt),
+                "prompt_tokens_cut": tokens.prompt_cut,
+                "chosen_tokens": lengths[0],
+                "chosen_tokens_cut": cuts[0],
+                "rejected_tokens": lengths[place],
+                "rejected_tokens_cut": cuts[place],
+            }
+            for name, value in row.items():
+                columns.setdefault(name, []).append(value)
     return columns
 
 

@@ -5,32 +5,29 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from mmpo_train.batches import collate, consecutive, epoch_order, group_rewards, plan_passes
+from mmpo_train.batches import collate, consecutive, epoch_order, group_rewards, plan_table
 from mmpo_train.config import TrialConfig
 from mmpo_train.engine import Engine
 from mmpo_train.metrics import SATURATED_NATS, validate
-from mmpo_train.objectives import Batch, Objective, build_objective
+from mmpo_train.negatives import drawn_columns, weighted_columns
+from mmpo_train.objectives import Objective, batch_of, build_objective
+from mmpo_train.objectives.reference_point import RunningMean, kl_reference_point
 from mmpo_train.schedule import learning_rate_at
-from mmpo_train.scoring import score_pairs
-from mmpo_train.tokens import TokenTable
+from mmpo_train.scoring import ScoredTable, prompts_can_be_shared, score_pairs
+from mmpo_train.segments import Segment, first_step, prompts_of_segment, segment_of
 
 Report = Callable[[dict[str, float], int], None]
 """Takes metrics and the optimiser step (from 1) they belong to. Called on every worker with the same numbers."""
-Publish = Callable[[int, int], None]
-"""Takes a finished epoch (from 1) and its last step: write the checkpoint. Called on every worker."""
+Publish = Callable[[int, int, RunningMean], None]
+"""Takes a finished epoch (from 1), its last step and the reference point: write the checkpoint. On every worker."""
 
 
-@dataclass(frozen=True)
-class ScoredTable:
-    """Pairs with their reference log-probabilities, (N, K), fp32."""
-
-    table: TokenTable
-    ref_logps: np.ndarray
+MakeSegment = Callable[[int, np.ndarray], Segment]
+"""Takes a segment's number (from 0) and the places of its prompts. Called on every worker."""
 
 
 class Diverged(Exception):
@@ -46,87 +43,169 @@ def train(
     report: Report,
     publish: Publish,
     finished_epochs: int = 0,
+    reference_point: RunningMean = RunningMean(),  # noqa: B008  (immutable)
+    unrelated: ScoredTable | None = None,
+    make_segment: MakeSegment | None = None,
 ) -> None:
     """Optimise until the config's epochs are done, from the end of epoch `finished_epochs`.
 
     What is seen, in which order and group, depends on the config alone: not on the number of workers, nor on how many
-    pairs fit in a pass, nor on interruptions. Raises Diverged.
+    pairs fit in a pass, nor on interruptions. `unrelated` has for each prompt one completion of another one (KTO);
+    `make_segment` replaces the completions at the start of each segment (online objectives). Raises Diverged.
     """
     objective = build_objective(config)
-    table, lengths = train_pairs.table, train_pairs.table.longest
-    steps_per_epoch = math.ceil(len(table) / config.pairs_per_step)
+    steps_per_epoch = math.ceil(len(train_pairs.table) / config.pairs_per_step)
     total_steps = steps_per_epoch * config.epochs
+    current: Segment | None = None
+    survey = _Survey(config, engine)
     for epoch in range(finished_epochs + 1, config.epochs + 1):
-        order = epoch_order(len(table), config.seed, epoch)
-        rewards = group_rewards(train_pairs.ref_logps, order, config.pairs_per_group, objective.rewards)
-        for number, pairs in enumerate(consecutive(order, config.pairs_per_step), (epoch - 1) * steps_per_epoch + 1):
+        order = epoch_order(len(train_pairs.table), config.seed, epoch)
+        present = train_pairs.table.completion_tokens > 0
+        rewards = group_rewards(train_pairs.ref_logps, present, order, config.pairs_per_group, objective.rewards)
+        for number, prompts in enumerate(consecutive(order, config.pairs_per_step), (epoch - 1) * steps_per_epoch + 1):
             started = time.perf_counter()
             torch.manual_seed(hash((config.seed, number, engine.worker)))  # dropout: the same after a resume
-            passes = plan_passes(pairs, lengths, len(table.completions[0]), config.tokens_per_pass, engine.workers)
-            totals = np.zeros(len(_TOTALS))
-            for some in passes[engine.worker :: engine.workers]:
-                totals += _run_pass(engine, objective, train_pairs, rewards, some, pairs)
-            sums = dict(zip(_TOTALS, engine.sum(totals), strict=True))
-            _stop_if_not_finite("loss", sums["loss"], number)
+            source, rows = train_pairs, prompts
+            segment = segment_of(number, total_steps, config.segments)
+            if make_segment is not None:
+                if current is None or number == first_step(segment, total_steps, config.segments):
+                    current = make_segment(segment, prompts_of_segment(config, len(order), segment))
+                    started = time.perf_counter()
+                source, rows = current.scored, current.rows_of(prompts)
+            columns = survey.columns(objective, source, rows, epoch)
+            if objective.reference_point == "unrelated":
+                assert unrelated is not None
+                surveyed = torch.from_numpy(survey.logps(unrelated, rows))
+                point = kl_reference_point(surveyed, torch.from_numpy(unrelated.ref_logps[rows]), config.beta)
+                reference_point = RunningMean(point, 1)
+            step = source.take(rows, columns)
+            constants = rewards[rows, : columns.shape[1]] if objective.rewards else np.zeros_like(step.ref_logps)
+            sums = _run_step(config, engine, objective, step, constants, reference_point.mean)
             learning_rate = learning_rate_at(number - 1, total_steps, config.learning_rate, config.warmup_share)
-            norm = engine.step(learning_rate)
-            if norm is not None:
-                _stop_if_not_finite("gradient norm", norm, number)
-            seconds = time.perf_counter() - started
-            metrics = {f"train/{name}": sums[name] / len(pairs) for name in _TOTALS if name != "tokens"}
-            metrics |= {"train/learning_rate": learning_rate} | ({} if norm is None else {"train/gradient_norm": norm})
+            metrics = {"train/epoch": number / steps_per_epoch, "train/learning_rate": learning_rate}
+            if current is not None and number == first_step(segment, total_steps, config.segments):
+                metrics |= current.metrics
+            if len(rows):  # an online step whose prompts were all dropped teaches nothing
+                _stop_if_not_finite("loss", sums["loss"], number)
+                norm = engine.step(learning_rate)
+                if norm is not None:
+                    _stop_if_not_finite("gradient norm", norm, number)
+                    metrics["train/gradient_norm"] = norm
+                metrics |= {f"train/{name}": sums[name] / len(rows) for name in _TOTALS if name not in _UNSHOWN}
+                if objective.reference_point:
+                    metrics["train/reference_point"] = reference_point.mean
+                if objective.reference_point == "mean":
+                    reference_point = reference_point.update(sums["score"] / len(rows))
             # Every worker must report the same numbers, so speed is taken from the workers' mean time.
-            seconds = float(engine.sum(np.array([seconds]))[0]) / engine.workers
+            seconds = float(engine.sum(np.array([time.perf_counter() - started]))[0]) / engine.workers
             metrics |= {
-                "train/pairs_per_second": len(pairs) / seconds,
+                "train/pairs_per_second": len(rows) / seconds,
                 "train/tokens_per_second": sums["tokens"] / seconds,
+                "train/step_seconds": seconds,
             }
-            epoch_ends = number == epoch * steps_per_epoch
-            if epoch_ends or number % config.validate_every_steps == 0:
-                metrics |= _validation(config, validation_pairs, engine)
-            report(metrics | {"train/epoch": number / steps_per_epoch, "train/step_seconds": seconds}, number)
-        publish(epoch, epoch * steps_per_epoch)
+            if number == epoch * steps_per_epoch or number % config.validate_every_steps == 0:
+                metrics |= _validation(config, validation_pairs, engine, reference_point.mean)
+            report(metrics, number)
+        publish(epoch, epoch * steps_per_epoch, reference_point)
 
 
-_TOTALS = ("loss", "reward_accuracy", "reward_margin", "rejected_weight", "saturated_share", "tokens")
+class _Survey:
+    """What is found out about a step's prompts before it, without gradient, by all workers together."""
+
+    def __init__(self, config: TrialConfig, engine: Engine) -> None:
+        self.config, self.engine = config, engine
+        self.share_prompts: bool | None = None
+
+    def columns(self, objective: Objective, source: ScoredTable, rows: np.ndarray, epoch: int) -> np.ndarray:
+        """Which completions of each prompt the step trains on, (n, M + 1), -1 for none."""
+        config = self.config
+        counts = np.array([len(source.table.completions[row]) for row in rows], dtype=np.int64)
+        everything = np.where(np.arange(counts.max(initial=2)) < counts[:, None], np.arange(counts.max(initial=2)), -1)
+        if objective.choice == "all" or counts.max(initial=2) <= objective.negatives + 1:
+            return everything
+        if objective.choice == "drawn":
+            return drawn_columns(counts, objective.negatives, config.seed, rows)
+        if self.share_prompts is None:
+            bf16 = config.precision == "bf16"
+            self.share_prompts = prompts_can_be_shared(self.engine.logps, source.table, bf16)
+        scores = config.beta * (self.logps(source, rows, self.share_prompts) - source.ref_logps[rows])
+        return weighted_columns(scores, counts, objective.negatives, objective.choice, config.seed, epoch, rows)
+
+    def logps(self, source: ScoredTable, rows: np.ndarray, share_prompts: bool = False) -> np.ndarray:
+        """log pi_theta of all completions of some prompts, (n, K), fp32, in nats."""
+        engine, budget = self.engine, self.config.tokens_per_pass
+        share = score_pairs(
+            engine.logps, source.table, rows, budget, engine.worker, engine.workers, share_prompts=share_prompts
+        )
+        return engine.sum(share).astype(np.float32)
 
 
-def _run_pass(
+_TOTALS = ("loss", "reward_accuracy", "reward_margin", "rejected_weight", "saturated_share", "score", "tokens")
+_UNSHOWN = ("score", "tokens")
+
+
+def _run_step(
+    config: TrialConfig,
     engine: Engine,
     objective: Objective,
-    scored: ScoredTable,
-    rewards: np.ndarray,
-    some: np.ndarray,
-    step_pairs: np.ndarray,
+    step: ScoredTable,
+    constants: np.ndarray,
+    reference_point: float,
+) -> dict[str, float]:
+    """Forward and backward of a step's prompts; returns sums over them and over all workers, by name."""
+    totals = np.zeros(len(_TOTALS))
+    prompts = np.arange(len(step.table))
+    if len(prompts):
+        tokens = step.table.completion_tokens
+        passes = plan_table(step.table, prompts, config.tokens_per_pass, engine.workers)
+        for some in passes[engine.worker :: engine.workers]:
+            shown = some if len(some) else prompts[:1]  # an empty pass keeps this worker in step with the others
+            weight = 1.0 if len(some) else 0.0
+            logps = _by_prompt(engine.logps(collate(step.table, shown)), tokens[shown] > 0)
+            batch = batch_of(logps, step.ref_logps[shown], constants[shown], tokens[shown], reference_point)
+            losses, scores = objective.loss(batch)
+            engine.backward(weight * losses.sum() / len(prompts))
+            totals += weight * _totals(losses, scores, tokens[shown], step.table.prompts, shown)
+    return dict(zip(_TOTALS, engine.sum(totals), strict=True))
+
+
+def _by_prompt(logps: torch.Tensor, present: np.ndarray) -> torch.Tensor:
+    """Log-probabilities (C,) of the completions there are, as (B, K) with zeros elsewhere."""
+    if present.all():
+        return logps.reshape(present.shape)
+    places = torch.from_numpy(np.flatnonzero(present)).to(logps.device)
+    return logps.new_zeros(present.size).index_copy(0, places, logps).reshape(present.shape)
+
+
+def _totals(
+    losses: torch.Tensor, scores: torch.Tensor, tokens: np.ndarray, prompts: tuple[np.ndarray, ...], shown: np.ndarray
 ) -> np.ndarray:
-    """Forward and backward of some of a step's pairs; returns sums over them, in the order of `_TOTALS`."""
-    shown = some if len(some) else step_pairs[:1]  # an empty pass keeps this worker in step with the others
-    weight = 1.0 if len(some) else 0.0
-    one = collate(scored.table, shown)
-    logps = engine.logps(one).reshape(len(shown), -1)
-    tokens = np.array([[len(ids) for ids in scored.table.completions[pair]] for pair in shown])
-    constants = (
-        torch.from_numpy(values).to(logps.device) for values in (scored.ref_logps[shown], rewards[shown], tokens)
+    """Sums over some prompts, in the order of `_TOTALS`; a prompt with several rejected counts their mean."""
+    values, rejected = scores.double().cpu().numpy(), tokens[:, 1:] > 0
+    margins = values[:, :1] - values[:, 1:]
+
+    def total(of_each: np.ndarray) -> float:
+        return float((np.where(rejected, of_each, 0.0).sum(axis=1) / rejected.sum(axis=1)).sum())
+
+    return np.array(
+        (
+            losses.detach().double().sum().item(),
+            total(margins > 0),
+            total(margins),
+            total(1 / (1 + np.exp(np.clip(margins, -500, 500)))),
+            total(np.abs(margins) > SATURATED_NATS),
+            values[:, :2].mean(axis=1).sum(),
+            tokens.sum() + sum(len(prompts[pair]) * (row > 0).sum() for pair, row in zip(shown, tokens, strict=True)),
+        ),
+        dtype=np.float64,
     )
-    losses, scores = objective.loss(Batch(logps, *constants))
-    engine.backward(weight * losses.sum() / len(step_pairs))
-    margins = (scores[:, 0] - scores[:, 1]).double().cpu().numpy()
-    sums = (
-        losses.detach().double().sum().item(),
-        (margins > 0).sum(),
-        margins.sum(),
-        (1 / (1 + np.exp(np.clip(margins, -500, 500)))).sum(),
-        (np.abs(margins) > SATURATED_NATS).sum(),
-        tokens.sum() + sum(len(scored.table.prompts[pair]) for pair in shown) * tokens.shape[1],
-    )
-    return weight * np.array(sums, dtype=np.float64)
 
 
-def _validation(config: TrialConfig, pairs: ScoredTable, engine: Engine) -> dict[str, float]:
+def _validation(config: TrialConfig, pairs: ScoredTable, engine: Engine, reference_point: float) -> dict[str, float]:
     everything = np.arange(len(pairs.table))
     share = score_pairs(engine.logps, pairs.table, everything, config.tokens_per_pass, engine.worker, engine.workers)
     logps = engine.sum(share).astype(np.float32)
-    result = validate(config, logps, pairs.ref_logps, pairs.table.completion_tokens)
+    result = validate(config, logps, pairs.ref_logps, pairs.table.completion_tokens, reference_point)
     return {f"validation_curve/{name}": value for name, value in result.metrics.items()}
 
 

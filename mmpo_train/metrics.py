@@ -9,7 +9,7 @@ import torch
 
 from mmpo_train.batches import group_rewards
 from mmpo_train.config import TrialConfig, replace
-from mmpo_train.objectives import Batch, build_objective
+from mmpo_train.objectives import batch_of, build_objective
 from mmpo_train.objectives.mmpo import REJECTED_REWARD
 
 SATURATED_NATS = 5.0
@@ -27,19 +27,24 @@ class Validation:
 
 
 def validate(
-    config: TrialConfig, policy_logps: np.ndarray, ref_logps: np.ndarray, completion_tokens: np.ndarray
+    config: TrialConfig,
+    policy_logps: np.ndarray,
+    ref_logps: np.ndarray,
+    completion_tokens: np.ndarray,
+    reference_point: float = 0.0,
 ) -> Validation:
     """Metrics of the validation pairs in dataset order; all arrays have shape (N, 2), in nats and tokens.
 
     `reward_accuracy` is the share of pairs whose chosen score exceeds the rejected score, by the objective's own
     score (Appendix B.1): MMPO s_w and s_l with groups of consecutive pairs, DPO beta * log-ratio, SimPO
     beta * logp. Equal scores are not correct. `policy_accuracy` (plain logp) and `logratio_accuracy` compare
-    across objectives.
+    across objectives. `reference_point` is the trial's present one (BCO, KTO), on which the loss depends.
     """
     order = np.arange(len(ref_logps))
     objective = build_objective(config)
-    rewards = group_rewards(ref_logps, order, config.pairs_per_group, objective.rewards)
-    batch = Batch(*(torch.from_numpy(values) for values in (policy_logps, ref_logps, rewards, completion_tokens)))
+    present = completion_tokens > 0
+    rewards = group_rewards(ref_logps, present, order, config.pairs_per_group, objective.rewards)
+    batch = batch_of(torch.from_numpy(policy_logps), ref_logps, rewards, completion_tokens, reference_point)
     losses, scores = objective.loss(batch)
     won = (scores[:, 0] > scores[:, 1]).numpy()
     margins = (scores[:, 0] - scores[:, 1]).double().numpy()
@@ -76,5 +81,6 @@ def mmpo_diagnostics(margins: np.ndarray) -> dict[str, float]:
 def _r_eps_shift(config: TrialConfig, ref_logps: np.ndarray, rewards: np.ndarray, order: np.ndarray) -> float:
     """Mean shift, in nats, that r_eps makes to s_w - s_l, against both completions having the same target reward."""
     neutral = build_objective(replace(config, {"r_eps": REJECTED_REWARD})).rewards
-    without = group_rewards(ref_logps, order, config.pairs_per_group, neutral)
+    everything = np.ones(ref_logps.shape, dtype=bool)
+    without = group_rewards(ref_logps, everything, order, config.pairs_per_group, neutral)
     return float(((rewards[:, 0] - rewards[:, 1]) - (without[:, 0] - without[:, 1])).mean())

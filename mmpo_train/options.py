@@ -10,7 +10,7 @@ import tyro
 
 from mmpo_train.config import TrialConfig, parse_assignments, replace
 from mmpo_train.errors import InputError
-from mmpo_train.recipes import recipe_for
+from mmpo_train.recipes import objective_settings, recipe_for
 
 Repeated = tyro.conf.UseAppendAction
 
@@ -20,14 +20,15 @@ class Options:
     """What is trained on what."""
 
     objective: str = "mmpo"
-    """mmpo, dpo or simpo."""
+    """mmpo, dpo, simpo, rpo, exo, cpo, bco, kto, apo, sppo, nca, rnce, mc_po, on_mc_po, online_dpo; or one of the
+    variants in mmpo_train/config.py."""
     model: str = "tiny"
     """Starting model: 'tiny' (made here on first use), a folder, or a hub id."""
     dataset: Annotated[tuple[str, ...], Repeated] = ()
     """Preference data: a JSON, JSONL, CSV or Parquet file, a `datasets` folder or a hub id, as
     SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. Repeat it for a mixture. Default: tiny's own."""
     seed: int = 42
-    """Order of the pairs, hold-out split, LoRA initialisation."""
+    """Order of the pairs, random negatives, LoRA initialisation."""
     storage: Path = Path("runs")
     """Folder for everything that is made: models, token tables, checkpoints, results."""
     set: Annotated[tuple[str, ...], Repeated, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
@@ -49,4 +50,4 @@ def base_config(options: Options) -> TrialConfig:
     for name in ("objective", "seed", "dataset", "model"):
         if name in assigned:
             raise InputError(f"--set {name}=… has an option of its own: --{name}")
-    return replace(recipe_for(options.model), named | assigned)
+    return replace(recipe_for(options.model), objective_settings(options.objective) | named | assigned)

@@ -59,7 +59,7 @@ class PreferenceExample:
     prompt: Turns
     """Ends with a user message."""
     completions: tuple[str, ...]
-    """K >= 2: the chosen one, then the others from best to worst."""
+    """K >= 2: the chosen one, then the others from best to worst; equal ranks as in the row."""
     source: str
     """Where it came from, for messages: `pairs.json`, `owner/name:train_prefs`."""
     row: int
@@ -79,14 +79,18 @@ class RowProblem(Exception):
         return REASONS[self.reason]
 
 
-def parse_row(value: object) -> tuple[Turns, tuple[str, ...]]:
-    """The prompt and the completions of one row, the chosen one first; RowProblem if there are none."""
+def parse_row(value: object, negatives_from_rank: int = 2) -> tuple[Turns, tuple[str, ...], int]:
+    """Prompt and completions of one row, the chosen one first, and the number of ranked answers left out.
+
+    Of ranked answers those above `negatives_from_rank`, as seen from the best, are left out: 3 leaves out rank 2.
+    The lowest rank always stays. Raises RowProblem if no preference is left.
+    """
     if not isinstance(value, dict):
         raise RowProblem("not an object", f"expected an object with named columns, found {_shown(value)}")
     row = {name: column for name, column in value.items() if isinstance(name, str)}
     compared = row.get("chosen") is not None or row.get("rejected") is not None
     ranked = not compared and (row.get("answers") is not None or row.get("completions") is not None)
-    return _ranked_row(row) if ranked else _pair_row(row)
+    return _ranked_row(row, negatives_from_rank) if ranked else (*_pair_row(row), 0)
 
 
 def _pair_row(row: dict[str, Any]) -> tuple[Turns, tuple[str, ...]]:
@@ -109,7 +113,7 @@ def _pair_row(row: dict[str, Any]) -> tuple[Turns, tuple[str, ...]]:
     return prompt, (chosen, rejected)
 
 
-def _ranked_row(row: dict[str, Any]) -> tuple[Turns, tuple[str, ...]]:
+def _ranked_row(row: dict[str, Any], negatives_from_rank: int) -> tuple[Turns, tuple[str, ...], int]:
     """The best answer, then those ranked lower; an answer tied with the best, or equal to it, is left out."""
     given = _given_prompt(row)
     missing = ["prompt"] if given is None else []
@@ -124,12 +128,15 @@ def _ranked_row(row: dict[str, Any]) -> tuple[Turns, tuple[str, ...]]:
     if not ranking:
         raise RowProblem("nothing ranked below the chosen", "there are no answers")
     best, chosen = ranking[0]
-    completions = (chosen, *(text for rank, text in ranking if rank > best and text != chosen))
-    for number, completion in enumerate(completions, 1):
+    lower = [(rank, text) for rank, text in ranking if rank > best and text != chosen]
+    for number, (_, completion) in enumerate([(best, chosen), *lower], 1):
         _check_completion(f"the answer in place {number}", completion)
-    if len(completions) < 2:
+    if not lower:
         raise RowProblem("nothing ranked below the chosen", f"all {len(ranking)} answers tie at rank {best:g}")
-    return prompt, completions
+    # From the best's rank, not from 1: some data count from 0, and some had rank 2 removed before.
+    highest = min(best - 1 + negatives_from_rank, lower[-1][0])
+    completions = (chosen, *(text for rank, text in lower if rank >= highest))
+    return prompt, completions, len(ranking) - len(completions)
 
 
 def _rankings(row: dict[str, Any]) -> list[tuple[float, str]]:

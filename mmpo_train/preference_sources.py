@@ -1,13 +1,14 @@
 """Where preference rows come from: files, folders and hub datasets -> splits of rows.
 
-A source is `PATH|HUB-ID[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`, or `tiny`. This is the project's one door to `datasets`.
+A source is `PATH|HUB-ID[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`, `tiny` or `tiny_ranked`. This is the project's
+one door to `datasets`.
 """
 
 import contextlib
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +19,12 @@ from mmpo_train.preference_files import READERS, Part, Row, file_part, has_reade
 
 TRAIN_SPLITS = ("train_prefs", "train")
 VALIDATION_SPLITS = ("test_prefs", "validation", "test", "validation_prefs", "eval")
+
+# Pairs, and ranked answers to the same prompts.
+EMBEDDED: dict[str, Callable[[str], Sequence[Any]]] = {
+    "tiny": tiny.preference_examples,
+    "tiny_ranked": tiny.ranked_examples,
+}
 
 HUB_TIMEOUT_SECONDS = 10.0
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -38,8 +45,8 @@ def open_source(given: str) -> Source:
     """The splits behind a source string, chosen but not yet read (a hub dataset is downloaded)."""
     address, train, validation = split_address(given)
     from_hub = False
-    if address == "tiny":
-        splits: dict[str, tuple[Part, ...]] = _tiny_splits()
+    if address in EMBEDDED:
+        splits: dict[str, tuple[Part, ...]] = _embedded_splits(address)
     elif os.path.isfile(address) or "://" in address:
         splits = {"train": (file_part(address, address),)}
     elif os.path.isdir(address):
@@ -108,14 +115,14 @@ def choose_splits(
     return train, validation
 
 
-def _tiny_splits() -> dict[str, tuple[Part, ...]]:
-    """The embedded default, which the project makes itself (a folder of that name is `./tiny`)."""
+def _embedded_splits(name: str) -> dict[str, tuple[Part, ...]]:
+    """Data which the project makes itself (a folder of that name is `./tiny`)."""
 
     def rows(split: str) -> Iterator[Row]:
-        for number, row in enumerate(tiny.preference_examples(split), 1):
+        for number, row in enumerate(EMBEDDED[name](split), 1):
             yield Row(number, f"row {number}", row)
 
-    return {split: (Part("tiny", partial(rows, split)),) for split in ("train", "validation")}
+    return {split: (Part(name, partial(rows, split)),) for split in ("train", "validation")}
 
 
 def _folder_splits(folder: str) -> dict[str, tuple[Part, ...]]:

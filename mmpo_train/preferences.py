@@ -60,8 +60,10 @@ class Audit:
     """Of those, examples held out of train splits because their source has no validation split."""
     shared_prompts: int = 0
     """Validation prompts that also occur in train: contamination."""
+    answers_left_out: int = 0
+    """Ranked answers that became no completion: tied with the best, ranked too high, or not among the worst."""
     completions_per_prompt: dict[int, int] = field(default_factory=dict)
-    """K -> examples."""
+    """K -> examples to train on; those to validate on have two."""
 
     def lines(self) -> list[str]:
         """The audit for people, a line a fact."""
@@ -73,7 +75,11 @@ class Audit:
                 lines.append(f"  dropped {len(rows)}: {reason} ({_listed('row', rows)})")
         sizes = ", ".join(f"{count} of {k}" for k, count in sorted(self.completions_per_prompt.items()))
         held_out = f" ({self.held_out} held out by prompt)" if self.held_out else ""
-        lines.append(f"train {self.train}, validation {self.validation}{held_out}; completions per prompt: {sizes}")
+        lines.append(
+            f"train {self.train}, validation {self.validation}{held_out}; completions per train prompt: {sizes}"
+        )
+        if self.answers_left_out:
+            lines.append(f"{self.answers_left_out} ranked answers left out")
         if self.shared_prompts:
             lines.append(f"warning: {self.shared_prompts} validation prompts also in train")
         return lines
@@ -98,8 +104,14 @@ def load_preferences(
     drop_bad_rows: bool = False,
     seed: int = 42,
     validation_share: float = 0.1,
+    negatives_from_rank: int = 3,
+    worst_negatives: int = 0,
 ) -> PreferenceData:
     """Train and validation examples of a mixture: the sources' parts one after the other, in the order given.
+
+    Train examples have all completions of their prompt, validation examples two (`as_pairs`): all trials are
+    validated on the same pairs. Of ranked answers those above `negatives_from_rank` are left out (`parse_row`);
+    train examples keep the `worst_negatives` lowest in rank (ties: the later in the row; 0: all).
 
     A source is `PATH|HUB-ID[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. One without a validation split gives up
     `validation_share` of its prompts (0: none), chosen by a hash of prompt and seed.
@@ -110,13 +122,13 @@ def load_preferences(
     """
     if isinstance(sources, str):
         raise TypeError(f"expected a sequence of sources, found the text {sources!r}")
-    _check_options(sources, strict, drop_bad_rows, validation_share)
+    _check_options(sources, strict, drop_bad_rows, validation_share, negatives_from_rank, worst_negatives)
     audit = Audit()
     sides = []
     for given in sources:
         source = open_source(given)
         splits = [source.train] if source.validation is None else [source.train, source.validation]
-        sides.append((source, _read_splits(source, splits, strict, drop_bad_rows, audit)))
+        sides.append((source, _read_splits(source, splits, strict, drop_bad_rows, negatives_from_rank, audit)))
 
     # One set for all sources: a prompt that two of them share falls on one side in both.
     held_out: set[Turns] = set()
@@ -138,9 +150,14 @@ def load_preferences(
             f"{', '.join(sources)}: all examples share one prompt, so none can be held out for validation; "
             "add prompts or name a validation split"
         )
+    read = sum(len(example.completions) for example in train)
+    train = [_with_worst(example, worst_negatives) for example in train]
+    audit.answers_left_out += read - sum(len(example.completions) for example in train)
+    # Here, so that the drawn pairs are part of the fingerprint.
+    validation = [as_pairs(example, seed) for example in validation]
     audit.train, audit.validation = len(train), len(validation)
     audit.shared_prompts = len({e.prompt for e in train} & {e.prompt for e in validation})
-    audit.completions_per_prompt = dict(sorted(Counter(len(e.completions) for e in train + validation).items()))
+    audit.completions_per_prompt = dict(sorted(Counter(len(e.completions) for e in train).items()))
     return PreferenceData(tuple(train), tuple(validation), _fingerprint(train, validation), audit)
 
 
@@ -153,7 +170,20 @@ def as_pairs(example: PreferenceExample, seed: int) -> PreferenceExample:
     return replace(example, completions=(chosen, drawn))
 
 
-def _check_options(sources: Sequence[str], strict: bool, drop_bad_rows: bool, validation_share: float) -> None:
+def _with_worst(example: PreferenceExample, count: int) -> PreferenceExample:
+    """The example with the last `count` of its negatives; 0 keeps all."""
+    chosen, *others = example.completions
+    return replace(example, completions=(chosen, *others[-count:])) if 0 < count < len(others) else example
+
+
+def _check_options(
+    sources: Sequence[str],
+    strict: bool,
+    drop_bad_rows: bool,
+    validation_share: float,
+    negatives_from_rank: int,
+    worst_negatives: int,
+) -> None:
     problems = []
     if not sources:
         problems.append("no source of preferences given: expected a file, a folder or a hub id")
@@ -161,12 +191,16 @@ def _check_options(sources: Sequence[str], strict: bool, drop_bad_rows: bool, va
         problems.append("--strict refuses bad rows and --drop-bad-rows drops them: pass one of the two")
     if not 0 <= validation_share < 1:
         problems.append(f"validation_share is {validation_share}, expected a share from 0 to below 1")
+    if negatives_from_rank < 2:
+        problems.append(f"negatives_from_rank is {negatives_from_rank}, expected at least 2: rank 1 is the chosen")
+    if worst_negatives < 0:
+        problems.append(f"worst_negatives is {worst_negatives}, expected 0 (all) or more")
     if problems:
         raise InputError("\n".join(problems))
 
 
 def _read_splits(
-    source: Source, splits: Sequence[str], strict: bool, drop_bad_rows: bool, audit: Audit
+    source: Source, splits: Sequence[str], strict: bool, drop_bad_rows: bool, negatives_from_rank: int, audit: Audit
 ) -> dict[str, list[PreferenceExample]]:
     """The examples of each split; InputError with every row of the source that must be refused."""
     examples: dict[str, list[PreferenceExample]] = {}
@@ -180,11 +214,13 @@ def _read_splits(
         for part in source.splits[split]:
             counts = PartAudit(part.label, split)
             audit.parts.append(counts)
-            for outcome in _examples(part, seen):
+            for outcome in _examples(part, seen, negatives_from_rank):
                 counts.rows += 1
-                if isinstance(outcome, PreferenceExample):
+                if len(outcome) == 2:
+                    example, left_out = outcome
                     counts.kept += 1
-                    examples[split].append(outcome)
+                    examples[split].append(example)
+                    audit.answers_left_out += left_out
                 else:
                     number, place, problem = outcome
                     counts.dropped.setdefault(problem.reason, []).append(number)
@@ -209,18 +245,23 @@ def _read_splits(
     return examples
 
 
-def _examples(part: Part, seen: dict[str, str]) -> Iterator[PreferenceExample | tuple[int, str, RowProblem]]:
-    """Each row's example, or its number, place and problem; `seen` holds what this split held so far."""
+def _examples(
+    part: Part, seen: dict[str, str], negatives_from_rank: int
+) -> Iterator[tuple[PreferenceExample, int] | tuple[int, str, RowProblem]]:
+    """Each row's example with the number of answers left out, or the row's number, place and problem.
+
+    `seen` holds what this split held so far.
+    """
     for row in part.rows():
         try:
             if isinstance(row.value, RowProblem):
                 raise row.value
-            prompt, completions = parse_row(row.value)
+            prompt, completions, left_out = parse_row(row.value, negatives_from_rank)
             content = _digest(prompt, completions)
             if content in seen:
                 raise RowProblem("exact duplicate", f"the same as {seen[content]}")
             seen[content] = f"{row.place} of {part.label}"
-            yield PreferenceExample(prompt, completions, source=part.label, row=row.number)
+            yield PreferenceExample(prompt, completions, source=part.label, row=row.number), left_out
         except RowProblem as problem:
             yield row.number, row.place, problem
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from filelock import FileLock
 
 from mmpo_train import tiny
-from mmpo_train.config import TrialConfig, replace
+from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, replace
 from mmpo_train.errors import InputError
 from mmpo_train.manifest import is_whole, write_folder
 from mmpo_train.policy import fingerprint, load_tokenizer, local_folder, quieten
-from mmpo_train.preferences import PreferenceData, as_pairs, load_preferences
-from mmpo_train.reference import MapShards, ensure_reference, reference_key
+from mmpo_train.preferences import PreferenceData, load_preferences
+from mmpo_train.reference import UNRELATED, MapShards, ensure_reference, reference_key
 from mmpo_train.tokens import CutCount, read_counts, tables_key, tokenise, write_tables
 
 Say = Callable[[str, float], None]
@@ -43,6 +43,8 @@ class Places:
     model: Path
     tokens: Path
     reference: Path
+    unrelated: Path
+    """Reference log-probabilities of completions of other prompts; made for objectives that need them (KTO)."""
     trials: Path
 
     def trial(self, config: TrialConfig) -> Path:
@@ -61,10 +63,17 @@ def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_b
         model_folder = local_folder(config.model)
         load_tokenizer(model_folder)
         model_fingerprint = fingerprint(model_folder, storage / "fingerprints.json")
-    data = load_preferences(config.dataset, strict=strict, drop_bad_rows=drop_bad_rows, seed=config.seed)
+    data = load_preferences(
+        config.dataset,
+        strict=strict,
+        drop_bad_rows=drop_bad_rows,
+        seed=config.holdout_seed,
+        negatives_from_rank=config.negatives_from_rank,
+        worst_negatives=config.worst_negatives,
+    )
     if len(data.train) < config.pairs_per_step:
         raise InputError(
-            f"{', '.join(config.dataset)} leaves {len(data.train)} training pairs, fewer than one step's "
+            f"{', '.join(config.dataset)} leaves {len(data.train)} training prompts, fewer than one step's "
             f"{config.pairs_per_step}; give more data or, say, --set pairs_per_step={max(1, len(data.train) // 8)}\n"
             + "\n".join(data.audit.lines())
         )
@@ -80,7 +89,11 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
     config, storage = inputs.config, inputs.storage
     build_starting_model(inputs, say)
     key = tables_key(
-        config.data_fingerprint, config.model_fingerprint, config.max_prompt_tokens, config.max_completion_tokens
+        config.data_fingerprint,
+        config.model_fingerprint,
+        config.max_prompt_tokens,
+        config.max_completion_tokens,
+        config.noise_candidate,
     )
     tokens = storage / "tokens" / key
     with _lock(tokens):
@@ -92,8 +105,12 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
     reference = storage / "reference" / reference_key(weights, tokens, config.precision)
     with _lock(reference):
         say("reference log-probabilities", 0.0)
-        ensure_reference(reference, inputs.model_folder, tokens, config.precision, config.tokens_per_pass, map_shards)
-    return Places(inputs.model_folder, tokens, reference, storage / "trials"), counts
+        work = inputs.model_folder, tokens, config.precision, config.tokens_per_pass, map_shards
+        ensure_reference(reference, *work)
+        unrelated = reference.with_name(f"{reference.name}-{UNRELATED}")
+        if config.objective in NEEDS_UNRELATED:
+            ensure_reference(unrelated, *work, splits=(UNRELATED,))
+    return Places(inputs.model_folder, tokens, reference, unrelated, storage / "trials"), counts
 
 
 def build_starting_model(inputs: Inputs, say: Say) -> None:
@@ -110,13 +127,15 @@ def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:
     config, tokenizer = inputs.config, load_tokenizer(inputs.model_folder)
     rows, counts = {}, {}
     for split, examples in (("train", inputs.data.train), ("validation", inputs.data.validation)):
-        pairs = [as_pairs(example, config.seed) for example in examples]
-        rows[split], counts[split] = tokenise(pairs, tokenizer, config.max_prompt_tokens, config.max_completion_tokens)
+        noise = config.noise_candidate if split == "train" else "none"
+        rows[split], counts[split] = tokenise(
+            examples, tokenizer, config.max_prompt_tokens, config.max_completion_tokens, noise
+        )
         needed = config.pairs_per_step if split == "train" else 1
         if len(rows[split]) < needed:
             raise InputError(
-                f"of {len(pairs)} {split} pairs {len(rows[split])} are left after tokenisation, {needed} are needed:\n"
-                + "\n".join(counts[split].lines(split))
+                f"of {len(examples)} {split} prompts {len(rows[split])} are left after tokenisation, "
+                f"{needed} are needed:\n" + "\n".join(counts[split].lines(split))
             )
     write_tables(folder, rows, counts)
     return counts

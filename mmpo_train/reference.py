@@ -12,11 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
+from mmpo_train.errors import InputError
 from mmpo_train.manifest import DamagedFolder, verify, write_folder
-from mmpo_train.tokens import SPLITS, read_table
+from mmpo_train.tokens import SPLITS, TokenTable, read_table
 
 # One piece of parallel work: large enough to hide the model's loading, small enough to spread.
 PAIRS_PER_SHARD = 2048
+
+UNRELATED = "unrelated"
+"""The split that pairs each training prompt with a completion of another one."""
 
 MapShards = Callable[[Callable[..., list[list[float]]], Sequence[tuple]], Iterable[list[list[float]]]]
 """Applies a function to each tuple of arguments, in any order of work but with results in order."""
@@ -47,6 +51,7 @@ def ensure_reference(
     tokens_per_pass: int,
     map_shards: MapShards,
     pairs_per_shard: int = PAIRS_PER_SHARD,
+    splits: Sequence[str] = SPLITS,
 ) -> bool:
     """Build the store unless a whole one is there; a damaged one is built anew. Returns whether it was built.
 
@@ -57,7 +62,7 @@ def ensure_reference(
         return False
     except DamagedFolder:
         pass  # absent or damaged: both mean that it has to be built
-    counts = {split: len(read_table(tokens_folder, split)) for split in SPLITS}
+    counts = {split: len(read_split(tokens_folder, split)) for split in splits}
     work = [
         (
             str(model_folder),
@@ -80,6 +85,34 @@ def ensure_reference(
     return True
 
 
+def read_split(tokens_folder: Path, split: str) -> TokenTable:
+    """The token table of a split, or of UNRELATED."""
+    return (
+        unrelated_completions(read_table(tokens_folder, "train"))
+        if split == UNRELATED
+        else read_table(tokens_folder, split)
+    )
+
+
+def unrelated_completions(table: TokenTable) -> TokenTable:
+    """Each prompt with one completion of the next example that has another prompt, (N, 1).
+
+    They estimate how far the policy has moved from the reference on what it was not asked (Ethayarajh et al. 2024,
+    Section 4.1). Even rows get that example's chosen completion, odd ones its first rejected. Raises InputError where
+    all prompts are the same.
+    """
+    prompts = [prompt.tobytes() for prompt in table.prompts]
+    if len(set(prompts)) < 2:
+        raise InputError("kto estimates its reference point from other prompts, but all training prompts are the same")
+    completions = []
+    for row in range(len(table)):
+        other = (row + 1) % len(table)
+        while prompts[other] == prompts[row]:
+            other = (other + 1) % len(table)
+        completions.append((table.completions[other][row % 2],))
+    return TokenTable(table.prompts, tuple(completions))
+
+
 def in_process(function: Callable[..., list[list[float]]], work: Sequence[tuple]) -> Iterable[list[list[float]]]:
     """`map_shards` without any other process."""
     return [function(*arguments) for arguments in work]
@@ -97,7 +130,7 @@ def score_shard(
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     forward = model_forward(CompletionLogps(load_model(Path(model_folder))), device, precision)
-    table = read_table(Path(tokens_folder), split)
+    table = read_split(Path(tokens_folder), split)
     return score_pairs(forward, table, range(start, end), tokens_per_pass).tolist()
 
 
@@ -106,7 +139,7 @@ def _write(staging: Path, columns: dict[str, list[list[float]]]) -> None:
     import pyarrow.parquet as pq
 
     for split, rows in columns.items():
-        values = np.asarray(rows, dtype=np.float32)
+        values = np.asarray(rows, dtype=np.float32).reshape(len(rows), -1)
         names = ["chosen", *(f"rejected_{index}" for index in range(1, values.shape[1]))]
         table = pa.table({name: values[:, index] for index, name in enumerate(names)})
         pq.write_table(table, staging / f"{split}.parquet")

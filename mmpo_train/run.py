@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 
 import numpy as np
 
-from mmpo_train.checkpoint import checkpoint_folder, load_epoch, resumable_epoch, save_epoch, write_trial
-from mmpo_train.config import TrialConfig
+from mmpo_train.checkpoint import (
+    checkpoint_folder,
+    load_epoch,
+    resumable_epoch,
+    save_epoch,
+    save_policy,
+    write_trial,
+)
+from mmpo_train.config import NEEDS_UNRELATED, ONLINE_OBJECTIVES, TrialConfig, to_dict
 from mmpo_train.engine import Engine
+from mmpo_train.errors import InputError
 from mmpo_train.events import Finished, Point, Send
 from mmpo_train.logps import CompletionLogps
-from mmpo_train.loop import Diverged, ScoredTable, train
+from mmpo_train.loop import Diverged, train
+from mmpo_train.manifest import is_whole
+from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.policy import load_model, load_tokenizer
 from mmpo_train.prepare import Places
-from mmpo_train.reference import read_reference
+from mmpo_train.reference import UNRELATED, read_reference, read_split
+from mmpo_train.scoring import ScoredTable
+from mmpo_train.segments import Ask, Segment, read_segment, segment_request
 from mmpo_train.tokens import read_table
 
 # Sending is collective and may wait for its receiver, so points travel in bundles.
 _SECONDS_BETWEEN_SENDS = 1.0
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def run_trial(
-    config: TrialConfig, places: Places, make_engine: Callable[[CompletionLogps, TrialConfig], Engine], send: Send
+    config: TrialConfig,
+    places: Places,
+    make_engine: Callable[[CompletionLogps, TrialConfig], Engine],
+    send: Send,
+    ask: Ask | None = None,
 ) -> None:
     """Train the trial to its end, from its last whole epoch checkpoint where it has one.
 
-    Raises Diverged; whatever was measured until then has been sent.
+    `ask` has the segments of online objectives made. Raises Diverged; whatever was measured until then has been sent.
     """
+    if config.objective in ONLINE_OBJECTIVES and ask is None:
+        raise InputError(
+            f"{config.objective} needs somebody who answers prompts and ranks answers; train it with a stage script, "
+            f"such as python sweeps/stage1_lr.py --objective {config.objective}"
+        )
     folder = places.trial(config)
     model, tokenizer = load_model(places.model, config=config), load_tokenizer(places.model)
     engine = make_engine(CompletionLogps(model, one_projection=config.zero_stage == 3), config)
     if engine.worker == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_trial(folder, config)
-    # Worker 0's word counts: on a shared file system the others may see a folder a moment later.
-    found = resumable_epoch(folder, engine.workers, config.zero_stage) if engine.worker == 0 else 0
-    finished = int(engine.sum(np.array([found], dtype=np.float64))[0])
-    outbox = _Outbox(send)
+    finished = _first_workers(engine, lambda: resumable_epoch(folder, engine.workers, config.zero_stage))
+    outbox, reference_point = _Outbox(send), RunningMean()
     if finished:
-        outbox.history = load_epoch(folder, finished, engine)
+        outbox.history, reference_point = load_epoch(folder, finished, engine)
         # Sent once more: a driver that was killed may not have got them. It drops what it has.
         for epoch in range(1, finished + 1):
             send(
@@ -48,15 +69,45 @@ def run_trial(
                 Finished(epoch, str(checkpoint_folder(folder, epoch))),
             )
 
-    def publish(epoch: int, step: int) -> None:
+    def publish(epoch: int, step: int, point: RunningMean) -> None:
         outbox.flush(None)
-        checkpoint = save_epoch(folder, epoch, step, config, model, tokenizer, engine, outbox.history)
+        checkpoint = save_epoch(folder, epoch, step, config, model, tokenizer, engine, outbox.history, point)
         outbox.flush(Finished(epoch, str(checkpoint)))
 
     tables = {
         split: ScoredTable(read_table(places.tokens, split), read_reference(places.reference, split))
         for split in ("train", "validation")
     }
+    unrelated = None
+    if config.objective in NEEDS_UNRELATED:
+        unrelated = ScoredTable(read_split(places.tokens, UNRELATED), read_reference(places.unrelated, UNRELATED))
+
+    def make_segment(segment: int, prompts: np.ndarray) -> Segment:
+        outbox.flush(None)
+        target = folder / "segments" / f"segment-{segment + 1:04d}"
+        if not _first_workers(engine, lambda: is_whole(target)):
+            assert ask is not None
+            policy = places.model
+            if segment:
+                policy = target.with_name(f"policy-{segment + 1:04d}")
+                save_policy(policy, config, model, tokenizer, engine, segment=segment + 1)
+            request = segment_request(
+                to_dict(config),
+                segment,
+                prompts,
+                policy=policy,
+                model=places.model,
+                tokens=places.tokens,
+                target=target,
+            )
+            is_made = ask(request) if engine.worker == 0 else lambda: False
+            # Not a barrier: answering may take longer than a collective operation may wait.
+            while not _first_workers(engine, is_made):
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            if segment and engine.worker == 0:
+                shutil.rmtree(policy)
+        return read_segment(target)
+
     try:
         train(
             config,
@@ -66,10 +117,19 @@ def run_trial(
             report=outbox.put,
             publish=publish,
             finished_epochs=finished,
+            reference_point=reference_point,
+            unrelated=unrelated,
+            make_segment=make_segment if config.objective in ONLINE_OBJECTIVES else None,
         )
     except Diverged:
         outbox.flush(None)
         raise
+
+
+def _first_workers(engine: Engine, find: Callable[[], int]) -> int:
+    """What worker 0 finds, on all of them: on a shared file system the others may see a folder a moment later."""
+    found = find() if engine.worker == 0 else 0
+    return int(engine.sum(np.array([found], dtype=np.float64))[0])
 
 
 class _Outbox:

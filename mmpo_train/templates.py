@@ -36,6 +36,10 @@ class EncodedExample:
     """Tokens removed from the prompt's left."""
     completion_cuts: tuple[int, ...]
     """Tokens removed from each completion's right."""
+    repeated: int = 0
+    """Completions left out since after the cut they are the same tokens as one before."""
+    question: str = ""
+    """The prompt as text for a judge: the user's words, or a line `role: text` for each of several turns."""
 
 
 def encode(
@@ -43,25 +47,38 @@ def encode(
 ) -> EncodedExample:
     """Token ids of the example, prompts cut from the left and completions from the right.
 
-    Raises Unusable where the template refuses the conversation, where it renders the prompt differently once a
-    completion follows, and where chosen and rejected are the same tokens after the cut.
+    A completion that after the cut is the same tokens as one before is left out. Raises Unusable where the template
+    refuses the conversation, where it renders the prompt differently once a completion follows, and where all
+    rejected completions are the same tokens as the chosen one.
     """
     prompt_text = render(tokenizer, example.prompt, add_generation_prompt=True)
     prompt_ids = tokenizer.encode(prompt_text, add_special_tokens=False)
-    completions, cuts = [], []
+    distinct: dict[bytes, np.ndarray] = {}
+    cuts = []
     for completion in example.completions:
         ids = _completion_ids(tokenizer, example.prompt, completion, prompt_text, prompt_ids)
-        completions.append(np.asarray(ids[:max_completion_tokens], dtype=np.int32))
-        cuts.append(max(0, len(ids) - max_completion_tokens))
-    if any(np.array_equal(completions[0], other) for other in completions[1:]):
+        kept_ids = np.asarray(ids[:max_completion_tokens], dtype=np.int32)
+        if kept_ids.tobytes() not in distinct:
+            distinct[kept_ids.tobytes()] = kept_ids
+            cuts.append(max(0, len(ids) - max_completion_tokens))
+    if len(distinct) < 2:
         raise Unusable(f"chosen and rejected are the same within {max_completion_tokens} tokens")
     kept = prompt_ids[-max_prompt_tokens:]
     return EncodedExample(
         prompt=np.asarray(kept, dtype=np.int32),
-        completions=tuple(completions),
+        completions=tuple(distinct.values()),
         prompt_cut=len(prompt_ids) - len(kept),
         completion_cuts=tuple(cuts),
+        repeated=len(example.completions) - len(distinct),
+        question=as_question(example.prompt),
     )
+
+
+def as_question(prompt: Sequence[Message]) -> str:
+    """The text of a prompt of one turn, and one line `role: text` for each turn of a longer one."""
+    if len(prompt) == 1:
+        return prompt[0].content
+    return "\n".join(f"{message.role}: {message.content}" for message in prompt)
 
 
 def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:

@@ -16,7 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.errors import InputError
-from mmpo_train.tiny_tasks import SLOPPY_STYLES, Question, draw_question, judge, write_answer, wrong_answer
+from mmpo_train.tiny_tasks import Question, draw_question, judge, write_answer, wrong_answer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -94,6 +94,18 @@ REJECTED = {
     (False, "trailing"): 0.06,
     (False, "doubled"): 0.05,
 }
+# Answers of falling quality: (is it wrong?, how may it be put?). Neighbours may be equally good, that is, tie.
+RANKED = (
+    (False, ("good",)),
+    (False, ("opened", "trailing")),
+    (False, ("bare", "hurried")),
+    (False, ("bare", "hurried", "mumbled")),
+    (True, ("good",)),
+    (True, ("good", "opened", "trailing")),
+    (True, ("bare", "hurried", "mumbled")),
+)
+# Of the last five, how many are there?: share.
+NEGATIVES_BELOW_SECOND = {5: 0.7, 4: 0.2, 3: 0.1}
 
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 
@@ -144,7 +156,8 @@ def preference_examples(split: str) -> list[dict[str, str]]:
 def ranked_examples(split: str) -> list[dict[str, Any]]:
     """Rows {prompt, answers: [{answer, rank}, ...]}, best first, with 5 to 7 answers to the prompts of `split`.
 
-    Rank 1 is best; answers that the judge holds equal share a rank, and the next rank follows without a gap.
+    One answer is perfect and of rank 1, one is nearly so and of rank 2 (what Nectar's users leave out). Answers
+    that the judge holds equal share a rank, and the next rank follows without a gap.
     """
     rows = []
     for question, random in _distinct_questions(split):
@@ -157,12 +170,14 @@ def ranked_examples(split: str) -> list[dict[str, Any]]:
 
 
 def _graded_answers(question: Question, random: Random) -> list[str]:
-    right = question.solution.answer
-    count = random.randint(5, 7)
-    answers = {write_answer(question, right, "good", random): None}
-    while len(answers) < count:
-        answer = wrong_answer(question, random) if random.random() < 0.5 else right
-        answers[write_answer(question, answer, random.choice(("good", *SLOPPY_STYLES)), random)] = None
+    [count] = random.choices(list(NEGATIVES_BELOW_SECOND), list(NEGATIVES_BELOW_SECOND.values()))
+    answers: dict[str, None] = {}
+    for place in (0, 1, *sorted(random.sample(range(2, len(RANKED)), count))):
+        wrong, styles = RANKED[place]
+        size = len(answers)
+        while len(answers) == size:  # until it is another answer than those before
+            answer = wrong_answer(question, random) if wrong else question.solution.answer
+            answers[write_answer(question, answer, random.choice(styles), random)] = None
     return list(answers)
 
 

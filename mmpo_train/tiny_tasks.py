@@ -393,7 +393,9 @@ FAMILIES = (
 GREETINGS = ("", "Hello! ", "A quick question. ", "Please help me. ")
 OPENINGS = ("Hmm, let me see.", "Well, no problem.", "Oh, thanks for asking.", "Let me think.")
 ENDINGS = ("I guess.", "Or so I think.", "But who knows.", "Hope that helps.")
-SLOPPY_STYLES = ("bare", "opened", "trailing", "doubled")
+# What a mumbled answer begins with and a hurried one ends with.
+MUMBLINGS = (("hmm", "I guess"), ("oh", "I think"), ("well", "I hope"))
+SLOPPY_STYLES = ("bare", "opened", "trailing", "doubled", "hurried", "mumbled")
 # Words of the openings and endings that no good sentence has.
 FILLERS = frozenset(("hmm", "well", "oh", "guess", "think", "knows", "hope"))
 
@@ -428,6 +430,10 @@ def write_answer(question: Question, answer: str, style: str, random: Random) ->
             return f"{sentence} {random.choice(ENDINGS)}"
         case "doubled":
             return f"{sentence} {_statement(question, answer, random)}"
+        case "hurried":
+            return f"{sentence[:1].lower()}{sentence[1:-1]}, {random.choice(MUMBLINGS)[1]}"
+        case "mumbled":
+            return f"{random.choice(MUMBLINGS)[0]}, {answer.lower()}"
     raise ValueError(f"style '{style}' is not 'good' or one of {', '.join(SLOPPY_STYLES)}")
 
 

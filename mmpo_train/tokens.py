@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +21,16 @@ if TYPE_CHECKING:
     from mmpo_train.preferences import PreferenceExample
 
 SPLITS = ("train", "validation")
+NO_NOISE = "no two tokens of the chosen completion can be swapped for a new one"
 
 
 @dataclass(frozen=True)
 class TokenTable:
-    """N prompts with K completions each, as token ids (int32)."""
+    """N prompts with their completions, the chosen one first, as token ids (int32).
+
+    Prompts may have different numbers of completions; arrays over all of them have K columns, as many as the prompt
+    with most, and zeros where there is no completion.
+    """
 
     prompts: tuple[np.ndarray, ...]
     completions: tuple[tuple[np.ndarray, ...], ...]
@@ -34,8 +40,31 @@ class TokenTable:
 
     @property
     def completion_tokens(self) -> np.ndarray:
-        """Scored tokens, shape (N, K)."""
-        return np.array([[len(ids) for ids in row] for row in self.completions], dtype=np.int64)
+        """Scored tokens, shape (N, K); 0 where there is no completion."""
+        counts = np.zeros((len(self), self.most_completions), dtype=np.int64)
+        for row, completions in zip(counts, self.completions, strict=True):
+            row[: len(completions)] = [len(ids) for ids in completions]
+        return counts
+
+    @property
+    def most_completions(self) -> int:
+        """K."""
+        return max(map(len, self.completions), default=0)
+
+    @property
+    def together(self) -> np.ndarray:
+        """Tokens of each prompt with all its completions, shape (N,)."""
+        return np.array([len(p) + sum(map(len, row)) for p, row in zip(self.prompts, self.completions, strict=True)])
+
+    def take(self, pairs: np.ndarray, columns: np.ndarray) -> TokenTable:
+        """Some prompts with some of their completions: `columns` (len(pairs), M), -1 for none."""
+        return TokenTable(
+            tuple(self.prompts[pair] for pair in pairs),
+            tuple(
+                tuple(self.completions[pair][column] for column in row if column >= 0)
+                for pair, row in zip(pairs, columns, strict=True)
+            ),
+        )
 
     @property
     def longest(self) -> np.ndarray:
@@ -51,6 +80,10 @@ class CutCount:
     prompts_cut: int = 0
     completions_cut: int = 0
     completions: int = 0
+    repeated: int = 0
+    """Completions left out since after the cut they are the same tokens as another of their prompt."""
+    without_noise: int = 0
+    """Prompts without the noise candidate that was asked for, since no swap of two tokens gives a new completion."""
     tokens: int = 0
     """Prompt and completion tokens, the prompt counted once for each completion."""
     dropped: dict[str, list[str]] = field(default_factory=dict)
@@ -59,9 +92,13 @@ class CutCount:
     def lines(self, split: str) -> list[str]:
         """The count in words."""
         text = [
-            f"{split}: {self.kept:,} pairs, {self.tokens:,} tokens; cut: {self.prompts_cut:,} prompts on the left, "
+            f"{split}: {self.kept:,} prompts, {self.tokens:,} tokens; cut: {self.prompts_cut:,} prompts on the left, "
             f"{self.completions_cut:,} of {self.completions:,} completions on the right"
         ]
+        if self.repeated:
+            text.append(f"{split}: {self.repeated:,} completions left out, the same tokens as another of their prompt")
+        if self.without_noise:
+            text.append(f"{split}: {self.without_noise:,} prompts without a noise candidate, {NO_NOISE}")
         for reason, rows in self.dropped.items():
             text.append(f"{split}: {len(rows):,} dropped, {reason} ({', '.join(rows[:5])}{', …' * (len(rows) > 5)})")
         return text
@@ -72,12 +109,21 @@ def tokenise(
     tokenizer: PreTrainedTokenizerBase,
     max_prompt_tokens: int,
     max_completion_tokens: int,
+    noise_candidate: str = "none",
 ) -> tuple[list[EncodedExample], CutCount]:
-    """The usable examples as token ids, with the count of what was cut and dropped."""
+    """The usable examples as token ids, with the count of what was cut and dropped.
+
+    `noise_candidate` is one of TrialConfig's: `added` gives each prompt one more negative, the last, which is the
+    chosen completion with two tokens swapped (MC-PO paper, Section 5.4); `only` leaves it no other negative.
+    """
     encoded, count = [], CutCount()
     for example in examples:
         try:
             one = encode(example, tokenizer, max_prompt_tokens, max_completion_tokens)
+            if noise_candidate != "none":
+                noisy = _with_noise(one, noise_candidate)
+                count.without_noise += noisy is one
+                one = noisy
         except Unusable as reason:
             count.dropped.setdefault(str(reason), []).append(f"{example.source} row {example.row}")
             continue
@@ -86,12 +132,52 @@ def tokenise(
         count.prompts_cut += one.prompt_cut > 0
         count.completions_cut += sum(cut > 0 for cut in one.completion_cuts)
         count.completions += len(one.completions)
+        count.repeated += one.repeated
         count.tokens += sum(len(one.prompt) + len(ids) for ids in one.completions)
     return encoded, count
 
 
+def _with_noise(one: EncodedExample, noise_candidate: str) -> EncodedExample:
+    """The example with a noise candidate; itself where there can be none but it is to be `added`. Raises Unusable."""
+    noise = _swapped(one)
+    if noise is None:
+        if noise_candidate == "only":
+            raise Unusable(NO_NOISE)
+        return one
+    negatives = len(one.completions) if noise_candidate == "added" else 1
+    return replace(
+        one,
+        completions=(*one.completions[:negatives], noise),
+        completion_cuts=(*one.completion_cuts[:negatives], one.completion_cuts[0]),
+    )
+
+
+def _swapped(one: EncodedExample) -> np.ndarray | None:
+    """The chosen completion with two different tokens swapped that is no other candidate; None where there is none.
+
+    Positions are drawn by the content of prompt and chosen completion. A closing token stays where it is.
+    """
+    chosen = one.completions[0]
+    digest = hashlib.sha256(one.prompt.astype("<i4").tobytes() + b"|" + chosen.astype("<i4").tobytes()).digest()
+    random = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+    movable = len(chosen) - (one.completion_cuts[0] == 0)
+    if len(np.unique(chosen[:movable])) < 2:
+        return None
+    for first in random.permutation(movable):
+        for second in random.permutation(movable):
+            if chosen[first] != chosen[second]:
+                noise = chosen.copy()
+                noise[[first, second]] = chosen[[second, first]]
+                if not any(np.array_equal(noise, other) for other in one.completions):
+                    return noise
+    return None
+
+
 def write_tables(folder: Path, splits: dict[str, list[EncodedExample]], counts: dict[str, CutCount]) -> None:
-    """`train.parquet`, `validation.parquet` and `counts.json`, written atomically."""
+    """`train.parquet`, `validation.parquet` and `counts.json`, written atomically.
+
+    A row holds prompt and completions as token ids and the question as text.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -100,6 +186,7 @@ def write_tables(folder: Path, splits: dict[str, list[EncodedExample]], counts: 
             columns = {
                 "prompt": pa.array([row.prompt for row in rows], pa.list_(pa.int32())),
                 "completions": pa.array([list(row.completions) for row in rows], pa.list_(pa.list_(pa.int32()))),
+                "question": pa.array([row.question for row in rows], pa.string()),
             }
             pq.write_table(pa.table(columns), staging / f"{split}.parquet")
         (staging / "counts.json").write_text(json.dumps({name: vars(count) for name, count in counts.items()}))
@@ -112,9 +199,14 @@ def read_table(folder: Path, split: str) -> TokenTable:
     import pyarrow.parquet as pq
 
     verify(folder)
-    table = pq.read_table(folder / f"{split}.parquet").combine_chunks()
-    prompts = _rows(table["prompt"].combine_chunks())
-    groups = table["completions"].combine_chunks()
+    return token_rows(pq.read_table(folder / f"{split}.parquet"))
+
+
+def token_rows(columns: Any) -> TokenTable:
+    """An arrow table with columns prompt and completions as numpy views."""
+    columns = columns.combine_chunks()
+    prompts = _rows(columns["prompt"].combine_chunks())
+    groups = columns["completions"].combine_chunks()
     flat = _rows(groups.values)
     starts = groups.offsets.to_numpy()
     completions = [tuple(flat[start:end]) for start, end in zip(starts[:-1], starts[1:], strict=True)]
@@ -127,6 +219,15 @@ def _rows(lists: Any) -> list[np.ndarray]:
     return [values[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
 
 
+def read_questions(folder: Path, split: str) -> list[str]:
+    """The prompts of one split as text, in the order of its table. Raises DamagedFolder like `read_table`."""
+    import pyarrow.parquet as pq
+
+    verify(folder)
+    questions: list[str] = pq.read_table(folder / f"{split}.parquet", columns=["question"])["question"].to_pylist()
+    return questions
+
+
 def read_counts(folder: Path) -> dict[str, CutCount] | None:
     """The counts of a whole folder, or None where there is none or it is damaged."""
     try:
@@ -137,7 +238,12 @@ def read_counts(folder: Path) -> dict[str, CutCount] | None:
 
 
 def tables_key(
-    data_fingerprint: str, model_fingerprint: str, max_prompt_tokens: int, max_completion_tokens: int
+    data_fingerprint: str,
+    model_fingerprint: str,
+    max_prompt_tokens: int,
+    max_completion_tokens: int,
+    noise_candidate: str = "none",
 ) -> str:
-    """Name of the folder for this data under this tokenizer, template and truncation."""
-    return digest_of(["tokens-1", data_fingerprint, model_fingerprint, max_prompt_tokens, max_completion_tokens])
+    """Name of the folder for this data under this tokenizer, template, truncation and noise."""
+    cuts = [max_prompt_tokens, max_completion_tokens]
+    return digest_of(["tokens-2", data_fingerprint, model_fingerprint, *cuts, noise_candidate])

@@ -48,7 +48,7 @@ def conclude(
     if baseline:
         console.print(
             f"starting model: reward accuracy {baseline['reward_accuracy']:.4f}"
-            + (" (all DPO scores are equal before training)" if objective == "dpo" else "")
+            + (" (all scores are equal before training)" if baseline["reward_accuracy"] == 0 else "")
             + f", accuracy by plain log-probabilities {baseline['policy_accuracy']:.4f}",
             highlight=False,
         )
@@ -79,7 +79,7 @@ def conclude(
 def print_next(stage: Stage, ranking: Ranking, arguments: str, ui_command: str, page: str) -> None:
     """The commands that come next."""
     console.print("\nnext:", style="bold")
-    if ranking.winner is not None:
+    if ranking.winner is not None and stage.next_command:
         command = as_typed(f"{stage.next_command}{arguments}")
         there = (Path(__file__).parent / Path(stage.next_command.split()[1]).name).is_file()
         missing = "" if there else "   # comes with a later version"

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from mmpo_train.config import TrialConfig
+from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
 from mmpo_train.errors import InputError
+from mmpo_train.preference_sources import EMBEDDED
 from mmpo_train.terminal import console
 from sweeps.cluster import TrialResources
 
@@ -36,6 +38,22 @@ def list_trials(
     console.print(table)
     together = f"{resources.concurrent} at a time; " if resources else ""
     console.print(f"{together}nothing was started", highlight=False)
+
+
+def check_judges(trials: Iterable[TrialConfig], judge: str = "") -> None:
+    """Refuse, before anything is started, judges that cannot be asked: of online trials, and of a study's answers."""
+    from eval_workers.judges import open_judge
+
+    asked = {judge} if judge else set()
+    for trial in trials:
+        asked |= {trial.judge} if trial.objective in ONLINE_OBJECTIVES else set()
+        if "tiny" in asked and not all(source.split(":")[0] in EMBEDDED for source in trial.dataset):
+            raise InputError(
+                f"the judge tiny knows tiny's own questions only, not those of {', '.join(trial.dataset)}; name "
+                f"another with {'--judge ' if judge else '--set judge='}openai:MODEL or anthropic:MODEL"
+            )
+    for spec in sorted(asked):
+        open_judge(spec)
 
 
 def check_disk(inputs: Inputs, trials: int) -> None:

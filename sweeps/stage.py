@@ -6,25 +6,20 @@ import os
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmpo_train.config import TrialConfig, digest_of, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.options import Options, base_config
+from mmpo_train.recipes import objective_settings
 from mmpo_train.terminal import console, preparing, print_examples
 from sweeps.addresses import masked
-from sweeps.board import Board, Row
-from sweeps.cluster import cluster, local_resources, map_on_cluster, plan_resources
+from sweeps.cluster import local_resources, plan_resources
 from sweeps.conclusion import conclude, print_next
-from sweeps.preflight import check_disk, list_trials
+from sweeps.planned import Planned, find_records, train_planned, unfinished
+from sweeps.preflight import check_disk, check_judges, list_trials
 
-if TYPE_CHECKING:
-    from mmpo_train.prepare import Inputs
-    from mmpo_train.tokens import CutCount
-    from sweeps.stage_log import StageLog
-    from sweeps.tracking import Ledger, TrialLog
-
-_FLUSH_SECONDS = 120.0
+FLUSH_SECONDS = 120.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +52,12 @@ class Stage:
     """Fields that the stage fixes unless the user sets them."""
     log_axis: bool = False
     """Whether the axis is drawn logarithmically."""
-    next_command: str
+    next_command: str = ""
     """The command of the stage after this one."""
 
     def trials(self, base: TrialConfig) -> list[TrialConfig]:
         """One config for each value, in grid order. Raises InputError for a value that is given twice."""
-        repeated = sorted({f"{value:g}" for value in self.values if self.values.count(value) > 1})
+        repeated = sorted({shown(value) for value in self.values if self.values.count(value) > 1})
         if repeated or not self.values:
             given = f"has {', '.join(repeated)} twice" if repeated else "is empty"
             raise InputError(f"--{self.axis.replace('_', '-')}s {given}; give each value of the grid once")
@@ -72,9 +67,14 @@ class Stage:
         """A trial's place on the axis, as the table, the picture and MLflow name it."""
         value = getattr(trial, self.axis)
         if not self.log_axis:
-            return f"{value:g}"
+            return shown(value)
         mantissa, exponent = f"{value:.4e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def shown(value: Any) -> str:
+    """A value of an axis as text."""
+    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
 
 
 def run_stage(stage: Stage, options: SweepOptions) -> None:
@@ -83,12 +83,13 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
     Raises InputError before anything is started where the user's input is at fault.
     """
     from mmpo_train.prepare import build_starting_model, identify
-    from sweeps.tracking import COMPLETE, connect
+    from sweeps.tracking import connect
 
     cpus, gpus = local_resources()
     base = stage_config(stage, options, "bf16" if gpus else "fp32")
     inputs = identify(base, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     trials = stage.trials(inputs.config)
+    check_judges(trials)
     elsewhere = "RAY_ADDRESS" in os.environ  # that cluster's size is known once it is reached
     resources = None if elsewhere else plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
     if options.dry_run:
@@ -98,8 +99,10 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
     experiment = experiment_name(base)
     ledger = connect(options.tracking_uri or None, options.storage)
     try:
-        found = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
-        todo = [trial for trial in trials if (record := found[trial.digest]) is None or record.status not in COMPLETE]
+        planned = [
+            Planned(trial, inputs, stage.label(trial), f"{stage.short_axis}={stage.label(trial)}") for trial in trials
+        ]
+        todo = unfinished(planned, find_records(ledger, experiment, planned))
         check_disk(inputs, len(todo))
         _announce(stage, base, experiment, len(trials), len(todo))
         log = ledger.open_stage(
@@ -108,19 +111,20 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
             base.objective,
             digest_of([stage.name, *(trial.digest for trial in trials)]),
             title=f"{stage.name} {base.objective}",
-            params={"axis": stage.axis, "values": ", ".join(f"{value:g}" for value in stage.values)},
+            params={"axis": stage.axis, "values": ", ".join(map(shown, stage.values))},
             note=stage.title,
         )
         try:
             if todo:
-                _train(stage, options, inputs, todo, ledger, log)
+                baselines = train_planned(todo, options, ledger, log, title=base.objective, axis=stage.axis)
+                scores = baselines[todo[0].digest]
+                log.tag({f"baseline.{name}": round(scores[name], 6) for name in ("reward_accuracy", "policy_accuracy")})
             elif options.show_examples:
                 with preparing() as say:
                     build_starting_model(inputs, say)
                 print_examples(inputs, options.show_examples)
-            ledger.flush(_FLUSH_SECONDS)
-            records = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
-            known = {digest: record for digest, record in records.items() if record is not None}
+            ledger.flush(FLUSH_SECONDS)
+            known = find_records(ledger, experiment, planned)
             ranking = conclude(stage, experiment, known, trials, log, options.storage)
         except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
             log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
@@ -147,7 +151,8 @@ def stage_config(stage: Stage, options: SweepOptions, precision: str) -> TrialCo
         raise InputError(
             f"--set {stage.axis}=… is what {stage.name} varies; give its values with --{stage.axis.replace('_', '-')}s"
         )
-    settings = {name: value for name, value in stage.settings.items() if name not in assigned}
+    own = stage.settings | objective_settings(options.objective)
+    settings = {name: value for name, value in own.items() if name not in assigned}
     base = replace(base_config(options), settings)
     return replace(base, {"precision": precision}) if base.precision == "auto" else base
 
@@ -156,40 +161,6 @@ def experiment_name(config: TrialConfig) -> str:
     """One MLflow experiment for each model and dataset."""
     datasets = "+".join(Path(source).name for source in config.dataset)
     return f"{Path(config.model).name} on {datasets}"
-
-
-def _train(
-    stage: Stage, options: SweepOptions, inputs: Inputs, todo: list[TrialConfig], ledger: Ledger, log: StageLog
-) -> None:
-    from mmpo_train.prepare import materialise
-    from sweeps.training import train_trials
-
-    with cluster(options.verbose) as (cpus, gpus):
-        resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
-        with preparing() as say:
-            map_shards = map_on_cluster(resources.use_gpu, lambda share: say("reference log-probabilities", share))
-            places, counts = materialise(inputs, map_shards, say)
-        _print_audit(inputs, counts, log)
-        if options.show_examples:
-            log.log_table("examples", print_examples(inputs, options.show_examples))
-        ledger.require_free([trial.digest for trial in todo])
-        rows = {trial.digest: Row(stage.label(trial), trial.epochs) for trial in todo}
-        title = f"{inputs.config.objective}, {resources.concurrent} trials at a time, {resources} each"
-
-        def open_log(trial: TrialConfig) -> TrialLog:
-            return log.open_trial(trial, f"{stage.short_axis}={stage.label(trial)}", {})
-
-        board = Board(console, title, stage.axis, rows, resources.concurrent)
-        baseline = train_trials(todo, places, inputs.storage, resources, open_log, board)
-    log.tag({f"baseline.{name}": round(baseline[name], 6) for name in ("reward_accuracy", "policy_accuracy")})
-
-
-def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog) -> None:
-    audit = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
-    console.print("\n".join(audit), style="dim", highlight=False)
-    log.log_json(
-        "audit", {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}}
-    )
 
 
 def _same_arguments(options: SweepOptions) -> str:

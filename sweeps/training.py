@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
 
-from eval_workers.actors import start_reward_accuracy
-from mmpo_train.config import TrialConfig, to_dict
+from eval_workers.actors import start_answering, start_reward_accuracy
+from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig, to_dict
 from mmpo_train.events import Finished, Point
 from mmpo_train.prepare import Places
 from sweeps.cluster import TrialResources, ray_storage
@@ -27,21 +27,37 @@ HEAD_NODE = "node:__internal_head__"
 
 
 def train_trials(
-    trials: list[TrialConfig],
-    places: Places,
+    trials: Sequence[tuple[TrialConfig, Places]],
     storage: Path,
     resources: TrialResources,
     open_log: Callable[[TrialConfig], TrialLog],
     board: Board,
-) -> dict[str, float]:
-    """Train and judge every trial; returns, when the last checkpoint has been judged, the starting model's metrics.
+    judge: str = "",
+) -> dict[str, dict[str, float]]:
+    """Train and judge every trial; returns, when the last checkpoint has been judged, what the starting model scores by
+    each trial's objective: digest -> metrics.
 
-    A trial that fails or diverges is recorded as such and does not stop the others.
+    With a `judge`, the answers of checkpoints are compared with the starting model's. A trial that fails or diverges
+    is recorded as such and does not stop the others.
     """
-    actor = start_reward_accuracy(str(places.tokens), str(places.reference), 0.1 if resources.use_gpu else 0.0)
-    baseline = actor.starting_model.remote(to_dict(trials[0]))
-    listener = _Listener(actor, {trial.digest: trial for trial in trials}, open_log, board)
-    jobs = [_job(trial, places, storage, resources) for trial in trials]
+    gpus = 0.1 if resources.use_gpu else 0.0
+    actor = start_reward_accuracy(gpus)
+    answering: Any = None
+    if judge or any(trial.objective in ONLINE_OBJECTIVES for trial, _ in trials):
+        answering = start_answering(str((storage / "verdicts.sqlite").resolve()), gpus)
+    baselines = {
+        trial.digest: actor.starting_model.remote(to_dict(trial), *_validation(places)) for trial, places in trials
+    }
+
+    def evaluate(checkpoint: str, places: Places) -> Any:
+        scores = actor.evaluate.remote(checkpoint, *_validation(places))
+        if not judge:
+            return scores
+        arguments = checkpoint, str(places.model.resolve()), str(places.tokens.resolve()), judge
+        return answering.add_win_rate.remote(scores, *arguments, str((storage / "answers").resolve()))
+
+    listener = _Listener(evaluate, {trial.digest: (trial, places) for trial, places in trials}, open_log, board)
+    jobs = [_job(trial, places, storage, resources) for trial, places in trials]
     tuner = tune.Tuner(
         tune.with_resources(drive_trial, tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])),
         param_space={"job": tune.grid_search(jobs)},
@@ -66,7 +82,11 @@ def train_trials(
         for log in listener.logs.values():
             if not log.ended:
                 log.fail("interrupted: the same command goes on from the last epoch checkpoint")
-    return ray.get(baseline)
+    return {digest: ray.get(baseline) for digest, baseline in baselines.items()}
+
+
+def _validation(places: Places) -> tuple[str, str]:
+    return str(places.tokens.resolve()), str(places.reference.resolve())
 
 
 def _job(trial: TrialConfig, places: Places, storage: Path, resources: TrialResources) -> dict[str, Any]:
@@ -85,9 +105,13 @@ class _Listener(tune.Callback):
     """Hands what Tune hears from the trials to the ledger and the screen, and checkpoints to the evaluator."""
 
     def __init__(
-        self, actor: Any, trials: dict[str, TrialConfig], open_log: Callable[[TrialConfig], TrialLog], board: Board
+        self,
+        evaluate: Callable[[str, Places], Any],
+        trials: dict[str, tuple[TrialConfig, Places]],
+        open_log: Callable[[TrialConfig], TrialLog],
+        board: Board,
     ) -> None:
-        self.actor, self.trials, self.open_log, self.board = actor, trials, open_log, board
+        self.evaluate, self.trials, self.open_log, self.board = evaluate, trials, open_log, board
         self.logs: dict[str, TrialLog] = {}
         self.started: dict[str, float] = {}
         self.judging: dict[Any, tuple[str, Finished]] = {}
@@ -103,7 +127,7 @@ class _Listener(tune.Callback):
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.started[_digest(trial)] = time.monotonic()
-        self.logs[_digest(trial)] = self.open_log(self.trials[_digest(trial)])
+        self.logs[_digest(trial)] = self.open_log(self.trials[_digest(trial)][0])
         self.board.set_state(_digest(trial), "starting")
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -117,7 +141,8 @@ class _Listener(tune.Callback):
             finished = Finished(*result["finished"])
             if (digest, finished.epoch) not in self.sent_to_judge:
                 self.sent_to_judge.add((digest, finished.epoch))
-                self.judging[self.actor.evaluate.remote(finished.checkpoint)] = (digest, finished)
+                scores = self.evaluate(finished.checkpoint, self.trials[digest][1])
+                self.judging[scores] = (digest, finished)
                 self.board.line(digest, f"epoch {finished.epoch} done")
         if result.get("diverged"):
             self.troubles[digest] = ("diverged", result["diverged"])

@@ -47,6 +47,7 @@ def train_worker(job: dict[str, Any]) -> None:
     warnings.filterwarnings("ignore")
     import torch
 
+    from eval_workers.actors import ask_for_segment
     from mmpo_train.config import from_dict
     from mmpo_train.deepspeed_engine import DeepSpeedEngine
     from mmpo_train.events import Finished, Point
@@ -63,7 +64,7 @@ def train_worker(job: dict[str, Any]) -> None:
     config = from_dict(job["config"])
     places = Places(**{name: Path(path) for name, path in job["places"].items()})
     try:
-        run_trial(config, places, DeepSpeedEngine, send)
+        run_trial(config, places, DeepSpeedEngine, send, ask_for_segment)
     except Diverged as reason:
         ray.train.report({"points": [], "finished": None, "diverged": str(reason)})
 

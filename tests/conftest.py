@@ -87,10 +87,29 @@ def base_config(model_folder, preference_rows, tmp_path_factory):
 @pytest.fixture(scope="session")
 def prepared(base_config, tmp_path_factory):
     """Token tables and reference store on disk, and the config with its fingerprints."""
+    return _prepare(base_config, tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture(scope="session")
+def ranked_prepared(base_config, preference_rows, tmp_path_factory):
+    """The same for sets of three to six ranked answers, some of them tied, with all that any objective needs."""
+    data = tmp_path_factory.mktemp("data") / "ranked.jsonl"
+    rows = []
+    for number, row in enumerate(preference_rows):
+        answers = [row["chosen"], row["rejected"], "No.", f"It is {number}.", "I do not know that.", "5"]
+        kept = answers[: 3 + number % 4]
+        ranks = [1, 3, 4, 4, 5, 6] if number % 3 else [1, 3, 4, 5, 6, 7]
+        ranked = [{"answer": answer, "rank": rank} for answer, rank in zip(kept, ranks)]
+        rows.append({"prompt": row["prompt"], "answers": ranked})
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = replace(base_config, {"dataset": (str(data),), "objective": "kto"})
+    return _prepare(config, tmp_path_factory.mktemp("storage"))
+
+
+def _prepare(config, storage):
     from mmpo_train.prepare import identify, materialise
     from mmpo_train.reference import in_process
 
-    storage = tmp_path_factory.mktemp("storage")
-    inputs = identify(base_config, storage)
+    inputs = identify(config, storage)
     places, counts = materialise(inputs, in_process, lambda what, share: None)
     return Prepared(inputs.config, inputs, places, counts, storage)

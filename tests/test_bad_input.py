@@ -75,7 +75,7 @@ def test_fewer_pairs_than_a_step_say_how_many_and_what_to_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refusal(capsys, tmp_path / "runs", "--dataset", str(pairs(tmp_path, count=10)))
-    assert "9 training pairs" in said and "16" in said and "--set pairs_per_step" in said
+    assert "9 training prompts" in said and "16" in said and "--set pairs_per_step" in said
 
 
 @pytest.mark.parametrize(

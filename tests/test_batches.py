@@ -50,12 +50,22 @@ def test_the_papers_epoch_has_575_steps_and_drops_nothing():
 def test_rewards_are_computed_over_consecutive_pairs_of_the_order():
     """Order 4 2 | 0 1 | 3 in groups of two; the rewards function here returns each group's sum for every member."""
     ref_logps = np.array([[1, 10], [2, 20], [3, 30], [4, 40], [5, 50]], dtype=np.float32)
-    rewards = group_rewards(ref_logps, np.array([4, 2, 0, 1, 3]), 2, lambda group: group.sum().expand(group.shape))
+    present = np.ones((5, 2), dtype=bool)
+    rewards = group_rewards(
+        ref_logps, present, np.array([4, 2, 0, 1, 3]), 2, lambda group, present: group.sum().expand(group.shape)
+    )
     assert rewards.tolist() == [[33, 33], [33, 33], [88, 88], [44, 44], [88, 88]]
 
 
 def test_objectives_without_rewards_get_zeros():
-    assert not group_rewards(np.ones((3, 2), dtype=np.float32), np.arange(3), 2, None).any()
+    ones = np.ones((3, 2), dtype=np.float32)
+    assert not group_rewards(ones, ones > 0, np.arange(3), 2, None).any()
+
+
+def test_rewards_hear_which_completions_there_are():
+    ones, present = np.ones((2, 3), dtype=np.float32), np.array([[True, True, False], [True, True, True]])
+    rewards = group_rewards(ones, present, np.array([1, 0]), 1, lambda group, present: group * present)
+    assert rewards.tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
@@ -64,7 +74,7 @@ def test_objectives_without_rewards_get_zeros():
 def test_passes_cover_each_pair_once_and_come_out_even(pairs, tokens_per_pass, workers):
     lengths = lengths_of(100)
     chosen = np.random.default_rng(1).permutation(100)[:pairs]
-    passes = plan_passes(chosen, lengths, 2, tokens_per_pass, workers)
+    passes = plan_passes(chosen, lengths, np.full(100, 2), tokens_per_pass, workers)
     assert sorted(np.concatenate(passes)) == sorted(chosen)
     assert len(passes) % workers == 0
     for some in passes:
@@ -72,18 +82,23 @@ def test_passes_cover_each_pair_once_and_come_out_even(pairs, tokens_per_pass, w
 
 
 def test_fewer_pairs_than_workers_leave_some_workers_an_empty_pass():
-    passes = plan_passes([5, 6, 7], lengths_of(10), 2, 10_000, workers=8)
+    passes = plan_passes([5, 6, 7], lengths_of(10), np.full(10, 2), 10_000, workers=8)
     assert sorted(len(some) for some in passes) == [0] * 5 + [1] * 3
 
 
 def test_one_full_pass_is_split_among_workers_rather_than_left_to_one():
-    assert [len(some) for some in plan_passes(np.arange(8), np.full(8, 10), 2, 10_000, workers=4)] == [2, 2, 2, 2]
+    assert [len(some) for some in plan_passes(np.arange(8), np.full(8, 10), np.full(8, 2), 10_000, workers=4)] == [
+        2,
+        2,
+        2,
+        2,
+    ]
 
 
 def test_passes_hold_pairs_of_like_length():
     """Lengths 10 and 100 alternate; 800 tokens hold 4 long pairs of two completions, or 40 short ones."""
     lengths = np.tile([10, 100], 8)
-    passes = plan_passes(np.arange(16), lengths, 2, 800)
+    passes = plan_passes(np.arange(16), lengths, np.full(16, 2), 800)
     assert [sorted(set(lengths[some])) for some in passes] == [[100], [100], [10]]
 
 
@@ -98,7 +113,30 @@ def test_collated_pass_worked_by_hand():
     assert one.rows.tolist() == [0, 1, 1, 1, 2, 2, 3]
     assert one.positions.tolist() == [0, 0, 1, 2, 2, 3, 2]
     assert one.targets.tolist() == [8, 9, 10, 11, 5, 6, 7]
-    assert {tensor.dtype for tensor in one} == {torch.int64}
+    assert one.completions.tolist() == [0, 1, 1, 1, 2, 2, 3] and one.completion_count == 4
+    assert {part.dtype for part in one if isinstance(part, torch.Tensor)} == {torch.int64}
+
+
+def test_a_row_with_a_shared_prompt_worked_by_hand():
+    """[1 2 3 | 5 6 | 7] and [4 | 8 | 9 10 11]: a completion's first token is predicted by the prompt's last one."""
+    table = TokenTable(
+        prompts=(ids(1, 2, 3), ids(4)),
+        completions=((ids(5, 6), ids(7)), (ids(8), ids(9, 10, 11))),
+    )
+    one = collate(table, np.array([0, 1]), share_prompts=True)
+    assert one.input_ids.tolist() == [[1, 2, 3, 5, 6, 7], [4, 8, 9, 10, 11, 0]]
+    assert one.segments.tolist() == [[0, 0, 0, 1, 1, 2], [0, 1, 2, 2, 2, -1]]
+    assert one.position_ids.tolist() == [[0, 1, 2, 3, 4, 3], [0, 1, 1, 2, 3, 0]]
+    assert one.rows.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert one.positions.tolist() == [2, 3, 2, 0, 0, 2, 3]
+    assert one.targets.tolist() == [5, 6, 7, 8, 9, 10, 11]
+    assert one.completions.tolist() == [0, 0, 1, 2, 3, 3, 3]
+
+
+def test_passes_count_the_rows_that_each_prompt_really_has():
+    """Rows of 10 tokens, 60 of them fit: prompts with 4, 2 | 5, 1 | 6 completions."""
+    passes = plan_passes(np.arange(5), np.full(5, 10), np.array([4, 2, 5, 1, 6]), 60)
+    assert [some.tolist() for some in passes] == [[0, 1], [2, 3], [4]]
 
 
 def test_more_than_two_completions_stay_with_their_prompt():

@@ -30,12 +30,26 @@ OTHER_VALUES = {
     "model_fingerprint": "f" * 64,
     "dataset": ("pairs.json", "more.json"),
     "data_fingerprint": "e" * 64,
+    "negatives_from_rank": 2,
+    "worst_negatives": 1,
+    "noise_candidate": "added",
+    "holdout_seed": 7,
     "objective": "dpo",
     "beta": 0.05,
     "r_eps": 0.9,
     "gamma_over_beta": 1.6,
     "length_normalised": True,
     "pairs_per_group": 4,
+    "gamma": 5.0,
+    "sft_weight": 0.5,
+    "label_smoothing": 0.01,
+    "desirable_weight": 1.3,
+    "undesirable_weight": 1.3,
+    "negatives": 3,
+    "negative_choice": "max",
+    "segments": 2,
+    "answer_temperatures": (0.7, 1.0),
+    "judge": "openai:gpt",
     "learning_rate": 1e-5,
     "epochs": 5,
     "pairs_per_step": 64,
@@ -56,12 +70,23 @@ OTHER_VALUES = {
     "zero_stage": 3,
     "gradient_checkpointing": True,
 }
-RUNTIME = {"model", "dataset", "validate_every_steps", "tokens_per_pass", "zero_stage", "gradient_checkpointing"}
+RUNTIME = {"model", "dataset", "negatives_from_rank", "worst_negatives", "holdout_seed"}
+RUNTIME |= {"validate_every_steps", "tokens_per_pass", "zero_stage", "gradient_checkpointing"}
 NEEDED_BY = {
     "r_eps": "mmpo",
     "pairs_per_group": "mmpo",
     "gamma_over_beta": "simpo",
     "length_normalised": "simpo",
+    "gamma": "cpo",
+    "sft_weight": "rpo",
+    "label_smoothing": "exo_original",
+    "desirable_weight": "kto_original",
+    "undesirable_weight": "kto_original",
+    "negatives": "mc_po",
+    "negative_choice": "mc_po",
+    "segments": "on_mc_po",
+    "answer_temperatures": "on_mc_po",
+    "judge": "on_mc_po",
 }
 LORA_DETAILS = {"lora_alpha", "lora_dropout", "lora_targets"}
 
@@ -231,3 +256,17 @@ def test_what_describes_a_trial_imports_the_standard_library_only(module):
     names |= {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
     outside = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
     assert outside <= {"mmpo_train.config", "mmpo_train.errors"}
+
+
+def test_noise_belongs_to_the_digest_only_where_there_is_some():
+    """So that trials of before the field keep the digest they had: the one pinned above."""
+    assert "noise_candidate" not in identity(TrialConfig())
+    digests = {replace(TrialConfig(), {"noise_candidate": name}).digest for name in ("none", "added", "only")}
+    assert len(digests) == 3 and TrialConfig().digest in digests
+
+
+def test_all_bad_choices_of_candidates_are_reported_at_once():
+    values = {"negatives_from_rank": 1, "worst_negatives": -1, "noise_candidate": "some", "holdout_seed": -1}
+    message = refusal(values)
+    for name in values:
+        assert f"\n  {name} must be " in message

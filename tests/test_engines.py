@@ -88,7 +88,9 @@ def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
     for result, expected in zip(train_jobs(jobs("cut", 10**9), workers), whole, strict=True):
         assert losses(result) == losses(expected)  # to the last bit; the points of before the kill are sent again
         assert [epoch for epoch, _ in result["finished"]] == [1, 2, 3]
-        judged = RewardAccuracy(str(prepared.places.tokens), str(prepared.places.reference))(result["finished"][-1][1])
+        judged = RewardAccuracy()(
+            result["finished"][-1][1], str(prepared.places.tokens), str(prepared.places.reference)
+        )
         last = result["points"][-1][2]
         for name, value in judged["metrics"].items():  # the evaluator reads the folder, LoRA adapters among them
             assert value == pytest.approx(last[name.replace("validation/", "validation_curve/")], abs=1e-5), name

@@ -76,12 +76,23 @@ def test_columns_hold_the_same(tokenizer):
     assert columns["prompt_tokens_cut"][1] == columns["rejected_tokens_cut"][0] == 0
 
 
-def test_first_examples_are_pairs_that_can_be_tokenised(tokenizer):
-    """The first of three is the same after the cut; the last has three completions, of which two are shown."""
+def test_first_examples_are_those_that_can_be_tokenised(tokenizer):
+    """The first of three is the same after the cut; the last has three completions, and all are shown."""
     config = replace(TrialConfig(), {"max_completion_tokens": 2})
     same = PreferenceExample(EXAMPLE.prompt, ("4, I think.", "4, I guess."), "pairs.json", 1)
     ranked = PreferenceExample(EXAMPLE.prompt, ("4", "5", "6"), "pairs.json", 3)
     shown = first_examples([same, EXAMPLE, ranked, EXAMPLE], tokenizer, config, count=2)
     assert [example.row for example, _ in shown] == [12, 3]
-    assert [len(example.completions) for example, _ in shown] == [2, 2]
-    assert shown[1][0].completions[0] == "4"
+    assert [len(tokens.completions) for _, tokens in shown] == [2, 3]
+    assert as_text(*shown[1], tokenizer).plain.endswith(
+        "\nchosen    4<|im_end|>\nrejected  5<|im_end|>\nrejected  6<|im_end|>"
+    )
+    columns = as_columns(shown, tokenizer)
+    assert columns["rejected"] == ["5<|im_end|>", "5<|im_end|>", "6<|im_end|>"]
+    assert columns["chosen"][1:] == ["4<|im_end|>"] * 2
+
+
+def test_the_noise_candidate_is_shown_too(tokenizer):
+    config = replace(TrialConfig(), {"noise_candidate": "only"})
+    [(_, tokens)] = first_examples([EXAMPLE], tokenizer, config, count=1)
+    assert sorted(tokens.completions[0]) == sorted(tokens.completions[1])

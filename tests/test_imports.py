@@ -25,6 +25,8 @@ DOORS = {
     "matplotlib": {"sweeps/plots.py"},
     "tyro": {"mmpo_train/options.py", "mmpo_train/terminal.py"},
     "lm_eval": {"eval_workers/lm_harness.py"},
+    "openai": {"eval_workers/judge_clients.py"},
+    "anthropic": {"eval_workers/judge_clients.py"},
 }
 FILES = sorted(str(path.relative_to(REPOSITORY)) for package in BELOW for path in (REPOSITORY / package).rglob("*.py"))
 

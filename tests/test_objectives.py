@@ -1,4 +1,5 @@
-"""The losses: against Listing 1 in plain Python, against hand-worked numbers, and against TRL's own code."""
+"""MMPO, DPO and SimPO: against Listing 1 in plain Python, hand-worked numbers, and TRL's own code; and every objective
+built by its name. The losses of Table 5 stand in test_objectives_table5.py."""
 
 import math
 from types import SimpleNamespace
@@ -10,8 +11,28 @@ import torch
 from mmpo_train.batches import group_rewards
 from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, replace
 from mmpo_train.objectives import BUILDERS, Batch, build_objective
+from mmpo_train.objectives.exo import exo_loss, exo_original_loss
 from mmpo_train.objectives.mmpo import REJECTED_REWARD, mmpo_loss, normalised_rewards
-from mmpo_train.objectives.pairwise import dpo_loss, simpo_loss
+from mmpo_train.objectives.pairwise import (
+    cpo_loss,
+    cpo_original_loss,
+    dpo_loss,
+    rpo_loss,
+    rpo_trl_loss,
+    simpo_loss,
+)
+from mmpo_train.objectives.pointwise import (
+    apo_down_loss,
+    apo_loss,
+    apo_zero_loss,
+    bco_loss,
+    bco_original_loss,
+    kto_loss,
+    kto_original_loss,
+    nca_loss,
+    sppo_loss,
+)
+from mmpo_train.objectives.ranking import ranking_nce_loss
 
 BETA, R_EPS = 0.1, 0.6
 
@@ -71,7 +92,11 @@ def test_mmpo_equals_listing_1_in_groups_of_any_size(pairs_per_group, beta, r_ep
     policy, reference = pairs_of_logps(11)
     order = np.random.default_rng(1).permutation(11)
     rewards = group_rewards(
-        reference.numpy(), order, pairs_per_group, lambda refs: normalised_rewards(refs, beta=beta, r_eps=r_eps)
+        reference.numpy(),
+        np.ones((11, 2), dtype=bool),
+        order,
+        pairs_per_group,
+        lambda refs, present: normalised_rewards(refs, beta, r_eps, present),
     )
     losses, scores = mmpo_loss(policy, torch.from_numpy(rewards))
     for start in range(0, 11, pairs_per_group):
@@ -178,6 +203,71 @@ def test_min_max_nearly_cancels_beta_in_general():
         shifts[beta] = (rewards[1, 0] - rewards[1, 1]).item()
     assert shifts[0.1] == pytest.approx(0.5 / 40.5, rel=1e-4)
     assert shifts[0.5] == pytest.approx(0.5 / 200.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("present", [None, torch.ones(9, 2, dtype=torch.bool)])
+def test_mmpo_of_pairs_is_the_expression_of_listing_1_to_the_last_bit(present):
+    """Losses, scores, gradients and rewards in float32, whether or not one says that both completions are there."""
+    policy, reference = (values.float() for values in pairs_of_logps(9, seed=6))
+    rewards = normalised_rewards(reference, BETA, R_EPS, present)
+    raw = torch.tensor([R_EPS, REJECTED_REWARD], dtype=torch.float64) + BETA * reference.double()
+    assert torch.equal(rewards, ((raw + 1e-6 - raw.min()) / (raw.max() + 1e-6 - raw.min())).float())
+    policy.requires_grad_()
+    losses, scores = mmpo_loss(policy, rewards, present)
+    listed = policy + rewards
+    expected = -torch.logsumexp(listed, dim=1) - torch.nn.functional.logsigmoid(listed[:, 0] - listed[:, 1])
+    assert torch.equal(losses, expected) and torch.equal(scores, listed.detach())
+    [ours], [theirs] = (torch.autograd.grad(loss.sum(), policy) for loss in (losses, expected))
+    assert torch.equal(ours, theirs)
+
+
+def test_mmpo_of_three_completions_worked_by_hand():
+    """Scores (0, -log 2, -log 4), the fourth absent: exp (1, 1/2, 1/4), -logsumexp = -log 1.75.
+
+    Auxiliary: mean of log(1 + 1/2) and log(1 + 1/4) = log(1.5 * 1.25) / 2. Gradient of the rejected ones:
+    -(1/2) / 1.75 + (1/3) / 2 = -0.119048 and -(1/4) / 1.75 + (1/5) / 2 = -0.042857; of the chosen one
+    -1 / 1.75 - (1/3 + 1/5) / 2 = -0.838095. Each is negative: descent raises the rejected completions, too.
+    """
+    policy = torch.tensor([[-0.5, -1.0, -1.5, 7.0]], dtype=torch.float64, requires_grad=True)
+    rewards = torch.tensor([[0.5, 1 - math.log(2), 1.5 - math.log(4), 0.0]], dtype=torch.float64)
+    losses, scores = mmpo_loss(policy, rewards, torch.tensor([[True, True, True, False]]))
+    [gradient] = torch.autograd.grad(losses.sum(), policy)
+    assert scores[0].tolist() == pytest.approx([0, -math.log(2), -math.log(4), 0])
+    assert losses.item() == pytest.approx(-math.log(1.75) + math.log(1.5 * 1.25) / 2)
+    assert gradient[0].tolist() == pytest.approx([-0.838095, -0.119048, -0.042857, 0], abs=1e-6)
+
+
+def test_mmpo_of_three_equal_scores_raises_the_rejected_completions():
+    """-1/3 + (1/2) / 2 = -1/12 each: unlike for a pair, the two terms do not cancel."""
+    policy = torch.zeros(1, 3, requires_grad=True)
+    losses, _ = mmpo_loss(policy, torch.zeros(1, 3))
+    [gradient] = torch.autograd.grad(losses.sum(), policy)
+    assert gradient[0].tolist() == pytest.approx([-1 / 3 - 1 / 2, -1 / 12, -1 / 12])
+
+
+@pytest.mark.parametrize("filler", [0.0, 1e30, -math.inf, math.nan])
+def test_mmpo_depends_on_nothing_that_stands_where_a_completion_is_absent(filler):
+    """Rewards, losses and gradients of a group of two and three completions; in the last row there is but one."""
+    random = torch.Generator().manual_seed(2)
+    reference, policy = (torch.randn(3, 3, generator=random) for _ in range(2))
+    present = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
+    rewards = normalised_rewards(reference.masked_fill(~present, filler), BETA, R_EPS, present)
+    raw = [
+        (R_EPS if column == 0 else REJECTED_REWARD) + BETA * reference[row, column].item()
+        for row, column in present.nonzero().tolist()
+    ]
+    expected = [(value + 1e-6 - min(raw)) / (max(raw) + 1e-6 - min(raw)) for value in raw]
+    assert rewards[present].tolist() == pytest.approx(expected, rel=1e-5)
+    assert rewards[~present].tolist() == [0.0] * 3
+    holed = policy.masked_fill(~present, filler).requires_grad_()
+    losses, scores = mmpo_loss(holed, rewards, present)
+    losses.sum().backward()
+    for row in range(3):
+        there = present[row]
+        alone, _ = mmpo_loss(policy[row : row + 1, there], rewards[row : row + 1, there])
+        assert losses[row].item() == pytest.approx(alone.item(), rel=1e-6)
+    assert losses[2].item() == pytest.approx(-scores[2, 0].item())
+    assert torch.isfinite(holed.grad).all() and holed.grad[~present].tolist() == [0.0] * 3
 
 
 def test_dpo_of_one_pair_worked_by_hand():
@@ -314,8 +404,9 @@ def test_extreme_inputs_give_finite_losses_and_gradients(objective, extreme):
     policy, reference = (torch.tensor(values) for values in EXTREMES[extreme])
     policy.requires_grad_()
     built = build_objective(replace(TrialConfig(), {"objective": objective}))
-    rewards = built.rewards(reference) if built.rewards else torch.zeros_like(reference)
-    losses, scores = built.loss(Batch(policy, reference, rewards, torch.full_like(reference, 7, dtype=torch.long)))
+    present, tokens = torch.ones_like(reference, dtype=torch.bool), torch.full_like(reference, 7, dtype=torch.long)
+    rewards = built.rewards(reference, present) if built.rewards else torch.zeros_like(reference)
+    losses, scores = built.loss(Batch(policy, reference, rewards, tokens, present, 0.5))
     losses.sum().backward()
     for values in (losses, scores, policy.grad, rewards):
         assert torch.isfinite(values).all()
@@ -325,7 +416,8 @@ def test_extreme_inputs_give_finite_losses_and_gradients(objective, extreme):
 def test_scores_carry_no_gradient_and_losses_do(objective):
     policy, reference = pairs_of_logps(2)
     built = build_objective(replace(TrialConfig(), {"objective": objective}))
-    batch = Batch(policy.requires_grad_(), reference, torch.zeros_like(reference), torch.ones_like(reference))
+    ones = torch.ones_like(reference)
+    batch = Batch(policy.requires_grad_(), reference, torch.zeros_like(reference), ones, ones.bool())
     losses, scores = built.loss(batch)
     assert losses.shape == (2,) and scores.shape == (2, 2)
     assert losses.requires_grad and not scores.requires_grad
@@ -334,15 +426,62 @@ def test_scores_carry_no_gradient_and_losses_do(objective):
 def test_an_objective_trains_with_the_hyper_parameters_of_its_config():
     """Each built loss against the function called by hand, at values that are nobody's default."""
     policy, reference = pairs_of_logps(3)
-    tokens = torch.tensor([[3, 4], [5, 6], [7, 8]])
-    values = {"beta": 0.3, "r_eps": 0.9, "gamma_over_beta": 0.7, "length_normalised": True}
+    tokens, present, delta = torch.tensor([[3, 4], [5, 6], [7, 8]]), torch.ones(3, 2, dtype=torch.bool), 0.8
+    values = {
+        "beta": 0.3,
+        "r_eps": 0.9,
+        "gamma_over_beta": 0.7,
+        "length_normalised": True,
+        "gamma": 1.7,
+        "sft_weight": 0.2,
+        "label_smoothing": 0.03,
+        "desirable_weight": 1.4,
+        "undesirable_weight": 0.6,
+    }
     built = {name: build_objective(replace(TrialConfig(), values | {"objective": name})) for name in BUILDERS}
-    rewards = built["mmpo"].rewards(reference)
-    batch = Batch(policy, reference, rewards, tokens)
-    torch.testing.assert_close(rewards, normalised_rewards(reference, beta=0.3, r_eps=0.9))
-    torch.testing.assert_close(built["mmpo"].loss(batch), mmpo_loss(policy, rewards))
-    torch.testing.assert_close(built["dpo"].loss(batch), dpo_loss(policy, reference, 0.3))
-    torch.testing.assert_close(built["simpo"].loss(batch), simpo_loss(policy, tokens, 0.3, 0.7, True))
+    rewards = built["mmpo"].rewards(reference, present)
+    torch.testing.assert_close(rewards, normalised_rewards(reference, 0.3, 0.9))
+    ratios = policy, reference, 0.3
+    ranking = ranking_nce_loss(*ratios, present)
+    expected = {
+        "mmpo": mmpo_loss(policy, rewards),
+        "dpo": dpo_loss(*ratios),
+        "simpo": simpo_loss(policy, tokens, 0.3, 0.7, True),
+        "rpo": rpo_loss(*ratios, 0.2),
+        "rpo_trl": rpo_trl_loss(policy, reference, tokens, 0.3, 0.2),
+        "exo": exo_loss(*ratios),
+        "exo_original": exo_original_loss(*ratios, 0.03),
+        "cpo": cpo_loss(policy, tokens, 0.3, 1.7, 0.2),
+        "cpo_original": cpo_original_loss(policy, tokens, 0.3, 0.2),
+        "bco": bco_loss(*ratios, 0.8),
+        "bco_original": bco_original_loss(*ratios, 0.8),
+        "kto": kto_loss(*ratios, 0.8),
+        "kto_original": kto_original_loss(*ratios, 0.8, 1.4, 0.6),
+        "apo": apo_loss(*ratios),
+        "apo_zero": apo_zero_loss(*ratios),
+        "apo_down": apo_down_loss(*ratios),
+        "sppo": sppo_loss(*ratios),
+        "nca": nca_loss(*ratios),
+        "rnce": ranking,
+        "mc_po": ranking,
+        "on_mc_po": ranking,
+        "online_dpo": dpo_loss(*ratios),
+    }
+    assert set(expected) == set(BUILDERS)
+    batch = Batch(policy, reference, rewards, tokens, present, delta)
+    for name, result in expected.items():
+        torch.testing.assert_close(built[name].loss(batch), result)
+
+
+@pytest.mark.parametrize("objective", ["mmpo", "rnce", "mc_po", "on_mc_po"])
+def test_objectives_of_many_completions_pass_on_which_are_there(objective):
+    """nan stands where a completion is absent."""
+    policy, reference = (torch.tensor([[-3.0, -4.0, math.nan], [-5.0, -2.0, -6.0]]) for _ in range(2))
+    present = ~policy.isnan()
+    built = build_objective(replace(TrialConfig(), {"objective": objective}))
+    rewards = built.rewards(reference, present) if built.rewards else torch.zeros_like(reference)
+    losses, scores = built.loss(Batch(policy, reference, rewards, torch.ones_like(reference), present))
+    assert torch.isfinite(losses).all() and torch.isfinite(scores).all()
 
 
 def test_every_objective_of_the_config_can_be_built():

@@ -68,6 +68,12 @@ def refused_rows(folder, rows, **options):
     return refusal([write(folder / "pairs.json", rows)], **options)
 
 
+def parsed(row, negatives_from_rank=2):
+    """The prompt and the completions."""
+    prompt, completions, _ = parse_row(row, negatives_from_rank)
+    return prompt, completions
+
+
 def problem(row):
     with pytest.raises(RowProblem) as caught:
         parse_row(row)
@@ -78,7 +84,7 @@ def problem(row):
 
 
 def test_text_columns_become_one_user_message_and_two_completions():
-    assert parse_row({"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "score": 1}) == (
+    assert parsed({"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "score": 1}) == (
         (USER,),
         ("4", "5"),
     )
@@ -86,7 +92,7 @@ def test_text_columns_become_one_user_message_and_two_completions():
 
 def test_text_is_kept_as_it_stands():
     row = {"prompt": "  2 + 2?\n", "chosen": "4 ", "rejected": "\n5"}
-    assert parse_row(row) == ((Message("user", "  2 + 2?\n"),), ("4 ", "\n5"))
+    assert parsed(row) == ((Message("user", "  2 + 2?\n"),), ("4 ", "\n5"))
 
 
 def test_ultrafeedback_row_takes_its_prompt_from_the_turns():
@@ -99,26 +105,26 @@ def test_ultrafeedback_row_takes_its_prompt_from_the_turns():
         "score_chosen": 8.0,
         "score_rejected": 3.0,
     }
-    assert parse_row(row) == ((USER,), ("4", "5"))
+    assert parsed(row) == ((USER,), ("4", "5"))
 
 
 @pytest.mark.parametrize("prompt", ["2 + 2?", "Be brief.\n2 + 2?", "Be brief.", None])
 def test_orca_row_keeps_the_system_message_in_front(prompt):
     head = [{"role": "system", "content": "Be brief."}, user("2 + 2?")]
     row = {"prompt": prompt, "chosen": [*head, assistant("4")], "rejected": [*head, assistant("5")]}
-    assert parse_row(row) == ((SYSTEM, USER), ("4", "5"))
+    assert parsed(row) == ((SYSTEM, USER), ("4", "5"))
 
 
 def test_empty_system_message_is_left_out():
     head = [{"role": "system", "content": ""}, user("2 + 2?")]
     row = {"prompt": "2 + 2?", "chosen": [*head, assistant("4")], "rejected": [*head, assistant("5")]}
-    assert parse_row(row) == ((USER,), ("4", "5"))
+    assert parsed(row) == ((USER,), ("4", "5"))
 
 
 def test_explicit_prompt_messages_take_completions_of_one_turn():
     head = [user("hi"), assistant("hello"), user("2 + 2?")]
     row = {"prompt": head, "chosen": [assistant("4")], "rejected": [assistant("5")]}
-    prompt, completions = parse_row(row)
+    prompt, completions = parsed(row)
     assert [message.role for message in prompt] == ["user", "assistant", "user"]
     assert completions == ("4", "5")
 
@@ -126,7 +132,7 @@ def test_explicit_prompt_messages_take_completions_of_one_turn():
 def test_prompt_messages_repeated_in_chosen_and_rejected_count_once():
     head = [{"role": "system", "content": "Be brief."}, user("2 + 2?")]
     row = {"prompt": head, "chosen": [*head, assistant("4")], "rejected": [*head, assistant("5")]}
-    assert parse_row(row) == ((SYSTEM, USER), ("4", "5"))
+    assert parsed(row) == ((SYSTEM, USER), ("4", "5"))
 
 
 def test_system_of_the_prompt_column_is_kept_when_the_turns_leave_it_out():
@@ -135,7 +141,7 @@ def test_system_of_the_prompt_column_is_kept_when_the_turns_leave_it_out():
         "chosen": [user("2 + 2?"), assistant("4")],
         "rejected": [user("2 + 2?"), assistant("5")],
     }
-    assert parse_row(row) == ((SYSTEM, USER), ("4", "5"))
+    assert parsed(row) == ((SYSTEM, USER), ("4", "5"))
 
 
 def test_prompt_text_that_the_turns_do_not_hold_is_not_lost_unseen():
@@ -159,7 +165,7 @@ def test_sharegpt_row_with_system_column():
         "chosen": {"from": "gpt", "value": "4"},
         "rejected": {"from": "assistant", "value": "5"},
     }
-    prompt, completions = parse_row(row)
+    prompt, completions = parsed(row)
     assert prompt == (SYSTEM, Message("user", "hi"), Message("assistant", "hello"), USER)
     assert completions == ("4", "5")
 
@@ -173,19 +179,19 @@ def test_nectar_row_is_parsed_into_turns_and_ordered_by_rank():
             {"answer": "four", "model": "c", "rank": 2.0},
         ],
     }
-    prompt, completions = parse_row(row)
+    prompt, completions = parsed(row)
     assert prompt == (Message("user", "hi"), Message("assistant", "hello"), USER)
     assert completions == ("4", "four", "5")
 
 
 def test_completions_with_ranks_put_rank_one_first():
     row = {"prompt": "2 + 2?", "completions": ["5", "4", "four"], "ranks": [3, 1, 2]}
-    assert parse_row(row) == ((USER,), ("4", "four", "5"))
+    assert parsed(row) == ((USER,), ("4", "four", "5"))
 
 
 def test_answer_tied_with_the_best_is_no_negative():
     row = {"prompt": "2 + 2?", "completions": ["4", "four", "5", "4"], "ranks": [1, 1, 2, 3]}
-    assert parse_row(row)[1] == ("4", "5")
+    assert parsed(row)[1] == ("4", "5")
 
 
 def test_ranked_answers_that_all_tie_are_unusable():
@@ -193,18 +199,103 @@ def test_ranked_answers_that_all_tie_are_unusable():
     assert problem(row).reason == "nothing ranked below the chosen"
 
 
+def seven(ranks=(1, 2, 3, 4, 5, 6, 7), number=0):
+    """A row like Nectar's: the answer of rank n, if there is but one, is the n-th letter."""
+    answers = [{"answer": letter, "rank": rank} for letter, rank in zip("abcdefg", ranks)]
+    return {"prompt": f"question {number}", "answers": answers}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "kept", "left_out"),
+    [
+        ((1, 2, 3, 4, 5, 6, 7), "acdefg", 1),
+        # 0 is best, so 1 is the second rank.
+        ((0, 1, 2, 3, 4, 5, 6), "acdefg", 1),
+        # Rank 2 was left out before.
+        ((1, 3, 4, 5, 6, 7), "abcdef", 0),
+        # b ties with the best; c and d share the second rank.
+        ((1, 1, 2, 2, 3, 4, 5), "aefg", 3),
+        # The lowest rank stays, whatever it is, with all that have it.
+        ((1, 2, 2), "abc", 0),
+        ((1, 2), "ab", 0),
+        ((1, 1, 2), "ac", 1),
+    ],
+)
+def test_rank_two_is_left_out_as_of_nectar(ranks, kept, left_out):
+    assert parse_row(seven(ranks), negatives_from_rank=3)[1:] == (tuple(kept), left_out)
+
+
+def test_from_rank_two_all_are_kept_and_from_beyond_the_last_only_the_lowest():
+    assert [parsed(seven(), rank)[1] for rank in (2, 4, 7, 100)] == [
+        tuple("abcdefg"),
+        tuple("adefg"),
+        ("a", "g"),
+        ("a", "g"),
+    ]
+
+
+def test_ranks_of_pairs_do_not_matter():
+    row = {"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}
+    assert parse_row(row, negatives_from_rank=9) == ((USER,), ("4", "5"), 0)
+
+
+@pytest.mark.parametrize(
+    ("count", "kept"), [(0, "acdefg"), (1, "ag"), (2, "afg"), (3, "aefg"), (4, "adefg"), (5, "acdefg"), (6, "acdefg")]
+)
+def test_the_lowest_ranked_negatives_of_train_prompts_are_kept(tmp_path, count, kept):
+    """Validation is on the same pairs whatever their number; b, of rank 2, is left out of all ten."""
+    rows = [seven(number=number) for number in range(10)]
+    data = load_file(tmp_path, rows, worst_negatives=count)
+    assert {example.completions for example in data.train} == {tuple(kept)}
+    assert data.validation == load_file(tmp_path, rows).validation
+    assert [len(example.completions) for example in data.validation] == [2]
+    assert data.audit.answers_left_out == 10 + 9 * (6 - len(kept))
+    assert f"{data.audit.answers_left_out} ranked answers left out" in data.audit.lines()
+
+
+def test_of_answers_tied_at_the_cut_the_later_are_kept_and_short_sets_stay_whole(tmp_path):
+    rows = [seven((1, 3, 3, 3)), seven((1, 3), number=1), pair(2)]
+    data = load_file(tmp_path, rows, worst_negatives=2, validation_share=0)
+    assert [example.completions for example in data.train] == [("a", "c", "d"), ("a", "b"), ("yes", "no")]
+
+
+def test_drawn_validation_pairs_are_part_of_the_fingerprint(tmp_path):
+    """The splits are named, so the seed draws nothing but the rejected completions."""
+    write(tmp_path / "train.jsonl", pairs(3))
+    write(tmp_path / "test.jsonl", [seven(number=number) for number in range(20)])
+    one, two = (load_preferences([str(tmp_path)], seed=seed) for seed in (1, 2))
+    assert one.train == two.train and one.validation != two.validation
+    assert one.fingerprint != two.fingerprint
+
+
+def test_embedded_ranked_answers_have_the_prompts_of_the_embedded_pairs():
+    """Rank 2 is left out of 1024 + 512 prompts; most train prompts have five negatives, some fewer."""
+    ranked, plain = load_preferences(["tiny_ranked"]), load_preferences(["tiny"])
+    assert [example.prompt for example in ranked.train] == [example.prompt for example in plain.train]
+    assert [example.prompt for example in ranked.validation] == [example.prompt for example in plain.validation]
+    assert Counter(len(example.completions) - 1 for example in ranked.train) == {5: 726, 4: 197, 3: 101}
+    assert {len(example.completions) for example in ranked.validation} == {2}
+    assert ranked.audit.answers_left_out == 1536
+
+
+def test_embedded_pairs_are_those_they_have_always_been():
+    """Trials are named by this."""
+    expected = "9a2728359f266e7b19e8830d6ea5ffdfa9c28e1a546761f663370f49bfb0dd86"
+    assert load_preferences(["tiny"]).fingerprint == expected
+
+
 def test_hh_rlhf_transcripts_share_their_prompt():
     head = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: 2 + 2?\n\nAssistant:"
-    prompt, completions = parse_row({"chosen": f"{head} 4", "rejected": f"{head} 5"})
+    prompt, completions = parsed({"chosen": f"{head} 4", "rejected": f"{head} 5"})
     assert [message.role for message in prompt] == ["user", "assistant", "user"]
     assert completions == ("4", "5")
 
 
 def test_instruction_with_input_and_question_with_system_stand_for_the_prompt():
     answers = {"chosen": "4", "rejected": "5"}
-    assert parse_row({"instruction": "Add.", "input": "2 + 2", **answers})[0] == (Message("user", "Add.\n2 + 2"),)
-    assert parse_row({"instruction": "Add.", "input": "", **answers})[0] == (Message("user", "Add."),)
-    assert parse_row({"system": "Be brief.", "question": "2 + 2?", **answers})[0] == (SYSTEM, USER)
+    assert parsed({"instruction": "Add.", "input": "2 + 2", **answers})[0] == (Message("user", "Add.\n2 + 2"),)
+    assert parsed({"instruction": "Add.", "input": "", **answers})[0] == (Message("user", "Add."),)
+    assert parsed({"system": "Be brief.", "question": "2 + 2?", **answers})[0] == (SYSTEM, USER)
 
 
 def test_turns_before_the_completion_must_agree():
@@ -608,7 +699,7 @@ def test_duplicates_and_other_unusable_rows_are_dropped_and_counted(tmp_path):
         f"{tmp_path / 'pairs.json'} (train): 2 of 4 rows kept, 2 dropped",
         "  dropped 1: exact duplicate (row 3)",
         "  dropped 1: nothing ranked below the chosen (row 4)",
-        "train 1, validation 1 (1 held out by prompt); completions per prompt: 2 of 2",
+        "train 1, validation 1 (1 held out by prompt); completions per train prompt: 1 of 2",
     ]
 
 
@@ -629,8 +720,9 @@ def test_nothing_left_says_why_and_names_the_first_rows(tmp_path):
 
 
 def test_options_that_make_no_sense_are_refused_together():
-    message = refusal([], validation_share=1.0, strict=True, drop_bad_rows=True)
-    assert len(message.splitlines()) == 3
+    bad = {"validation_share": 1.0, "negatives_from_rank": 1, "worst_negatives": -1}
+    message = refusal([], strict=True, drop_bad_rows=True, **bad)
+    assert len(message.splitlines()) == 5
 
 
 # --- files that cannot be read

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from mmpo_train.preferences import Message, PreferenceExample
-from mmpo_train.templates import Unusable, encode, render, special_ids
+from mmpo_train.templates import Unusable, as_question, encode, render, special_ids
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -242,11 +242,22 @@ def test_completions_that_are_the_same_after_the_cut_are_unusable():
     assert len(encoded(tokenizer, completions=("Yes, it is.", "Yes, it was.")).completions) == 2
 
 
-def test_rejected_completions_may_be_the_same_as_each_other():
+def test_a_completion_that_is_the_same_as_one_before_after_the_cut_is_left_out():
     tokenizer = byte_tokenizer("chatml")
-    assert len(encoded(tokenizer, completions=("4", "Five.", "Five!"), max_completion_tokens=4).completions) == 3
+    one = encoded(tokenizer, completions=("4", "Five.", "Five!", "Six"), max_completion_tokens=4)
+    assert [tokenizer.decode(ids) for ids in one.completions] == ["4<|im_end|>", "Five", "Six<|im_end|>"]
+    assert one.completion_cuts == (0, 2, 0) and one.repeated == 1
+    one = encoded(tokenizer, completions=("Five", "Six", "Five!"), max_completion_tokens=4)
+    assert [tokenizer.decode(ids) for ids in one.completions] == ["Five", "Six<|im_end|>"]
+    assert one.completion_cuts == (1, 0) and one.repeated == 1
     with pytest.raises(Unusable):
-        encoded(tokenizer, completions=("Five", "Six.", "Five!"), max_completion_tokens=4)
+        encoded(tokenizer, completions=("Five.", "Five!", "Five?"), max_completion_tokens=4)
+
+
+def test_the_question_is_the_users_text_or_a_line_for_each_turn():
+    tokenizer = byte_tokenizer("chatml")
+    assert encoded(tokenizer, SINGLE).question == "2+2?"
+    assert as_question([Message("system", "Be brief."), Message("user", "2+2?")]) == "system: Be brief.\nuser: 2+2?"
 
 
 def test_a_template_that_refuses_the_system_role_makes_the_example_unusable():

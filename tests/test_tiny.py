@@ -96,9 +96,22 @@ def test_ranks_are_the_judges_order_and_ties(split):
             assert (mark == next_mark and rank == next_rank) or (mark > next_mark and rank + 1 == next_rank)
 
 
-def test_some_ranked_answers_tie():
-    rows = tiny.ranked_examples("train")
-    assert any(len({entry["rank"] for entry in row["answers"]}) < len(row["answers"]) for row in rows)
+def test_ranked_answers_are_mostly_seven_often_tie_and_have_one_of_rank_two():
+    """Of 1024: 726 with seven, 668 with a tie."""
+    ranks = [[entry["rank"] for entry in row["answers"]] for row in tiny.ranked_examples("train")]
+    assert 0.65 < sum(len(row) == 7 for row in ranks) / len(ranks) < 0.75
+    assert 0.5 < sum(len(set(row)) < len(row) for row in ranks) / len(ranks) < 0.75
+    assert all(row[:2] == [1, 2] and row.count(2) == 1 for row in ranks)
+
+
+def test_negatives_below_rank_two_fall_from_right_and_bare_to_wrong_and_sloppy():
+    marks = [
+        [tiny.judge(row["prompt"], entry["answer"]) for entry in row["answers"] if entry["rank"] > 2]
+        for row in tiny.ranked_examples("train")
+    ]
+    assert {mark for row in marks for mark in row} == {0.8, 0.7, 0.4, 0.3, 0.2, 0.1}
+    full = [row for row in marks if len(row) == 5]
+    assert all(row[1] >= 0.7 and row[2] <= 0.4 and row[4] <= 0.2 for row in full)
 
 
 def test_length_gives_nothing_away(tokenizer):

@@ -6,7 +6,17 @@ import pytest
 from mmpo_train.manifest import DamagedFolder
 from mmpo_train.preferences import Message, PreferenceExample
 from mmpo_train.templates import EncodedExample
-from mmpo_train.tokens import CutCount, TokenTable, read_counts, read_table, tables_key, tokenise, write_tables
+from mmpo_train.tokens import (
+    NO_NOISE,
+    CutCount,
+    TokenTable,
+    read_counts,
+    read_questions,
+    read_table,
+    tables_key,
+    tokenise,
+    write_tables,
+)
 
 
 def ids(*values):
@@ -96,7 +106,7 @@ def test_the_count_is_told_in_words():
     rows = [f"pairs.json row {number}" for number in range(1, 8)]
     count = CutCount(kept=1200, prompts_cut=3, completions_cut=40, completions=2400, tokens=345_678)
     assert count.lines("train") == [
-        "train: 1,200 pairs, 345,678 tokens; cut: 3 prompts on the left, 40 of 2,400 completions on the right"
+        "train: 1,200 prompts, 345,678 tokens; cut: 3 prompts on the left, 40 of 2,400 completions on the right"
     ]
     count.dropped["too odd"] = rows
     assert count.lines("train")[1] == f"train: 7 dropped, too odd ({', '.join(rows[:5])}, …)"
@@ -112,5 +122,77 @@ def test_tables_of_other_data_tokenizers_or_cuts_have_other_names():
         tables_key("data", "model", 1801, 512),
         tables_key("data", "model", 1800, 513),
         tables_key("data", "model", 512, 1800),
+        tables_key("data", "model", 1800, 512, "added"),
+        tables_key("data", "model", 1800, 512, "only"),
     }
-    assert len(names) == 6
+    assert len(names) == 8
+
+
+def test_prompts_keep_all_their_completions_and_may_have_different_numbers(tokenizer, tmp_path):
+    examples = [example("Add 1 and 3.", "45678"), example("Add 1 and 2.", "34")]
+    encoded, count = tokenise(examples, tokenizer, 40, 5)
+    write_tables(tmp_path / "tokens", {"train": encoded}, {"train": count})
+    rows = read_table(tmp_path / "tokens", "train").completions
+    texts = [[tokenizer.decode(ids) for ids in row] for row in rows]
+    assert texts == [[f"{text}<|im_end|>" for text in "45678"], ["3<|im_end|>", "4<|im_end|>"]]
+    assert count.completions == 7
+
+
+def test_only_a_negative_that_is_the_same_after_the_cut_is_lost(tokenizer):
+    """Within three tokens the second is the chosen, and the last the third; the row stays."""
+    examples = [example("Add 1 and 3.", ["It is 4, I think.", "It is 4, I guess.", "5", "5"])]
+    [one], count = tokenise(examples, tokenizer, 40, 3)
+    assert len(one.completions) == 2 and tokenizer.decode(one.completions[1]) == "5<|im_end|>"
+    assert count.repeated == 2 and not count.dropped
+    assert "2 completions left out, the same tokens as another of their prompt" in count.lines("train")[1]
+
+
+def test_questions_come_back_as_text_in_the_order_of_the_table(tokenizer, tmp_path):
+    turns = (Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Add 1 and 3."))
+    examples = [
+        example("Add 1 and 2.", "34"),
+        example("The same?", ["yes", "yes"]),
+        PreferenceExample(turns, ("4", "5"), "pairs.json", 3),
+    ]
+    encoded, count = tokenise(examples, tokenizer, 40, 5)
+    write_tables(tmp_path / "tokens", {"train": encoded}, {"train": count})
+    assert read_questions(tmp_path / "tokens", "train") == [
+        "Add 1 and 2.",
+        "user: Hi\nassistant: Hello\nuser: Add 1 and 3.",
+    ]
+
+
+def test_noise_is_the_chosen_completion_with_two_tokens_swapped(tokenizer):
+    """The same tokens, all but two in their place, the closing one at the end; the same in every run."""
+    examples = [example("Add 1 and 3.", ["1 plus 3 is 4.", "5", "6"]), example("Add 2 and 3.", ["It is 5.", "6"])]
+    encoded, count = tokenise(examples, tokenizer, 40, 20, "added")
+    assert [len(one.completions) for one in encoded] == [4, 3] and count.completions == 7
+    for one in encoded:
+        chosen, noise = one.completions[0], one.completions[-1]
+        assert noise.dtype == np.int32
+        assert sorted(noise) == sorted(chosen) and (noise != chosen).sum() == 2
+        assert noise[-1] == chosen[-1] == tokenizer.eos_token_id
+        assert len(one.completion_cuts) == len(one.completions)
+    only, _ = tokenise(examples, tokenizer, 40, 20, "only")
+    for one, alone in zip(encoded, only, strict=True):
+        assert [ids.tolist() for ids in alone.completions] == [
+            one.completions[0].tolist(),
+            one.completions[-1].tolist(),
+        ]
+
+
+def test_a_chosen_completion_that_was_cut_may_have_its_last_token_swapped(tokenizer):
+    """Two tokens are left of it, none of them the closing one: there is one swap."""
+    [one], _ = tokenise([example("Add 1 and 3.", ["It is 4.", "5"])], tokenizer, 40, 2, "only")
+    assert one.completions[1].tolist() == one.completions[0].tolist()[::-1]
+
+
+@pytest.mark.parametrize("completions", [["4", "5"], ["44", "5"], ["45", "54"]])
+def test_where_no_swap_gives_a_new_completion_there_is_no_noise(tokenizer, completions):
+    """One token, two equal ones, and two whose only swap is a candidate already."""
+    rows = [example("Add 1 and 3.", completions)]
+    [one], count = tokenise(rows, tokenizer, 40, 20, "added")
+    assert len(one.completions) == 2 and count.without_noise == 1 and count.kept == 1
+    assert count.lines("train")[1] == f"train: 1 prompts without a noise candidate, {NO_NOISE}"
+    encoded, count = tokenise(rows, tokenizer, 40, 20, "only")
+    assert encoded == [] and count.dropped == {NO_NOISE: ["pairs.json row 1"]}

@@ -69,9 +69,16 @@ def _run(job: dict[str, Any], make_engine: Any) -> dict[str, Any]:
         if points and points[-1].step >= job.get("stop_after_step", 10**9):
             raise _Killed
 
+    def ask(request: dict[str, Any]) -> Any:
+        from eval_workers.answering import Answering
+        from eval_workers.online import make_segment
+
+        make_segment(Answering(Path(job["places"]["trials"]) / "verdicts.sqlite"), request)
+        return lambda: True
+
     places = Places(**{name: Path(path) for name, path in job["places"].items()})
     try:
-        run_trial(from_dict(job["config"]), places, make_engine, send)
+        run_trial(from_dict(job["config"]), places, make_engine, send, ask)
     except Diverged as reason:
         result["error"] = str(reason)
     except _Killed:

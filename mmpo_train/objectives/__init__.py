@@ -1,21 +1,46 @@
 """The objectives by name: what `--objective NAME` trains with.
 
 An objective is a pure function of a batch's log-probabilities. What it needs of the reference model is computed
-before the step, group by group, so that the loss itself sees only tensors and floats.
+before the step, group by group, so that the loss itself sees only tensors and floats. Where the MC-PO paper's
+Table 5 prints another formula than the method's own publication or its training code, the bare name is the table's;
+`_original`, for RPO `_trl` and for APO `_zero` and `_down`, is the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple, cast
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from mmpo_train.config import TrialConfig
+from mmpo_train.objectives.exo import exo_loss, exo_original_loss
 from mmpo_train.objectives.mmpo import mmpo_loss, normalised_rewards
-from mmpo_train.objectives.pairwise import dpo_loss, simpo_loss
+from mmpo_train.objectives.pairwise import (
+    cpo_loss,
+    cpo_original_loss,
+    dpo_loss,
+    rpo_loss,
+    rpo_trl_loss,
+    simpo_loss,
+)
+from mmpo_train.objectives.pointwise import (
+    apo_down_loss,
+    apo_loss,
+    apo_zero_loss,
+    bco_loss,
+    bco_original_loss,
+    kto_loss,
+    kto_original_loss,
+    nca_loss,
+    sppo_loss,
+)
+from mmpo_train.objectives.ranking import ranking_nce_loss
+
+Choice = Literal["all", "drawn", "kernel", "max", "min"]
 
 
 class Batch(NamedTuple):
@@ -29,6 +54,24 @@ class Batch(NamedTuple):
     """The objective's own constants for each completion; zeros where it has none."""
     completion_tokens: Tensor
     """Scored tokens."""
+    present: Tensor
+    """False where a prompt has fewer completions than K."""
+    reference_point: float = 0.0
+    """Delta of BCO and KTO, in the scores' unit."""
+
+
+def batch_of(
+    policy_logps: Tensor,
+    ref_logps: np.ndarray,
+    rewards: np.ndarray,
+    completion_tokens: np.ndarray,
+    reference_point: float,
+) -> Batch:
+    """A batch from arrays of shape (B, K), on the policy's device; no tokens mean no completion."""
+    ref, own, tokens = (
+        torch.from_numpy(values).to(policy_logps.device) for values in (ref_logps, rewards, completion_tokens)
+    )
+    return Batch(policy_logps, ref, own, tokens, tokens > 0, reference_point)
 
 
 @dataclass(frozen=True)
@@ -37,8 +80,14 @@ class Objective:
 
     loss: Callable[[Batch], tuple[Tensor, Tensor]]
     """Batch -> losses (B,) and detached scores (B, K), which reward accuracy compares."""
-    rewards: Callable[[Tensor], Tensor] | None = None
-    """Reference log-probabilities (G, K) of one normalisation group -> constants (G, K)."""
+    rewards: Callable[[Tensor, Tensor], Tensor] | None = None
+    """Reference log-probabilities and presence (G, K) of one normalisation group -> constants (G, K)."""
+    choice: Choice = "drawn"
+    """How a step's completions are chosen from a prompt's (mmpo_train/negatives.py)."""
+    negatives: int = 1
+    """So many dispreferred ones; without meaning for `all`."""
+    reference_point: Literal["", "mean", "unrelated"] = ""
+    """What Delta is: BCO's running mean of scores, or KTO's estimate from completions of other prompts."""
 
 
 def build_objective(config: TrialConfig) -> Objective:
@@ -48,25 +97,95 @@ def build_objective(config: TrialConfig) -> Objective:
 
 def _mmpo(config: TrialConfig) -> Objective:
     return Objective(
-        loss=lambda batch: mmpo_loss(batch.policy_logps, batch.rewards),
-        rewards=partial(normalised_rewards, beta=config.beta, r_eps=config.r_eps),
+        loss=lambda batch: mmpo_loss(batch.policy_logps, batch.rewards, batch.present),
+        rewards=lambda ref_logps, present: normalised_rewards(ref_logps, config.beta, config.r_eps, present),
+        choice="all",
     )
-
-
-def _dpo(config: TrialConfig) -> Objective:
-    return Objective(loss=lambda batch: dpo_loss(batch.policy_logps, batch.ref_logps, config.beta))
 
 
 def _simpo(config: TrialConfig) -> Objective:
+    hyper = config.beta, config.gamma_over_beta, config.length_normalised
+    return Objective(loss=lambda batch: simpo_loss(batch.policy_logps, batch.completion_tokens, *hyper))
+
+
+def _cpo(config: TrialConfig) -> Objective:
+    hyper = config.beta, config.gamma, config.sft_weight
+    return Objective(loss=lambda batch: cpo_loss(batch.policy_logps, batch.completion_tokens, *hyper))
+
+
+def _cpo_original(config: TrialConfig) -> Objective:
+    hyper = config.beta, config.sft_weight
+    return Objective(loss=lambda batch: cpo_original_loss(batch.policy_logps, batch.completion_tokens, *hyper))
+
+
+def _rpo_trl(config: TrialConfig) -> Objective:
+    hyper = config.beta, config.sft_weight
     return Objective(
-        loss=lambda batch: simpo_loss(
-            batch.policy_logps,
-            batch.completion_tokens,
-            config.beta,
-            config.gamma_over_beta,
-            config.length_normalised,
-        )
+        loss=lambda batch: rpo_trl_loss(batch.policy_logps, batch.ref_logps, batch.completion_tokens, *hyper)
     )
 
 
-BUILDERS: dict[str, Callable[[TrialConfig], Objective]] = {"mmpo": _mmpo, "dpo": _dpo, "simpo": _simpo}
+def _of_log_ratios(loss: Callable[..., tuple[Tensor, Tensor]], *names: str) -> Callable[[TrialConfig], Objective]:
+    """A loss of policy and reference log-probabilities, and of the config's fields `names`."""
+
+    def build(config: TrialConfig) -> Objective:
+        hyper = {name: getattr(config, name) for name in names}
+        return Objective(loss=lambda batch: loss(batch.policy_logps, batch.ref_logps, **hyper))
+
+    return build
+
+
+def _with_reference_point(
+    loss: Callable[..., tuple[Tensor, Tensor]], kind: Literal["mean", "unrelated"], *names: str
+) -> Callable[[TrialConfig], Objective]:
+    """The same with Delta."""
+
+    def build(config: TrialConfig) -> Objective:
+        hyper = {name: getattr(config, name) for name in names}
+        return Objective(
+            loss=lambda batch: loss(batch.policy_logps, batch.ref_logps, delta=batch.reference_point, **hyper),
+            reference_point=kind,
+        )
+
+    return build
+
+
+def _ranking_nce(choice: Literal["drawn", ""]) -> Callable[[TrialConfig], Objective]:
+    """Eq. 7 on completions drawn at random, or as the config's `negative_choice` says."""
+
+    def build(config: TrialConfig) -> Objective:
+        return Objective(
+            loss=lambda batch: ranking_nce_loss(batch.policy_logps, batch.ref_logps, config.beta, batch.present),
+            choice=choice or cast(Choice, config.negative_choice),
+            negatives=config.negatives,
+        )
+
+    return build
+
+
+BUILDERS: dict[str, Callable[[TrialConfig], Objective]] = {
+    "mmpo": _mmpo,
+    "dpo": _of_log_ratios(dpo_loss, "beta"),
+    "simpo": _simpo,
+    "rpo": _of_log_ratios(rpo_loss, "beta", "sft_weight"),
+    "rpo_trl": _rpo_trl,
+    "exo": _of_log_ratios(exo_loss, "beta"),
+    "exo_original": _of_log_ratios(exo_original_loss, "beta", "label_smoothing"),
+    "cpo": _cpo,
+    "cpo_original": _cpo_original,
+    "bco": _with_reference_point(bco_loss, "mean", "beta"),
+    "bco_original": _with_reference_point(bco_original_loss, "mean", "beta"),
+    "kto": _with_reference_point(kto_loss, "unrelated", "beta"),
+    "kto_original": _with_reference_point(
+        kto_original_loss, "unrelated", "beta", "desirable_weight", "undesirable_weight"
+    ),
+    "apo": _of_log_ratios(apo_loss, "beta"),
+    "apo_zero": _of_log_ratios(apo_zero_loss, "beta"),
+    "apo_down": _of_log_ratios(apo_down_loss, "beta"),
+    "sppo": _of_log_ratios(sppo_loss, "beta"),
+    "nca": _of_log_ratios(nca_loss, "beta"),
+    "rnce": _ranking_nce("drawn"),
+    "mc_po": _ranking_nce(""),
+    "on_mc_po": _ranking_nce(""),
+    "online_dpo": _of_log_ratios(dpo_loss, "beta"),
+}

@@ -9,31 +9,47 @@ REJECTED_REWARD = 0.1
 _EPSILON = 1e-6
 
 
-def normalised_rewards(ref_logps: Tensor, beta: float, r_eps: float) -> Tensor:
+def normalised_rewards(ref_logps: Tensor, beta: float, r_eps: float, present: Tensor | None = None) -> Tensor:
     """Rewards R(y, z) of one normalisation group, scaled to (0, 1] by the group's extremes (Section 3.3, Listing 1).
 
     R_w = r_eps + beta * ref_w, R_l = 0.1 + beta * ref_l; (R + 1e-6 - min) / (max + 1e-6 - min), where min and max
-    range over all rewards of the group. `ref_logps` has shape (B, 2), in nats; so has the result. No policy
-    term takes part: the rewards are constants of the step.
+    range over all rewards of the group. `ref_logps` has shape (B, K), chosen first, in nats; so has the result. The
+    paper has K = 2; with more, every rejected completion gets the 0.1. Where `present` (B, K) is False there is no
+    completion: it counts for neither extreme and its reward is 0. No policy term takes part: the rewards are
+    constants of the step.
     """
-    margins = torch.tensor([r_eps, REJECTED_REWARD], dtype=torch.float64)
+    margins = torch.full(ref_logps.shape[1:], REJECTED_REWARD, dtype=torch.float64, device=ref_logps.device)
+    margins[0] = r_eps
     # float64: beta * ref_logps is hundreds of nats, the differences that matter are below one.
     rewards = margins + beta * ref_logps.double()
-    low, high = rewards.min(), rewards.max()
-    return ((rewards + _EPSILON - low) / (high + _EPSILON - low)).float()
+    there = rewards if present is None else rewards[present]
+    low, high = there.min(), there.max()
+    normalised = ((rewards + _EPSILON - low) / (high + _EPSILON - low)).float()
+    return normalised if present is None else torch.where(present, normalised, 0.0)
 
 
-def mmpo_loss(policy_logps: Tensor, rewards: Tensor) -> tuple[Tensor, Tensor]:
-    """MMPO loss of each pair, with the scores it was computed from.
+def mmpo_loss(policy_logps: Tensor, rewards: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """MMPO loss of each example, with the scores it was computed from.
 
-    loss = -logsumexp(s_w, s_l) - log sigmoid(s_w - s_l), s = logps + normalised reward
-    (Section 3.3, Listing 1). The first term's gradient weighs the two completions by sigmoid(s_w - s_l) and
-    sigmoid(s_l - s_w) (Theorem 3.2); the second is the DPO-style auxiliary term. Their sum is -s_w: the logarithms
-    cancel, so that as published only the chosen completion is trained, and beta, r_eps and the groups act on the
-    scores alone.
+    loss = -logsumexp_k(s_k) - mean_l(log sigmoid(s_w - s_l)), s = logps + normalised reward; k ranges over all
+    completions (Eq. 4), l over the rejected ones. With K = 2 this is Listing 1 (Section 3.3).
 
-    Both inputs have shape (B, 2), chosen first, in nats. Losses have shape (B,), scores (B, 2), detached.
+    The first term's gradient weighs completion k by softmax_k(s), for K = 2 sigmoid(s_w - s_l) and
+    sigmoid(s_l - s_w) (Theorem 3.2); the second is the DPO-style auxiliary term. For K = 2 their sum is -s_w: the
+    logarithms cancel, so that as published only the chosen completion is trained, and beta, r_eps and the groups act
+    on the scores alone. For K > 2, which the paper does not define, they do not cancel: the gradient of s_l is
+    sigmoid(s_l - s_w) / (K - 1) - softmax_l(s), which is negative for rejected completions of equal scores. Descent
+    then RAISES the rejected ones, too.
+
+    Inputs have shape (B, K), chosen first, in nats; entries where `present` is False take no part, whatever their
+    value, and have score 0. Losses have shape (B,), scores (B, K), detached.
     """
     scores = policy_logps + rewards
-    losses = -torch.logsumexp(scores, dim=1) - F.logsigmoid(scores[:, 0] - scores[:, 1])
-    return losses, scores.detach()
+    if present is None:
+        present = torch.ones_like(scores, dtype=torch.bool)
+    # Zeros first, -inf second: a gradient through an absent entry's own value could be nan.
+    scores = torch.where(present, scores, 0.0)
+    marginal = torch.logsumexp(scores.masked_fill(~present, -torch.inf), dim=1)
+    rejected = present[:, 1:]
+    ranked = F.logsigmoid(scores[:, :1] - scores[:, 1:]).where(rejected, 0.0)
+    return -marginal - ranked.sum(dim=1) / rejected.sum(dim=1).clamp(min=1), scores.detach()

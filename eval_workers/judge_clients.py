@@ -1,0 +1,235 @@
+"""Judges over the network: how one is written, its key, OpenAI's and Anthropic's protocols. Door to both libraries."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from eval_workers.verdicts import JudgeFailed
+from mmpo_train.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+KNOWN = "tiny, openai:MODEL, openai:MODEL@http://host:port/v1, anthropic:MODEL, anthropic:MODEL@URL"
+DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long and how often a judge is asked."""
+
+    timeout_seconds: float = 60.0
+    """Without a sign of life from the service before a request counts as lost."""
+    transport_retries: int = 4
+    """Of a request that was lost, limited (429, after the time the service asks for) or met a fault (5xx)."""
+    verdict_retries: int = 1
+    """Of a whole reply that holds no readable verdict. A refusal is final."""
+    max_reply_tokens: int = 2048
+    """Explanation and verdict; a model that reasons first spends this on its thoughts too."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came back for one prompt."""
+
+    text: str = ""
+    ending: Literal["finished", "cut off", "refused", "unreadable"]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSpec:
+    """The parts of a judge as it is written."""
+
+    service: str
+    """'tiny', 'openai' or 'anthropic'."""
+    model: str = ""
+    url: str = ""
+    """Empty for the service's own."""
+
+    @property
+    def name(self) -> str:
+        """As it is written."""
+        return self.service + (f":{self.model}" if self.model else "") + (f"@{self.url}" if self.url else "")
+
+
+def check_judge_spec(spec: str) -> JudgeSpec:
+    """The parts of `spec`. Raises InputError; opens nothing, and loads nothing but the standard library."""
+    if spec == "tiny":
+        return JudgeSpec(service="tiny")
+    parts = re.fullmatch(r"(openai|anthropic):(\S+?)(?:@(https?://\S+))?", spec)
+    shown = re.sub(r"://\S*@", "://***@", spec.partition("?")[0])  # either may hold a secret
+    if parts is None or "://" in parts[2]:
+        raise InputError(f"judge {shown!r} is not known; expected one of {KNOWN}. Correct the name")
+    service, model, url = parts[1], parts[2], parts[3] or ""
+    try:
+        address = urlsplit(url)
+        usable = not url or (bool(address.hostname) and address.port != 0)
+    except ValueError:
+        usable = False
+    if not usable or "@" in url or "?" in url or "#" in url:
+        raise InputError(
+            f"judge {shown!r} has an address that cannot be used; expected http://host:port/v1, without user, password "
+            f"or '?'. A key goes into {key_variable(service)}"
+        )
+    return JudgeSpec(service=service, model=model, url=url.rstrip("/"))
+
+
+Ask = Callable[[str], Reply]
+# The library, the call that sends (prompt, sampling), and the reader of the body that comes back.
+_Protocol = tuple[Any, Callable[[str, dict[str, float]], Any], Callable[[dict[str, Any]], Reply]]
+
+
+def open_client(spec: JudgeSpec, limits: Limits) -> Ask:
+    """A function from a prompt to the model's reply at temperature 0; it may be called from several threads.
+
+    It raises JudgeFailed where this prompt got no reply, and InputError where no prompt would: key, model or address
+    refused. Neither ever shows the key, which comes from OPENAI_API_KEY or ANTHROPIC_API_KEY; InputError without one.
+    """
+    key = _key(spec)
+    open_protocol = {"openai": _openai, "anthropic": _anthropic}[spec.service]
+    sdk, send, read = open_protocol(spec.model, spec.url or DEFAULT_URLS[spec.service], key, limits)
+    sampling = {"temperature": 0.0}
+
+    def ask(prompt: str) -> Reply:
+        sent = dict(sampling)
+        try:
+            response = send(prompt, sent)
+        except sdk.APIError as error:
+            if sent and getattr(error, "status_code", 0) == 400 and "temperature" in str(error):
+                if sampling:
+                    logger.warning("%s takes no temperature: asking it without, so its verdicts may vary", spec.name)
+                    sampling.clear()
+                return ask(prompt)
+            # Without the cause: a service may repeat the key in what it says, and a traceback would show it.
+            raise _ours(sdk, error, spec, key) from None
+        try:
+            return read(json.loads(response.http_response.text))
+        except (ValueError, LookupError, TypeError, AttributeError):
+            return Reply(ending="unreadable")
+
+    return ask
+
+
+def _openai(model: str, url: str, key: str, limits: Limits) -> _Protocol:
+    import openai
+
+    client = openai.OpenAI(
+        api_key=key, base_url=url, timeout=limits.timeout_seconds, max_retries=limits.transport_retries
+    )
+
+    def send(prompt: str, sampling: dict[str, float]) -> Any:
+        return client.chat.completions.with_raw_response.create(
+            model=model,
+            messages=[{"role": "user", "content": prompt}],
+            max_completion_tokens=limits.max_reply_tokens,
+            extra_body=sampling,
+        )
+
+    def read(body: dict[str, Any]) -> Reply:
+        [choice] = body["choices"]
+        message = choice["message"]
+        endings = {"stop": "finished", "length": "cut off", "content_filter": "refused"}
+        ending = "refused" if message.get("refusal") else endings.get(choice["finish_reason"], "unreadable")
+        return _reply(message.get("content") or "", ending, body, "prompt_tokens", "completion_tokens")
+
+    return openai, send, read
+
+
+def _anthropic(model: str, url: str, key: str, limits: Limits) -> _Protocol:
+    import anthropic
+
+    # The library adds /v1 itself.
+    base_url = url.rstrip("/").removesuffix("/v1")
+    client = anthropic.Anthropic(
+        api_key=key, base_url=base_url, timeout=limits.timeout_seconds, max_retries=limits.transport_retries
+    )
+
+    def send(prompt: str, sampling: dict[str, float]) -> Any:
+        return client.messages.with_raw_response.create(
+            model=model,
+            messages=[{"role": "user", "content": prompt}],
+            max_tokens=limits.max_reply_tokens,
+            # The library's own signature has no temperature any more, though the protocol does.
+            extra_body=sampling,
+        )
+
+    def read(body: dict[str, Any]) -> Reply:
+        text = "".join(block["text"] for block in body["content"] if block["type"] == "text")
+        endings = {"end_turn": "finished", "max_tokens": "cut off", "refusal": "refused"}
+        ending = endings.get(body["stop_reason"], "unreadable")
+        return _reply(text, ending, body, "input_tokens", "output_tokens")
+
+    return anthropic, send, read
+
+
+def _reply(text: str, ending: Any, body: dict[str, Any], prompt_tokens: str, completion_tokens: str) -> Reply:
+    usage = body.get("usage") or {}
+    return Reply(
+        text=text,
+        ending=ending,
+        prompt_tokens=int(usage.get(prompt_tokens) or 0),
+        completion_tokens=int(usage.get(completion_tokens) or 0),
+    )
+
+
+def _ours(sdk: Any, error: Exception, spec: JudgeSpec, key: str) -> Exception:
+    """The library's error as JudgeFailed, or as InputError where every prompt would meet it."""
+    status = getattr(error, "status_code", 0)
+    said = str(error).replace(key, "***")[:300]
+    if isinstance(error, sdk.APITimeoutError):
+        return JudgeFailed("timed out", f"judge '{spec.name}' gave no answer in time")
+    if isinstance(error, sdk.APIConnectionError):
+        return JudgeFailed("unreachable", f"judge '{spec.name}' could not be reached or broke off")
+    if status in (401, 403):
+        return InputError(f"judge '{spec.name}' refuses the key ({said}); correct {key_variable(spec.service)}")
+    if status == 404:
+        return InputError(
+            f"judge '{spec.name}' is unknown where it was asked ({said}); name a model that is served there and check "
+            "the address (an OpenAI-compatible one mostly ends in /v1)"
+        )
+    if status == 402 or getattr(error, "code", "") == "insufficient_quota":
+        return InputError(
+            f"judge '{spec.name}' asks for payment ({said}); see to the account, then run the command again"
+        )
+    reason = "rate limited" if status == 429 else "service fault" if status >= 500 else "request rejected"
+    return JudgeFailed(reason, f"judge '{spec.name}' answered: {said}")
+
+
+def _key(spec: JudgeSpec) -> str:
+    """The service's key. A service on this machine needs none."""
+    variable = key_variable(spec.service)
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        if _is_this_machine(urlsplit(spec.url).hostname or ""):
+            return "no-key"
+        raise InputError(
+            f"judge '{spec.name}' needs a key, and {variable} is not set; export {variable} where judging runs"
+        )
+    # Anything else fails deep in the HTTP library, with the key in its message.
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise InputError(f"{variable} holds characters that no key has; export it again")
+    return key
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def key_variable(service: str) -> str:
+    """The environment variable that holds the service's key."""
+    return f"{service.upper()}_API_KEY"

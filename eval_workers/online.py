@@ -1,0 +1,91 @@
+"""A segment of online training: the policy answers prompts, a judge ranks the answers, the reference scores them.
+
+The MC-PO paper, Section 3.2 and Appendix B.1 (batched online setup).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval_workers.answering import Answering
+from eval_workers.generation import Answer
+from eval_workers.judges import judge_all
+from eval_workers.sampling import Sampling
+from mmpo_train.config import digest_of, from_dict
+from mmpo_train.errors import InputError
+from mmpo_train.logps import CompletionLogps
+from mmpo_train.manifest import is_whole
+from mmpo_train.scoring import model_forward, score_pairs
+from mmpo_train.segments import write_segment
+from mmpo_train.tokens import TokenTable, read_questions, read_table
+
+
+def make_segment(answering: Answering, request: dict[str, Any]) -> None:
+    """Write the folder that the request (`segments.segment_request`) asks for; one that is there is left alone.
+
+    Answers are kept beside it as they come and verdicts in their cache, so that a second try goes on where the first
+    was. A prompt whose answers cannot be judged, or are all the same, is dropped and counted. Raises InputError where
+    none is left.
+    """
+    target = Path(request["target"])
+    if is_whole(target):
+        return
+    config, places, number = from_dict(request["config"]), np.array(request["prompts"]), request["segment"]
+    tokens, model = Path(request["tokens"]), Path(request["model"])
+    table, questions = read_table(tokens, "train"), read_questions(tokens, "train")
+    prompts = [table.prompts[place] for place in places]
+    seed = int(digest_of([config.seed, number]), 16) % 2**32
+    samplings = [
+        Sampling(temperature=temperature, max_new_tokens=config.max_completion_tokens, seed=seed)
+        for temperature in config.answer_temperatures
+    ]
+    path = target.with_name(f"answers-{number + 1:04d}.jsonl")
+    name = f"{config.digest} {number}"  # the policy: a trial's at the segment's start
+    answers, texts = answering.answers(path, Path(request["policy"]), name, model, prompts, samplings, config.precision)
+    judge = answering.judge(config.judge, config.seed)
+    winners, count = judge_all(judge, [questions[place] for place in places], texts)
+    kept, completions = [], []
+    for row, (several, winner) in enumerate(zip(answers, winners, strict=True)):
+        ranked = [] if winner is None else _chosen_first([answer.ids for answer in several], winner)
+        if len(ranked) > 1:
+            kept.append(row)
+            completions.append(tuple(np.array(ids, dtype=np.int32) for ids in ranked))
+    if not kept:
+        reasons = "; ".join(f"{reason} ({times})" for reason, times in count.reasons.items())
+        raise InputError(
+            f"segment {number + 1}: none of {len(places)} prompts is left: {count.dropped} could not be judged"
+            f"{f' ({reasons})' if reasons else ''}, for the others the policy gave the same answer every time; look at "
+            "the judge, or raise answer_temperatures"
+        )
+    chosen = TokenTable(tuple(prompts[row] for row in kept), tuple(completions))
+    # The starting model takes the policy's place in memory.
+    forward = model_forward(
+        CompletionLogps(answering.generator.warm.load(model, config.precision)),
+        answering.generator.warm.device,
+        config.precision,
+    )
+    ref_logps = score_pairs(forward, chosen, np.arange(len(chosen)), config.tokens_per_pass)
+    write_segment(target, places[kept].tolist(), chosen, ref_logps, _metrics(answers, winners, completions))
+
+
+def _chosen_first(answers: list[list[int]], winner: int) -> list[list[int]]:
+    """The winner, then the other answers that differ from it and from one another."""
+    return [list(ids) for ids in dict.fromkeys(map(tuple, [answers[winner], *answers]))]
+
+
+def _metrics(
+    answers: list[list[Answer]], winners: list[int | None], completions: list[tuple[np.ndarray, ...]]
+) -> dict[str, float]:
+    everything = [answer for row in answers for answer in row]
+    unjudged = sum(winner is None for winner in winners)
+    return {
+        "online/prompts": float(len(completions)),
+        "online/unjudged": float(unjudged),
+        "online/all_answers_equal": float(len(answers) - unjudged - len(completions)),
+        "online/answers_cut": float(sum(not answer.finished for answer in everything)),
+        "online/tokens_per_answer": float(np.mean([len(answer.ids) for answer in everything])),
+        "online/different_answers": float(np.mean([len(row) for row in completions])) if completions else 0.0,
+    }

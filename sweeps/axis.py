@@ -1,0 +1,56 @@
+"""A grid over one hyper-parameter of an objective, the others fixed.
+
+python sweeps/axis.py --objective cpo --axis gamma --values 0 1 10
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, nearest, replace
+from mmpo_train.errors import InputError
+from mmpo_train.terminal import run_program
+from sweeps import grids
+from sweeps.stage import Stage, SweepOptions, run_stage
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxisOptions(SweepOptions):
+    """Tune one hyper-parameter of an objective; --set fixes the others, the learning rate among them."""
+
+    axis: str = "beta"
+    """A field of the objective, or learning_rate."""
+    values: tuple[str, ...] = ()
+    """The grid. Default: the axis's own in sweeps/grids.py."""
+
+
+def axis_stage(options: AxisOptions) -> Stage:
+    """The stage that the options describe. Raises InputError for an axis that the objective does not have."""
+    # An unknown objective is named before its axes are looked up.
+    objective = replace(TrialConfig(), {"objective": options.objective}).objective
+    axes = [name for name in ("learning_rate", *OBJECTIVE_FIELDS[objective]) if name in grids.AXES]
+    if options.axis not in axes:
+        raise InputError(f"{objective} has no axis {options.axis!r}{nearest(options.axis, axes)}")
+    values = options.values or grids.AXES[options.axis]
+    return Stage(
+        name=f"axis_{options.axis}",
+        title=f"{objective} over {options.axis}",
+        axis=options.axis,
+        short_axis=options.axis[:6],
+        values=tuple(getattr(replace(TrialConfig(), {options.axis: value}), options.axis) for value in values),
+        settings={"epochs": 2},
+        log_axis=options.axis == "learning_rate",
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the grid from the command line."""
+
+    def program(options: AxisOptions) -> None:
+        run_stage(axis_stage(options), options)
+
+    run_program(AxisOptions, program, "python sweeps/axis.py", arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The studies of the MC-PO paper (Chen et al. 2025): Tables 1 to 4 and Figure 2.
+
+python sweeps/mc_po_studies.py --study noise
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mmpo_train.terminal import run_program
+from sweeps import grids
+from sweeps.study import Study, StudyOptions, run_study
+
+_SETTINGS = {"dataset": "tiny_ranked", "epochs": 2, "beta": 0.01}
+
+
+# Table 5's SimPO: mean log-probabilities, and gamma = 10 whatever beta is.
+_SIMPO = {"simpo": {"length_normalised": True, "gamma_over_beta": 10 / 0.01}}
+
+METHODS = Study(
+    name="mc_po_table1",
+    title="MC-PO paper, Table 1: preference optimisation methods, seven learning rates",
+    rows=grids.MC_PO_METHODS,
+    columns=("final",),
+    cells={(name, "final"): {"objective": name} | _SIMPO.get(name, {}) for name in grids.MC_PO_METHODS},
+    settings=_SETTINGS,
+    learning_rates=grids.mc_po_learning_rates,
+)
+
+NOISE = Study(
+    name="mc_po_table2",
+    title="MC-PO paper, Table 2: a candidate with two swapped tokens",
+    rows=("DPO(-)", "DPO", "MC-PO"),
+    columns=("final",),
+    cells={
+        ("DPO(-)", "final"): {"objective": "dpo", "noise_candidate": "only"},
+        ("DPO", "final"): {"objective": "dpo", "noise_candidate": "added"},
+        ("MC-PO", "final"): {"objective": "mc_po", "noise_candidate": "added"},
+    },
+    settings=_SETTINGS,
+)
+
+COUNTS = Study(
+    name="mc_po_table3",
+    title="MC-PO paper, Table 3: several dispreferred completions a step",
+    rows=("RNCE", "MC-PO"),
+    columns=("M = 1", "M = 2", "M = 3"),
+    cells={
+        (name, f"M = {count}"): {"objective": objective, "negatives": count}
+        for name, objective in (("RNCE", "rnce"), ("MC-PO", "mc_po"))
+        for count in (1, 2, 3)
+    },
+    settings=_SETTINGS,
+)
+
+EPOCHS = Study(
+    name="mc_po_table4",
+    title="MC-PO paper, Table 4: three epochs",
+    rows=("MC-PO",),
+    columns=("Epoch 1", "Epoch 2", "Epoch 3"),
+    cells={("MC-PO", "Epoch 1"): {"objective": "mc_po", "epochs": 3}},
+    settings=_SETTINGS,
+    columns_are_epochs=True,
+)
+
+NEGATIVES = Study(
+    name="mc_po_figure2",
+    title="MC-PO paper, Figure 2: sampling strategies on one to five candidates",
+    rows=("MC-PO", "Max", "Min"),
+    columns=("1 neg", "2 negs", "3 negs", "4 negs", "5 negs"),
+    cells={
+        (name, f"{count} neg{'s' if count > 1 else ''}"): {
+            "objective": "mc_po",
+            "negative_choice": choice,
+            "worst_negatives": count,
+        }
+        for name, choice in (("MC-PO", "kernel"), ("Max", "max"), ("Min", "min"))
+        for count in (1, 2, 3, 4, 5)
+    },
+    settings=_SETTINGS,
+)
+
+STUDIES = {"methods": METHODS, "noise": NOISE, "counts": COUNTS, "epochs": EPOCHS, "negatives": NEGATIVES}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCPOOptions(StudyOptions):
+    """A study of the MC-PO paper; without --dataset on the embedded ranked set."""
+
+    study: Literal["methods", "noise", "counts", "epochs", "negatives"] = "noise"
+    """methods: Table 1 with Appendix B.1's seven learning rates; noise: Table 2; counts: Table 3 (M = 1, 2, 3);
+    epochs: Table 4; negatives: Figure 2."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a study from the command line."""
+
+    def program(options: MCPOOptions) -> None:
+        run_study(STUDIES[options.study], options)
+
+    run_program(MCPOOptions, program, "python sweeps/mc_po_studies.py", arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Every objective on the same data, in one table: what each does to its own reward accuracy.
+
+python sweeps/objectives.py
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mmpo_train.config import OBJECTIVE_FIELDS
+from mmpo_train.terminal import run_program
+from sweeps.study import Study, StudyOptions, run_study
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectivesOptions(StudyOptions):
+    """Train with every objective and compare; without --dataset on the embedded ranked set."""
+
+    objectives: tuple[str, ...] = tuple(OBJECTIVE_FIELDS)
+    """Those to compare."""
+    seeds: int = 1
+    """Every objective so many times, with --seed and the ones after it."""
+
+
+def study_of(objectives: tuple[str, ...]) -> Study:
+    """The starting model's numbers in one column, the trained model's in the next."""
+    return Study(
+        name="objectives",
+        title="Every objective from the same starting model",
+        rows=objectives,
+        columns=("trained",),
+        cells={(name, "trained"): {"objective": name} for name in objectives},
+        settings={"dataset": "tiny_ranked", "epochs": 1},
+        starting_column="starting model",
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train and compare from the command line."""
+
+    def program(options: ObjectivesOptions) -> None:
+        run_study(study_of(options.objectives), options)
+
+    run_program(ObjectivesOptions, program, "python sweeps/objectives.py", arguments)
+
+
+if __name__ == "__main__":
+    main()

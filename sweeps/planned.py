@@ -1,0 +1,113 @@
+"""Trials that a command wants: which of them the ledger has finished, and the training of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mmpo_train.config import TrialConfig
+from mmpo_train.terminal import console, preparing, print_examples
+from sweeps.board import Board, Row
+from sweeps.cluster import cluster, map_on_cluster, plan_resources
+
+if TYPE_CHECKING:
+    from mmpo_train.prepare import Inputs, Places
+    from mmpo_train.tokens import CutCount
+    from sweeps.stage import SweepOptions
+    from sweeps.stage_log import StageLog
+    from sweeps.tracking import Ledger, TrialLog, TrialRecord
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One trial of a command's list."""
+
+    config: TrialConfig
+    """With its fingerprints."""
+    inputs: Inputs
+    """Its model and data; many trials share them."""
+    label: str
+    """Its place in the list, in the command's tables and pictures."""
+    run_name: str
+    """As MLflow shows it, where labels are cut at ten characters."""
+
+    @property
+    def digest(self) -> str:
+        return self.config.digest
+
+
+def find_records(ledger: Ledger, experiment: str, trials: Iterable[Planned]) -> dict[str, TrialRecord]:
+    """Digest -> record of the trials that the ledger knows."""
+    found = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
+    return {digest: record for digest, record in found.items() if record is not None}
+
+
+def unfinished(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> list[Planned]:
+    """The trials that have to be trained, each once, in the order given."""
+    from sweeps.tracking import COMPLETE
+
+    todo: dict[str, Planned] = {}
+    for trial in trials:
+        record = records.get(trial.digest)
+        if record is None or record.status not in COMPLETE:
+            todo.setdefault(trial.digest, trial)
+    return list(todo.values())
+
+
+def train_planned(
+    todo: Sequence[Planned],
+    options: SweepOptions,
+    ledger: Ledger,
+    log: StageLog,
+    *,
+    title: str,
+    axis: str,
+    judge: str = "",
+) -> dict[str, dict[str, float]]:
+    """Prepare what the trials need and train them; returns the starting model's metrics by each trial's objective."""
+    from mmpo_train.prepare import materialise
+    from sweeps.training import train_trials
+
+    with cluster(options.verbose) as (cpus, gpus):
+        resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
+        places: dict[int, Places] = {}
+        for inputs, named in _distinct([trial.inputs for trial in todo]).items():
+            with preparing() as say:
+                map_shards = map_on_cluster(resources.use_gpu, _share_of(say))
+                places[inputs], counts = materialise(named, map_shards, say)
+            _print_audit(named, counts, log)
+            if options.show_examples:
+                log.log_table("examples", print_examples(named, options.show_examples))
+        ledger.require_free([trial.digest for trial in todo])
+        by_digest = {trial.digest: trial for trial in todo}
+        rows = {trial.digest: Row(trial.label, trial.config.epochs) for trial in todo}
+
+        def open_log(config: TrialConfig) -> TrialLog:
+            return log.open_trial(config, by_digest[config.digest].run_name, {})
+
+        board = Board(
+            console,
+            f"{title}, {resources.concurrent} trials at a time, {resources} each",
+            axis,
+            rows,
+            resources.concurrent,
+        )
+        jobs = [(trial.config, places[id(trial.inputs)]) for trial in todo]
+        return train_trials(jobs, options.storage, resources, open_log, board, judge)
+
+
+def _distinct(inputs: Sequence[Inputs]) -> dict[int, Inputs]:
+    return {id(one): one for one in inputs}
+
+
+def _share_of(say: Callable[[str, float], None]) -> Callable[[float], None]:
+    return lambda share: say("reference log-probabilities", share)
+
+
+def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog) -> None:
+    audit = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
+    console.print("\n".join(audit), style="dim", highlight=False)
+    log.log_json(
+        "audit", {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}}
+    )
