@@ -37,7 +37,7 @@ class Row:
             if point.step < self.step:
                 continue
             self.step, self.epoch = point.step, point.metrics["train/epoch"]
-            self.loss = point.metrics["train/loss"]
+            self.loss = point.metrics.get("train/loss", self.loss)  # none where all prompts were dropped
             self.pairs_per_second = point.metrics["train/pairs_per_second"]
             self.reward_accuracy = point.metrics.get(_ACCURACY, self.reward_accuracy)
             self.seconds_per_epoch = (

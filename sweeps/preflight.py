@@ -40,9 +40,9 @@ def list_trials(
     console.print(f"{together}nothing was started", highlight=False)
 
 
-def check_judges(trials: Iterable[TrialConfig], judge: str = "") -> None:
+def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: bool = True) -> None:
     """Refuse, before anything is started, judges that cannot be asked: of online trials, and of a study's answers."""
-    from eval_workers.judges import open_judge
+    from eval_workers.judges import check_judge_spec, open_judge
 
     asked = {judge} if judge else set()
     for trial in trials:
@@ -53,7 +53,10 @@ def check_judges(trials: Iterable[TrialConfig], judge: str = "") -> None:
                 f"another with {'--judge ' if judge else '--set judge='}openai:MODEL or anthropic:MODEL"
             )
     for spec in sorted(asked):
-        open_judge(spec)
+        if with_keys:
+            open_judge(spec)
+        else:
+            check_judge_spec(spec)
 
 
 def check_disk(inputs: Inputs, trials: int) -> None:

@@ -89,7 +89,7 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
     base = stage_config(stage, options, "bf16" if gpus else "fp32")
     inputs = identify(base, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     trials = stage.trials(inputs.config)
-    check_judges(trials)
+    check_judges(trials, with_keys=not options.dry_run)
     elsewhere = "RAY_ADDRESS" in os.environ  # that cluster's size is known once it is reached
     resources = None if elsewhere else plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
     if options.dry_run:

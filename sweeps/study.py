@@ -100,7 +100,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
     entries = plan_study(study, options, "bf16" if gpus else "fp32")
     planned = [entry.planned for entry in entries]
     judge = options.judge or ("tiny" if set(planned[0].config.dataset) <= set(EMBEDDED) else "")
-    check_judges([trial.config for trial in planned], judge)
+    check_judges([trial.config for trial in planned], judge, with_keys=not options.dry_run)
     experiment = experiment_name(planned[0].config)
     console.print(f"[bold]{escape(study.title)}[/]: {experiment}, {len(planned)} trials", highlight=False)
     if options.dry_run:
@@ -159,6 +159,8 @@ def plan_study(study: Study, options: StudyOptions, precision: str) -> list[Entr
     varied = sorted({name for cell in study.cells.values() for name in cell} & set(assigned))
     if varied:
         raise InputError(f"--set {varied[0]}=… is what the study {study.name} varies; leave it out")
+    if options.objective != StudyOptions.__dataclass_fields__["objective"].default:
+        raise InputError(f"--objective {options.objective} has no meaning here: {study.name} has objectives of its own")
     if options.seeds < 1:
         raise InputError(f"--seeds must be at least 1, got {options.seeds}")
     rates = options.learning_rates or study.learning_rates(options.model)

@@ -10,6 +10,9 @@ import tyro
 
 from mmpo_train.__main__ import TrainOptions
 from mmpo_train.__main__ import main as train_main
+from sweeps.axis import main as axis_main
+from sweeps.mc_po_studies import main as studies_main
+from sweeps.objectives import main as objectives_main
 from sweeps.stage1_lr import Stage1Options
 from sweeps.stage1_lr import main as stage1_main
 from tests.workers import REPOSITORY
@@ -23,6 +26,12 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 STAGE1 = [shlex.split(command)[2:] for command in COMMANDS if "sweeps/stage1_lr.py" in command]
+OTHERS = {
+    "sweeps/axis.py": axis_main,
+    "sweeps/objectives.py": objectives_main,
+    "sweeps/mc_po_studies.py": studies_main,
+}
+SWEEPS = [shlex.split(command)[1:] for command in COMMANDS if any(program in command for program in OTHERS)]
 TRAIN = [shlex.split(command)[3:] for command in COMMANDS if "-m mmpo_train" in command]
 
 
@@ -66,9 +75,8 @@ def test_every_option_named_exists(capsys):
     ours = [command for command in COMMANDS if "/mlflow " not in command]
     named = set(re.findall(r"--[a-z][a-z-]+", "\n".join([PROSE, *ours])))
     assert len(named) > 12
-    assert (
-        named - set(re.findall(r"--[a-z][a-z-]+", help_of(stage1_main, capsys) + help_of(train_main, capsys))) == set()
-    )
+    helps = "".join(help_of(main, capsys) for main in (stage1_main, train_main, *OTHERS.values()))
+    assert named - set(re.findall(r"--[a-z][a-z-]+", helps)) == set()
 
 
 def test_every_option_of_stage_1_is_named(capsys):
@@ -91,6 +99,17 @@ def test_stage_1_commands_run_as_far_as_the_trials_list(arguments, model_folder,
         path.symlink_to(model_folder)
     stage1_main([*arguments, "--dry-run"])
     assert "nothing was started" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", SWEEPS, ids=" ".join)
+def test_other_sweeps_run_as_far_as_the_trials_list(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    OTHERS[command[0]]([*command[1:], "--dry-run"])
+    assert "nothing was started" in capsys.readouterr().out
+
+
+def test_every_other_sweep_is_shown():
+    assert {command[0] for command in SWEEPS} == set(OTHERS)
 
 
 @pytest.mark.parametrize("arguments", TRAIN, ids=" ".join)
