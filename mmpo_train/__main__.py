@@ -24,11 +24,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _train(options: TrainOptions) -> None:
-    from mmpo_train.config import replace
+    from mmpo_train.config import ONLINE_OBJECTIVES, replace
+    from mmpo_train.errors import InputError
     from mmpo_train.options import base_config
     from mmpo_train.terminal import console, preparing, print_examples, training_bar
 
     config = replace(base_config(options), {"learning_rate": options.learning_rate})
+    if config.objective in ONLINE_OBJECTIVES:
+        raise InputError(
+            f"{config.objective} needs somebody who answers prompts and ranks the answers; a sweep has that: "
+            f"python sweeps/stage1_lr.py --objective {config.objective} --learning-rates {options.learning_rate:g}"
+        )
     import torch
 
     from mmpo_train.engine import TorchEngine

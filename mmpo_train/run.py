@@ -18,7 +18,6 @@ from mmpo_train.checkpoint import (
 )
 from mmpo_train.config import NEEDS_UNRELATED, ONLINE_OBJECTIVES, TrialConfig, to_dict
 from mmpo_train.engine import Engine
-from mmpo_train.errors import InputError
 from mmpo_train.events import Finished, Point, Send
 from mmpo_train.logps import CompletionLogps
 from mmpo_train.loop import Diverged, train
@@ -45,13 +44,8 @@ def run_trial(
 ) -> None:
     """Train the trial to its end, from its last whole epoch checkpoint where it has one.
 
-    `ask` has the segments of online objectives made. Raises Diverged; whatever was measured until then has been sent.
+    `ask` has the segments made that online objectives need. Raises Diverged; what was measured by then has been sent.
     """
-    if config.objective in ONLINE_OBJECTIVES and ask is None:
-        raise InputError(
-            f"{config.objective} needs somebody who answers prompts and ranks answers; train it with a stage script, "
-            f"such as python sweeps/stage1_lr.py --objective {config.objective}"
-        )
     folder = places.trial(config)
     model, tokenizer = load_model(places.model, config=config), load_tokenizer(places.model)
     engine = make_engine(CompletionLogps(model, one_projection=config.zero_stage == 3), config)

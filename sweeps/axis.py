@@ -11,7 +11,8 @@ from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, nearest, replace
 from mmpo_train.errors import InputError
 from mmpo_train.terminal import run_program
 from sweeps import grids
-from sweeps.stage import Stage, SweepOptions, run_stage
+from sweeps.options import SweepOptions
+from sweeps.stage import Stage, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,7 +35,7 @@ def mc_po_learning_rates(model: str) -> tuple[float, ...]:
 
 def usual_learning_rates(model: str) -> tuple[float, ...]:
     """One that a study trains with where nothing was tuned."""
-    return (5e-4,) if model == "tiny" else (2e-6,)
+    return (2e-4,) if model == "tiny" else (2e-6,)
 
 
 AXES: dict[str, tuple[float | str, ...]] = {

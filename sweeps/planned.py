@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpo_train.config import TrialConfig
@@ -14,7 +15,7 @@ from sweeps.cluster import cluster, map_on_cluster, plan_resources
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs, Places
     from mmpo_train.tokens import CutCount
-    from sweeps.stage import SweepOptions
+    from sweeps.options import SweepOptions
     from sweeps.stage_log import StageLog
     from sweeps.tracking import Ledger, TrialLog, TrialRecord
 
@@ -72,13 +73,16 @@ def train_planned(
     with cluster(options.verbose) as (cpus, gpus):
         resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
         places: dict[int, Places] = {}
+        audited: set[Path] = set()
         for inputs, named in _distinct([trial.inputs for trial in todo]).items():
             with preparing() as say:
                 map_shards = map_on_cluster(resources.use_gpu, _share_of(say))
                 places[inputs], counts = materialise(named, map_shards, say)
-            _print_audit(named, counts, log)
-            if options.show_examples:
-                log.log_table("examples", print_examples(named, options.show_examples))
+            if places[inputs].tokens not in audited:  # objectives may need other things made of the same data
+                audited.add(places[inputs].tokens)
+                _print_audit(named, counts, log, "audit" if len(audited) == 1 else f"audit-{len(audited)}")
+                if options.show_examples:
+                    log.log_table("examples", print_examples(named, options.show_examples))
         ledger.require_free([trial.digest for trial in todo])
         by_digest = {trial.digest: trial for trial in todo}
         rows = {trial.digest: Row(trial.label, trial.config.epochs) for trial in todo}
@@ -105,9 +109,7 @@ def _share_of(say: Callable[[str, float], None]) -> Callable[[float], None]:
     return lambda share: say("reference log-probabilities", share)
 
 
-def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog) -> None:
+def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog, name: str) -> None:
     audit = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
     console.print("\n".join(audit), style="dim", highlight=False)
-    log.log_json(
-        "audit", {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}}
-    )
+    log.log_json(name, {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}})

@@ -3,39 +3,19 @@
 from __future__ import annotations
 
 import os
-import shlex
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mmpo_train.config import TrialConfig, digest_of, parse_assignments, replace
 from mmpo_train.errors import InputError
-from mmpo_train.options import Options, base_config
+from mmpo_train.options import base_config
 from mmpo_train.recipes import objective_settings
 from mmpo_train.terminal import console, preparing, print_examples
-from sweeps.addresses import masked
 from sweeps.cluster import local_resources, plan_resources
 from sweeps.conclusion import conclude, print_next
+from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name, same_arguments
 from sweeps.planned import Planned, find_records, train_planned, unfinished
 from sweeps.preflight import check_disk, check_judges, list_trials
-
-FLUSH_SECONDS = 120.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepOptions(Options):
-    """What every stage script takes."""
-
-    workers_per_trial: int = 1
-    """DeepSpeed workers of one trial: GPUs, or CPU cores where there is none."""
-    concurrent_trials: int = 0
-    """Trials that run at a time; 0 for as many as fit."""
-    tracking_uri: str = ""
-    """MLflow server or database, instead of <storage>/mlflow.db."""
-    dry_run: bool = False
-    """List the trials and what each asks for; start nothing."""
-    verbose: bool = False
-    """Let the libraries speak."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +109,7 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
         except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
             log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
             raise
-        print_next(stage, ranking, _same_arguments(options), ledger.ui_command(), ledger.page(experiment))
+        print_next(stage, ranking, same_arguments(options), ledger.ui_command(), ledger.page(experiment))
     finally:
         ledger.close()
     if ranking.winner is None:
@@ -155,21 +135,3 @@ def stage_config(stage: Stage, options: SweepOptions, precision: str) -> TrialCo
     settings = {name: value for name, value in own.items() if name not in assigned}
     base = replace(base_config(options), settings)
     return replace(base, {"precision": precision}) if base.precision == "auto" else base
-
-
-def experiment_name(config: TrialConfig) -> str:
-    """One MLflow experiment for each model and dataset."""
-    datasets = "+".join(Path(source).name for source in config.dataset)
-    return f"{Path(config.model).name} on {datasets}"
-
-
-def _same_arguments(options: SweepOptions) -> str:
-    """The options that the next command must repeat to go on with the same model and data."""
-    words = []
-    for name in ("objective", "model", "seed", "storage", "tracking_uri"):
-        value = getattr(options, name)
-        if value != SweepOptions.__dataclass_fields__[name].default:
-            words += [f"--{name.replace('_', '-')}", shlex.quote(masked(str(value)))]
-    for name in ("dataset", "set"):
-        words += [word for value in getattr(options, name) for word in (f"--{name}", shlex.quote(value))]
-    return "".join(f" {word}" for word in words)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from mmpo_train.terminal import run_program
 from sweeps import grids
-from sweeps.stage import Stage, SweepOptions, run_stage
+from sweeps.options import SweepOptions
+from sweeps.stage import Stage, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)
