@@ -24,7 +24,7 @@ class ObjectivesOptions(StudyOptions):
 
 
 def study_of(objectives: tuple[str, ...]) -> Study:
-    """The starting model's numbers in one column, the trained model's in the next."""
+    """What the starting model scores by each objective, and what the trained one does."""
     return Study(
         name="objectives",
         title="Every objective from the same starting model",
@@ -32,7 +32,7 @@ def study_of(objectives: tuple[str, ...]) -> Study:
         columns=("trained",),
         cells={(name, "trained"): {"objective": name} for name in objectives},
         settings={"dataset": "tiny_ranked", "epochs": 1},
-        starting_column="starting model",
+        from_starting_model=True,
     )
 
 

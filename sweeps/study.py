@@ -19,7 +19,7 @@ from sweeps.conclusion import as_typed
 from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name
 from sweeps.planned import Planned, find_records, train_planned, unfinished
 from sweeps.preflight import check_disk, check_judges
-from sweeps.study_tables import Entry, Study, printed, tabulate, with_starting_model, write_tables
+from sweeps.study_tables import Entry, Study, printed, sheets, tabulate, with_starting_model, write_tables
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
@@ -84,12 +84,13 @@ def run_study(study: Study, options: StudyOptions) -> None:
             tables = tabulate(study, entries, records)
             if not tables:
                 raise InputError(f"no trial of the study has a result: {_reasons(records)}")
-            if study.starting_column:
-                tables = [with_starting_model(study, table, _starting_model(entries)) for table in tables]
+            if study.from_starting_model:
+                started = _starting_model(entries)
+                tables = [with_starting_model(table, started) for table in tables]
             folder = options.storage / "reports"
             markdown, as_csv = write_tables(study, tables, folder)
-            for table in tables:
-                console.print(printed(study, table))
+            for sheet in sheets(study, tables):
+                console.print(printed(sheet))
             failed = [record for record in records.values() if record.status in ("failed", "diverged")]
             if failed:
                 console.print(f"{len(failed)} trials without a result: {_reasons(records)}", highlight=False)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 from typing import TYPE_CHECKING, Any
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
     from sweeps.tracking import TrialRecord
 
 METRICS = {
-    "win rate against the starting model": "answers/win_rate",
+    "win rate": "answers/win_rate",
     "reward accuracy": "validation/reward_accuracy",
     "policy accuracy": "validation/policy_accuracy",
 }
-"""As tables name them -> as the ledger does. The first that was measured decides between learning rates."""
+"""As tables name them -> as the ledger does. The first that was measured decides between learning rates. The win
+rate is against the starting model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +44,8 @@ class Study:
     """Fields that all trials share unless the user sets them."""
     columns_are_epochs: bool = False
     """One trial fills a row: its epoch n the n-th column."""
-    starting_column: str = ""
-    """A first column, of this name, with what the starting model scores by each row's objective."""
-
-    @property
-    def shown_columns(self) -> tuple[str, ...]:
-        """All columns of the printed tables."""
-        return (self.starting_column, *self.columns) if self.starting_column else self.columns
+    from_starting_model: bool = False
+    """Whether each row shows what the starting model scores by its objective, too."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,8 @@ class StudyTable:
 
     metric: str
     cells: Mapping[tuple[str, str], Cell]
+    starting_model: Mapping[str, float] = field(default_factory=dict)
+    """Row -> what the starting model scores by the row's objective."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +112,17 @@ def tabulate(study: Study, entries: Sequence[Entry], records: Mapping[str, Trial
     return tables
 
 
-def with_starting_model(study: Study, table: StudyTable, rows: dict[str, dict[str, float]]) -> StudyTable:
-    """The table with its first column. Log-ratios of an untrained policy are all 0: every pair a tie, which is 0.5."""
+def with_starting_model(table: StudyTable, rows: Mapping[str, Mapping[str, float]]) -> StudyTable:
+    """The table with what the starting model has of its metric, by the metrics of each row.
+
+    Log-ratios of an untrained policy are all 0: every pair a tie, which is 0.5.
+    """
     name = METRICS[table.metric]
-    cells = dict(table.cells)
-    for row, scores in rows.items():
-        if name in scores:
-            value = 0.5 if scores[name] == 0 and scores["validation/reward_margin"] == 0 else scores[name]
-            cells[row, study.starting_column] = Cell((value,), 0.0, 0)
-    return StudyTable(table.metric, cells)
+    known = {row: scores for row, scores in rows.items() if name in scores}
+    even = {row for row, scores in known.items() if scores[name] == 0 and scores["validation/reward_margin"] == 0}
+    return dataclasses.replace(
+        table, starting_model={row: 0.5 if row in even else scores[name] for row, scores in known.items()}
+    )
 
 
 def _by_rate(
@@ -139,21 +140,59 @@ def _by_rate(
     return values
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A table as it is shown."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """The row's name, then a text under each header."""
+    best: frozenset[tuple[int, int]]
+    """(row, header) of the best means."""
+
+
+def sheets(study: Study, tables: Sequence[StudyTable]) -> list[Sheet]:
+    """One sheet for each metric, or a single one with a column for each metric where the study has one column."""
+    if len(study.columns) > 1:
+        return [_sheet(study, [table], table.metric) for table in tables]
+    return [_sheet(study, tables, study.title)]
+
+
+def _sheet(study: Study, tables: Sequence[StudyTable], title: str) -> Sheet:
+    headers: list[str] = []
+    filled: list[list[str]] = []
+    best: set[tuple[int, int]] = set()
+    for table in tables:
+        highest = max(mean(cell.values) for cell in table.cells.values())
+        for column in study.columns:
+            texts = []
+            for number, row in enumerate(study.rows):
+                cell, started = table.cells.get((row, column)), table.starting_model.get(row)
+                best |= {(number, len(headers))} if cell is not None and mean(cell.values) == highest else set()
+                texts.append(
+                    ("" if started is None else f"{started:.4f} → ") + ("missing" if cell is None else str(cell))
+                )
+            headers.append(column if len(study.columns) > 1 else table.metric)
+            filled.append(texts)
+    return Sheet(title, tuple(headers), tuple(zip(study.rows, *filled, strict=True)), frozenset(best))
+
+
 def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tuple[Path, Path]:
-    """The tables as Markdown and as CSV (one line a seed's number); returns both paths."""
+    """The sheets as Markdown, and every seed's number as a line of CSV; returns both paths."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {study.title}", "", "mean (± sample standard deviation over seeds), final checkpoints", ""]
+    for sheet in sheets(study, tables):
+        lines += [f"## {sheet.title}", ""] if sheet.title != study.title else []
+        lines += [f"| | {' | '.join(sheet.headers)} |", "|---" * (len(sheet.headers) + 1) + "|"]
+        for number, (name, *texts) in enumerate(sheet.rows):
+            marked = [f"**{text}**" if (number, place) in sheet.best else text for place, text in enumerate(texts)]
+            lines.append(f"| {name} | {' | '.join(marked)} |")
+        lines.append("")
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("metric", "row", "column", "learning_rate", "value"))
     for table in tables:
-        lines += [f"## {table.metric}", "", "| | " + " | ".join(study.shown_columns) + " |"]
-        lines.append("|---" * (len(study.shown_columns) + 1) + "|")
-        for row in study.rows:
-            lines.append(
-                f"| {row} | " + " | ".join(_text(study, table, row, column) for column in study.shown_columns) + " |"
-            )
-        lines.append("")
         for (row, column), cell in table.cells.items():
             writer.writerows((table.metric, row, column, cell.learning_rate, value) for value in cell.values)
     paths = folder / f"{study.name}.md", folder / f"{study.name}.csv"
@@ -164,27 +203,13 @@ def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tu
     return paths
 
 
-def printed(study: Study, table: StudyTable) -> Table:
-    """The table for a terminal, the best mean in bold."""
-    shown = Table(title=table.metric, title_justify="left", title_style="bold")
-    shown.add_column("")
-    for column in study.shown_columns:
-        shown.add_column(column, justify="right")
-    best = max(mean(cell.values) for (_, column), cell in table.cells.items() if column in study.columns)
-    for row in study.rows:
-        cells = []
-        for column in study.shown_columns:
-            cell = table.cells.get((row, column))
-            is_best = cell is not None and column in study.columns and mean(cell.values) == best
-            cells.append(
-                f"[bold]{_text(study, table, row, column)}[/]" if is_best else _text(study, table, row, column)
-            )
-        shown.add_row(row, *cells)
+def printed(sheet: Sheet) -> Table:
+    """The sheet for a terminal."""
+    shown = Table(title=sheet.title, title_justify="left", title_style="bold")
+    shown.add_column("", no_wrap=True)
+    for header in sheet.headers:
+        shown.add_column(header, justify="right")
+    for number, (name, *texts) in enumerate(sheet.rows):
+        marked = [f"[bold]{text}[/]" if (number, place) in sheet.best else text for place, text in enumerate(texts)]
+        shown.add_row(name, *marked)
     return shown
-
-
-def _text(study: Study, table: StudyTable, row: str, column: str) -> str:
-    cell = table.cells.get((row, column))
-    if cell is None:
-        return "" if column not in study.columns else "missing"
-    return str(cell)

@@ -13,7 +13,7 @@ from sweeps.axis import AxisOptions, axis_stage
 from sweeps.mc_po_studies import COUNTS, EPOCHS, METHODS, NEGATIVES, NOISE
 from sweeps.objectives import study_of
 from sweeps.study import StudyOptions, plan_study
-from sweeps.study_tables import Entry, Study, tabulate, write_tables
+from sweeps.study_tables import Entry, Study, sheets, tabulate, with_starting_model, write_tables
 
 
 def options(tmp_path, **fields):
@@ -109,9 +109,7 @@ def test_a_cell_is_mean_and_deviation_of_the_final_checkpoints_at_the_best_learn
     entries += [entry("A", "left", 1e-5, "c"), entry("A", "left", 1e-5, "d")]
     records = {"a": record(e1=0.9, e2=0.2), "b": record(e2=0.4), "c": record(e2=0.5), "d": record(e1=0.9, e2=0.6)}
     [table] = tabulate(SMALL, entries, records)
-    assert (
-        str(table.cells["A", "left"]) == "0.5500 (±0.0707), lr 1e-05"
-    )
+    assert str(table.cells["A", "left"]) == "0.5500 (±0.0707), lr 1e-05"
 
 
 def test_points_without_a_result_are_missing_and_never_filled(tmp_path):
@@ -120,9 +118,9 @@ def test_points_without_a_result_are_missing_and_never_filled(tmp_path):
     [table] = tabulate(SMALL, entries, records)
     assert str(table.cells["A", "left"]) == "0.2500 [1 missing]" and list(table.cells) == [("A", "left")]
     markdown, as_csv = write_tables(SMALL, [table], tmp_path)
-    assert "| A | 0.2500 [1 missing] | missing |" in markdown.read_text()
+    assert "| A | **0.2500 [1 missing]** | missing |" in markdown.read_text()
     assert "| B | missing | missing |" in markdown.read_text()
-    assert as_csv.read_text().splitlines()[1:] == ["win rate against the starting model,A,left,0.0001,0.25"]
+    assert as_csv.read_text().splitlines()[1:] == ["win rate,A,left,0.0001,0.25"]
 
 
 def test_epochs_as_columns_are_one_trials_checkpoints():
@@ -151,3 +149,26 @@ def test_values_of_an_axis_are_read_as_its_field_is():
     assert axis_stage(AxisOptions(objective="mc_po", axis="negative_choice")).values == ("kernel", "max", "min")
     with pytest.raises(InputError, match="negatives must be a whole number, got 'many'"):
         axis_stage(AxisOptions(objective="mc_po", axis="negatives", values=("many",)))
+
+
+def test_the_starting_models_number_stands_before_the_trained_ones(tmp_path):
+    """Scores that are all equal before training are ties: 0.5. A metric that the starting model lacks stands alone."""
+    study = study_of(("dpo", "simpo"))
+    entries = [entry("dpo", "trained", 1e-4, "a", epochs=1), entry("simpo", "trained", 1e-4, "b", epochs=1)]
+    records = {
+        "a": SimpleNamespace(status="finished", reason="", evaluations=[scored(0.8, 0.4)]),
+        "b": SimpleNamespace(status="finished", reason="", evaluations=[scored(0.7, 0.6)]),
+    }
+    started = {
+        "dpo": {"validation/reward_accuracy": 0.0, "validation/reward_margin": 0.0},
+        "simpo": {"validation/reward_accuracy": 0.6, "validation/reward_margin": -0.1},
+    }
+    [sheet] = sheets(study, [with_starting_model(table, started) for table in tabulate(study, entries, records)])
+    assert sheet.headers == ("win rate", "reward accuracy")
+    assert sheet.rows == (("dpo", "0.4000", "0.5000 → 0.8000"), ("simpo", "0.6000", "0.6000 → 0.7000"))
+    assert sheet.best == {(1, 0), (0, 1)}
+
+
+def scored(reward_accuracy, win_rate):
+    metrics = {"answers/win_rate": win_rate, "validation/reward_accuracy": reward_accuracy}
+    return SimpleNamespace(epoch=1, metrics=metrics)
