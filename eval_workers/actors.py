@@ -7,6 +7,8 @@ from typing import Any
 
 import ray
 
+from mmpo_train.errors import InputError
+
 # No CPU, so that they never take a trainer's place.
 _OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
 
@@ -70,7 +72,11 @@ def ask_for_segment(request: dict[str, Any]) -> Any:
     def is_made() -> bool:
         ready, _ = ray.wait([done], timeout=0)
         if ready:
-            ray.get(done)
+            try:
+                ray.get(done)
+            except ray.exceptions.RayTaskError as error:
+                # Ray's own kind does not survive the next process border.
+                raise error.cause if isinstance(error.cause, InputError) else RuntimeError(str(error)) from None
         return bool(ready)
 
     return is_made

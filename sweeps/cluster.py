@@ -107,8 +107,10 @@ def cluster(verbose: bool) -> Iterator[tuple[float, float]]:
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
     if not verbose:
-        for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        for name in ("ray", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
+        # Of a failed trial the stage says why in one line; Tune would add the traceback of every layer it came through.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         ray.init(**arguments)
     except ConnectionError as error:

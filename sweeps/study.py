@@ -93,7 +93,8 @@ def run_study(study: Study, options: StudyOptions) -> None:
                 console.print(printed(sheet))
             failed = [record for record in records.values() if record.status in ("failed", "diverged")]
             if failed:
-                console.print(f"{len(failed)} trials without a result: {_reasons(records)}", highlight=False)
+                trials = f"{len(failed)} trial{'s' if len(failed) > 1 else ''}"
+                console.print(f"{trials} without a result: {_reasons(records)}", highlight=False)
             log.describe(markdown.read_text())
             log.log_file(markdown, "tables")
             log.log_file(as_csv, "tables")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -153,7 +154,7 @@ class _Listener(tune.Callback):
         self._end_where_judged(_digest(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.troubles[_digest(trial)] = ("failed", failure_reason(trial.get_error()))
+        self.troubles[_digest(trial)] = ("failed", failure_reason(_error_of(trial)))
         self.trained.add(_digest(trial))
         self._end_where_judged(_digest(trial))
 
@@ -195,6 +196,15 @@ class _Listener(tune.Callback):
         else:
             log.fail(reason)
         self.board.set_state(digest, state, reason)
+
+
+def _error_of(trial: Any) -> BaseException | None:
+    """What a failed trial raised. Tune's own `get_error` looks where the file is copied to later."""
+    path = trial.pickled_error_file
+    if path and Path(path).is_file():
+        return pickle.loads(Path(path).read_bytes())  # Tune wrote it in this very process
+    text = Path(trial.error_file)
+    return RuntimeError(text.read_text() if text.is_file() else "the trial's process ended without a word")
 
 
 def _digest(trial: Any) -> str:
