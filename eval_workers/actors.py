@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
 from mmpo_train.errors import InputError
+
+if TYPE_CHECKING:
+    from eval_workers.suites import EvaluationSettings
 
 # No CPU, so that they never take a trainer's place.
 _OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
@@ -28,6 +31,19 @@ class RewardAccuracyActor:
     def starting_model(self, config: dict[str, Any], tokens: str, reference: str) -> dict[str, float]:
         """Metrics of the model that training starts from, by the config's objective."""
         return self.reward_accuracy.starting_model(config, tokens, reference)
+
+
+class SuiteActor:
+    """Holds one evaluation of `suites`, for one checkpoint folder after the other."""
+
+    def __init__(self, suite: str, settings: dict[str, Any], storage: str, tiny: bool, precision: str) -> None:
+        from eval_workers.suites import EvaluationSettings, build
+
+        self.run = build(suite, EvaluationSettings(**settings), Path(storage), tiny=tiny, precision=precision)
+
+    def evaluate(self, request: dict[str, str]) -> dict[str, Any]:
+        """Plain numbers, as `suites.build` says."""
+        return self.run(request)
 
 
 class AnsweringActor:
@@ -57,6 +73,14 @@ class AnsweringActor:
 def start_reward_accuracy(gpus: float = 0.0) -> Any:
     """A handle to a fresh actor."""
     return ray.remote(**_OPTIONS, num_gpus=gpus)(RewardAccuracyActor).remote()
+
+
+def start_suite(
+    suite: str, settings: EvaluationSettings, storage: str, *, tiny: bool, precision: str, gpus: float = 0.0
+) -> Any:
+    """A handle to a fresh actor. One that dies is started again and its work done again."""
+    actor: Any = ray.remote(**_OPTIONS, num_gpus=gpus)(SuiteActor)
+    return actor.remote(suite, vars(settings), storage, tiny, precision)
 
 
 def start_answering(verdicts: str, gpus: float = 0.0) -> Any:

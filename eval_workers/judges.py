@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from eval_workers.judge_clients import DEFAULT_LIMITS, Ask, Limits, check_judge_spec, open_client
 from eval_workers.verdicts import (
@@ -43,6 +43,7 @@ class ProgrammaticJudge:
     """Marks answers to tiny's own questions; the higher mark wins, equal marks are a tie."""
 
     name = "tiny"
+    in_this_process = True
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
         from mmpo_train.tiny import judge
@@ -54,7 +55,16 @@ class ProgrammaticJudge:
 class PromptedJudge:
     """A language model that is shown both answers, in an order of chance, and asked for a verdict."""
 
-    def __init__(self, name: str, ask: Ask, template: str, cache: VerdictCache | None, seed: int, retries: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        ask: Ask,
+        template: str,
+        cache: VerdictCache | None,
+        seed: int,
+        retries: int,
+        read: Callable[[str], str | None] = read_verdict,
+    ) -> None:
         self.name = name
         self.template = template
         self.seed = seed
@@ -65,6 +75,7 @@ class PromptedJudge:
         self._ask = ask
         self._cache = cache
         self._retries = retries
+        self._read = read
         self._counting = threading.Lock()
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
@@ -72,21 +83,21 @@ class PromptedJudge:
         if answer_a == answer_b:
             return "tie"
         if shown_second_first(self.seed, question, answer_a, answer_b):
-            return mirrored(self._as_shown(question, answer_b, answer_a))
-        return self._as_shown(question, answer_a, answer_b)
+            return mirrored(self.compare_as_shown(question, answer_b, answer_a))
+        return self.compare_as_shown(question, answer_a, answer_b)
 
-    def _as_shown(self, question: str, first: str, second: str) -> Verdict:
+    def compare_as_shown(self, question: str, first: str, second: str) -> Verdict:
+        """The verdict on the answers shown in this very order; 'a' is the first."""
+        return cast(Verdict, self.label(question, first, second))
+
+    def label(self, question: str, first: str, second: str) -> str:
+        """What `read` finds in the reply to the answers in this order. Raises as `compare` does."""
         if self._cache is None:
             return self._judgement(question, first, second)[0]
         key = verdict_key(self.name, self.template, question, first, second)
-        with self._cache.turn(key):
-            known = self._cache.recall(key)
-            if known is not None:
-                return known
-            verdict, reply = self._judgement(question, first, second)
-            return self._cache.keep(key, verdict, self.name, reply)
+        return self._cache.once(key, self.name, lambda: self._judgement(question, first, second))
 
-    def _judgement(self, question: str, first: str, second: str) -> tuple[Verdict, str]:
+    def _judgement(self, question: str, first: str, second: str) -> tuple[str, str]:
         """A verdict and the reply it stands in."""
         reason = ""
         for _ in range(1 + self._retries):
@@ -97,7 +108,7 @@ class PromptedJudge:
                 self.completion_tokens += reply.completion_tokens
             if reply.ending == "refused":
                 raise JudgeFailed("refused to judge", f"judge '{self.name}' declined")
-            verdict = read_verdict(reply.text) if reply.ending == "finished" else None
+            verdict = self._read(reply.text) if reply.ending == "finished" else None
             if verdict is not None:
                 return verdict, reply.text
             reason = {"cut off": "reply cut off", "finished": "no single verdict"}.get(reply.ending, "reply unreadable")
@@ -180,7 +191,7 @@ def judge_all(
     def ask(index: int) -> int:
         return most_preferred(judge, questions[index], answers_of_each[index], attempts=attempts)
 
-    return _ask_all(judge, ask, len(questions), concurrency, give_up_after, progress)
+    return ask_all(judge, ask, len(questions), concurrency, give_up_after, progress)
 
 
 def judge_pairs(
@@ -199,24 +210,35 @@ def judge_pairs(
         raise ValueError(f"{len(questions)} questions, {len(answers_a)} and {len(answers_b)} answers")
 
     def ask(index: int) -> Verdict:
-        for attempt in range(1, attempts + 1):
-            try:
-                return judge.compare(questions[index], answers_a[index], answers_b[index])
-            except JudgeFailed:
-                if attempt == attempts:
-                    raise
-        raise ValueError(f"attempts is {attempts}, expected 1 or more")
+        return repeated(lambda: judge.compare(questions[index], answers_a[index], answers_b[index]), attempts)
 
-    return _ask_all(judge, ask, len(questions), concurrency, give_up_after, progress)
+    return ask_all(judge, ask, len(questions), concurrency, give_up_after, progress)
 
 
-def _ask_all(
-    judge: Judge,
+def repeated(question: Callable[[], Result], attempts: int) -> Result:
+    """The result of the first of `attempts` calls that does not raise JudgeFailed."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return question()
+        except JudgeFailed:
+            if attempt == attempts:
+                raise
+    raise ValueError(f"attempts is {attempts}, expected 1 or more")
+
+
+class Named(Protocol):
+    """Any judge. One with a true `in_this_process` is asked one question at a time."""
+
+    name: str
+
+
+def ask_all(
+    judge: Named,
     ask: Callable[[int], Result],
     questions: int,
-    concurrency: int,
-    give_up_after: int,
-    progress: Callable[[float], None],
+    concurrency: int = 8,
+    give_up_after: int = 32,
+    progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[list[Result | None], JudgeCount]:
     """What `ask` says of each question, by its index; None and counted where it raises JudgeFailed."""
     results: list[Result | None] = [None] * questions
@@ -228,7 +250,7 @@ def _ask_all(
         except JudgeFailed as failure:
             return index, None, failure.reason
 
-    threads = 1 if isinstance(judge, ProgrammaticJudge) else concurrency
+    threads = 1 if getattr(judge, "in_this_process", False) else concurrency
     for index, result, reason in _as_they_end(one, questions, threads):
         results[index] = result
         if result is None:

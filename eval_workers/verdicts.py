@@ -9,7 +9,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
@@ -59,11 +59,12 @@ class JudgeFailed(Exception):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
-def read_template(path: Path) -> str:
+def read_template(path: Path, labels: Iterable[str] = ()) -> str:
     """The prompt template in a file; {question}, {answer_a} and {answer_b} stand in it once each.
 
     Each is replaced by the text between tags that hold the request's nonce; {nonce} may stand anywhere. Other braces
-    are left as they are. Raises InputError.
+    are left as they are. It asks for a <verdict>, or instead for one of `labels`, all of which it names in double
+    brackets. Raises InputError.
     """
     try:
         template = path.read_text(encoding="utf-8")
@@ -75,29 +76,40 @@ def read_template(path: Path) -> str:
         for name in PLACEHOLDERS
         if (found := template.count(f"{{{name}}}")) != 1
     ]
-    if "<verdict>" not in template:
+    missing = [f"[[{label}]]" for label in labels if f"[[{label}]]" not in template]
+    if missing:
+        problems.append(f"it never names {', '.join(missing)}")
+    if labels and "<verdict>" in template:  # the cache tells the two kinds apart by their prompts
+        problems.append("it asks for a <verdict>, expected labels alone")
+    if not labels and "<verdict>" not in template:
         problems.append("it never asks for <verdict>A</verdict>, <verdict>B</verdict> or <verdict>tie</verdict>")
     if problems:
         raise InputError(f"the judge's prompt {path} cannot be used: {'; '.join(problems)}. Correct the file")
     return template
 
 
-def fill(template: str, question: str, answer_a: str, answer_b: str) -> str:
-    """The prompt of one request. A fresh nonce ends every tag's name, so that no answer can close its own tag.
+def fill(template: str, question: str, answer_a: str, answer_b: str, *, nonce: str = "") -> str:
+    """The prompt of one request. A nonce, fresh unless given, ends every tag's name: no answer can close its own tag.
 
-    Verdict tags in the texts lose their bracket: a judge that quotes an answer must not repeat its verdict.
+    Verdict tags and labels ([[A>B]]) in the texts lose a bracket: a judge that quotes an answer must not repeat its
+    verdict.
     """
-    nonce = secrets.token_hex(8)
+    nonce = nonce or secrets.token_hex(8)
     texts = {"question": question, "answer_a": answer_a, "answer_b": answer_b}
     filled = {"nonce": nonce}
     for name, text in texts.items():
         tag = f"{name.replace('_', '-')}-{nonce}"
         harmless = re.sub(r"<(?=\s*/?\s*verdict\b)", "&lt;", text, flags=re.IGNORECASE)
+        harmless = re.sub(r"\[\[(?=[AB<>=\s]*[<>=][AB<>=\s]*\]\])", "[ [", harmless, flags=re.IGNORECASE)
         filled[name] = f"<{tag}>\n{harmless}\n</{tag}>"
     # In one pass: a placeholder inside an answer stays the text it is.
     prompt = re.sub(r"\{(question|answer_a|answer_b|nonce)\}", lambda found: filled[found[1]], template)
-    # Half a surrogate pair, as JSON data sets may hold, cannot be sent as UTF-8.
-    return prompt.encode("utf-8", "replace").decode("utf-8")
+    return sendable(prompt)
+
+
+def sendable(text: str) -> str:
+    """The text without halves of surrogate pairs, which JSON data sets may hold and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_verdict(reply: str) -> Verdict | None:
@@ -131,7 +143,7 @@ def _digest(*parts: object) -> bytes:
 
 
 class VerdictCache:
-    """Verdicts in an sqlite file, for any number of threads and processes of one machine.
+    """Verdicts and preferences in an sqlite file, for any number of threads and processes of one machine.
 
     What `keep` was given is on disk when it returns. Raises InputError where the file cannot be used.
     """
@@ -163,16 +175,28 @@ class VerdictCache:
         with self._turns[int(key[:2], 16)]:
             yield
 
-    def recall(self, key: str) -> Verdict | None:
+    def once(self, key: str, judge: str, judgement: Callable[[], tuple[str, str]]) -> str:
+        """The verdict kept under `key`; where there is none, that of `judgement()`, kept with the reply it stands in.
+
+        What `judgement` raises passes through, and nothing is kept.
+        """
+        with self.turn(key):
+            known = self.recall(key)
+            if known is not None:
+                return known
+            verdict, reply = judgement()
+            return self.keep(key, verdict, judge, reply)
+
+    def recall(self, key: str) -> str | None:
         """The verdict kept under `key`, of the answers in the order shown."""
         with self._one_at_a_time:
             row = self._database.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
-    def keep(self, key: str, verdict: Verdict, judge: str, reply: str) -> Verdict:
+    def keep(self, key: str, verdict: str, judge: str, reply: str) -> str:
         """The verdict that stands from now on: the first one kept, where another process was quicker."""
         with self._one_at_a_time:
-            row = (key, verdict, judge, reply.encode("utf-8", "replace").decode("utf-8"))
+            row = (key, verdict, judge, sendable(reply))
             self._database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", row)
         return self.recall(key) or verdict
 

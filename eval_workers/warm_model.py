@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ from mmpo_train.scoring import model_forward
 
 # Two folders that agree on these differ in weights only.
 _ARCHITECTURE_FILES = ("config.json", "generation_config.json")
+_ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
 class WarmModel:
-    """Loads folder after folder; where only the weights differ, they are exchanged in place."""
+    """Loads folder after folder; where only the weights or LoRA adapters differ, they are exchanged in place."""
 
     def __init__(self) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -29,19 +32,48 @@ class WarmModel:
         What an earlier call returned is the same object or no longer in use. Raises InputError as `load_model` does.
         """
         same = (precision, *_architecture(folder))
-        if len(same) > 1 and same == self._loaded:
-            load_weights(self.model, folder)
-        else:
+        if not (same == self._loaded and self._exchange(folder)):
             self.model, self._loaded = None, ()  # two models at a time need not fit
             self.model = load_model(folder)
             self._loaded = same
         model_forward(CompletionLogps(self.model), self.device, precision)  # moves and rounds the model in place
         return self.model.eval()
 
+    def _exchange(self, folder: Path) -> bool:
+        """Whether the folder's weights could take the place of those that are loaded."""
+        if not (folder / _ADAPTER_CONFIG).is_file():
+            load_weights(self.model, folder)
+            return True
+        return _load_adapter(self.model, folder / _ADAPTER_WEIGHTS)
+
 
 def _architecture(folder: Path) -> tuple[str, ...]:
-    """What the weights must fit; empty for LoRA adapters, which are loaded onto their base each time."""
-    if (folder / "adapter_config.json").is_file():
-        return ()
-    paths = [folder / name for name in _ARCHITECTURE_FILES]
-    return tuple(path.read_text() if path.is_file() else "" for path in paths)
+    """What the weights must fit; of LoRA adapters, their configuration and the base's files as they are now."""
+    if not (folder / _ADAPTER_CONFIG).is_file():
+        paths = [folder / name for name in _ARCHITECTURE_FILES]
+        return tuple(path.read_text() if path.is_file() else "" for path in paths)
+    text = (folder / _ADAPTER_CONFIG).read_text()
+    base = Path(json.loads(text)["base_model_name_or_path"])
+    files = sorted([*base.glob("*.safetensors"), *base.glob("*.json")]) if base.is_dir() else []
+    return text, *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
+
+
+def _load_adapter(model: Any, path: Path) -> bool:
+    """Put an adapter's tensors in the place of the model's; False, and nothing is changed, where they do not fit."""
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        return False
+    there = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
+    given = {_name_in_model(name): tensor for name, tensor in load_file(path).items()}
+    if given.keys() != there.keys() or any(given[name].shape != there[name].shape for name in there):
+        return False
+    with torch.no_grad():
+        for name, tensor in there.items():
+            tensor.copy_(given[name])
+    return True
+
+
+def _name_in_model(name: str) -> str:
+    """PEFT saves `base_model.model.X.lora_A.weight`; in the model it is `X.lora_A.default.weight`."""
+    return re.sub(r"(\.lora_\w+)(\.weight)?$", r"\1.default\2", name.removeprefix("base_model.model."))

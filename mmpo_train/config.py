@@ -47,6 +47,7 @@ ONLINE_OBJECTIVES = ("on_mc_po", "online_dpo")
 """Those that train on the policy's own answers, ranked by a judge."""
 NEEDS_UNRELATED = ("kto", "kto_original")
 """Those whose reference point is estimated from completions of other prompts."""
+EVALUATIONS = ("reward", "harness", "alpaca", "arena")
 NEGATIVE_CHOICES = ("kernel", "max", "min")
 _ANY_OBJECTIVE_FIELDS = frozenset(name for names in OBJECTIVE_FIELDS.values() for name in names)
 
@@ -150,6 +151,10 @@ class TrialConfig:
     seed: int = 42
     """Order of the pairs, drawn negatives, LoRA initialisation and dropout."""
 
+    evaluations: tuple[str, ...] = _runtime(("reward",))
+    """What judges the checkpoints: reward, harness, alpaca, arena. Reward accuracy is always among them."""
+    evaluate_every_epochs: int = _runtime(1)
+    """The others judge every so-manieth epoch's checkpoint, and the last one."""
     validate_every_steps: int = _runtime(64)
     """Steps between validations within an epoch; every epoch's end is validated besides."""
     tokens_per_pass: int = _runtime(16_384)
@@ -286,6 +291,9 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= 0):
             yield f"{name} must be a finite number of at least 0, got {value}"
+    for name in config.evaluations:
+        if name not in EVALUATIONS:
+            yield f"evaluations has {name!r}{nearest(name, EVALUATIONS)}"
     if not 0 < config.label_smoothing < 0.5:
         yield f"label_smoothing must be above 0 and below 0.5, got {config.label_smoothing}"
     if len(config.answer_temperatures) < 2:
@@ -297,7 +305,8 @@ def _problems(config: TrialConfig) -> Iterable[str]:
     if not config.lora_dropout < 1:
         yield f"lora_dropout must be below 1, got {config.lora_dropout}"
     positive = ("epochs", "pairs_per_step", "pairs_per_group", "max_prompt_tokens", "max_completion_tokens")
-    for name in (*positive, "negatives", "segments", "validate_every_steps", "tokens_per_pass", "lora_alpha"):
+    runtime = ("evaluate_every_epochs", "validate_every_steps", "tokens_per_pass")
+    for name in (*positive, *runtime, "negatives", "segments", "lora_alpha"):
         if getattr(config, name) < 1:
             yield f"{name} must be at least 1, got {getattr(config, name)}"
     if config.lora_rank < 0:

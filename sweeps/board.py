@@ -68,6 +68,10 @@ class Board:
             if reason and self.console.is_terminal:
                 self.console.print(f"{self.axis} {row.label} {state}: {reason}", markup=False, highlight=False)
 
+    def say(self, digest: str, what: str) -> None:
+        """Something about a trial that a person should see in any case."""
+        self.console.print(f"{self.axis} {self.rows[digest].label}: {what}", markup=False, highlight=False)
+
     def line(self, digest: str, what: str) -> None:
         """A line about a trial where there is no live table."""
         if not self.console.is_terminal:

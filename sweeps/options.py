@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval_workers.suites import EvaluationSettings
 from mmpo_train.config import TrialConfig
 from mmpo_train.options import Options
 from sweeps.addresses import masked
@@ -24,6 +25,8 @@ class SweepOptions(Options):
     """Trials that run at a time; 0 for as many as fit."""
     tracking_uri: str = ""
     """MLflow server or database, instead of <storage>/mlflow.db."""
+    evaluation: EvaluationSettings = EvaluationSettings()
+    """How the evaluators work that --set evaluations=reward,harness,alpaca,arena names."""
     dry_run: bool = False
     """List the trials and what each asks for; start nothing."""
     verbose: bool = False

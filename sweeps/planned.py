@@ -68,6 +68,7 @@ def train_planned(
 ) -> dict[str, dict[str, float]]:
     """Prepare what the trials need and train them; returns the starting model's metrics by each trial's objective."""
     from mmpo_train.prepare import materialise
+    from sweeps.evaluating import Evaluators
     from sweeps.training import train_trials
 
     with cluster(options.verbose) as (cpus, gpus):
@@ -98,7 +99,8 @@ def train_planned(
             resources.concurrent,
         )
         jobs = [(trial.config, places[id(trial.inputs)]) for trial in todo]
-        return train_trials(jobs, options.storage, resources, open_log, board, judge)
+        evaluators = Evaluators(jobs, options.storage, options.evaluation, use_gpu=resources.use_gpu, judge=judge)
+        return train_trials(jobs, evaluators, options.storage, resources, open_log, board)
 
 
 def _distinct(inputs: Sequence[Inputs]) -> dict[int, Inputs]:

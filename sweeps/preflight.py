@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -16,6 +17,7 @@ from mmpo_train.terminal import console
 from sweeps.cluster import TrialResources
 
 if TYPE_CHECKING:
+    from eval_workers.suites import EvaluationSettings
     from mmpo_train.prepare import Inputs
     from sweeps.stage import Stage
 
@@ -57,6 +59,18 @@ def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: b
             open_judge(spec)
         else:
             check_judge_spec(spec)
+
+
+def check_suites(trials: Iterable[TrialConfig], settings: EvaluationSettings, storage: Path) -> None:
+    """Refuse, before anything is started, evaluations that cannot run: a missing file, an unknown task, no key."""
+    from eval_workers.suites import build
+
+    if settings.actors_per_suite < 1 or settings.gpus_per_actor < 0:
+        raise InputError("--evaluation.actors-per-suite must be at least 1, --evaluation.gpus-per-actor at least 0")
+    for trial in trials:
+        for suite in trial.evaluations:
+            build(suite, settings, storage, tiny=trial.model == "tiny", precision=trial.precision)
+        break  # the trials of a sweep share them
 
 
 def check_disk(inputs: Inputs, trials: int) -> None:

@@ -15,7 +15,7 @@ from sweeps.cluster import local_resources, plan_resources
 from sweeps.conclusion import conclude, print_next
 from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name, same_arguments
 from sweeps.planned import Planned, find_records, train_planned, unfinished
-from sweeps.preflight import check_disk, check_judges, list_trials
+from sweeps.preflight import check_disk, check_judges, check_suites, list_trials
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,7 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
         list_trials(stage, trials, inputs, resources, options.workers_per_trial)
         return
     check_disk(inputs, trials=0)  # the ledger itself needs room
+    check_suites(trials, options.evaluation, options.storage)
     experiment = experiment_name(base)
     ledger = connect(options.tracking_uri or None, options.storage)
     try:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray import tune
 
-from eval_workers.actors import start_answering, start_reward_accuracy
-from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig, to_dict
+from mmpo_train.config import TrialConfig, to_dict
 from mmpo_train.events import Finished, Point
 from mmpo_train.prepare import Places
 from sweeps.cluster import TrialResources, ray_storage
+from sweeps.evaluating import REWARD, Evaluators, artifacts_folder
 from sweeps.trial import drive_trial, failure_reason
 
 if TYPE_CHECKING:
@@ -29,35 +29,19 @@ HEAD_NODE = "node:__internal_head__"
 
 def train_trials(
     trials: Sequence[tuple[TrialConfig, Places]],
+    evaluators: Evaluators,
     storage: Path,
     resources: TrialResources,
     open_log: Callable[[TrialConfig], TrialLog],
     board: Board,
-    judge: str = "",
 ) -> dict[str, dict[str, float]]:
     """Train and judge every trial; returns, when the last checkpoint has been judged, what the starting model scores by
     each trial's objective: digest -> metrics.
 
-    With a `judge`, the answers of checkpoints are compared with the starting model's. A trial that fails or diverges
-    is recorded as such and does not stop the others.
+    A trial that fails or diverges is recorded as such and does not stop the others.
     """
-    gpus = 0.1 if resources.use_gpu else 0.0
-    actor = start_reward_accuracy(gpus)
-    answering: Any = None
-    if judge or any(trial.objective in ONLINE_OBJECTIVES for trial, _ in trials):
-        answering = start_answering(str((storage / "verdicts.sqlite").resolve()), gpus)
-    baselines = {
-        trial.digest: actor.starting_model.remote(to_dict(trial), *_validation(places)) for trial, places in trials
-    }
-
-    def evaluate(checkpoint: str, places: Places) -> Any:
-        scores = actor.evaluate.remote(checkpoint, *_validation(places))
-        if not judge:
-            return scores
-        arguments = checkpoint, str(places.model.resolve()), str(places.tokens.resolve()), judge
-        return answering.add_win_rate.remote(scores, *arguments, str((storage / "answers").resolve()))
-
-    listener = _Listener(evaluate, {trial.digest: (trial, places) for trial, places in trials}, open_log, board)
+    baselines = {trial.digest: evaluators.starting_model(trial, places) for trial, places in trials}
+    listener = _Listener(evaluators, {trial.digest: (trial, places) for trial, places in trials}, open_log, board)
     jobs = [_job(trial, places, storage, resources) for trial, places in trials]
     tuner = tune.Tuner(
         tune.with_resources(drive_trial, tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])),
@@ -86,10 +70,6 @@ def train_trials(
     return {digest: ray.get(baseline) for digest, baseline in baselines.items()}
 
 
-def _validation(places: Places) -> tuple[str, str]:
-    return str(places.tokens.resolve()), str(places.reference.resolve())
-
-
 def _job(trial: TrialConfig, places: Places, storage: Path, resources: TrialResources) -> dict[str, Any]:
     return {
         "digest": trial.digest,
@@ -107,15 +87,16 @@ class _Listener(tune.Callback):
 
     def __init__(
         self,
-        evaluate: Callable[[str, Places], Any],
+        evaluators: Evaluators,
         trials: dict[str, tuple[TrialConfig, Places]],
         open_log: Callable[[TrialConfig], TrialLog],
         board: Board,
     ) -> None:
-        self.evaluate, self.trials, self.open_log, self.board = evaluate, trials, open_log, board
+        self.evaluators, self.trials, self.open_log, self.board = evaluators, trials, open_log, board
         self.logs: dict[str, TrialLog] = {}
         self.started: dict[str, float] = {}
-        self.judging: dict[Any, tuple[str, Finished]] = {}
+        self.judging: dict[Any, tuple[str, Finished, str]] = {}
+        """Reference -> digest, checkpoint and suite of an evaluation under way."""
         self.sent_to_judge: set[tuple[str, int]] = set()
         self.troubles: dict[str, tuple[str, str]] = {}
         """Digest -> state and reason of a trial that did not come to a good end."""
@@ -142,8 +123,8 @@ class _Listener(tune.Callback):
             finished = Finished(*result["finished"])
             if (digest, finished.epoch) not in self.sent_to_judge:
                 self.sent_to_judge.add((digest, finished.epoch))
-                scores = self.evaluate(finished.checkpoint, self.trials[digest][1])
-                self.judging[scores] = (digest, finished)
+                for reference, suite in self.evaluators.submit(*self.trials[digest], finished).items():
+                    self.judging[reference] = (digest, finished, suite)
                 self.board.line(digest, f"epoch {finished.epoch} done")
         if result.get("diverged"):
             self.troubles[digest] = ("diverged", result["diverged"])
@@ -171,20 +152,40 @@ class _Listener(tune.Callback):
             return
         ready, _ = ray.wait(list(self.judging), num_returns=len(self.judging), timeout=timeout_seconds)
         for reference in ready:
-            digest, finished = self.judging.pop(reference)
+            digest, finished, suite = self.judging.pop(reference)
             try:
                 scores = ray.get(reference)
             except ray.exceptions.RayError as error:
-                reason = f"epoch {finished.epoch} could not be judged: {failure_reason(error)}"
-                self.troubles.setdefault(digest, ("failed", reason))
+                self._could_not_judge(digest, finished, suite, failure_reason(error))
             else:
-                self.board.rows[digest].reward_accuracy = scores["metrics"]["validation/reward_accuracy"]
-                self.logs[digest].evaluated(finished.epoch, scores["metrics"], scores["correct"], finished.checkpoint)
+                self._judged(digest, finished, suite, scores)
             self._end_where_judged(digest)
+
+    def _judged(self, digest: str, finished: Finished, suite: str, scores: dict[str, Any]) -> None:
+        log, metrics = self.logs[digest], scores["metrics"]
+        if suite == REWARD:
+            self.board.rows[digest].reward_accuracy = metrics["validation/reward_accuracy"]
+            log.evaluated(finished.epoch, metrics, scores["correct"], finished.checkpoint)
+            return
+        log.points([Point(finished.epoch, time.time_ns() // 1_000_000, metrics)])
+        trial, places = self.trials[digest]
+        for name, why in scores.get("missing", {}).items():
+            self._could_not_judge(digest, finished, f"{suite}.{name}", why)
+        folder = artifacts_folder(places, trial, finished.epoch) / suite
+        log.artifacts(folder, f"evaluations/epoch-{finished.epoch:04d}/{suite}")
+        self.board.line(digest, f"epoch {finished.epoch}: {suite} done")
+
+    def _could_not_judge(self, digest: str, finished: Finished, suite: str, reason: str) -> None:
+        """Without reward accuracy a trial cannot be ranked; anything else that is missing is missing, no more."""
+        if suite == REWARD:
+            self.troubles.setdefault(digest, ("failed", f"epoch {finished.epoch} could not be judged: {reason}"))
+            return
+        self.logs[digest].tag({f"evaluation.{suite}.epoch-{finished.epoch:04d}": reason})
+        self.board.say(digest, f"epoch {finished.epoch} without {suite}: {reason}")
 
     def _end_where_judged(self, digest: str) -> None:
         """Close the trial's record once its training has ended and all its checkpoints are judged."""
-        if digest not in self.trained or any(waiting == digest for waiting, _ in self.judging.values()):
+        if digest not in self.trained or any(waiting == digest for waiting, _, _ in self.judging.values()):
             return
         self.trained.discard(digest)
         state, reason = self.troubles.get(digest, ("finished", ""))

@@ -70,6 +70,14 @@ class TrialLog:
         self._log(scored, epoch, now_ms(), metrics)
         self._put_evaluation(scored)
 
+    def artifacts(self, folder: Path, name: str) -> None:
+        """Store a folder's files; they must stay until they are delivered."""
+        self._put(lambda: self._deliver_artifacts(folder, name), f"the files of {name}")
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the trial's run."""
+        self._put(lambda: self._deliver_tags(tags), "tags")
+
     def finish(self, seconds: float) -> None:
         """The trial is complete and never run again."""
         self._end("finished", "", seconds)
@@ -192,6 +200,14 @@ class TrialLog:
             content = {"epoch": entry["epoch"], "checkpoint": entry["checkpoint"], "metrics": entry["scores"]}
             content["correct"] = entry["correct"]
             self._store.client.log_dict(self.run_id, content, f"validation/epoch-{entry['epoch']:04d}.json")
+
+    def _deliver_artifacts(self, folder: Path, name: str) -> None:
+        if self.run_id is not None and folder.is_dir():
+            self._store.client.log_artifacts(self.run_id, str(folder), name)
+
+    def _deliver_tags(self, tags: Mapping[str, str]) -> None:
+        if self.run_id is not None:
+            self._store.log_tags(self.run_id, {name: masked(value) for name, value in tags.items()})
 
     def _deliver_end(self, end: Mapping[str, Any]) -> None:
         if self.run_id is not None:

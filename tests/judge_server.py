@@ -107,9 +107,16 @@ class JudgeServer:
     """The only key that is let in; None lets everyone in."""
     probabilities: Callable[[Request], dict[str, float]] | None = None
     """For OpenAI's top_logprobs: token -> probability, wherever one of these tokens stands in the reply."""
+    usage: Callable[[Request, str], tuple[int, int]] = lambda request, text: (
+        len(request.prompt.split()),
+        len(text.split()),
+    )
+    """(prompt, completion) tokens that a request and its reply are charged for: words, unless told otherwise."""
 
     requests: list[Request] = field(default_factory=list)
     """All that arrived, the oldest first."""
+    charged: list[tuple[int, int]] = field(default_factory=list)
+    """(prompt, completion) tokens of every reply."""
     most_at_once: int = 0
     """Requests that were being answered at the same time."""
 
@@ -158,7 +165,9 @@ class JudgeServer:
         text = fault.text
         if text is None:
             text = self.text(request) if self.text else f"It is clear.\n<verdict>{self.verdict(request)}</verdict>"
-        sent, said = len(request.prompt.split()), len(text.split())
+        sent, said = self.usage(request, text)
+        with self._lock:
+            self.charged.append((sent, said))
         if request.protocol == "openai":
             refused = fault.ending == "refused"
             choice = {

@@ -16,17 +16,18 @@ BELOW = {"mmpo_train": set(), "eval_workers": {"mmpo_train"}, "sweeps": {"eval_w
 # Each heavy library has one door: nobody else imports it, at the top of a file or inside a function.
 DOORS = {
     "ray": {"sweeps/trial.py", "sweeps/training.py", "sweeps/cluster.py", "eval_workers/actors.py"},
-    "mlflow": {"sweeps/mlflow_store.py"},
+    "mlflow": {"sweeps/mlflow_store.py", "eval_workers/mlflow_record.py"},
     "deepspeed": {"mmpo_train/deepspeed_engine.py"},
     "bitsandbytes": {"mmpo_train/optimizers.py"},
     "transformers": {"mmpo_train/policy.py", "mmpo_train/tiny.py"},
     "peft": {"mmpo_train/policy.py"},
     "datasets": {"mmpo_train/preference_sources.py"},
     "matplotlib": {"sweeps/plots.py"},
-    "tyro": {"mmpo_train/options.py", "mmpo_train/terminal.py"},
+    "tyro": {"mmpo_train/options.py", "mmpo_train/terminal.py", "eval_workers/__main__.py"},
     "lm_eval": {"eval_workers/lm_harness.py"},
     "openai": {"eval_workers/judge_clients.py"},
     "anthropic": {"eval_workers/judge_clients.py"},
+    "sklearn": {"eval_workers/length_control.py"},
 }
 FILES = sorted(str(path.relative_to(REPOSITORY)) for package in BELOW for path in (REPOSITORY / package).rglob("*.py"))
 

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import tyro
 
+from eval_workers.__main__ import EvaluateOptions
+from eval_workers.__main__ import main as evaluate_main
 from mmpo_train.__main__ import TrainOptions
 from mmpo_train.__main__ import main as train_main
 from sweeps.axis import main as axis_main
@@ -32,6 +34,7 @@ OTHERS = {
     "sweeps/mc_po_studies.py": studies_main,
 }
 SWEEPS = [shlex.split(command)[1:] for command in COMMANDS if any(program in command for program in OTHERS)]
+EVALUATE = [shlex.split(command)[3:] for command in COMMANDS if "-m eval_workers" in command]
 TRAIN = [shlex.split(command)[3:] for command in COMMANDS if "-m mmpo_train" in command]
 
 
@@ -75,7 +78,7 @@ def test_every_option_named_exists(capsys):
     ours = [command for command in COMMANDS if "/mlflow " not in command]
     named = set(re.findall(r"--[a-z][a-z-]+", "\n".join([PROSE, *ours])))
     assert len(named) > 12
-    helps = "".join(help_of(main, capsys) for main in (stage1_main, train_main, *OTHERS.values()))
+    helps = "".join(help_of(main, capsys) for main in (stage1_main, train_main, evaluate_main, *OTHERS.values()))
     assert named - set(re.findall(r"--[a-z][a-z-]+", helps)) == set()
 
 
@@ -117,8 +120,13 @@ def test_single_trial_commands_parse(arguments):
     assert tyro.cli(TrainOptions, args=arguments)
 
 
+@pytest.mark.parametrize("arguments", EVALUATE, ids=" ".join)
+def test_evaluation_commands_parse(arguments):
+    assert tyro.cli(EvaluateOptions, args=arguments).paths
+
+
 def test_the_commands_are_there_at_all():
-    assert len(STAGE1) >= 3 and TRAIN
+    assert len(STAGE1) >= 3 and TRAIN and EVALUATE
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
     named = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
     assert {"sweep", "test"} <= named <= targets

@@ -1,0 +1,125 @@
+"""`python -m eval_workers PATH …`: judge checkpoint folders or Hugging Face models, without Ray."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from eval_workers.suites import EvaluationSettings, Suite
+
+# What a person looks at first: header -> metrics, the first of which that was measured is shown. The length control
+# has other names where it is not the published one.
+_LENGTH_CONTROLLED = ("alpaca/lc_win_rate", *(f"alpaca/lc_win_rate_{kind}" for kind in ("part", "noreg", "minimal")))
+HEADLINES: dict[str, dict[str, tuple[str, ...]]] = {
+    "reward": {
+        "reward accuracy": ("validation/reward_accuracy",),
+        "policy accuracy": ("validation/policy_accuracy",),
+    },
+    "harness": {"harness, mean": ("harness/mean_accuracy",)},
+    "alpaca": {"alpaca, LC win rate": _LENGTH_CONTROLLED, "alpaca, win rate": ("alpaca/win_rate",)},
+    "arena": {"arena-hard, win rate": ("arena_hard/win_rate",)},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(EvaluationSettings):
+    """Judge checkpoints and say what they score."""
+
+    paths: tyro.conf.Positional[tuple[str, ...]]
+    """Checkpoint folders, folders with Hugging Face models, hub ids, or tiny."""
+    suite: tuple[Suite, ...] = ("reward",)
+    """What to judge them by."""
+    starting_model: str = ""
+    """What answers are compared with. Default: the model that the checkpoint was trained from."""
+    dataset: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Preference data for the reward suite. Default: what the checkpoint was trained on."""
+    storage: Path = Path("runs")
+    """Folder of models, token tables, answers and verdicts."""
+    output: Path = Path("runs/evaluations")
+    """Folder for tables and samples, one below it for each path."""
+    mlflow_uri: str = ""
+    """Also record a run for each path at this MLflow address."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse, judge, and print a table."""
+    from mmpo_train.terminal import run_program
+
+    run_program(EvaluateOptions, _evaluate, "python -m eval_workers", arguments)
+
+
+def _evaluate(options: EvaluateOptions) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from eval_workers.single import Subject, evaluate
+    from mmpo_train.errors import InputError
+    from mmpo_train.terminal import console
+
+    if not options.paths:
+        raise InputError("nothing to judge: give a checkpoint folder, a model folder or a hub id")
+    subjects = [Subject.of(path, options) for path in options.paths]  # all paths are looked at before any is judged
+    results: list[dict[str, float]] = []
+    failures: list[str] = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=len(subjects) * len(options.suite))
+        for subject in subjects:
+            results.append({})
+            for suite in options.suite:
+                progress.update(task, description=f"{suite} {subject.name}")
+                try:
+                    metrics, missing = evaluate(subject, suite, options)
+                    results[-1] |= metrics
+                    failures += [f"{name} of {subject.path}: {why}" for name, why in missing.items()]
+                except InputError as error:
+                    failures.append(f"{suite} of {subject.path}: {error}")
+                progress.advance(task)
+            target = subject.output / "results.json"
+            target.write_text(json.dumps(results[-1], indent=1, sort_keys=True) + "\n")
+            if options.mlflow_uri:
+                from eval_workers.mlflow_record import record
+
+                record(
+                    options.mlflow_uri,
+                    subject.name,
+                    {"path": subject.path, "suites": options.suite},
+                    results[-1],
+                    subject.output,
+                )
+    console.print(_table(options, [subject.name for subject in subjects], results))
+    console.print(f"everything measured: {options.output}/*/results.json", highlight=False, soft_wrap=True)
+    for failure in failures:
+        console.print(f"[red]not judged:[/] {failure}", highlight=False, soft_wrap=True)
+    if failures:
+        sys.exit(2)
+
+
+def _table(options: EvaluateOptions, names: Sequence[str], results: Sequence[Mapping[str, float]]) -> Any:
+    from rich.table import Table
+
+    table = Table(title="what each scores", title_justify="left", title_style="bold")
+    table.add_column("", no_wrap=True)
+    shown = [headline for suite in options.suite for headline in HEADLINES[suite].items()]
+    for header, _ in shown:
+        table.add_column(header, justify="right")
+    for name, result in zip(names, results, strict=True):
+        table.add_row(name, *(_cell(result, metrics) for _, metrics in shown))
+    return table
+
+
+def _cell(result: Mapping[str, float], metrics: Sequence[str]) -> str:
+    name = next((name for name in metrics if name in result), None)
+    if name is None:
+        return "missing"
+    error = f" ± {result[f'{name}_error']:.4f}" if f"{name}_error" in result else ""
+    return f"{result[name]:.4f}{error}" + (f" ({name.removeprefix(metrics[0] + '_')})" if name != metrics[0] else "")
+
+
+if __name__ == "__main__":
+    main()

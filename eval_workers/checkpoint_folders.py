@@ -1,0 +1,49 @@
+"""What an evaluator must know of a checkpoint before it loads it: ours, a plain Hugging Face folder, or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mmpo_train.checkpoint import TRIAL, read_trial
+from mmpo_train.manifest import MANIFEST, verify
+from mmpo_train.policy import local_folder
+
+_TOKENIZER_FILES = ("*token*.json", "*.jinja", "vocab.json", "merges.txt", "*.model")
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """A checkpoint that is what was written."""
+
+    folder: Path
+    tokenizer_folder: Path
+    """Where its tokenizer loads from: LoRA adapters may have no config.json to go with theirs, then it is the base."""
+    precision: str
+    """Of its trial; of other models "bf16" on a GPU, "fp32" without."""
+
+    def tokenizer_digest(self) -> str:
+        """Equal for checkpoints whose texts become the same tokens."""
+        whole = hashlib.sha256()
+        paths = {path for pattern in _TOKENIZER_FILES for path in self.tokenizer_folder.glob(pattern)}
+        for path in sorted(paths):
+            whole.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        return whole.hexdigest()
+
+
+def open_checkpoint(checkpoint: str) -> CheckpointFolder:
+    """Raises DamagedFolder where a folder with a manifest has changed, InputError as `local_folder` does."""
+    folder = local_folder(checkpoint)
+    if (folder / MANIFEST).is_file():
+        verify(folder)
+    adapter = folder / "adapter_config.json"
+    alone = (folder / "config.json").is_file() or not adapter.is_file()
+    tokenizer_folder = folder if alone else local_folder(json.loads(adapter.read_text())["base_model_name_or_path"])
+    precision = "bf16" if torch.cuda.is_available() else "fp32"
+    if (folder / TRIAL).is_file():
+        precision = read_trial(folder).precision
+    return CheckpointFolder(folder, tokenizer_folder, precision)

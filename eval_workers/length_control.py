@@ -1,0 +1,356 @@
+"""Win rate and length-controlled win rate, as AlpacaEval 2 has them. The door to scikit-learn.
+
+P(win of instruction i) = sigmoid(a tanh(d_i / sd(d)) + b gamma_i + c), d = the baseline's length minus the model's,
+gamma = the instruction's difficulty; the rate with the length controlled for is mean_i sigmoid(b gamma_i + c)
+(Dubois et al. 2024; alpaca_eval 0.6.6, metrics/glm_winrate.py). The library finds gamma by the row's number, so that a
+judgement that is missing shifts all that follow; here it is found by the instruction.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from mmpo_train.errors import InputError
+
+Form = Literal["v1", "noreg", "minimal"]
+
+HUB = "tatsu-lab/alpaca_eval"
+PROMPTS_FILE, GAMED_FILE = "alpaca_eval_gpt4_baseline.json", "df_gamed.csv"
+
+_GAMED_WEIGHT = 0.1  # a regularisation of 0.2, shared by two gamed baselines
+_FOLDS = 5
+_SEPARATED = 0.01
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a judge made of a model's answer and the baseline's."""
+
+    instruction: str
+    preference: float
+    """1 (the baseline's answer is better) to 2 (the model's is); minus 1, the probability that the model wins."""
+    length: int
+    """Of the model's answer, in characters."""
+    baseline_length: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.preference <= 2:
+            raise ValueError(f"preference is {self.preference}, expected 1 to 2")
+
+
+class Gamed(NamedTuple):
+    """The baseline asked to answer at length, or briefly, judged against the plain baseline."""
+
+    preference: float
+    """Probability that the gamed answer wins, 0 to 1."""
+    length_difference: float
+    """Plain minus gamed, in standard deviations."""
+    difficulty: float
+
+
+class WinRate(NamedTuple):
+    rate: float
+    standard_error: float
+    """Sample standard error of the mean; nan for a single judgement."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LengthControlled:
+    """A fit and the win rate it gives answers as long as the baseline's."""
+
+    form: Form
+    """`v1` is the published one; `noreg` is without gamed rows, `minimal` without difficulties too (the library's
+    own names). Only v1 on the 805 instructions is AlpacaEval's number."""
+    rate: float
+    standard_error: float
+    """Linearised (see `_standard_error`), for another sample of instructions judged anew."""
+    spread_error: float
+    """What the library prints as lc_standard_error: of the mean of sigmoid(b gamma_i + c), as if the fit were exact.
+    It leaves out nearly all that is uncertain; 0 in the minimal form."""
+    length_weight: float
+    difficulty_weight: float
+    """0 without difficulties."""
+    constant: float
+    inverse_penalty: float
+    """The C of scikit-learn that cross-validation chose."""
+
+
+class NoLengthControl(Exception):
+    """Length cannot be told from quality with these judgements; the message says why, as a report prints it."""
+
+
+def win_rate(judged: Sequence[Judged]) -> WinRate:
+    """Mean of preference - 1. Raises ValueError without judgements."""
+    if not judged:
+        raise ValueError("no judgements: there is no win rate")
+    return _mean_and_error(np.array([one.preference - 1 for one in judged]))
+
+
+def length_controlled_win_rate(
+    judged: Sequence[Judged], difficulty: Mapping[str, float] | None = None, gamed: Sequence[Gamed] | None = None
+) -> LengthControlled:
+    """The fit for one model, by scikit-learn as the library configures it, and its win rate.
+
+    With `difficulty` (by instruction) and `gamed` it is the published form. Without the gamed rows, or without both,
+    what remains is fitted and called otherwise: there is no length-gamed baseline for prompts of one's own.
+
+    Raises NoLengthControl where that says nothing (see `_check`), InputError where a judged instruction has no
+    difficulty.
+    """
+    if gamed and difficulty is None:
+        raise ValueError("gamed rows need difficulties: their own are on that scale")
+    form: Form = "v1" if gamed else "noreg" if difficulty is not None else "minimal"
+    differences = np.array([one.baseline_length - one.length for one in judged], dtype=float)
+    wins = np.array([one.preference for one in judged]) - 1
+    _check(differences, wins, form)
+    deviation = differences.std(ddof=1)
+    # Equal lengths throughout: nothing to control for, and a column of zeros gets no weight.
+    features = np.zeros((len(judged), 3))
+    features[:, 0] = np.tanh(differences / (deviation or 1.0))
+    features[:, 1] = _difficulties(judged, difficulty)
+    features[:, 2] = 1
+    others = np.array(gamed or [], dtype=float).reshape(-1, 3)
+    gamed_features = np.column_stack([np.tanh(others[:, 1]), others[:, 2], np.zeros(len(others))])
+    # The gamed rows first, as in the library: the folds depend on the order.
+    every_row = np.vstack([gamed_features, features])
+    weights = np.repeat([_GAMED_WEIGHT, 1.0], [len(others), len(judged)])
+    used = [0, 1, 2] if difficulty is not None else [0, 2]
+    coefficients = np.zeros(3)
+    coefficients[used], inverse_penalty = _fit(every_row[:, used], np.concatenate([others[:, 0], wins]), weights)
+    fitted = _sigmoid(features @ coefficients)
+    if form != "v1" and (fitted * (1 - fitted)).max() < _SEPARATED:
+        raise NoLengthControl("length tells every win from every loss: equal lengths are outside what was seen")
+    equal_length = features * [0, 1, 1]
+    spread = _mean_and_error(_sigmoid(equal_length @ coefficients))
+    return LengthControlled(
+        form=form,
+        rate=spread.rate,
+        standard_error=_standard_error(coefficients, every_row, weights, features, wins),
+        spread_error=spread.standard_error,
+        length_weight=float(coefficients[0]),
+        difficulty_weight=float(coefficients[1]),
+        constant=float(coefficients[2]),
+        inverse_penalty=inverse_penalty,
+    )
+
+
+def _check(differences: np.ndarray, wins: np.ndarray, form: Form) -> None:
+    """Raises NoLengthControl where there are too few judgements, where (without gamed rows) nearly all of them go one
+    way, and where all answers differ from the baseline's by the same number of characters, which is not 0."""
+    if len(wins) < 2:
+        raise NoLengthControl(f"there are {len(wins)} judgements, and a fit takes 2 or more")
+    if form != "v1" and min(wins.sum(), (1 - wins).sum()) < _FOLDS:
+        # A fold without a win or a loss: liblinear then gives 0.5 for everything, or diverges.
+        raise NoLengthControl(
+            f"{wins.sum():.4g} wins in {len(wins)} judgements are too one-sided for a fit; it takes {_FOLDS} of "
+            "wins and of losses each"
+        )
+    if not differences.std() and differences[0]:
+        raise NoLengthControl(
+            f"every answer is {abs(differences[0]):.0f} characters {'longer' if differences[0] < 0 else 'shorter'} "
+            "than the baseline's: what length does cannot be told from what quality does"
+        )
+
+
+def _difficulties(judged: Sequence[Judged], difficulty: Mapping[str, float] | None) -> np.ndarray:
+    if difficulty is None:
+        return np.zeros(len(judged))
+    unknown = [one.instruction for one in judged if one.instruction not in difficulty]
+    if unknown:
+        raise InputError(
+            f"{len(unknown)} of {len(judged)} judged instructions have no difficulty (first: {unknown[0][:80]!r}); "
+            "give the difficulties of these instructions, or none"
+        )
+    return np.array([difficulty[one.instruction] for one in judged])
+
+
+def _fit(features: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
+    """Coefficients (F,) of an L1 logistic regression on soft labels, and the C with the best cross-validated log loss.
+
+    Each row stands there twice, as a win with weight p and as a loss with weight 1 - p; both are in one fold.
+    """
+    from sklearn import config_context
+    from sklearn.linear_model import LogisticRegressionCV
+    from sklearn.metrics import make_scorer
+    from sklearn.model_selection import GroupKFold
+
+    shares, twice = np.concatenate([wins, 1 - wins]), np.tile(weights, 2)
+    with config_context(enable_metadata_routing=True):
+        scorer: Any = make_scorer(_soft_log_loss, response_method="predict_proba", greater_is_better=False)
+        model = LogisticRegressionCV(
+            Cs=10,
+            cv=GroupKFold(_FOLDS),
+            solver="liblinear",
+            l1_ratios=(1.0,),
+            fit_intercept=False,
+            scoring=scorer.set_score_request(wins=True, weights=True),
+            random_state=123,
+            use_legacy_attributes=False,
+        )
+        model.set_fit_request(sample_weight=True)
+        model.fit(
+            np.vstack([features, features]),
+            np.repeat([1, 0], len(wins)),
+            sample_weight=shares * twice,
+            groups=np.tile(np.arange(len(wins)), 2),
+            wins=np.tile(wins, 2),
+            weights=twice,
+        )
+    return model.coef_[0], float(model.C_)
+
+
+def _soft_log_loss(copies: np.ndarray, predicted: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> float:
+    """Weighted, of the predicted probability of a win against its true one; `copies` only says which copy it is."""
+    predicted = np.clip(predicted, 1e-15, 1 - 1e-15)
+    return -float(np.mean(weights * (wins * np.log(predicted) + (1 - wins) * np.log(1 - predicted))))
+
+
+def _standard_error(
+    coefficients: np.ndarray, every_row: np.ndarray, weights: np.ndarray, features: np.ndarray, wins: np.ndarray
+) -> float:
+    """Of the length-controlled rate, by the influence of each judged instruction on it (the delta method).
+
+    psi_i = sigmoid(b gamma_i + c) - rate + g . A^-1 x_i (y_i - p_i), with A the information of all rows and g the
+    rate's gradient; the error is sd(psi) / sqrt(n). The gamed rows are held fixed, and the L1 penalty is left out.
+    """
+    equal_length = features * [0, 1, 1]
+    rates = _sigmoid(equal_length @ coefficients)
+    gradient = (rates * (1 - rates)) @ equal_length / len(features)
+    fitted = _sigmoid(every_row @ coefficients)
+    information = (every_row * (weights * fitted * (1 - fitted))[:, None]).T @ every_row / len(features)
+    residuals = features * (wins - _sigmoid(features @ coefficients))[:, None]
+    # Pseudo-inverse: the column of a feature that is not there is zero.
+    influence = rates - rates.mean() + residuals @ np.linalg.pinv(information, hermitian=True) @ gradient
+    return _mean_and_error(influence).standard_error
+
+
+def _mean_and_error(values: np.ndarray) -> WinRate:
+    error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return WinRate(float(values.mean()), float(error))
+
+
+def _sigmoid(logits: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -logits))
+
+
+def fetch(name: str) -> Path:
+    """AlpacaEval's own file of that name, from the hub or, without a network, from its cache. Raises InputError."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(HUB, name, repo_type="dataset"))
+    except Exception as error:  # the hub's own kinds and those of its HTTP library, another one from release to release
+        raise InputError(
+            f"{name} could not be had from the hub's data set {HUB} ({type(error).__name__}); check the network, or "
+            "give the path of a copy"
+        ) from error
+
+
+def checked(path: Path, sha256: str) -> Path:
+    """The path, if the file's SHA-256 (hex) is this one or none is given. Raises InputError."""
+    found = hashlib.sha256(_read(path)).hexdigest()
+    if sha256 and found != sha256.lower():
+        raise InputError(f"{path} has SHA-256 {found}, expected {sha256.lower()}; it is another file, or damaged")
+    return path
+
+
+def read_difficulty(path: Path, instructions: Sequence[str]) -> dict[str, float]:
+    """Instruction -> difficulty, from the hub's df_gamed.csv or instruction_difficulty.csv, or from JSON.
+
+    A CSV numbers the instructions, from 0, and JSON {"instruction_difficulty": [...]} has one for each: both in the
+    order of `instructions`, the whole benchmark's. A JSON {instruction: difficulty} has any order. Raises InputError.
+    """
+    if path.suffix == ".csv":
+        of_number: dict[int, float] = {}
+        for row in _csv_rows(path, "instruction_difficulty"):
+            number = row["index"] if "index" in row else next(iter(row.values()))
+            of_number.setdefault(int(_number(path, number)), _number(path, row["instruction_difficulty"]))
+        values = [value for _, value in sorted(of_number.items())]
+        in_order = sorted(of_number) == list(range(len(instructions)))
+    else:
+        content = _json_object(path)
+        if "instruction_difficulty" not in content:
+            return {instruction: _number(path, value) for instruction, value in content.items()}
+        values = [_number(path, value) for value in content["instruction_difficulty"]]
+        in_order = len(values) == len(instructions)
+    if not in_order:
+        raise InputError(
+            f"{path} has {len(values)} difficulties in the benchmark's order, and there are {len(instructions)} "
+            "instructions; give those of these instructions, or JSON {instruction: difficulty}"
+        )
+    return dict(zip(instructions, values, strict=True))
+
+
+def read_gamed(path: Path, difficulties: Sequence[float]) -> list[Gamed]:
+    """The gamed rows, from the hub's df_gamed.csv or JSON {baseline: {"std_delta_len": [...], "preference": [...]}}.
+
+    `difficulties` are those of the rows of the JSON form, in the benchmark's order. Unjudged rows are left out.
+    Raises InputError.
+    """
+    table: list[tuple[Any, Any, Any]] = []
+    if path.suffix == ".csv":
+        columns = "preference", "std_delta_len", "instruction_difficulty"
+        table += [(row[columns[0]], row[columns[1]], row[columns[2]]) for row in _csv_rows(path, *columns)]
+    else:
+        for name, lists in _json_object(path).items():
+            if isinstance(lists, dict):
+                preferences, lengths = lists.get("preference", []), lists.get("std_delta_len", [])
+                if not len(preferences) == len(lengths) == len(difficulties):
+                    raise InputError(
+                        f"{path}: {name} has {len(preferences)} preferences and {len(lengths)} std_delta_len, and "
+                        f"there are {len(difficulties)} difficulties; give as many of each"
+                    )
+                table += zip(preferences, lengths, difficulties)
+    unjudged = "", "nan", None
+    rows = [Gamed(*(_number(path, value) for value in row)) for row in table if row[0] not in unjudged]
+    if not rows or not all(0 <= row.preference <= 1 for row in rows):
+        raise InputError(f"{path} holds no gamed rows with preferences of 0 to 1; give df_gamed.csv of the hub's {HUB}")
+    return rows
+
+
+def _csv_rows(path: Path, *columns: str) -> list[dict[str, str]]:
+    rows = list(csv.DictReader(_text(path).splitlines()))
+    missing = [column for column in columns if not rows or column not in rows[0]]
+    if missing:
+        raise InputError(f"{path} has no column {', '.join(missing)}; give {GAMED_FILE} of the hub's data set {HUB}")
+    return rows
+
+
+def _json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_text(path))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} is neither a .csv file nor a JSON object; give {GAMED_FILE} of the hub's {HUB}")
+    return content
+
+
+def _text(path: Path) -> str:
+    return _read(path).decode("utf-8", "replace")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give a file that is there") from error
+
+
+def _number(path: Path, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{path} holds {value!r} where a number is expected; give {GAMED_FILE} of the hub's {HUB}")
+    return number

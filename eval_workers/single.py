@@ -1,0 +1,116 @@
+"""A checkpoint or model that is judged by itself: what it is, what it is compared with, on which data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval_workers.suites import Evaluate, EvaluationSettings, build
+from mmpo_train.checkpoint import TRIAL, read_trial
+from mmpo_train.config import TrialConfig, digest_of, replace
+from mmpo_train.errors import InputError
+from mmpo_train.policy import local_folder
+from mmpo_train.recipes import recipe_for
+
+if TYPE_CHECKING:
+    from eval_workers.__main__ import EvaluateOptions
+    from mmpo_train.prepare import Inputs
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is judged."""
+
+    path: str
+    """As it was given."""
+    name: str
+    folder: Path
+    config: TrialConfig
+    """The trial's; of a model by itself, the settings that its own kind starts from."""
+    trained: bool
+    """Whether it is a trial's checkpoint."""
+    inputs: Inputs
+    """Starting model and data."""
+    output: Path
+
+    @staticmethod
+    def of(path: str, options: EvaluateOptions) -> Subject:
+        """Raises InputError where there is no such model, or data cannot be read."""
+        import torch
+
+        from mmpo_train.prepare import build_starting_model, identify
+
+        given = Path(path).expanduser()
+        trained = (given / TRIAL).is_file()
+        if trained:
+            config = read_trial(given)
+        else:
+            precision = "bf16" if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else "fp32"
+            config = replace(recipe_for(path), {"objective": "dpo", "precision": precision, "pairs_per_step": 1})
+        if options.dataset:
+            config = replace(config, {"dataset": options.dataset})
+        if options.starting_model:
+            config = replace(config, {"model": options.starting_model})
+        inputs = identify(config, options.storage)
+        if inputs.config.model == "tiny":
+            build_starting_model(inputs, lambda what, share: None)
+        folder = given if trained else inputs.model_folder if path == "tiny" else local_folder(path)
+        parent = f"{folder.parent.parent.name}-" if trained else ""
+        name = f"{parent}{Path(path).name}"
+        output = options.output / f"{name}-{digest_of(str(folder.resolve()))[:8]}"
+        output.mkdir(parents=True, exist_ok=True)
+        return Subject(path, name, folder, config, trained, inputs, output)
+
+
+def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> tuple[dict[str, float], dict[str, str]]:
+    """Metrics of one suite, and what of it is missing: name -> why. Raises InputError where it cannot be judged."""
+    if suite == "reward":
+        if not (subject.trained or options.dataset or subject.inputs.config.model == "tiny"):
+            raise InputError(f"reward needs preference data to judge {subject.path} on: give --dataset SOURCE")
+        return _reward(subject), {}
+    settings = EvaluationSettings(**{name: getattr(options, name) for name in EvaluationSettings.__dataclass_fields__})
+    tiny = subject.inputs.config.model == "tiny"
+    run = _warm(suite, settings, options.storage, tiny, subject.config.precision)
+    request = {
+        "checkpoint": str(subject.folder),
+        "starting_model": str(subject.inputs.model_folder),
+        "artifacts": str(subject.output),
+    }
+    result = run(request)
+    return result["metrics"], result.get("missing", {})
+
+
+@cache
+def _warm(suite: str, settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:
+    """One object for all subjects of a command, so that models, tasks and judges stay warm."""
+    return build(suite, settings, storage, tiny=tiny, precision=precision)
+
+
+@cache
+def _reward_accuracy() -> Any:
+    from eval_workers.reward_accuracy import RewardAccuracy
+
+    return RewardAccuracy()
+
+
+def _reward(subject: Subject) -> dict[str, float]:
+    from mmpo_train.config import to_dict
+    from mmpo_train.prepare import materialise
+    from mmpo_train.reference import in_process
+
+    places, _ = materialise(subject.inputs, in_process, lambda what, share: None)
+    tokens, reference = str(places.tokens), str(places.reference)
+    if subject.trained:
+        metrics: dict[str, float] = _reward_accuracy()(str(subject.folder), tokens, reference)["metrics"]
+        return metrics
+    if subject.folder.resolve() != places.model.resolve():
+        raise InputError(
+            f"{subject.path} is no checkpoint of a trial, so that only its own log-probabilities can be judged; leave "
+            "--starting-model out"
+        )
+    # The model is its own reference: all that there is to say is what plain log-probabilities say.
+    scores = _reward_accuracy().starting_model(to_dict(subject.config), tokens, reference)
+    kept = ("policy_accuracy", "chosen_logps", "rejected_logps")
+    return {f"validation/{name}": scores[name] for name in kept}
