@@ -65,13 +65,22 @@ OTHER_VALUES = {
     "max_completion_tokens": 100,
     "precision": "bf16",
     "seed": 7,
+    "evaluations": ("reward", "harness"),
+    "evaluate_every_epochs": 2,
     "validate_every_steps": 3,
     "tokens_per_pass": 1000,
     "zero_stage": 3,
     "gradient_checkpointing": True,
 }
 RUNTIME = {"model", "dataset", "negatives_from_rank", "worst_negatives", "holdout_seed"}
-RUNTIME |= {"validate_every_steps", "tokens_per_pass", "zero_stage", "gradient_checkpointing"}
+RUNTIME |= {
+    "evaluations",
+    "evaluate_every_epochs",
+    "validate_every_steps",
+    "tokens_per_pass",
+    "zero_stage",
+    "gradient_checkpointing",
+}
 NEEDED_BY = {
     "r_eps": "mmpo",
     "pairs_per_group": "mmpo",
