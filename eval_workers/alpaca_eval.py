@@ -11,32 +11,34 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from filelock import FileLock
 
+from eval_workers.alpaca_data import (
+    OFFICIAL,
+    TINY,
+    Outputs,
+    read_length_data,
+    read_outputs,
+    read_prompts,
+    write_outputs,
+    write_whole,
+)
 from eval_workers.answering import Answering
 from eval_workers.costs import Cost
 from eval_workers.generation import TOKENS_PER_BATCH, end_ids_of, generate_to
 from eval_workers.judges import JudgeCount
 from eval_workers.length_control import (
-    GAMED_FILE,
-    PROMPTS_FILE,
-    Gamed,
     Judged,
     LengthControlled,
     NoLengthControl,
-    checked,
-    fetch,
     length_controlled_win_rate,
-    read_difficulty,
-    read_gamed,
     win_rate,
 )
 from eval_workers.preference_judges import PreferenceJudge, check_preference_spec, open_preference_judge, prefer_all
@@ -48,8 +50,6 @@ from mmpo_train.preference_rows import Message
 from mmpo_train.templates import Unusable, render
 
 logger = logging.getLogger(__name__)
-
-OFFICIAL, TINY = "alpaca_eval", "tiny"
 
 Say = Callable[[str, float], None]
 """Hears what is being done and which share of it is done."""
@@ -90,9 +90,9 @@ class AlpacaSettings:
     limit: int = 0
     """Only so many prompts, evenly spread over all; 0 takes all."""
     difficulty: Path | None = None
-    """Instruction difficulties (`length_control.read_difficulty`); None takes them from the gamed rows' file."""
+    """Instruction difficulties (`alpaca_data.read_difficulty`); None takes them from the gamed rows' file."""
     gamed: Path | None = None
-    """Rows of the gamed baselines (`length_control.read_gamed`); None fetches the 805's; other prompts have none."""
+    """Rows of the gamed baselines (`alpaca_data.read_gamed`); None fetches the 805's; other prompts have none."""
     gamed_sha256: str = ""
     """What the gamed rows' file must have, in hex; empty for any."""
 
@@ -128,18 +128,6 @@ def tiny_settings(limit: int = 0) -> AlpacaSettings:
     )
 
 
-class Outputs(NamedTuple):
-    """One model's answers, in the order of the prompts."""
-
-    generator: str
-    """Name of the model."""
-    texts: list[str]
-    tokens: list[int]
-    """Length of each, with its end token; empty where only the texts are known."""
-    cut: int
-    """Answers that were not finished."""
-
-
 class AlpacaEval:
     """Prompts, judges and the baseline's answers, kept from one checkpoint to the next."""
 
@@ -153,7 +141,13 @@ class AlpacaEval:
         self.answering, self.settings, self.tokens_per_batch = answering, settings, tokens_per_batch
         every_prompt = read_prompts(settings.prompts)
         self.prompts = _evenly_spread(every_prompt, settings.limit)
-        self.difficulty, self.gamed = _length_data(settings, every_prompt)
+        self.difficulty, self.gamed = read_length_data(
+            settings.prompts,
+            every_prompt,
+            difficulty=settings.difficulty,
+            gamed=settings.gamed,
+            gamed_sha256=settings.gamed_sha256,
+        )
         self.judges: dict[str, PreferenceJudge] = {}
         """By the name they have in metrics."""
         for spec in settings.judges:
@@ -203,14 +197,14 @@ class AlpacaEval:
         for name in self.judges:
             preferences, count = self._judge(name, theirs.texts, ours.texts, say)
             annotations += self._annotations(name, theirs, ours, preferences)
-            _write(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
+            write_whole(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
             rates, fit = self._rates(name, theirs.texts, ours.texts, preferences)
             metrics |= {f"alpaca/unjudged/{name}": float(count.dropped), **rates}
             fits[name] = {"prompt": self.judges[name].prompt, "length_control": fit, "unjudged": dict(count.reasons)}
         metrics |= _means(metrics, list(self.judges))
         metrics |= _spent(costs, [judge.spent() for judge in self.judges.values()])
         summary = {"settings": asdict(self.settings), "judges": fits, "metrics": metrics}
-        _write(artifacts / "alpaca_eval.json", json.dumps(summary, indent=1, default=str) + "\n")
+        write_whole(artifacts / "alpaca_eval.json", json.dumps(summary, indent=1, default=str) + "\n")
         return metrics
 
     def null_model_win_rate(
@@ -333,68 +327,6 @@ class AlpacaEval:
         return digest_of([*marks, self.settings.precision])
 
 
-def read_prompts(source: str) -> list[str]:
-    """The prompts of AlpacaSettings.prompts, each once. Raises InputError."""
-    if source == TINY:
-        from mmpo_train.tiny import preference_examples
-
-        return [row["prompt"] for row in preference_examples("validation")]
-    path = fetch(PROMPTS_FILE) if source == OFFICIAL else Path(source).expanduser()
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"prompts '{source}' cannot be read ({type(error).__name__}); give {OFFICIAL}, {TINY} or a file"
-        ) from error
-    lines = [line for line in text.split("\n") if line.strip()]
-    if path.suffix not in (".json", ".jsonl"):
-        prompts: list[Any] = [line.strip() for line in lines]
-    else:
-        try:
-            rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise InputError(f"prompts {path} are no JSON ({error}); give a list of {{instruction}}") from error
-        if not isinstance(rows, list):
-            raise InputError(f"prompts {path} are not a JSON list; give a list of {{instruction}} or {{prompt}}")
-        prompts = [row.get("instruction", row.get("prompt")) if isinstance(row, dict) else row for row in rows]
-    bad = [place for place, prompt in enumerate(prompts, 1) if not isinstance(prompt, str) or not prompt.strip()]
-    if bad or not prompts:
-        found = f"row {bad[0]} has no text under instruction or prompt" if bad else "there is none"
-        raise InputError(
-            f"prompts {path} cannot be used: {found}; give texts, or {{instruction}} or {{prompt}} of each"
-        )
-    return list(dict.fromkeys(prompts))
-
-
-def read_outputs(path: Path, prompts: Sequence[str]) -> Outputs:
-    """The answers to these prompts in an outputs.json of AlpacaEval. Raises InputError where one has none."""
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        outputs = {row["instruction"]: row["output"] for row in rows}
-        generator = str(rows[0].get("generator", path.stem)) if rows else path.stem
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{path} is no list of {{instruction, output, generator}} ({type(error).__name__}); give an outputs.json "
-            "of AlpacaEval, or a model folder"
-        ) from error
-    missing = [prompt for prompt in prompts if not isinstance(outputs.get(prompt), str)]
-    if missing:
-        raise InputError(
-            f"{path} has no answer to {len(missing)} of {len(prompts)} prompts (first: {missing[0][:80]!r}); give the "
-            "outputs of these prompts, or a model folder"
-        )
-    return Outputs(generator, [outputs[prompt] for prompt in prompts], [], 0)
-
-
-def write_outputs(path: Path, prompts: Sequence[str], outputs: Outputs) -> None:
-    """AlpacaEval's form: a list of {instruction, output, generator}."""
-    rows = [
-        {"instruction": prompt, "output": text, "generator": outputs.generator}
-        for prompt, text in zip(prompts, outputs.texts, strict=True)
-    ]
-    _write(path, json.dumps(rows, indent=1) + "\n")
-
-
 def metric_name(judge: str) -> str:
     """The judge's name without its address, in letters that every tracker takes; a '/' would nest it deeper."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", judge.partition("@http")[0]).strip(".") or "judge"
@@ -404,26 +336,6 @@ def _tokenizer_folder(policy: Path) -> Path:
     """The folder itself, or that of the base model of LoRA adapters."""
     adapter = policy / "adapter_config.json"
     return local_folder(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else policy
-
-
-def _length_data(
-    settings: AlpacaSettings, prompts: Sequence[str]
-) -> tuple[dict[str, float] | None, list[Gamed] | None]:
-    """Difficulties and gamed rows: of the files given, of the hub's one that holds both for the 805, else none."""
-    official = settings.prompts == OFFICIAL
-    gamed = settings.gamed or (fetch(GAMED_FILE) if official else None)
-    if gamed:
-        gamed = checked(gamed, settings.gamed_sha256)
-    path = settings.difficulty or gamed
-    difficulty = read_difficulty(path, prompts) if path else None
-    if difficulty is None:
-        return None, None
-    unknown = [prompt for prompt in prompts if prompt not in difficulty]
-    if unknown:
-        raise InputError(
-            f"{path} has no difficulty of {len(unknown)} prompts (first: {unknown[0][:80]!r}); complete it"
-        )
-    return difficulty, read_gamed(gamed, [difficulty[prompt] for prompt in prompts]) if gamed else None
 
 
 def _evenly_spread(prompts: list[str], limit: int) -> list[str]:
@@ -464,10 +376,3 @@ def _spent(before: Sequence[Cost], after: Sequence[Cost]) -> dict[str, float]:
 
 def _tokens(cost: Cost) -> int:
     return cost.prompt_tokens + cost.completion_tokens
-
-
-def _write(path: Path, text: str) -> None:
-    """The whole file or what was there before."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(path)

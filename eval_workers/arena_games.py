@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from eval_workers.judge_clients import DEFAULT_LIMITS, Limits, check_judge_spec, open_client
+from eval_workers.judge_clients import DEFAULT_LIMITS, Limits, open_client
+from eval_workers.judge_specs import check_judge_spec
 from eval_workers.judges import (
     Judge,
     JudgeCount,

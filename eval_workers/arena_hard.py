@@ -23,7 +23,7 @@ from eval_workers.arena_data import (
 )
 from eval_workers.arena_games import Game, bootstrap, open_labels_judge, play_once, play_two
 from eval_workers.generation import Answer
-from eval_workers.judge_clients import check_judge_spec
+from eval_workers.judge_specs import check_judge_spec
 from eval_workers.judges import Judge, JudgeCount, open_judge
 from eval_workers.sampling import Sampling
 from mmpo_train.config import digest_of

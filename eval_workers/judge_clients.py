@@ -1,27 +1,21 @@
-"""Judges over the network: how one is written, its key, OpenAI's and Anthropic's protocols. Door to both libraries."""
+"""Judges over the network: OpenAI's and Anthropic's protocols. Door to both libraries."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
-import os
 import random
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from eval_workers.costs import Purse
+from eval_workers.judge_specs import DEFAULT_URLS, JudgeSpec, key_of, key_variable
 from eval_workers.verdicts import JudgeFailed
 from mmpo_train.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-KNOWN = "tiny, openai:MODEL, openai:MODEL@http://host:port/v1, anthropic:MODEL, anthropic:MODEL@URL"
-DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,49 +47,6 @@ class Reply:
     """What the first token might have been: token -> log-probability in nats; empty where not asked for or not told."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgeSpec:
-    """The parts of a judge as it is written."""
-
-    service: str
-    """'tiny', 'openai' or 'anthropic'."""
-    model: str = ""
-    url: str = ""
-    """Empty for the service's own."""
-
-    @property
-    def name(self) -> str:
-        """As it is written."""
-        return self.service + (f":{self.model}" if self.model else "") + (f"@{self.url}" if self.url else "")
-
-
-def check_judge_spec(spec: str) -> JudgeSpec:
-    """The parts of `spec`. Raises InputError; opens nothing, and loads nothing but the standard library."""
-    if spec == "tiny":
-        return JudgeSpec(service="tiny")
-    parts = re.fullmatch(r"(openai|anthropic):(\S+?)(?:@(https?://\S+))?", spec)
-    shown = without_secrets(spec)
-    if parts is None or "://" in parts[2]:
-        raise InputError(f"judge {shown!r} is not known; expected one of {KNOWN}. Correct the name")
-    service, model, url = parts[1], parts[2], parts[3] or ""
-    try:
-        address = urlsplit(url)
-        usable = not url or (bool(address.hostname) and address.port != 0)
-    except ValueError:
-        usable = False
-    if not usable or "@" in url or "?" in url or "#" in url:
-        raise InputError(
-            f"judge {shown!r} has an address that cannot be used; expected http://host:port/v1, without user, password "
-            f"or '?'. A key goes into {key_variable(service)}"
-        )
-    return JudgeSpec(service=service, model=model, url=url.rstrip("/"))
-
-
-def without_secrets(spec: str) -> str:
-    """A judge as it may be shown: an address can hold a password before its '@' and a key after its '?'."""
-    return re.sub(r"://\S*@", "://***@", spec.partition("?")[0])
-
-
 Prompt = str | Sequence[dict[str, str]]
 """One user message, or {role, content} of several."""
 Ask = Callable[[Prompt], Reply]
@@ -121,7 +72,7 @@ def open_client(
     model or address refused. Neither ever shows the key, which comes from OPENAI_API_KEY or ANTHROPIC_API_KEY;
     InputError without one.
     """
-    key = _key(spec)
+    key = key_of(spec)
     open_protocol = {"openai": _openai, "anthropic": _anthropic}[spec.service]
     sdk, send, read = open_protocol(spec.model, spec.url or DEFAULT_URLS[spec.service], key, limits)
     sampling: dict[str, Any] = {"temperature": temperature}
@@ -304,31 +255,3 @@ def _ours(sdk: Any, error: Exception, spec: JudgeSpec, key: str, sent: dict[str,
         )
     reason = "rate limited" if status == 429 else "service fault" if status >= 500 else "request rejected"
     return JudgeFailed(reason, f"judge '{spec.name}' answered: {said}")
-
-
-def _key(spec: JudgeSpec) -> str:
-    """The service's key. A service on this machine needs none."""
-    variable = key_variable(spec.service)
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        if _is_this_machine(urlsplit(spec.url).hostname or ""):
-            return "no-key"
-        raise InputError(
-            f"judge '{spec.name}' needs a key, and {variable} is not set; export {variable} where judging runs"
-        )
-    # Anything else fails deep in the HTTP library, with the key in its message.
-    if not key.isascii() or not key.isprintable() or " " in key:
-        raise InputError(f"{variable} holds characters that no key has; export it again")
-    return key
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def key_variable(service: str) -> str:
-    """The environment variable that holds the service's key."""
-    return f"{service.upper()}_API_KEY"

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
-from eval_workers.judge_clients import DEFAULT_LIMITS, Ask, Limits, check_judge_spec, open_client
+from eval_workers.judge_clients import DEFAULT_LIMITS, Ask, Limits, open_client
+from eval_workers.judge_specs import check_judge_spec
 from eval_workers.verdicts import (
     PROMPT,
     JudgeFailed,

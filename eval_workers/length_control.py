@@ -8,13 +8,9 @@ judgement that is missing shifts all that follow; here it is found by the instru
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,9 +18,6 @@ import numpy as np
 from mmpo_train.errors import InputError
 
 Form = Literal["v1", "noreg", "minimal"]
-
-HUB = "tatsu-lab/alpaca_eval"
-PROMPTS_FILE, GAMED_FILE = "alpaca_eval_gpt4_baseline.json", "df_gamed.csv"
 
 _GAMED_WEIGHT = 0.1  # a regularisation of 0.2, shared by two gamed baselines
 _FOLDS = 5
@@ -240,117 +233,3 @@ def _mean_and_error(values: np.ndarray) -> WinRate:
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -logits))
-
-
-def fetch(name: str) -> Path:
-    """AlpacaEval's own file of that name, from the hub or, without a network, from its cache. Raises InputError."""
-    from huggingface_hub import hf_hub_download
-
-    try:
-        return Path(hf_hub_download(HUB, name, repo_type="dataset"))
-    except Exception as error:  # the hub's own kinds and those of its HTTP library, another one from release to release
-        raise InputError(
-            f"{name} could not be had from the hub's data set {HUB} ({type(error).__name__}); check the network, or "
-            "give the path of a copy"
-        ) from error
-
-
-def checked(path: Path, sha256: str) -> Path:
-    """The path, if the file's SHA-256 (hex) is this one or none is given. Raises InputError."""
-    found = hashlib.sha256(_read(path)).hexdigest()
-    if sha256 and found != sha256.lower():
-        raise InputError(f"{path} has SHA-256 {found}, expected {sha256.lower()}; it is another file, or damaged")
-    return path
-
-
-def read_difficulty(path: Path, instructions: Sequence[str]) -> dict[str, float]:
-    """Instruction -> difficulty, from the hub's df_gamed.csv or instruction_difficulty.csv, or from JSON.
-
-    A CSV numbers the instructions, from 0, and JSON {"instruction_difficulty": [...]} has one for each: both in the
-    order of `instructions`, the whole benchmark's. A JSON {instruction: difficulty} has any order. Raises InputError.
-    """
-    if path.suffix == ".csv":
-        of_number: dict[int, float] = {}
-        for row in _csv_rows(path, "instruction_difficulty"):
-            number = row["index"] if "index" in row else next(iter(row.values()))
-            of_number.setdefault(int(_number(path, number)), _number(path, row["instruction_difficulty"]))
-        values = [value for _, value in sorted(of_number.items())]
-        in_order = sorted(of_number) == list(range(len(instructions)))
-    else:
-        content = _json_object(path)
-        if "instruction_difficulty" not in content:
-            return {instruction: _number(path, value) for instruction, value in content.items()}
-        values = [_number(path, value) for value in content["instruction_difficulty"]]
-        in_order = len(values) == len(instructions)
-    if not in_order:
-        raise InputError(
-            f"{path} has {len(values)} difficulties in the benchmark's order, and there are {len(instructions)} "
-            "instructions; give those of these instructions, or JSON {instruction: difficulty}"
-        )
-    return dict(zip(instructions, values, strict=True))
-
-
-def read_gamed(path: Path, difficulties: Sequence[float]) -> list[Gamed]:
-    """The gamed rows, from the hub's df_gamed.csv or JSON {baseline: {"std_delta_len": [...], "preference": [...]}}.
-
-    `difficulties` are those of the rows of the JSON form, in the benchmark's order. Unjudged rows are left out.
-    Raises InputError.
-    """
-    table: list[tuple[Any, Any, Any]] = []
-    if path.suffix == ".csv":
-        columns = "preference", "std_delta_len", "instruction_difficulty"
-        table += [(row[columns[0]], row[columns[1]], row[columns[2]]) for row in _csv_rows(path, *columns)]
-    else:
-        for name, lists in _json_object(path).items():
-            if isinstance(lists, dict):
-                preferences, lengths = lists.get("preference", []), lists.get("std_delta_len", [])
-                if not len(preferences) == len(lengths) == len(difficulties):
-                    raise InputError(
-                        f"{path}: {name} has {len(preferences)} preferences and {len(lengths)} std_delta_len, and "
-                        f"there are {len(difficulties)} difficulties; give as many of each"
-                    )
-                table += zip(preferences, lengths, difficulties)
-    unjudged = "", "nan", None
-    rows = [Gamed(*(_number(path, value) for value in row)) for row in table if row[0] not in unjudged]
-    if not rows or not all(0 <= row.preference <= 1 for row in rows):
-        raise InputError(f"{path} holds no gamed rows with preferences of 0 to 1; give df_gamed.csv of the hub's {HUB}")
-    return rows
-
-
-def _csv_rows(path: Path, *columns: str) -> list[dict[str, str]]:
-    rows = list(csv.DictReader(_text(path).splitlines()))
-    missing = [column for column in columns if not rows or column not in rows[0]]
-    if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}; give {GAMED_FILE} of the hub's data set {HUB}")
-    return rows
-
-
-def _json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_text(path))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is neither a .csv file nor a JSON object; give {GAMED_FILE} of the hub's {HUB}")
-    return content
-
-
-def _text(path: Path) -> str:
-    return _read(path).decode("utf-8", "replace")
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a file that is there") from error
-
-
-def _number(path: Path, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{path} holds {value!r} where a number is expected; give {GAMED_FILE} of the hub's {HUB}")
-    return number

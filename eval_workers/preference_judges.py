@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from eval_workers.costs import CapReached, Cost, Purse
-from eval_workers.judge_clients import DEFAULT_LIMITS, DEFAULT_URLS, Ask, Limits, open_client
+from eval_workers.judge_clients import DEFAULT_LIMITS, Ask, Limits, open_client
+from eval_workers.judge_specs import DEFAULT_URLS
 from eval_workers.judges import JudgeCount, PromptedJudge, ask_all, repeated
 from eval_workers.label_prompts import LabelPrompt, label_prompt, preference_of
 from eval_workers.preference_specs import PreferenceSpec, check_preference_spec

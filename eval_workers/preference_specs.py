@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eval_workers.costs import FREE, PRICES, Price, read_price
-from eval_workers.judge_clients import JudgeSpec, check_judge_spec, without_secrets
+from eval_workers.judge_specs import JudgeSpec, check_judge_spec, without_secrets
 from mmpo_train.errors import InputError
 
 WEIGHTED = {

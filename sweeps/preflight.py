@@ -44,7 +44,8 @@ def list_trials(
 
 def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: bool = True) -> None:
     """Refuse, before anything is started, judges that cannot be asked: of online trials, and of a study's answers."""
-    from eval_workers.judges import check_judge_spec, open_judge
+    from eval_workers.judge_specs import check_judge_spec
+    from eval_workers.judges import open_judge
 
     asked = {judge} if judge else set()
     for trial in trials:

@@ -5,8 +5,9 @@ import re
 
 import pytest
 
-from eval_workers import alpaca_eval
-from eval_workers.alpaca_eval import NULL_ANSWER, AlpacaEval, AlpacaSettings, metric_name, read_prompts, tiny_settings
+from eval_workers import alpaca_data
+from eval_workers.alpaca_data import read_prompts
+from eval_workers.alpaca_eval import NULL_ANSWER, AlpacaEval, AlpacaSettings, metric_name, tiny_settings
 from eval_workers.answering import Answering
 from eval_workers.length_control import Judged, length_controlled_win_rate
 from mmpo_train import tiny
@@ -295,7 +296,7 @@ def test_the_official_prompts_come_from_the_hub_or_its_cache(tmp_path, monkeypat
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps([{"instruction": "Why?", "output": "Because.", "generator": "gpt4_1106_preview"}]))
     asked = []
-    monkeypatch.setattr(alpaca_eval, "fetch", lambda name: asked.append(name) or path)
+    monkeypatch.setattr(alpaca_data, "fetch", lambda name: asked.append(name) or path)
     assert read_prompts("alpaca_eval") == ["Why?"] and asked == ["alpaca_eval_gpt4_baseline.json"]
 
 

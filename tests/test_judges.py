@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from eval_workers.judge_clients import Limits, check_judge_spec
+from eval_workers.judge_clients import Limits
+from eval_workers.judge_specs import check_judge_spec
 from eval_workers.judges import JudgeCount, ProgrammaticJudge, judge_all, most_preferred, open_judge
 from eval_workers.verdicts import PROMPT, JudgeFailed, VerdictCache, fill, read_template, read_verdict
 from mmpo_train.errors import InputError
@@ -463,7 +464,8 @@ def test_a_secret_in_the_address_is_refused_unseen(spec):
 
 def test_checking_a_judge_loads_neither_library():
     program = (
-        "import sys\nfrom eval_workers.judges import check_judge_spec\ncheck_judge_spec('openai:m')\n"
+        "import sys\nfrom eval_workers import judges\nfrom eval_workers.judge_specs import check_judge_spec\n"
+        "check_judge_spec('openai:m')\n"
         "print(sorted({'openai', 'anthropic', 'torch', 'pydantic', 'ray'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", program]

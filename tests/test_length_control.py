@@ -11,17 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from eval_workers.length_control import (
-    Gamed,
-    Judged,
-    NoLengthControl,
-    checked,
-    fetch,
-    length_controlled_win_rate,
-    read_difficulty,
-    read_gamed,
-    win_rate,
-)
+from eval_workers.alpaca_data import checked, fetch, read_difficulty, read_gamed
+from eval_workers.length_control import Gamed, Judged, NoLengthControl, length_controlled_win_rate, win_rate
 from mmpo_train.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
