@@ -44,9 +44,11 @@ class EvaluationSettings:
     """A model of model_answer, or starting_model. Default: Arena-Hard's own."""
     arena_form: Literal["verdict", "labels"] = "verdict"
     """One game with a verdict as in the MC-PO paper, or upstream's two games with five labels."""
+    arena_judge: str = ""
+    """Arena-Hard's judge, openai:MODEL or anthropic:MODEL. Default: the first of --judges, for tiny its own."""
     judges: tuple[str, ...] = ()
-    """AlpacaEval's judges; Arena-Hard takes the first. Default: gpt-4o-mini weighted by log-probabilities and
-    claude-haiku-4-5, for tiny its own."""
+    """AlpacaEval's judges. Default: gpt-4o-mini weighted by log-probabilities and claude-haiku-4-5; tiny's own for
+    tiny."""
     both_orders: bool = False
     """Judge each pair of answers in both orders."""
     cap_usd: float = 0.0
@@ -135,13 +137,14 @@ def _arena(settings: EvaluationSettings, storage: Path, tiny: bool, precision: s
 
     if settings.arena_questions is None and not tiny:
         raise InputError("arena needs the folder with Arena-Hard's questions: give --arena-questions FOLDER")
-    if not settings.judges and not tiny:
-        raise InputError("arena needs a judge: give --judges openai:MODEL or anthropic:MODEL")
+    judge = settings.arena_judge or (*settings.judges, "tiny" if tiny else "")[0]
+    if not judge:
+        raise InputError("arena needs a judge: give --arena-judge openai:MODEL or anthropic:MODEL")
     usual = ArenaSettings()
     chosen = ArenaSettings(
         questions=settings.arena_questions,
         baseline=settings.arena_baseline,
-        judge=(*settings.judges, "tiny")[0],
+        judge=judge,
         form=settings.arena_form,
         template=settings.judge_prompt,
         precision=precision,
