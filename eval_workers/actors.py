@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 
@@ -49,10 +49,10 @@ class SuiteActor:
 class AnsweringActor:
     """Holds a model that answers prompts, and the judges that rank the answers."""
 
-    def __init__(self, verdicts: str) -> None:
+    def __init__(self, verdicts: str, generator: Literal["auto", "own", "vllm"]) -> None:
         from eval_workers.answering import Answering
 
-        self.answering = Answering(Path(verdicts))
+        self.answering = Answering(Path(verdicts), generator)
 
     def make_segment(self, request: dict[str, Any]) -> None:
         """Write the segment's folder."""
@@ -83,10 +83,10 @@ def start_suite(
     return actor.remote(suite, vars(settings), storage, tiny, precision)
 
 
-def start_answering(verdicts: str, gpus: float = 0.0) -> Any:
+def start_answering(verdicts: str, gpus: float = 0.0, generator: Literal["auto", "own", "vllm"] = "auto") -> Any:
     """A handle to a fresh actor. It is known by name too: `ask_for_segment` finds it from a training worker."""
     actor: Any = ray.remote(**_OPTIONS, num_gpus=gpus)(AnsweringActor)
-    return actor.options(name=_ANSWERING, get_if_exists=True).remote(verdicts)
+    return actor.options(name=_ANSWERING, get_if_exists=True).remote(verdicts, generator)
 
 
 def ask_for_segment(request: dict[str, Any]) -> Any:

@@ -305,7 +305,7 @@ class AlpacaEval:
             rows = generate_to(
                 path,
                 self.answering.generator,
-                mark,
+                self.answering.kept_as(mark),
                 rendered,
                 [sampling],
                 tokens_per_batch=self.tokens_per_batch,

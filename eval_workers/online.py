@@ -16,9 +16,8 @@ from eval_workers.judges import judge_all
 from eval_workers.sampling import Sampling
 from mmpo_train.config import digest_of, from_dict
 from mmpo_train.errors import InputError
-from mmpo_train.logps import CompletionLogps
 from mmpo_train.manifest import is_whole
-from mmpo_train.scoring import model_forward, score_pairs
+from mmpo_train.scoring import score_pairs
 from mmpo_train.segments import write_segment
 from mmpo_train.tokens import TokenTable, read_questions, read_table
 
@@ -61,12 +60,7 @@ def make_segment(answering: Answering, request: dict[str, Any]) -> None:
             "the judge, or raise answer_temperatures"
         )
     chosen = TokenTable(tuple(prompts[row] for row in kept), tuple(completions))
-    # The starting model takes the policy's place in memory.
-    forward = model_forward(
-        CompletionLogps(answering.generator.warm.load(model, config.precision)),
-        answering.generator.warm.device,
-        config.precision,
-    )
+    forward = answering.scorer(model, config.precision)
     ref_logps = score_pairs(forward, chosen, np.arange(len(chosen)), config.tokens_per_pass)
     write_segment(target, places[kept].tolist(), chosen, ref_logps, _metrics(answers, winners, completions))
 

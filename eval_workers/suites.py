@@ -53,6 +53,8 @@ class EvaluationSettings:
     """Judge each pair of answers in both orders."""
     cap_usd: float = 0.0
     """Stop before a judge has cost so much; 0 for no cap."""
+    generator: Literal["auto", "own", "vllm"] = "auto"
+    """What answers prompts: vllm, this project's own, or the first where it is installed and there is a GPU."""
     max_answer_tokens: int = 0
     """Answers are cut here; 0 for each suite's own (4096, for tiny 128)."""
     actors_per_suite: int = 1
@@ -61,6 +63,10 @@ class EvaluationSettings:
     """In a sweep with GPUs: what one of them takes; below 1 it shares a GPU."""
     limit: int = 0
     """Only so many documents of a task, prompts and questions; 0 takes all."""
+
+    def generator_for(self, tiny: bool) -> Literal["auto", "own", "vllm"]:
+        """The generator; tiny's heads are smaller than vLLM's kernels expect, so that it is asked for by name only."""
+        return "own" if tiny and self.generator == "auto" else self.generator
 
 
 def build(suite: str, settings: EvaluationSettings, storage: Path, *, tiny: bool, precision: str) -> Evaluate:
@@ -121,7 +127,7 @@ def _alpaca(settings: EvaluationSettings, storage: Path, tiny: bool, precision: 
     }
     usual = tiny_settings() if tiny else AlpacaSettings()
     chosen = dataclasses.replace(usual, **{name: value for name, value in given.items() if value})
-    evaluate = AlpacaEval(Answering(storage / "verdicts.sqlite"), chosen)
+    evaluate = AlpacaEval(Answering(storage / "verdicts.sqlite", settings.generator_for(tiny)), chosen)
     return lambda request: {
         "metrics": evaluate(
             Path(request["checkpoint"]),
@@ -151,7 +157,7 @@ def _arena(settings: EvaluationSettings, storage: Path, tiny: bool, precision: s
         limit=settings.limit,
         max_new_tokens=settings.max_answer_tokens or usual.max_new_tokens,
     )
-    evaluate = ArenaHard(Answering(storage / "verdicts.sqlite"), chosen)
+    evaluate = ArenaHard(Answering(storage / "verdicts.sqlite", settings.generator_for(tiny)), chosen)
     return lambda request: {
         "metrics": evaluate(
             Path(request["checkpoint"]),

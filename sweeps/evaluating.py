@@ -35,7 +35,8 @@ class Evaluators:
         self.reward = start_reward_accuracy(gpus)
         self.answering: Any = None
         if judge or any(trial.objective in ONLINE_OBJECTIVES for trial, _ in trials):
-            self.answering = start_answering(str(self.storage / "verdicts.sqlite"), gpus)
+            generator = settings.generator_for(trials[0][0].model == "tiny")
+            self.answering = start_answering(str(self.storage / "verdicts.sqlite"), gpus, generator)
         first, count = trials[0][0], settings.actors_per_suite
         one: dict[str, Any] = {"tiny": first.model == "tiny", "precision": first.precision, "gpus": gpus}
         self.suites = {

@@ -28,6 +28,7 @@ DOORS = {
     "openai": {"eval_workers/judge_clients.py"},
     "anthropic": {"eval_workers/judge_clients.py"},
     "sklearn": {"eval_workers/length_control.py"},
+    "vllm": {"eval_workers/vllm_generation.py"},
 }
 FILES = sorted(str(path.relative_to(REPOSITORY)) for package in BELOW for path in (REPOSITORY / package).rglob("*.py"))
 
