@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from eval_workers.costs import Purse
 from eval_workers.judge_clients import DEFAULT_LIMITS, Limits, open_client
 from eval_workers.judge_specs import check_judge_spec
 from eval_workers.judges import (
@@ -94,13 +95,15 @@ def read_label(reply: str) -> str | None:
     return labels.pop() if len(labels) == 1 and labels <= POINTS.keys() else None
 
 
-def open_labels_judge(spec: str, *, cache: Path, template: Path | None, limits: Limits = LIMITS) -> Judge:
-    """The judge that `spec` names, for `play_two`. Raises InputError."""
+def open_labels_judge(
+    spec: str, *, cache: Path, template: Path | None, limits: Limits = LIMITS, purse: Purse | None = None
+) -> Judge:
+    """The judge that `spec` names, for `play_two`; `purse` pays for it. Raises InputError."""
     parts = check_judge_spec(spec)
     if parts.service == "tiny":
         return ProgrammaticJudge()
     prompt = read_template(template, POINTS) if template else LABELS_PROMPT
-    ask = open_client(parts, limits)
+    ask = open_client(parts, limits, purse=purse)
     return PromptedJudge(parts.name, ask, prompt, VerdictCache(cache), 0, limits.verdict_retries, read_label)
 
 

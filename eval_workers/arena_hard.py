@@ -22,6 +22,7 @@ from eval_workers.arena_data import (
     write_rows,
 )
 from eval_workers.arena_games import Game, bootstrap, open_labels_judge, play_once, play_two
+from eval_workers.costs import PRICES, Purse, read_price
 from eval_workers.generation import Answer
 from eval_workers.judge_specs import check_judge_spec
 from eval_workers.judges import Judge, JudgeCount, open_judge
@@ -41,6 +42,9 @@ Form = Literal["verdict", "labels"]
 _TINY_MAX_NEW_TOKENS = 256
 
 
+_PRICE = ",price="
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArenaSettings:
     """What is asked, against whom, and how it is judged."""
@@ -50,7 +54,9 @@ class ArenaSettings:
     baseline: str = ""
     """A model of model_answer, or 'starting_model'; empty for upstream's own (for tiny, the starting model)."""
     judge: str = "tiny"
-    """As on a command line."""
+    """As on a command line; `,price=IN/OUT` behind it, in USD per million tokens, where the price is not known."""
+    cap_usd: float | None = None
+    """What the judge may cost while this object lives."""
     form: Form = "verdict"
     """One game with a verdict as in the MC-PO paper, or upstream's two games with five labels."""
     template: Path | None = None
@@ -80,7 +86,7 @@ class ArenaSettings:
             wrong.append(f"limit is {self.limit}, expected 0 (all) or more")
         if self.questions is None and self.baseline not in ("", STARTING_MODEL):
             wrong.append(f"baseline is '{self.baseline}', but tiny's questions have answers of {STARTING_MODEL} only")
-        for check in (lambda: check_judge_spec(self.judge), self.sampling):
+        for check in (lambda: check_judge_spec(self.judge.partition(_PRICE)[0]), self.sampling):
             try:
                 check()
             except InputError as error:
@@ -110,7 +116,8 @@ class ArenaHard:
             asked = [one for one, baseline in zip(self.questions, self.baselines) if baseline == model]
             assert folder is not None  # the settings were checked
             self.kept_answers |= zip((one.name for one in asked), read_answers(folder, model, asked))
-        self.judge = _open(settings, answering.verdicts)
+        self.purse = _purse(settings)
+        self.judge = _open(settings, answering.verdicts, self.purse)
         self._folder = answering.verdicts.parent / "arena_hard"
 
     def __call__(self, checkpoint: Path, *, starting_model: Path, artifacts: Path) -> dict[str, float]:
@@ -118,9 +125,9 @@ class ArenaHard:
 
         arena_hard/win_rate with win_rate_low, win_rate_high (95 %) and win_rate_error; of each category where there
         are several, arena_hard/CATEGORY/win_rate; with labels also arena_hard/plain_win_rate, in which a strong label
-        counts once; arena_hard/tokens (mean length), cut (not finished), unjudged. Questions that the judge failed on
-        count for neither side; without any judgement there is no win rate. What was answered and judged before is not
-        done again.
+        counts once; arena_hard/tokens (mean length), cut (not finished), unjudged; of a judge that costs anything
+        judge_tokens, and judge_usd where its price is known, both so far. Questions that the judge failed on count for
+        neither side; without any judgement there is no win rate. What was answered and judged before is not done again.
         """
         artifacts.mkdir(parents=True, exist_ok=True)
         answers, ours = self._answers(checkpoint, starting_model, artifacts / "answers.jsonl")
@@ -135,6 +142,11 @@ class ArenaHard:
             "arena_hard/cut": float(sum(not answer.finished for answer in answers)),
             "arena_hard/tokens": sum(lengths) / len(lengths),
         }
+        if self.purse is not None:
+            spent = self.purse.spent()
+            metrics["arena_hard/judge_tokens"] = float(spent.prompt_tokens + spent.completion_tokens)
+            if spent.usd is not None:
+                metrics["arena_hard/judge_usd"] = spent.usd
         _report(count)
         return metrics | self._rates(games)
 
@@ -205,10 +217,20 @@ class ArenaHard:
         ]
 
 
-def _open(settings: ArenaSettings, cache: Path) -> Judge:
+def _purse(settings: ArenaSettings) -> Purse | None:
+    """What pays for the judge; None for tiny's own. Raises InputError for a cap without a price."""
+    spec, _, price = settings.judge.partition(_PRICE)
+    parts = check_judge_spec(spec)
+    if parts.service == "tiny":
+        return None
+    return Purse(spec, read_price(price) if price else PRICES.get(parts.model), settings.cap_usd)
+
+
+def _open(settings: ArenaSettings, cache: Path, purse: Purse | None) -> Judge:
+    spec, _, _ = settings.judge.partition(_PRICE)
     if settings.form == "labels":
-        return open_labels_judge(settings.judge, cache=cache, template=settings.template)
-    return open_judge(settings.judge, seed=settings.seed, cache=cache, template=settings.template)
+        return open_labels_judge(spec, cache=cache, template=settings.template, purse=purse)
+    return open_judge(spec, seed=settings.seed, cache=cache, template=settings.template, purse=purse)
 
 
 def _tiny_questions(limit: int) -> list[Question]:

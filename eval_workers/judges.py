@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
+from eval_workers.costs import Purse
 from eval_workers.judge_clients import DEFAULT_LIMITS, Ask, Limits, open_client
 from eval_workers.judge_specs import check_judge_spec
 from eval_workers.verdicts import (
@@ -123,8 +124,9 @@ def open_judge(
     cache: Path | None = None,
     template: Path | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    purse: Purse | None = None,
 ) -> Judge:
-    """The judge that `spec` names, ready to be asked by several threads.
+    """The judge that `spec` names, ready to be asked by several threads; `purse` pays for it.
 
     The seed decides which answer of a pair is shown first. `cache` is the file that verdicts are kept in (none: a
     verdict is paid for each time), `template` a file with another prompt. Keys come from OPENAI_API_KEY and
@@ -134,7 +136,7 @@ def open_judge(
     if parts.service == "tiny":
         return ProgrammaticJudge()
     prompt = read_template(template) if template else PROMPT
-    ask = open_client(parts, limits)
+    ask = open_client(parts, limits, purse=purse)
     return PromptedJudge(parts.name, ask, prompt, VerdictCache(cache) if cache else None, seed, limits.verdict_retries)
 
 

@@ -151,6 +151,7 @@ def _arena(settings: EvaluationSettings, storage: Path, tiny: bool, precision: s
         questions=settings.arena_questions,
         baseline=settings.arena_baseline,
         judge=judge,
+        cap_usd=settings.cap_usd or None,
         form=settings.arena_form,
         template=settings.judge_prompt,
         precision=precision,

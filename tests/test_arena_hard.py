@@ -138,7 +138,7 @@ def test_without_any_judgement_there_is_no_win_rate(server, answering, four, che
     server.fault_of = lambda request: judge_server.REFUSED
     arena = ArenaHard(answering, ArenaSettings(questions=four, judge=server.spec(), form="labels", **CHEAP))
     metrics = arena(checkpoint, starting_model=model_folder, artifacts=tmp_path / "out")
-    assert set(metrics) == {"arena_hard/unjudged", "arena_hard/cut", "arena_hard/tokens"}
+    assert set(metrics) == {f"arena_hard/{name}" for name in ("unjudged", "cut", "tokens", "judge_tokens")}
     assert metrics["arena_hard/unjudged"] == 4
 
 
@@ -157,7 +157,8 @@ def test_a_killed_run_goes_on_where_it_was(server, four, checkpoint, model_folde
     metrics = ArenaHard(again, settings)(checkpoint, **where)
     assert metrics["arena_hard/win_rate"] == 6 / 14 and len(server.requests) == judged + 5
     assert (tmp_path / "out" / "answers.jsonl").read_text() == answers
-    assert ArenaHard(again, settings)(checkpoint, **where) == metrics and len(server.requests) == judged + 5
+    free = metrics | {"arena_hard/judge_tokens": 0.0}  # all of it was paid for before
+    assert ArenaHard(again, settings)(checkpoint, **where) == free and len(server.requests) == judged + 5
 
 
 def test_answers_are_written_as_upstream_reads_them(server, answering, checkpoint, model_folder, tmp_path):
@@ -213,3 +214,25 @@ def test_all_bad_settings_are_named_at_once():
 def test_a_baseline_that_is_not_there_is_refused_before_anything_is_answered(answering, four):
     with pytest.raises(InputError, match=r"gpt-5.jsonl is not there; .*gemini-2.0-flash-001, o3-mini-2025-01-31"):
         ArenaHard(answering, ArenaSettings(questions=four, baseline="gpt-5"))
+
+
+@pytest.mark.parametrize("form", ["verdict", "labels"])
+def test_a_cap_stops_the_judge_before_it_has_cost_more_and_what_it_cost_is_told(
+    form, server, answering, four, checkpoint, model_folder, tmp_path
+):
+    server.verdict, server.text = verdict_as_planned, label_as_planned if form == "labels" else None
+    common = {"questions": four, "form": form, **CHEAP}
+    free = ArenaSettings(judge=f"{server.spec(model=f'capped-{form}')},price=1000/1000", cap_usd=0.0, **common)
+    with pytest.raises(InputError, match="cap"):
+        ArenaHard(answering, free)(checkpoint, starting_model=model_folder, artifacts=tmp_path / "out")
+    assert not server.requests, "not even one request may begin"
+    enough = ArenaSettings(judge=f"{server.spec(model=f'capped-{form}')},price=1000/1000", cap_usd=1000.0, **common)
+    metrics = ArenaHard(answering, enough)(checkpoint, starting_model=model_folder, artifacts=tmp_path / "out")
+    assert metrics["arena_hard/judge_usd"] == pytest.approx(metrics["arena_hard/judge_tokens"] / 1000)
+    assert metrics["arena_hard/judge_tokens"] > 0 and "arena_hard/win_rate" in metrics
+
+
+def test_a_cap_without_a_price_is_refused(server, answering, four):
+    settings = ArenaSettings(questions=four, judge=server.spec(model="unheard-of"), cap_usd=1.0, **CHEAP)
+    with pytest.raises(InputError, match="price of judge"):
+        ArenaHard(answering, settings)
