@@ -45,13 +45,19 @@ def find_records(ledger: Ledger, experiment: str, trials: Iterable[Planned]) -> 
 
 
 def unfinished(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> list[Planned]:
-    """The trials that have to be trained, each once, in the order given."""
+    """The trials that have to be trained, each once, in the order given.
+
+    One that is finished, but asks for evaluations that have left no numbers, is among them: its checkpoints are
+    there, so that it is judged and not trained.
+    """
     from sweeps.tracking import COMPLETE
 
     todo: dict[str, Planned] = {}
     for trial in trials:
         record = records.get(trial.digest)
-        if record is None or record.status not in COMPLETE:
+        wanted = set(trial.config.evaluations) - {"reward"}
+        done = record is not None and record.status in COMPLETE
+        if record is None or not done or (record.status == "finished" and wanted - record.judged_by):
             todo.setdefault(trial.digest, trial)
     return list(todo.values())
 

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 
 COMPLETE = ("finished", "diverged")
 READ_SECONDS = 60.0
+_OF_SUITE = {"harness": "harness/", "alpaca": "alpaca/", "arena": "arena_hard/"}
+"""Suite -> how the names of its metrics begin."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class TrialRecord:
     config: dict[str, Any]
     """The fields of its TrialConfig; empty when a kill came before they were stored."""
     evaluations: tuple[Evaluation, ...]
+    judged_by: frozenset[str]
+    """The suites beside reward accuracy that have left numbers."""
     reason: str
     """Why it diverged or failed."""
     seconds: float | None
@@ -282,6 +286,11 @@ class Ledger:
             evaluations=tuple(
                 Evaluation(scored["epoch"], scored["metrics"], tuple(scored["correct"]), scored["checkpoint"])
                 for scored in artifacts.values()
+            ),
+            judged_by=frozenset(
+                suite
+                for suite, prefix in _OF_SUITE.items()
+                if any(name.startswith(prefix) for name in run.data.metrics)
             ),
             reason=tags.get("trial.reason", ""),
             seconds=float(tags["trial.seconds"]) if "trial.seconds" in tags else None,

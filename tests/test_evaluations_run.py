@@ -66,6 +66,40 @@ def test_every_suite_lands_at_its_epoch_and_one_that_fails_fails_nothing_else(
         assert {"evaluations/epoch-0003/harness", "evaluations/epoch-0003/alpaca"} <= kept
 
 
+def test_a_finished_trial_is_judged_by_what_it_was_not_and_trained_no_more(
+    model_folder: Path,
+    preference_rows: list[dict],
+    tmp_path: Path,
+    folders: dict[str, Path],  # noqa: F811
+) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in preference_rows))
+    with_all = command(model_folder, data, tmp_path / "runs", "openai:none", folders)
+    place = with_all.index("evaluations=reward,harness,alpaca,arena")
+    from mlflow import MlflowClient
+
+    seen = []
+    for suites in ("reward", "reward,harness", "reward,harness"):
+        words = [*with_all[:place], f"evaluations={suites}", *with_all[place + 1 :]]
+        result = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+        assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
+        client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
+        (experiment,) = [found for found in client.search_experiments() if found.name != "Default"]
+        trials = [run for run in client.search_runs([experiment.experiment_id]) if "trial.digest" in run.data.tags]
+        assert len(trials) == 2 and all(run.data.tags["trial.state"] == "finished" for run in trials)
+        losses = [len(client.get_metric_history(run.info.run_id, "train/loss")) for run in trials]
+        seen.append(
+            (
+                losses,
+                ["harness/mean_accuracy" in run.data.metrics for run in trials],
+                "nothing to train" in result.stdout,
+            )
+        )
+    assert [harness for _, harness, _ in seen] == [[False] * 2, [True] * 2, [True] * 2]
+    assert seen[0][0] == seen[1][0] == seen[2][0], "no step was trained again"
+    assert [nothing for _, _, nothing in seen] == [False, False, True]
+
+
 def test_an_evaluation_that_cannot_run_is_refused_before_anything_is_trained(
     model_folder: Path,
     preference_rows: list[dict],
