@@ -62,16 +62,14 @@ def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: b
             check_judge_spec(spec)
 
 
-def check_suites(trials: Iterable[TrialConfig], settings: EvaluationSettings, storage: Path) -> None:
+def check_suites(trial: TrialConfig, settings: EvaluationSettings, storage: Path) -> None:
     """Refuse, before anything is started, evaluations that cannot run: a missing file, an unknown task, no key."""
     from eval_workers.suites import build
 
     if settings.actors_per_suite < 1 or settings.gpus_per_actor < 0:
         raise InputError("--evaluation.actors-per-suite must be at least 1, --evaluation.gpus-per-actor at least 0")
-    for trial in trials:
-        for suite in trial.evaluations:
-            build(suite, settings, storage, tiny=trial.model == "tiny", precision=trial.precision)
-        break  # the trials of a sweep share them
+    for suite in sorted(set(trial.evaluations) - {"reward"}):
+        build(suite, settings, storage, tiny=trial.model == "tiny", precision=trial.precision)
 
 
 def check_disk(inputs: Inputs, trials: int) -> None:

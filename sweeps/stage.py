@@ -76,7 +76,7 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
         list_trials(stage, trials, inputs, resources, options.workers_per_trial)
         return
     check_disk(inputs, trials=0)  # the ledger itself needs room
-    check_suites(trials, options.evaluation, options.storage)
+    check_suites(base, options.evaluation, options.storage)
     experiment = experiment_name(base)
     ledger = connect(options.tracking_uri or None, options.storage)
     try:

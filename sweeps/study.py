@@ -18,7 +18,7 @@ from sweeps.cluster import local_resources, plan_resources
 from sweeps.conclusion import as_typed
 from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name
 from sweeps.planned import Planned, find_records, train_planned, unfinished
-from sweeps.preflight import check_disk, check_judges
+from sweeps.preflight import check_disk, check_judges, check_suites
 from sweeps.study_tables import Entry, Study, printed, sheets, tabulate, with_starting_model, write_tables
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
             console.print(f"  {entry.planned.digest}  {entry.planned.label}", highlight=False)
         console.print(f"{resources.concurrent} at a time, {resources} each; nothing was started", highlight=False)
         return
+    check_suites(planned[0].config, options.evaluation, options.storage)
     ledger = connect(options.tracking_uri or None, options.storage)
     try:
         todo = unfinished(planned, find_records(ledger, experiment, planned))
