@@ -15,30 +15,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from random_llama import random_llama
 
 from mmpo_train.batches import collate
 from mmpo_train.logps import CompletionLogps
-from mmpo_train.policy import quieten
 from mmpo_train.scoring import score_pairs
 from mmpo_train.tokens import TokenTable
-
-
-def random_module(width: int, layers: int, vocabulary: int) -> CompletionLogps:
-    """A Llama without training."""
-    quieten()
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    heads = max(1, width // 64)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-    )
-    torch.manual_seed(0)
-    return CompletionLogps(LlamaForCausalLM(config))
 
 
 def random_table(
@@ -73,7 +55,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     given = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = random_module(given.width, given.layers, given.vocabulary).to(device)
+    module = CompletionLogps(random_llama(given.width, given.layers, given.vocabulary)).to(device)
     table = random_table(
         given.prompts, given.prompt_tokens, given.candidates, given.completion_tokens, given.vocabulary
     )

@@ -18,32 +18,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from random_llama import random_llama
 
 from eval_workers.generation import Generator, end_ids_of
 from eval_workers.sampling import Sampling
-from mmpo_train.policy import load_tokenizer, quieten
+from mmpo_train.policy import load_tokenizer
 
 TEMPERATURES = (0.6, 0.8, 1.0)
 ANSWERS_EACH = 2
-
-
-def random_llama(width: int, layers: int, vocabulary: int, folder: Path) -> None:
-    """A Llama without training, in `folder`."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    quieten()
-    heads = max(1, width // 64)
-    config = LlamaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=4096,
-    )
-    torch.manual_seed(0)
-    LlamaForCausalLM(config).save_pretrained(folder)
 
 
 def questions(folder: Path, number: int) -> tuple[list[list[int]], list[int]]:
@@ -115,7 +97,7 @@ def main() -> None:
         if options.model:
             prompts, ends = questions(folder, options.prompts)
         else:
-            random_llama(options.width, options.layers, options.vocabulary, folder)
+            random_llama(options.width, options.layers, options.vocabulary).save_pretrained(folder)
             prompts, ends = random_prompts(options.vocabulary, options.prompts)
         generator = Generator()
         generator.load(folder, ends, precision="bf16" if torch.cuda.is_available() else "fp32")

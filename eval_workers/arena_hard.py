@@ -28,7 +28,7 @@ from eval_workers.judge_specs import check_judge_spec
 from eval_workers.judges import Judge, JudgeCount, open_judge
 from eval_workers.sampling import Sampling
 from mmpo_train.config import digest_of
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, complaints
 from mmpo_train.policy import fingerprint, load_tokenizer
 from mmpo_train.preference_rows import Message
 from mmpo_train.templates import Unusable, render
@@ -86,11 +86,7 @@ class ArenaSettings:
             wrong.append(f"limit is {self.limit}, expected 0 (all) or more")
         if self.questions is None and self.baseline not in ("", STARTING_MODEL):
             wrong.append(f"baseline is '{self.baseline}', but tiny's questions have answers of {STARTING_MODEL} only")
-        for check in (lambda: check_judge_spec(self.judge.partition(_PRICE)[0]), self.sampling):
-            try:
-                check()
-            except InputError as error:
-                wrong.append(str(error))
+        wrong += complaints((lambda: check_judge_spec(self.judge.partition(_PRICE)[0]), self.sampling))
         if wrong:
             raise InputError("; ".join(wrong))
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eval_workers.verdicts import fill, sendable
+from eval_workers.verdicts import fill, read_placeholders, sendable
 from mmpo_train.errors import InputError
 
 FIRST, SECOND = "m", "M"
@@ -121,16 +121,7 @@ def _turns(text: str) -> list[tuple[str, str]]:
 
 
 def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"the judge's prompt {path} cannot be read ({reason}); give a text file") from error
-    problems = [
-        f"{{{name}}} stands in it {found} times, expected once"
-        for name in PLACEHOLDERS
-        if (found := text.count(f"{{{name}}}")) != 1
-    ]
+    text, problems = read_placeholders(path, PLACEHOLDERS)
     unread = set(PLACEHOLDERS) - set(re.findall(r"\{(\w+)\}", "".join(content for _, content in _turns(text))))
     if not problems and unread:
         problems.append(f"{', '.join(sorted(unread))} stand outside its turns")

@@ -109,7 +109,8 @@ def _harness(settings: EvaluationSettings, storage: Path, tiny: bool, precision:
 def _alpaca(settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:
     import dataclasses
 
-    from eval_workers.alpaca_eval import AlpacaEval, AlpacaSettings, tiny_settings
+    from eval_workers.alpaca_eval import AlpacaEval
+    from eval_workers.alpaca_settings import AlpacaSettings, tiny_settings
     from eval_workers.answering import Answering
 
     given: dict[str, Any] = {

@@ -59,6 +59,21 @@ class JudgeFailed(Exception):
         return f"{self.reason}: {self.detail}" if self.detail else self.reason
 
 
+def read_placeholders(path: Path, names: Iterable[str]) -> tuple[str, list[str]]:
+    """A judge's prompt, and what is wrong with its placeholders, each of which stands in it once. Raises InputError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise InputError(f"the judge's prompt {path} cannot be read ({reason}); give a text file") from error
+    problems = [
+        f"{{{name}}} stands in it {found} times, expected once"
+        for name in names
+        if (found := text.count(f"{{{name}}}")) != 1
+    ]
+    return text, problems
+
+
 def read_template(path: Path, labels: Iterable[str] = ()) -> str:
     """The prompt template in a file; {question}, {answer_a} and {answer_b} stand in it once each.
 
@@ -66,16 +81,7 @@ def read_template(path: Path, labels: Iterable[str] = ()) -> str:
     are left as they are. It asks for a <verdict>, or instead for one of `labels`, all of which it names in double
     brackets. Raises InputError.
     """
-    try:
-        template = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise InputError(f"the judge's prompt {path} cannot be read ({reason}); give a text file") from error
-    problems = [
-        f"{{{name}}} stands in it {found} times, expected once"
-        for name in PLACEHOLDERS
-        if (found := template.count(f"{{{name}}}")) != 1
-    ]
+    template, problems = read_placeholders(path, PLACEHOLDERS)
     missing = [f"[[{label}]]" for label in labels if f"[[{label}]]" not in template]
     if missing:
         problems.append(f"it never names {', '.join(missing)}")

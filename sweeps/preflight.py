@@ -64,12 +64,17 @@ def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: b
 
 def check_suites(trial: TrialConfig, settings: EvaluationSettings, storage: Path) -> None:
     """Refuse, before anything is started, evaluations that cannot run: a missing file, an unknown task, no key."""
+    from eval_workers.harness_tasks import HARNESS_TASKS, missing_data
     from eval_workers.suites import build
 
     if settings.actors_per_suite < 1 or settings.gpus_per_actor < 0:
         raise InputError("--evaluation.actors-per-suite must be at least 1, --evaluation.gpus-per-actor at least 0")
     for suite in sorted(set(trial.evaluations) - {"reward"}):
         build(suite, settings, storage, tiny=trial.model == "tiny", precision=trial.precision)
+    if "harness" in trial.evaluations and settings.task_data:
+        missing = missing_data(settings.harness_tasks or HARNESS_TASKS, settings.task_data)
+        if missing:  # no checkpoint of the sweep would have a mean
+            raise InputError("\n".join(["the folder of task data lacks what the harness needs:", *missing]))
 
 
 def check_disk(inputs: Inputs, trials: int) -> None:

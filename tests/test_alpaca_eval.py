@@ -7,7 +7,8 @@ import pytest
 
 from eval_workers import alpaca_data
 from eval_workers.alpaca_data import read_prompts
-from eval_workers.alpaca_eval import NULL_ANSWER, AlpacaEval, AlpacaSettings, metric_name, tiny_settings
+from eval_workers.alpaca_eval import NULL_ANSWER, AlpacaEval, metric_name
+from eval_workers.alpaca_settings import AlpacaSettings, tiny_settings
 from eval_workers.answering import Answering
 from eval_workers.length_control import Judged, length_controlled_win_rate
 from mmpo_train import tiny

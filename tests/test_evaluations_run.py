@@ -30,6 +30,17 @@ def command(model: Path, data: Path, storage: Path, judge: str, folders: dict[st
     return [*words, "--evaluation.max-answer-tokens", "12"]
 
 
+def finished_trials(storage: Path) -> tuple[Any, list[Any]]:
+    """MLflow's client and the runs of the two trials."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
+    (experiment,) = [found for found in client.search_experiments() if found.name != "Default"]
+    trials = [run for run in client.search_runs([experiment.experiment_id]) if "trial.digest" in run.data.tags]
+    assert len(trials) == 2 and all(run.data.tags["trial.state"] == "finished" for run in trials)
+    return client, trials
+
+
 def test_every_suite_lands_at_its_epoch_and_one_that_fails_fails_nothing_else(
     model_folder: Path,
     preference_rows: list[dict],
@@ -50,12 +61,7 @@ def test_every_suite_lands_at_its_epoch_and_one_that_fails_fails_nothing_else(
         result = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
     assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
     assert "without arena" in result.stdout and "Traceback" not in result.stdout + result.stderr, result.stdout
-    from mlflow import MlflowClient
-
-    client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
-    (experiment,) = [found for found in client.search_experiments() if found.name != "Default"]
-    trials = [run for run in client.search_runs([experiment.experiment_id]) if "trial.digest" in run.data.tags]
-    assert len(trials) == 2 and all(run.data.tags["trial.state"] == "finished" for run in trials)
+    client, trials = finished_trials(tmp_path / "runs")
     for run in trials:
         for metric in ("harness/mean_accuracy", "alpaca/win_rate"):
             history = client.get_metric_history(run.info.run_id, metric)
@@ -76,17 +82,12 @@ def test_a_finished_trial_is_judged_by_what_it_was_not_and_trained_no_more(
     data.write_text("".join(json.dumps(row) + "\n" for row in preference_rows))
     with_all = command(model_folder, data, tmp_path / "runs", "openai:none", folders)
     place = with_all.index("evaluations=reward,harness,alpaca,arena")
-    from mlflow import MlflowClient
-
     seen = []
     for suites in ("reward", "reward,harness", "reward,harness"):
         words = [*with_all[:place], f"evaluations={suites}", *with_all[place + 1 :]]
         result = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
         assert result.returncode == 0, (result.stdout + result.stderr)[-4000:]
-        client = MlflowClient(f"sqlite:///{tmp_path}/runs/mlflow.db")
-        (experiment,) = [found for found in client.search_experiments() if found.name != "Default"]
-        trials = [run for run in client.search_runs([experiment.experiment_id]) if "trial.digest" in run.data.tags]
-        assert len(trials) == 2 and all(run.data.tags["trial.state"] == "finished" for run in trials)
+        client, trials = finished_trials(tmp_path / "runs")
         losses = [len(client.get_metric_history(run.info.run_id, "train/loss")) for run in trials]
         seen.append(
             (
@@ -138,3 +139,20 @@ print(json.dumps([whole["metrics"], ray.get(again)["metrics"]]))
     assert result.returncode == 0, result.stderr[-3000:]
     whole, again = json.loads(result.stdout.splitlines()[-1])
     assert whole == again and "harness/mean_accuracy" in whole
+
+
+def test_a_sweep_without_some_tasks_data_is_refused_before_it_starts(
+    model_folder: Path,
+    preference_rows: list[dict],
+    tmp_path: Path,
+    folders: dict[str, Path],  # noqa: F811
+) -> None:
+    data = tmp_path / "pairs.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in preference_rows))
+    words = command(model_folder, data, tmp_path / "runs", "openai:none", folders)
+    words[words.index("evaluations=reward,harness,alpaca,arena")] = "evaluations=reward,harness"
+    place = words.index("--evaluation.harness-tasks")
+    words = [*words[:place], *words[place + 3 :], "--evaluation.task-data", str(folders["arena"])]
+    result = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
+    assert result.returncode == 2 and "winogrande" in result.stderr and "race" in result.stderr
+    assert "Traceback" not in result.stderr and not (tmp_path / "runs" / "trials").exists()
