@@ -1,12 +1,13 @@
 # make sweep: set everything up and run stage 1 on the embedded default.
 # make test:  set everything up and run the tests.
+# make bench: set everything up and measure a training step against TRL's.
 
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test test-slow lint clean
+.PHONY: sweep test test-slow bench lint clean
 
 sweep: $(READY)
 	$(BIN)/python sweeps/stage1_lr.py
@@ -16,6 +17,9 @@ test: $(READY) lint
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+bench: $(READY)
+	$(BIN)/python benchmarks/step.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

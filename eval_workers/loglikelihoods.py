@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmpo_train.batches import collate, plan_table
 from mmpo_train.errors import InputError
 from mmpo_train.logps import Pass
-from mmpo_train.scoring import prompts_can_be_shared
+from mmpo_train.passes import best_layout
+from mmpo_train.scoring import score_pairs
 from mmpo_train.tokens import TokenTable
 
-# Padded tokens of the first passes tried; what does not fit is halved.
+# Tokens of the first passes tried; what does not fit is halved. Contexts are short, and a pass costs more than a row.
 _TOKENS_PER_PASS = {"cuda": 131_072, "cpu": 8_192}
 
 Forward = Callable[[Pass], Tensor]
@@ -48,43 +48,17 @@ class Requests:
             tuple(np.array(context, dtype=np.int32) for context in rows),
             tuple(tuple(np.array(one, dtype=np.int32) for one in options) for options in rows.values()),
         )
-        self.tokens_per_pass: int | None = None
 
     def score(self, forward: Forward, device: torch.device, precision: str) -> list[float]:
         """The log-likelihood of each pair, in nats, in their order.
 
-        A pass that does not fit into memory halves the passes from there on, for later models too. Raises InputError
-        where the model gives numbers that are none.
+        Raises InputError where the model gives numbers that are none.
         """
-        shared = prompts_can_be_shared(forward, self.table, precision == "bf16")
-        scores = np.zeros((len(self.table), self.table.most_completions))
-        waiting = np.arange(len(self.table))
-        while len(waiting):
-            budget = self.tokens_per_pass or _TOKENS_PER_PASS[device.type]
-            done = []
-            for some in plan_table(self.table, waiting, budget, share_prompts=shared):
-                logps = self._one_pass(forward, some, shared)
-                if logps is None:
-                    self.tokens_per_pass = max(1, budget // 2)
-                    break
-                counts = [len(self.table.completions[row]) for row in some]
-                scores[np.repeat(some, counts), np.concatenate([np.arange(count) for count in counts])] = logps
-                done.append(some)
-            if done:
-                waiting = np.setdiff1d(waiting, np.concatenate(done))
-            if device.type == "cuda" and len(waiting):
-                torch.cuda.empty_cache()
+        layout = best_layout(forward, self.table, precision)
+        scores = score_pairs(
+            forward, self.table, np.arange(len(self.table)), _TOKENS_PER_PASS[device.type], layout=layout
+        ).astype(np.float64)
         if not np.isfinite(scores).all():
             raise InputError("the model gives log-likelihoods that are no numbers; its training diverged")
         rows, columns = zip(*self.places, strict=True)
         return scores[list(rows), list(columns)].tolist()
-
-    def _one_pass(self, forward: Forward, some: np.ndarray, shared: bool) -> np.ndarray | None:
-        """The rows' log-likelihoods; None where there is not enough memory for them and there are several."""
-        try:
-            with torch.no_grad():
-                return forward(collate(self.table, some, share_prompts=shared)).double().cpu().numpy()
-        except torch.OutOfMemoryError:
-            if len(some) == 1:
-                raise
-            return None

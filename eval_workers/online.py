@@ -17,6 +17,7 @@ from eval_workers.sampling import Sampling
 from mmpo_train.config import digest_of, from_dict
 from mmpo_train.errors import InputError
 from mmpo_train.manifest import is_whole
+from mmpo_train.passes import FORWARD_TOKENS, best_layout
 from mmpo_train.scoring import score_pairs
 from mmpo_train.segments import write_segment
 from mmpo_train.tokens import TokenTable, read_questions, read_table
@@ -61,7 +62,9 @@ def make_segment(answering: Answering, request: dict[str, Any]) -> None:
         )
     chosen = TokenTable(tuple(prompts[row] for row in kept), tuple(completions))
     forward = answering.scorer(model, config.precision)
-    ref_logps = score_pairs(forward, chosen, np.arange(len(chosen)), config.tokens_per_pass)
+    layout = best_layout(forward, chosen, config.precision, config.layout)
+    tokens_per_pass = config.tokens_per_pass or FORWARD_TOKENS[answering.warm.device.type]
+    ref_logps = score_pairs(forward, chosen, np.arange(len(chosen)), tokens_per_pass, layout=layout)
     write_segment(target, places[kept].tolist(), chosen, ref_logps, _metrics(answers, winners, completions))
 
 

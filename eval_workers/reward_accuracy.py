@@ -13,6 +13,7 @@ from mmpo_train.config import from_dict
 from mmpo_train.logps import CompletionLogps
 from mmpo_train.manifest import verify
 from mmpo_train.metrics import validate
+from mmpo_train.passes import FORWARD_TOKENS, best_layout
 from mmpo_train.reference import read_reference
 from mmpo_train.scoring import ScoredTable, model_forward, score_pairs
 from mmpo_train.tokens import read_table
@@ -35,7 +36,9 @@ class RewardAccuracy:
         config = read_trial(folder)
         model = self.warm.load(folder, config.precision)
         forward = model_forward(CompletionLogps(model), self.warm.device, config.precision)
-        logps = score_pairs(forward, pairs.table, np.arange(len(pairs.table)), config.tokens_per_pass)
+        layout = best_layout(forward, pairs.table, config.precision, config.layout)
+        tokens = config.tokens_per_pass or FORWARD_TOKENS[self.warm.device.type]
+        logps = score_pairs(forward, pairs.table, np.arange(len(pairs.table)), tokens, layout=layout)
         point = read_reference_point(folder).mean
         result = validate(config, logps, pairs.ref_logps, pairs.table.completion_tokens, point)
         return {

@@ -56,7 +56,7 @@ def _train(options: TrainOptions) -> None:
         print_examples(inputs, options.show_examples)
     with training_bar(inputs.config) as send:
         try:
-            run_trial(inputs.config, places, TorchEngine, send)
+            run_trial(inputs.config, places, TorchEngine, send, say=lambda text: console.print(text, highlight=False))
         except Diverged as reason:
             console.print(f"[red]diverged:[/] {reason}; try a lower --learning-rate")
             sys.exit(1)

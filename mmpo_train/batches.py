@@ -5,14 +5,21 @@ Order, groups and steps depend on the trial alone; passes depend on the machine 
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmpo_train.attention import packing_of
 from mmpo_train.logps import Pass
 from mmpo_train.tokens import TokenTable
+
+Layout = Literal["shared", "packed", "padded"]
+"""How completions lie in a pass: one row without padding in which each prompt stands once, before all its completions;
+the same with each completion behind a prompt of its own; or a row for each completion, padded on the right."""
 
 
 def epoch_order(pairs: int, seed: int, epoch: int) -> np.ndarray:
@@ -46,19 +53,53 @@ def group_rewards(
 
 
 def plan_passes(
+    table: TokenTable,
     pairs: Sequence[int] | np.ndarray,
-    row_tokens: np.ndarray,
-    rows: np.ndarray,
     tokens_per_pass: int,
     workers: int = 1,
+    layout: Layout = "padded",
 ) -> list[np.ndarray]:
-    """The prompts of one step in passes of at most `tokens_per_pass` padded tokens, a multiple of `workers` of them.
+    """Some prompts of a table in passes of at most `tokens_per_pass` tokens each, a multiple of `workers` of them.
 
-    `row_tokens` and `rows` (N,) say how long a prompt's longest row is and how many rows it has. Longest first, so
-    that a pass holds rows of like length and worker w can take passes w, w + workers, … with about equal work. A pass
-    always holds at least one prompt; where there are fewer prompts than workers, empty passes fill up.
+    Worker w takes passes w, w + workers, …; passes that run at the same time are of like size, so that all workers
+    finish together. A pass always holds at least one prompt; where there are fewer prompts than workers, empty passes
+    fill up. Padding counts as tokens.
     """
-    longest_first = np.asarray(pairs)[np.argsort(-row_tokens[np.asarray(pairs)], kind="stable")]
+    pairs = np.asarray(pairs)
+    if layout == "padded":
+        return _padded_passes(table, pairs, tokens_per_pass, workers)
+    return _even_passes(tokens_in(table, layout)[pairs], pairs, tokens_per_pass, workers)
+
+
+def tokens_in(table: TokenTable, layout: Layout) -> np.ndarray:
+    """Tokens that each prompt of a table takes in a packed row, shape (N,)."""
+    repeated = [(len(row) - 1) * len(prompt) for prompt, row in zip(table.prompts, table.completions, strict=True)]
+    return table.together + (np.array(repeated, dtype=np.int64) if layout == "packed" else 0)
+
+
+def _even_passes(tokens: np.ndarray, pairs: np.ndarray, tokens_per_pass: int, workers: int) -> list[np.ndarray]:
+    """As few passes as fit, of nearly equal sums, largest first: each prompt, longest first, goes to the emptiest."""
+    longest_first = np.argsort(-tokens, kind="stable")
+    count = -(-int(tokens.sum()) // tokens_per_pass)
+    while True:
+        count = max(1, -(-count // workers)) * workers
+        passes: list[list[int]] = [[] for _ in range(count)]
+        emptiest = [(0, number) for number in range(count)]
+        for place in longest_first:
+            filled, number = emptiest[0]
+            heapq.heapreplace(emptiest, (filled + int(tokens[place]), number))
+            passes[number].append(int(place))
+        loads = [int(tokens[some].sum()) for some in passes]
+        if all(load <= tokens_per_pass or len(some) == 1 for load, some in zip(loads, passes, strict=True)):
+            order = sorted(range(count), key=lambda number: -loads[number])
+            return [pairs[passes[number]] for number in order]
+        count += workers
+
+
+def _padded_passes(table: TokenTable, pairs: np.ndarray, tokens_per_pass: int, workers: int) -> list[np.ndarray]:
+    """Longest first, so that a pass holds rows of like length."""
+    row_tokens, rows = table.longest, np.array(list(map(len, table.completions)))
+    longest_first = pairs[np.argsort(-row_tokens[pairs], kind="stable")]
     passes: list[np.ndarray] = []
     start = 0
     while start < len(longest_first):
@@ -75,56 +116,67 @@ def plan_passes(
     return passes
 
 
-def plan_table(
-    table: TokenTable,
-    pairs: Sequence[int] | np.ndarray,
-    tokens_per_pass: int,
-    workers: int = 1,
-    *,
-    share_prompts: bool = False,
-) -> list[np.ndarray]:
-    """`plan_passes` of some prompts of a table, in the layout that `collate` will give them."""
-    if share_prompts:
-        return plan_passes(pairs, table.together, np.ones(len(table), dtype=np.int64), tokens_per_pass, workers)
-    return plan_passes(pairs, table.longest, np.array(list(map(len, table.completions))), tokens_per_pass, workers)
+def collate(table: TokenTable, pairs: np.ndarray, layout: Layout = "padded") -> Pass:
+    """The completions of some prompts as one pass: all of the first prompt, then all of the second, …"""
+    return _padded_rows(table, pairs) if layout == "padded" else _packed_row(table, pairs, layout == "shared")
 
 
-def collate(table: TokenTable, pairs: np.ndarray, *, share_prompts: bool = False) -> Pass:
-    """The completions of some prompts as one pass: all of the first prompt, then all of the second, …
+def _padded_rows(table: TokenTable, pairs: np.ndarray) -> Pass:
+    examples = [(table.prompts[pair], ids) for pair in pairs for ids in table.completions[pair]]
+    input_ids = np.zeros((len(examples), max(len(prompt) + len(ids) for prompt, ids in examples)), dtype=np.int64)
+    for target, (prompt, ids) in zip(input_ids, examples, strict=True):
+        target[: len(prompt)] = prompt
+        target[len(prompt) : len(prompt) + len(ids)] = ids
+    counts = [len(ids) for _, ids in examples]
+    # The first token is predicted by the prompt's last one, each other by the one before it.
+    first = [row * input_ids.shape[1] + len(prompt) - 1 for row, (prompt, _) in enumerate(examples)]
+    return Pass(
+        torch.from_numpy(input_ids),
+        places=_flat([np.arange(start, start + count) for start, count in zip(first, counts, strict=True)]),
+        targets=_flat([ids for _, ids in examples]),
+        completions=torch.from_numpy(np.repeat(np.arange(len(examples)), counts)),
+        completion_count=len(examples),
+        prompt_count=len(pairs),
+    )
 
-    A row for each completion, or with `share_prompts` one for each prompt, which is then computed once.
-    """
-    rows: list[list[np.ndarray]] = []  # the pieces of each row, a prompt first
-    scored: list[tuple[int, int, int, np.ndarray]] = []  # row, place of the prompt's end, of the completion, its ids
+
+def _packed_row(table: TokenTable, pairs: np.ndarray, share_prompts: bool) -> Pass:
+    pieces: list[np.ndarray] = []
+    counted: list[np.ndarray] = []
+    spans: list[tuple[int, int, int, int]] = []
+    places: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    end = 0
     for pair in pairs:
         prompt = table.prompts[pair]
         for number, ids in enumerate(table.completions[pair]):
             if number == 0 or not share_prompts:
-                rows.append([prompt])
-            scored.append((len(rows) - 1, len(prompt) - 1, sum(map(len, rows[-1])), ids))
-            rows[-1].append(ids)
-    input_ids = _padded([np.concatenate(row) for row in rows], 0)
-    row, positions, completion = [], [], []
-    for number, (place, prompt_end, start, ids) in enumerate(scored):
-        row.append(np.full(len(ids), place))
-        # The first token is predicted by the prompt's last one, each other by the one before it.
-        positions.append(np.concatenate([[prompt_end], np.arange(start, start + len(ids) - 1)]))
-        completion.append(np.full(len(ids), number))
-    targets = [ids.astype(np.int64) for *_, ids in scored]
-    flat = [torch.from_numpy(np.concatenate(part)) for part in (row, positions, targets, completion)]
-    one = Pass(torch.from_numpy(input_ids), flat[0], flat[1], flat[2], flat[3], len(scored))
-    if not share_prompts:
-        return one
-    segments = [np.concatenate([np.full(len(piece), number) for number, piece in enumerate(row)]) for row in rows]
-    after = [np.concatenate([np.arange(len(p)) + (i > 0) * len(row[0]) for i, p in enumerate(row)]) for row in rows]
-    return one._replace(
-        segments=torch.from_numpy(_padded(segments, -1)), position_ids=torch.from_numpy(_padded(after, 0))
+                prompt_place = len(pieces)
+                spans.append((prompt_place, prompt_place + 2, 0, 0))
+                pieces.append(prompt)
+                counted.append(np.arange(len(prompt)))
+                end += len(prompt)
+                prompt_end = end
+            else:
+                spans.append((len(pieces), len(pieces) + 1, prompt_place, prompt_place + 1))
+            pieces.append(ids)
+            # Each completion goes on counting where its prompt ends, and is predicted from there.
+            counted.append(np.arange(len(prompt), len(prompt) + len(ids)))
+            places.append(np.concatenate([[prompt_end - 1], np.arange(end, end + len(ids) - 1)]))
+            targets.append(ids)
+            end += len(ids)
+    counts = [len(ids) for ids in targets]
+    return Pass(
+        _flat(pieces).unsqueeze(0),
+        places=_flat(places),
+        targets=_flat(targets),
+        completions=torch.from_numpy(np.repeat(np.arange(len(targets)), counts)),
+        completion_count=len(targets),
+        prompt_count=len(pairs),
+        position_ids=_flat(counted).unsqueeze(0),
+        packing=packing_of([len(piece) for piece in pieces], spans),
     )
 
 
-def _padded(rows: list[np.ndarray], filler: int) -> np.ndarray:
-    """(R, L) with every row filled up on the right."""
-    whole = np.full((len(rows), max(map(len, rows))), filler, dtype=np.int64)
-    for target, row in zip(whole, rows, strict=True):
-        target[: len(row)] = row
-    return whole
+def _flat(pieces: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(pieces).astype(np.int64))

@@ -17,11 +17,13 @@ from mmpo_train.events import Point
 from mmpo_train.manifest import is_whole, seal, stage
 from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.policy import save_model
+from mmpo_train.recipes import SFT
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mmpo_train.engine import Engine
+    from mmpo_train.sft_trial import SFTTrial
 
 TRIAL = "trial.json"
 POINTS = "points.json"
@@ -32,10 +34,10 @@ def checkpoint_folder(trial_folder: Path, epoch: int) -> Path:
     return trial_folder / "checkpoints" / f"epoch-{epoch:04d}"
 
 
-def write_trial(folder: Path, config: TrialConfig, **facts: Any) -> None:
-    """`trial.json`: the config, its digest and further facts about the folder."""
+def write_trial(folder: Path, config: TrialConfig | SFTTrial, **facts: Any) -> None:
+    """`trial.json`, of instruction tuning `sft.json`: the config, its digest and further facts about the folder."""
     content = {"digest": config.digest, **facts, "config": to_dict(config)}
-    (folder / TRIAL).write_text(json.dumps(content, indent=1) + "\n")
+    (folder / (TRIAL if isinstance(config, TrialConfig) else SFT)).write_text(json.dumps(content, indent=1) + "\n")
 
 
 def read_trial(folder: Path) -> TrialConfig:
@@ -45,14 +47,20 @@ def read_trial(folder: Path) -> TrialConfig:
 
 def read_reference_point(folder: Path) -> RunningMean:
     """The running quantity of BCO and KTO as it was when the folder was written."""
-    return RunningMean(*json.loads((folder / TRIAL).read_text()).get("reference_point", ()))
+    return RunningMean(*_facts(folder).get("reference_point", ()))
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    described = folder / TRIAL if (folder / TRIAL).is_file() else folder / SFT
+    facts: dict[str, Any] = json.loads(described.read_text())
+    return facts
 
 
 def save_epoch(
     trial_folder: Path,
     epoch: int,
     step: int,
-    config: TrialConfig,
+    config: TrialConfig | SFTTrial,
     model: Any,
     tokenizer: PreTrainedTokenizerBase,
     engine: Engine,
@@ -85,7 +93,12 @@ def save_epoch(
 
 
 def save_policy(
-    folder: Path, config: TrialConfig, model: Any, tokenizer: PreTrainedTokenizerBase, engine: Engine, **facts: Any
+    folder: Path,
+    config: TrialConfig | SFTTrial,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: Engine,
+    **facts: Any,
 ) -> None:
     """Write the model as it is now as a self-describing folder. Every worker calls it; worker 0 writes."""
     weights = engine.model_state()
@@ -103,7 +116,7 @@ def resumable_epoch(trial_folder: Path, workers: int, zero_stage: int) -> int:
     """
     for folder in sorted((trial_folder / "resume").glob("epoch-*"), reverse=True):
         if is_whole(folder):
-            facts = json.loads((folder / TRIAL).read_text())
+            facts = _facts(folder)
             if (facts["workers"], facts["zero_stage"]) == (workers, zero_stage):
                 return int(facts["epoch"])
     return 0

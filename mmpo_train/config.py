@@ -11,16 +11,26 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, TypeVar
 
 from mmpo_train.errors import InputError
+
+ConfigType = TypeVar("ConfigType")
 
 # The hyper-parameters each objective reads. A field outside its objective's row changes nothing and is
 # therefore no part of the trial's identity.
 OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
-    "mmpo": ("beta", "r_eps", "pairs_per_group"),
+    "mmpo": (
+        "beta",
+        "r_eps",
+        "pairs_per_group",
+        "auxiliary",
+        "in_batch_normalised",
+        "length_normalised",
+        "entropy",
+    ),
     "dpo": ("beta",),
     "simpo": ("beta", "gamma_over_beta", "length_normalised"),
     "rpo": ("beta", "sft_weight"),
@@ -50,8 +60,23 @@ NEEDS_UNRELATED = ("kto", "kto_original")
 EVALUATIONS = ("reward", "harness", "alpaca", "arena")
 NEGATIVE_CHOICES = ("kernel", "max", "min")
 _ANY_OBJECTIVE_FIELDS = frozenset(name for names in OBJECTIVE_FIELDS.values() for name in names)
+_LATER_FIELDS = {
+    "noise_candidate": tuple(OBJECTIVE_FIELDS),
+    "truncation": tuple(OBJECTIVE_FIELDS),
+    "completion_rendering": tuple(OBJECTIVE_FIELDS),
+    "auxiliary": ("mmpo",),
+    "in_batch_normalised": ("mmpo",),
+    "length_normalised": ("mmpo",),
+    "entropy": ("mmpo",),
+}
+"""Fields that came after the first trials of these objectives: with its default value such a field is no part of a
+trial's identity, so that trials keep the digest they had before it."""
 
 NOISE_CANDIDATES = ("none", "added", "only")
+TRUNCATIONS = ("separate", "total")
+COMPLETION_RENDERINGS = ("whole", "alone")
+LAYOUTS = ("shared", "packed", "padded")
+GRADIENT_CHECKPOINTING = ("auto", "always", "never")
 OPTIMIZERS = ("adamw", "adamw_8bit")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -93,9 +118,16 @@ class TrialConfig:
     gamma_over_beta: float = 1.2
     """SimPO's target margin gamma, as a multiple of beta."""
     length_normalised: bool = False
-    """SimPO on mean instead of summed token log-probabilities (SimPO's own paper; MMPO's Eq. 8 has sums)."""
+    """SimPO on mean instead of summed token log-probabilities (SimPO's own paper; MMPO's Eq. 8 has sums); the same of
+    MMPO's policy (Section 5)."""
     pairs_per_group: int = 8
     """MMPO normalises rewards over this many consecutive pairs (the paper: 2 a device on 4 devices)."""
+    auxiliary: bool = True
+    """MMPO with its DPO-style term; without it the log-sum-exp alone (Section 5)."""
+    in_batch_normalised: bool = True
+    """MMPO on rewards scaled to (0, 1] in their group; without it on the rewards in nats (Section 5)."""
+    entropy: bool = False
+    """MMPO with beta times the policy's entropy as a further reward, by the gradient of Appendix B.2 (Section 5)."""
     gamma: float = 10.0
     """CPO's target margin, not scaled by beta (MC-PO paper, Table 5)."""
     sft_weight: float = 0.1
@@ -146,6 +178,12 @@ class TrialConfig:
     """Longer prompts lose tokens on the left."""
     max_completion_tokens: int = 512
     """Longer completions lose tokens on the right, the end-of-sequence token among them."""
+    truncation: str = "separate"
+    """separate, or total: completions are cut where prompt and completion together exceed both limits' sum (what the
+    paper's author ran)."""
+    completion_rendering: str = "whole"
+    """whole: prompt and completion come from one rendering of the conversation. alone: the template renders the
+    assistant's turn by itself, its header and whatever else it prints for a conversation scored (the author's runs)."""
     precision: str = "auto"
     """fp32, bf16 (weights and activations; sums stay fp32), or auto: bf16 where the hardware has it."""
     seed: int = 42
@@ -157,12 +195,18 @@ class TrialConfig:
     """The others judge every so-manieth epoch's checkpoint, and the last one."""
     validate_every_steps: int = _runtime(64)
     """Steps between validations within an epoch; every epoch's end is validated besides."""
-    tokens_per_pass: int = _runtime(16_384)
-    """Tokens, padding included, that one forward and backward pass may hold."""
+    tokens_per_pass: int = _runtime(0)
+    """Tokens that one forward and backward pass may hold; 0 finds out by trying what fits and pays."""
+    layout: str = _runtime("shared")
+    """Densest layout of a pass: shared (each prompt once, no padding), packed (no padding) or padded; where the model's
+    attention is not made for it, the next one."""
+    compile: bool = _runtime(False)
+    """Compile the model's layers (torch.compile): a minute at each start, for fewer and larger kernels."""
     zero_stage: int = _runtime(2)
     """DeepSpeed ZeRO stage, 0 to 3."""
-    gradient_checkpointing: bool = _runtime(False)
-    """Recompute activations in the backward pass: less memory, a third more time."""
+    gradient_checkpointing: str = _runtime("auto")
+    """Recompute activations in the backward pass, for less memory and a third more time: always, never, or auto (where
+    the longest example would not fit otherwise)."""
 
     @property
     def digest(self) -> str:
@@ -171,14 +215,15 @@ class TrialConfig:
 
 
 def identity(config: TrialConfig) -> dict[str, Any]:
-    """The fields that determine the result: no run-time fields, none of other objectives, no idle LoRA fields."""
+    """The fields that determine the result: no run-time fields, none of other objectives, no idle ones."""
     used = set(OBJECTIVE_FIELDS[config.objective])
     kept = {}
     for spec in fields(config):
         foreign = spec.name in _ANY_OBJECTIVE_FIELDS and spec.name not in used
         idle = spec.name.startswith("lora_") and spec.name != "lora_rank" and config.lora_rank == 0
-        # A later field: trials without noise keep the digest they had before it.
-        absent = spec.name == "noise_candidate" and config.noise_candidate == "none"
+        idle |= spec.name == "pairs_per_group" and not config.in_batch_normalised
+        later = config.objective in _LATER_FIELDS.get(spec.name, ())
+        absent = later and getattr(config, spec.name) == spec.default
         if not (foreign or idle or absent or spec.metadata.get("runtime")):
             kept[spec.name] = getattr(config, spec.name)
     return kept
@@ -190,7 +235,7 @@ def digest_of(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def to_dict(config: TrialConfig) -> dict[str, Any]:
+def to_dict(config: object) -> dict[str, Any]:
     """The fields as JSON-able values; the inverse of `from_dict`."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(config).items()}
 
@@ -205,19 +250,26 @@ def replace(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
 
     Raises InputError with every bad field at once.
     """
+    return replace_checked(config, values, _problems)
+
+
+def replace_checked(
+    config: ConfigType, values: Mapping[str, Any], problems_of: Callable[[ConfigType], Iterable[str]]
+) -> ConfigType:
+    """`replace` for any frozen dataclass of plain fields; `problems_of` says what is wrong with the changed one."""
     problems, converted = [], {}
-    types_by_name = typing.get_type_hints(TrialConfig)
+    types_by_name = typing.get_type_hints(type(config))
     for name, value in values.items():
         if name not in types_by_name:
-            problems.append(f"{name!r} is not a field of TrialConfig{nearest(name, types_by_name)}")
+            problems.append(f"{name!r} is not a field of {type(config).__name__}{nearest(name, types_by_name)}")
             continue
         try:
             converted[name] = _convert(value, types_by_name[name])
         except (TypeError, ValueError, OverflowError):
             problems.append(f"{name} must be {_type_name(types_by_name[name])}, got {value!r}")
     if not problems:
-        changed = dataclasses.replace(config, **converted)
-        problems = list(_problems(changed))
+        changed = dataclasses.replace(config, **converted)  # type: ignore[type-var]
+        problems = list(problems_of(changed))
     if problems:
         raise InputError("the trial cannot be run as given:\n  " + "\n  ".join(problems))
     return changed
@@ -279,6 +331,10 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         ("precision", PRECISIONS),
         ("negative_choice", NEGATIVE_CHOICES),
         ("noise_candidate", NOISE_CANDIDATES),
+        ("truncation", TRUNCATIONS),
+        ("completion_rendering", COMPLETION_RENDERINGS),
+        ("layout", LAYOUTS),
+        ("gradient_checkpointing", GRADIENT_CHECKPOINTING),
     ):
         if getattr(config, name) not in allowed:
             yield f"{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}"
@@ -300,12 +356,14 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         yield "answer_temperatures must name at least two, since answers are compared"
     if not all(math.isfinite(value) and value >= 0 for value in config.answer_temperatures):
         yield f"answer_temperatures must be finite numbers of at least 0, got {config.answer_temperatures}"
+    if config.completion_rendering == "alone" and config.objective in ONLINE_OBJECTIVES:
+        yield "completion_rendering must be whole for online objectives: the policy's answers have no turn of their own"
     if not 0 <= config.warmup_share < 1:
         yield f"warmup_share must be at least 0 and below 1, got {config.warmup_share}"
     if not config.lora_dropout < 1:
         yield f"lora_dropout must be below 1, got {config.lora_dropout}"
     positive = ("epochs", "pairs_per_step", "pairs_per_group", "max_prompt_tokens", "max_completion_tokens")
-    runtime = ("evaluate_every_epochs", "validate_every_steps", "tokens_per_pass")
+    runtime = ("evaluate_every_epochs", "validate_every_steps")
     for name in (*positive, *runtime, "negatives", "segments", "lora_alpha"):
         if getattr(config, name) < 1:
             yield f"{name} must be at least 1, got {getattr(config, name)}"
@@ -315,6 +373,8 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         yield "lora_targets must name at least one projection when lora_rank is above 0"
     if config.negatives_from_rank < 2:
         yield f"negatives_from_rank must be at least 2 (rank 1 is the chosen), got {config.negatives_from_rank}"
+    if config.tokens_per_pass < 0:
+        yield f"tokens_per_pass must be 0 (found by trying) or more, got {config.tokens_per_pass}"
     if config.worst_negatives < 0:
         yield f"worst_negatives must be 0 (all) or more, got {config.worst_negatives}"
     for name in ("seed", "holdout_seed"):

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmpo_train.engine import set_learning_rate
+from mmpo_train.engine import bytes_of_moments, let_go_of_backward, memory_share, set_learning_rate
 from mmpo_train.logps import CompletionLogps, Pass
 from mmpo_train.optimizers import build_optimizer
 
@@ -41,9 +41,9 @@ class DeepSpeedEngine:
 
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
         self.worker, self.workers = dist.get_rank(), dist.get_world_size()
-        optimizer = build_optimizer(config, module.parameters())
+        self.moments_of = build_optimizer(config, module.parameters())
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=module, optimizer=optimizer, config=_deepspeed_config(config, self.workers)
+            model=module, optimizer=self.moments_of, config=_deepspeed_config(config, self.workers)
         )
         self.device = self.engine.device
         self.stage = config.zero_stage
@@ -51,8 +51,8 @@ class DeepSpeedEngine:
         # Without ZeRO in fp32 DeepSpeed clips by this method and forgets the norm.
         self.engine.clip_fp32_gradients = self._clip
 
-    def logps(self, one: Pass) -> Tensor:
-        return self.engine(one.to(self.device))
+    def logps(self, one: Pass, entropies: bool = False) -> Tensor:
+        return self.engine(one.to(self.device), entropies)
 
     def backward(self, loss: Tensor) -> None:
         # DeepSpeed averages gradients over workers; the loop's losses are shares of one sum.
@@ -91,6 +91,41 @@ class DeepSpeedEngine:
 
     def barrier(self) -> None:
         dist.barrier()
+
+    def discard(self) -> bool:
+        # Other workers wait for this one in a collective operation; and ZeRO-3 breaks off with parameters half
+        # gathered, and a trace half recorded, in places of its own that a new process alone is rid of.
+        if self.workers > 1 or self.stage == 3:
+            return False
+        self.optimizer.zero_grad()
+        if self.stage:
+            _forget_reductions(self.optimizer)
+        let_go_of_backward(self.device)
+        return True
+
+    def recompute_activations(self, wanted: bool) -> None:
+        self.engine.module.recompute_activations(wanted)
+
+    def memory_share(self) -> float | None:
+        # ZeRO's own optimiser holds this worker's part alone.
+        return memory_share(self.device, 0 if self.moments_of.state else bytes_of_moments(self.moments_of))
+
+
+def _forget_reductions(optimizer: Any) -> None:
+    """Bring ZeRO-1's and ZeRO-2's optimiser, as of DeepSpeed 0.19, to where it is before a step's first pass."""
+    # Sums over the step's earlier passes (bf16 ones summed in fp32 stand in the second); DeepSpeed's own step forgets
+    # them in this way where gradients have overflowed.
+    optimizer.all_grad_tensors.clear()
+    optimizer.averaged_gradients.clear()
+    # What the end of a backward pass does, without its reduction. Gradients of the broken-off one wait in buckets, and
+    # their parameters count as done: the next pass would add the former and stumble over the latter.
+    for bucket in optimizer.ipg_buckets.values():
+        bucket.clear()
+    optimizer.extra_large_param_to_reduce.clear()  # one that is larger than a bucket waits beside it
+    optimizer.params_already_reduced[:] = [False] * len(optimizer.params_already_reduced)
+    optimizer._release_ipg_buffers()
+    # Else DeepSpeed would go on counting itself inside of that pass; outside of one this does nothing.
+    optimizer.exit_backward()
 
 
 def _deepspeed_config(config: TrialConfig, workers: int) -> dict[str, Any]:

@@ -23,8 +23,11 @@ class Engine(Protocol):
     """This worker's number, from 0."""
     workers: int
 
-    def logps(self, one: Pass) -> Tensor:
-        """Log-probabilities (R,) of a pass, on the CPU or the accelerator, with gradient where that is enabled."""
+    def logps(self, one: Pass, entropies: bool = False) -> Tensor:
+        """Log-probabilities (C,) of a pass, on the CPU or the accelerator, with gradient where that is enabled.
+
+        With `entropies` the (3, C) of `CompletionLogps`.
+        """
 
     def backward(self, loss: Tensor) -> None:
         """Add this worker's share of the loss to the gradient. Gradients are summed over passes and workers."""
@@ -50,6 +53,15 @@ class Engine(Protocol):
     def barrier(self) -> None:
         """Return when every worker is here."""
 
+    def discard(self) -> bool:
+        """Forget the gradient and the memory of a step that broke off; False where that cannot be done."""
+
+    def recompute_activations(self, wanted: bool) -> None:
+        """Trade time for memory in the passes to come, or no longer."""
+
+    def memory_share(self) -> float | None:
+        """The largest share of the accelerator's memory that was in use since the last call; None on a CPU."""
+
 
 class TorchEngine:
     """One process, no distribution: `python -m mmpo_train`, and the peer that other engines are tested against."""
@@ -64,9 +76,9 @@ class TorchEngine:
         self.max_gradient_norm = config.max_gradient_norm or float("inf")
         self.bf16 = config.precision == "bf16"
 
-    def logps(self, one: Pass) -> Tensor:
+    def logps(self, one: Pass, entropies: bool = False) -> Tensor:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            return self.module(one.to(self.device))
+            return self.module(one.to(self.device), entropies)
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()
@@ -95,6 +107,44 @@ class TorchEngine:
 
     def barrier(self) -> None:
         return None
+
+    def discard(self) -> bool:
+        self.optimizer.zero_grad(set_to_none=True)
+        let_go_of_backward(self.device)
+        return True
+
+    def recompute_activations(self, wanted: bool) -> None:
+        self.module.recompute_activations(wanted)
+
+    def memory_share(self) -> float | None:
+        return memory_share(self.device, 0 if self.optimizer.state else bytes_of_moments(self.optimizer))
+
+
+def let_go_of_backward(device: torch.device) -> None:
+    """Free what a broken-off backward pass holds."""
+    # On a CPU autograd keeps what was still to do until the next backward pass begins.
+    torch.zeros((), requires_grad=True).backward()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def memory_share(device: torch.device, still_to_come: int = 0) -> float | None:
+    """`Engine.memory_share`; `still_to_come` bytes are counted on top."""
+    if device.type != "cuda":
+        return None
+    torch.cuda.synchronize(device)
+    peak = torch.cuda.max_memory_reserved(device) + still_to_come
+    free, total = torch.cuda.mem_get_info(device)
+    others = total - free - torch.cuda.memory_reserved(device)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)
+    return (peak + others) / total
+
+
+def bytes_of_moments(optimizer: torch.optim.Optimizer) -> int:
+    """What an optimiser that has not stepped will take: two fp32 moments a weight, or as many bytes in 8 bits."""
+    of_each = 8 if isinstance(optimizer, torch.optim.AdamW) else 2
+    return of_each * sum(weight.numel() for group in optimizer.param_groups for weight in group["params"])
 
 
 def set_learning_rate(optimizer: Any, learning_rate: float) -> None:

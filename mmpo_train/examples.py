@@ -33,7 +33,13 @@ def first_examples(
         if len(shown) == count:
             break
         encoded, _ = tokenise(
-            [example], tokenizer, config.max_prompt_tokens, config.max_completion_tokens, config.noise_candidate
+            [example],
+            tokenizer,
+            config.max_prompt_tokens,
+            config.max_completion_tokens,
+            config.noise_candidate,
+            config.truncation,
+            config.completion_rendering,
         )
         shown += [(example, one) for one in encoded]
     return shown

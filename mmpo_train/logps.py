@@ -5,45 +5,41 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from mmpo_train.attention import Packing
+from mmpo_train.vocabulary import token_logps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# Rows of the vocabulary projection that are alive at a time: 512 x 128k x 4 bytes is a quarter of a GB.
-_POSITIONS_PER_CHUNK = 512
 
 
 class Pass(NamedTuple):
     """One forward pass over C completions, in R rows of L tokens, padded on the right.
 
-    A row is either a prompt with one completion, or a prompt with several behind it (then `segments` is given).
-    Padding stands after all that is scored, so with causal attention no mask is needed for it.
+    Without a packing a row is a prompt with one completion. Padding stands after all that is scored, so with causal
+    attention no mask is needed for it. With one there is a single row, and the packing says what stands in it.
     """
 
     input_ids: Tensor
     """(R, L) token ids."""
-    rows: Tensor
-    """(T,) the row of each scored token."""
-    positions: Tensor
-    """(T,) the place in the row whose output predicts it."""
+    places: Tensor
+    """(T,) for each scored token the place, counted through all rows, whose output predicts it."""
     targets: Tensor
     """(T,) its id."""
     completions: Tensor
     """(T,) the completion it belongs to, 0 to C - 1."""
     completion_count: int
     """C."""
-    segments: Tensor | None = None
-    """(R, L) 0 for a prompt's token, k for one of the row's k-th completion, -1 for padding."""
+    prompt_count: int
     position_ids: Tensor | None = None
-    """(R, L) each completion goes on counting where its prompt ends."""
+    """(1, L) in a packed row: each completion goes on counting where its prompt ends."""
+    packing: Packing | None = None
 
     def to(self, device: torch.device) -> Pass:
         """The same on another device."""
         parts = self._asdict().items()
-        moved: dict[str, Any] = {name: part.to(device) for name, part in parts if isinstance(part, Tensor)}
+        moved: dict[str, Any] = {name: part.to(device) for name, part in parts if isinstance(part, (Tensor, Packing))}
         return self._replace(**moved)
 
 
@@ -51,57 +47,60 @@ class CompletionLogps(nn.Module):
     """A causal language model as a function from a pass to the log-probabilities of its completions."""
 
     def __init__(self, model: PreTrainedModel, *, one_projection: bool = False) -> None:
-        """`one_projection` calls the projection once a pass, however many positions there are.
-
-        ZeRO-3 needs it: its workers must call the same modules equally often.
-        """
+        """`one_projection` is `token_logps`'s `whole`, for ZeRO-3."""
         super().__init__()
         self.model = model
-        self.positions_per_chunk = None if one_projection else _POSITIONS_PER_CHUNK
+        self.one_projection = one_projection
 
-    def forward(self, one: Pass) -> Tensor:
+    def recompute_activations(self, wanted: bool) -> None:
+        """Keep no activations between the layers' inputs for the backward pass, or keep them again."""
+        model: Any = self.model
+        if wanted and not model.is_gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        elif not wanted and model.is_gradient_checkpointing:
+            model.gradient_checkpointing_disable()
+
+    def forward(self, one: Pass, entropies: bool = False) -> Tensor:
         """Summed log-probability of each completion's tokens, shape (C,), fp32, in nats.
 
-        The vocabulary projection is computed for scored positions only, in chunks, and again in the backward pass.
+        With `entropies` it is the first row of (3, C); the others are of one completion z of T tokens, with
+        H_t = H(pi(.|z_<t, x)) over the vocabulary and `stop` without gradient,
+
+            sum_t H_t    and    sum_t stop(H_t) log pi(z_<t|x),
+
+        whose gradients are P2's and P1's in the MMPO paper's Appendix B.2. Added up they are, where z is drawn from
+        pi(.|x), an unbiased estimate of the gradient of the entropy H(pi(.|x)) of all completions of up to T tokens.
         """
         # Dropout and gradient checkpointing belong to training steps: a validation between two of them has neither.
         self.train(torch.is_grad_enabled())
         bare: Any = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # type: ignore[operator]
-        shared = {}
-        if one.segments is not None:
-            shared = {"attention_mask": prompt_and_own_mask(one.segments), "position_ids": one.position_ids}
-        hidden = bare.base_model(input_ids=one.input_ids, use_cache=False, **shared).last_hidden_state
-        scored = hidden[one.rows, one.positions]
-        size = self.positions_per_chunk or len(scored)
-        pieces = zip(scored.split(size), one.targets.split(size), strict=True)
-        chunks = [self._chunk(bare, states, targets) for states, targets in pieces]
-        sums = torch.zeros(one.completion_count, dtype=torch.float32, device=scored.device)
-        return sums.index_add(0, one.completions, torch.cat(chunks))
-
-    @staticmethod
-    def _chunk(bare: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            return checkpoint(_token_logps, bare, states, targets, use_reentrant=False)
-        return _token_logps(bare, states, targets)
+        packed: dict[str, Any] = {}
+        if one.packing is not None:
+            # Any mask of four dimensions keeps the library from making one of the row's squared length.
+            no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=one.input_ids.device)
+            packed = {"attention_mask": no_mask, "position_ids": one.position_ids, "packing": one.packing}
+        hidden = bare.base_model(input_ids=one.input_ids, use_cache=False, **packed).last_hidden_state
+        states = hidden.flatten(0, 1).index_select(0, one.places)
+        logps, entropy = token_logps(bare, states, one.targets, entropies=entropies, whole=self.one_projection)
+        if entropy is None:
+            return _sum_by_completion(logps, one)
+        of_tokens = (logps, entropy, logps * _entropies_to_come(entropy.detach(), one.completions))
+        return torch.stack([_sum_by_completion(values, one) for values in of_tokens])
 
 
-def prompt_and_own_mask(segments: Tensor) -> Tensor:
-    """(R, 1, L, L), True where a token may look: at its prompt and at its own completion, never ahead.
+def _sum_by_completion(values: Tensor, one: Pass) -> Tensor:
+    """Sums (C,) of the scored tokens' values (T,)."""
+    sums = torch.zeros(one.completion_count, dtype=values.dtype, device=values.device)
+    return sums.index_add(0, one.completions, values)
 
-    A 4D mask reaches scaled_dot_product_attention as it is. Padding looks at the prompt, so that no row is empty.
+
+def _entropies_to_come(entropies: Tensor, completions: Tensor) -> Tensor:
+    """Of each scored token the sum of the entropies (T,) after it in its completion, 0 for the last one.
+
+    Token j is in z_<t for every later t, so that sum_t H_t log pi(z_<t|x) = sum_j log pi(z_j|z_<j, x) sum_{t>j} H_t.
+    `completions` (T,) rises.
     """
-    own = segments.unsqueeze(2) == segments.unsqueeze(1)
-    return ((segments.unsqueeze(1) == 0) | own).tril().unsqueeze(1)
-
-
-def _token_logps(bare: PreTrainedModel, states: Tensor, targets: Tensor) -> Tensor:
-    """Log-probability of each target, (T,), fp32: log-sum-exp in bf16 would lose the differences that are compared."""
-    logits = bare.get_output_embeddings()(states).float()
-    config = bare.config
-    if getattr(config, "logit_scale", None):  # Cohere
-        logits = logits * config.logit_scale
-    if getattr(config, "logits_scaling", None):  # Granite
-        logits = logits / config.logits_scaling
-    if getattr(config, "final_logit_softcapping", None):  # Gemma
-        logits = config.final_logit_softcapping * torch.tanh(logits / config.final_logit_softcapping)
-    return -F.cross_entropy(logits, targets, reduction="none")
+    # float64: a difference of sums over the whole pass.
+    cumulated = entropies.double().cumsum(0)
+    ends = torch.searchsorted(completions, completions, right=True) - 1
+    return (cumulated[ends] - cumulated).to(entropies.dtype)

@@ -38,7 +38,8 @@ def validate(
     `reward_accuracy` is the share of pairs whose chosen score exceeds the rejected score, by the objective's own
     score (Appendix B.1): MMPO s_w and s_l with groups of consecutive pairs, DPO beta * log-ratio, SimPO
     beta * logp. Equal scores are not correct. `policy_accuracy` (plain logp) and `logratio_accuracy` compare
-    across objectives. `reference_point` is the trial's present one (BCO, KTO), on which the loss depends.
+    across objectives. `reference_point` is the trial's present one (BCO, KTO), on which the loss depends. The loss has
+    no entropy term, where a trial is trained with one: log-probabilities are all that is known here.
     """
     order = np.arange(len(ref_logps))
     objective = build_objective(config)
@@ -79,7 +80,10 @@ def mmpo_diagnostics(margins: np.ndarray) -> dict[str, float]:
 
 
 def _r_eps_shift(config: TrialConfig, ref_logps: np.ndarray, rewards: np.ndarray, order: np.ndarray) -> float:
-    """Mean shift, in nats, that r_eps makes to s_w - s_l, against both completions having the same target reward."""
+    """Mean shift, in nats, that r_eps makes to s_w - s_l, against both completions having the same target reward.
+
+    Without in-batch normalisation it is r_eps - 0.1.
+    """
     neutral = build_objective(replace(config, {"r_eps": REJECTED_REWARD})).rewards
     everything = np.ones(ref_logps.shape, dtype=bool)
     without = group_rewards(ref_logps, everything, order, config.pairs_per_group, neutral)

@@ -20,4 +20,4 @@ def build_optimizer(config: TrialConfig, parameters: Iterable[Parameter]) -> Opt
         from bitsandbytes.optim import AdamW8bit
 
         return AdamW8bit(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
-    return AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay)
+    return AdamW(trainable, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)

@@ -10,9 +10,11 @@ import tyro
 
 from mmpo_train.config import TrialConfig, parse_assignments, replace
 from mmpo_train.errors import InputError
-from mmpo_train.recipes import objective_settings, recipe_for
+from mmpo_train.recipes import find_recipe, objective_settings, recipe_for
 
 Repeated = tyro.conf.UseAppendAction
+Positional = tyro.conf.Positional
+Assignments = Annotated[tuple[str, ...], Repeated, tyro.conf.arg(metavar="FIELD=VALUE")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,14 +26,19 @@ class Options:
     variants in mmpo_train/config.py."""
     model: str = "tiny"
     """Starting model: 'tiny' (made here on first use), a folder, or a hub id."""
+    recipe: str = ""
+    """Settings to start from: tiny, smollm2-135m, smollm2-360m, llama-3.2-1b, llama-3-8b, or any for the paper's batch
+    and lengths alone. Default: the recipe of the hub id, or the one that the folder was instruction-tuned by."""
+    settings: str = "paper"
+    """paper: as its text says; author: as its author's code did (data, truncation and rendering differ)."""
     dataset: Annotated[tuple[str, ...], Repeated] = ()
     """Preference data: a JSON, JSONL, CSV or Parquet file, a `datasets` folder or a hub id, as
-    SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. Repeat it for a mixture. Default: tiny's own."""
+    SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. Repeat it for a mixture. Default: the recipe's, or tiny's own."""
     seed: int = 42
     """Order of the pairs, random negatives, LoRA initialisation."""
     storage: Path = Path("runs")
     """Folder for everything that is made: models, token tables, checkpoints, results."""
-    set: Annotated[tuple[str, ...], Repeated, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
+    set: Assignments = ()
     """Any other field of a trial, such as beta=0.05 or epochs=1; they are listed in mmpo_train/config.py."""
     strict: bool = False
     """Refuse data with any unusable row."""
@@ -45,9 +52,11 @@ def base_config(options: Options) -> TrialConfig:
     """The recipe of the options' model with what the options change. Raises InputError naming every bad field."""
     if options.strict and options.drop_bad_rows:
         raise InputError("--strict refuses bad rows and --drop-bad-rows leaves them out: give one of the two")
-    named = {"objective": options.objective, "seed": options.seed, "dataset": options.dataset or ("tiny",)}
+    base = recipe_for(options.model, options.recipe, options.settings)
+    own_data = find_recipe(options.model, options.recipe).preference_data(options.settings)
+    named = {"objective": options.objective, "seed": options.seed, "dataset": options.dataset or own_data}
     assigned = parse_assignments(options.set)
     for name in ("objective", "seed", "dataset", "model"):
         if name in assigned:
             raise InputError(f"--set {name}=… has an option of its own: --{name}")
-    return replace(recipe_for(options.model), objective_settings(options.objective) | named | assigned)
+    return replace(base, objective_settings(options.objective) | named | assigned)

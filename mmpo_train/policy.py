@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,15 @@ if TYPE_CHECKING:
 
 # What makes a model what it is. Pickled weights (*.bin, *.pt) are not among them: they are never read.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+TOKENIZER_FILES = ("*token*.json", "tokenizer.model", "vocab.json", "merges.txt", "*.jinja", "generation_config.json")
 _HUB_TIMEOUT_SECONDS = "10"
+_COMPILER = "inductor"
+PACKED_ATTENTION = "packed"
+"""Its name among transformers' attention implementations."""
 
 
-def local_folder(model: str) -> Path:
-    """The folder of a model given as a folder or a hub id; a hub model is downloaded on first use.
+def local_folder(model: str, files: Sequence[str] = _MODEL_FILES) -> Path:
+    """The folder of a model given as a folder or a hub id; a hub model's `files` are downloaded on first use.
 
     Raises InputError where there is no such folder or hub model, or the hub cannot be reached.
     """
@@ -39,7 +45,7 @@ def local_folder(model: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(_MODEL_FILES)))
+        return Path(snapshot_download(model, allow_patterns=list(files)))
     except HFValidationError as error:
         raise InputError(f"{model!r} is neither a folder, nor a hub id (owner/name), nor 'tiny'") from error
     except Exception as error:  # the hub's own kinds and those of its HTTP library, another one from release to release
@@ -80,7 +86,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_model(folder: Path, *, config: TrialConfig | None = None) -> PreTrainedModel:
     """The causal language model of a folder in fp32, without dropout; with `config`, ready to be trained.
 
-    `config` adds LoRA adapters (seeded) and gradient checkpointing as it says. Raises InputError where there are no
+    `config` adds LoRA adapters (seeded) and compiles the layers as it says. Raises InputError where there are no
     safetensors weights or the architecture is unknown.
     """
     import torch
@@ -111,12 +117,30 @@ def load_model(folder: Path, *, config: TrialConfig | None = None) -> PreTrained
             f"shape ({', '.join(unfilled[:3])}); copy the whole folder again"
         )
     _remove_dropout(model)
+    use_packed_attention(model)
     if config is not None and config.lora_rank:
         model = _with_lora(model, config)
-    if config is not None and config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
+    if config is not None and config.compile:
+        _compile_layers(model)
     return model
+
+
+def use_packed_attention(model: Any) -> None:
+    """Let a model attend by `attention.packed_attention` where its architecture lets one choose; without a packing it
+    attends as before."""
+    from functools import partial
+
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    from mmpo_train.attention import packed_attention
+
+    AttentionInterface.register(PACKED_ATTENTION, partial(packed_attention, otherwise=sdpa_attention_forward))
+    AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
+    # What cannot do SDPA, or needs the extras of eager attention, keeps what it has and is never packed.
+    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+        model.set_attn_implementation(PACKED_ATTENTION)
 
 
 def _remove_dropout(model: PreTrainedModel) -> None:
@@ -129,6 +153,15 @@ def _remove_dropout(model: PreTrainedModel) -> None:
                 setattr(module, name, 0.0)
         if isinstance(module, Dropout):
             module.p = 0.0
+
+
+def _compile_layers(model: Any) -> None:
+    """Layer by layer, for rows of any length: all layers share the code, and a new length compiles nothing anew."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True, backend=_COMPILER)
 
 
 def _with_lora(model: PreTrainedModel, config: TrialConfig) -> Any:
@@ -159,6 +192,29 @@ def save_model(
     tokenizer.save_pretrained(folder)
 
 
+def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, precision: str = "fp32") -> None:
+    """A whole model in `target`, W + (lora_alpha / lora_rank) B A, from a checkpoint of LoRA adapters; with tokenizer.
+
+    The sum is computed in fp32 and kept in `precision`. `base` is the model that was adapted, where it is not where the
+    checkpoint says. Raises InputError where there are no adapters, or no such model.
+    """
+    import torch
+
+    adapter = checkpoint / "adapter_config.json"
+    if not adapter.is_file():
+        raise InputError(f"{checkpoint} holds no LoRA adapters (adapter_config.json), so there is nothing to merge")
+    adapted = base or local_folder(json.loads(adapter.read_text())["base_model_name_or_path"])
+    from peft import PeftModel
+
+    merged: Any = PeftModel.from_pretrained(load_model(adapted), str(checkpoint)).merge_and_unload()
+    if precision == "bf16":
+        merged = merged.to(torch.bfloat16)
+    has_own = any((checkpoint / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    for path in {path for pattern in TOKENIZER_FILES for path in (checkpoint if has_own else adapted).glob(pattern)}:
+        shutil.copy(path, target / path.name)
+    merged.save_pretrained(target, safe_serialization=True)
+
+
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Exchange a model's weights for those of another checkpoint of the same architecture, in place."""
     from safetensors.torch import load_file
@@ -179,7 +235,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
     known: dict[str, str] = json.loads(cache.read_text()) if cache.is_file() else {}
     whole, fresh = hashlib.sha256(), False
     for path in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
-        if path.name in ("manifest.json", "trial.json"):
+        if path.name in ("manifest.json", "trial.json", "sft.json"):
             continue
         status = path.stat()
         key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"

@@ -94,7 +94,7 @@ def parse_row(value: object, negatives_from_rank: int = 2) -> tuple[Turns, tuple
 
 
 def _pair_row(row: dict[str, Any]) -> tuple[Turns, tuple[str, ...]]:
-    given = _given_prompt(row)
+    given = given_prompt(row)
     missing = [name for name in ("chosen", "rejected") if row.get(name) is None]
     if given is None and not any(_holds_conversation(row.get(name)) for name in ("chosen", "rejected")):
         missing.insert(0, "prompt")
@@ -115,7 +115,7 @@ def _pair_row(row: dict[str, Any]) -> tuple[Turns, tuple[str, ...]]:
 
 def _ranked_row(row: dict[str, Any], negatives_from_rank: int) -> tuple[Turns, tuple[str, ...], int]:
     """The best answer, then those ranked lower; an answer tied with the best, or equal to it, is left out."""
-    given = _given_prompt(row)
+    given = given_prompt(row)
     missing = ["prompt"] if given is None else []
     if row.get("answers") is None and row.get("ranks") is None:
         missing.append("ranks")
@@ -156,27 +156,27 @@ def _rankings(row: dict[str, Any]) -> list[tuple[float, str]]:
     for place, rank in enumerate(ranks, 1):
         if isinstance(rank, bool) or not isinstance(rank, (int, float)) or not math.isfinite(rank):
             raise RowProblem("wrong type", f"rank {place} should be a number (1 is best), found {_shown(rank)}")
-    return [(rank, _text(f"answer {place}", text)) for place, (rank, text) in enumerate(zip(ranks, texts), 1)]
+    return [(rank, text_of(f"answer {place}", text)) for place, (rank, text) in enumerate(zip(ranks, texts), 1)]
 
 
-def _given_prompt(row: dict[str, Any]) -> Turns | None:
+def given_prompt(row: dict[str, Any]) -> Turns | None:
     """The prompt of the row's own prompt columns; None where none of them is filled."""
     if row.get("conversations") is not None:
-        return _messages("conversations", row["conversations"])
+        return messages_of("conversations", row["conversations"])
     prompt = row.get("prompt")
     if isinstance(prompt, (list, dict)):
-        return _messages("prompt", prompt)
+        return messages_of("prompt", prompt)
     if prompt is not None:
-        text = _text("prompt", prompt)
+        text = text_of("prompt", prompt)
         turns = _transcript(text) or (Message("user", text),)
         asked = turns[-1].role == "assistant" and not turns[-1].content.strip()
         return turns[:-1] if asked else turns
     if row.get("instruction") is not None:
-        text = _text("instruction", row["instruction"])
-        extra = _text("input", row.get("input") or "")
+        text = text_of("instruction", row["instruction"])
+        extra = text_of("input", row.get("input") or "")
         return (Message("user", f"{text}\n{extra}" if extra.strip() else text),)
     if row.get("question") is not None:
-        return (Message("user", _text("question", row["question"])),)
+        return (Message("user", text_of("question", row["question"])),)
     return None
 
 
@@ -187,10 +187,10 @@ def _conversation(row: dict[str, Any], name: str, *, whole: bool) -> tuple[Turns
     """
     value = row[name]
     if isinstance(value, str):
-        text = _text(name, value)
+        text = text_of(name, value)
         turns = (_transcript(text) if whole else ()) or (Message("assistant", text),)
     elif isinstance(value, (list, dict)):
-        turns = _messages(name, value)
+        turns = messages_of(name, value)
     else:
         raise RowProblem("wrong type", f"{name} should be text or messages, found {_shown(value)}")
     if not turns:
@@ -220,7 +220,7 @@ def _join(row: dict[str, Any], given: Turns | None, head: Turns) -> Turns:
             detail = "the prompt column is not among the turns before the completion: " + _first_difference(given, head)
             raise RowProblem("prompts of chosen and rejected differ", detail)
         turns = head if head[0].role == "system" or given[0].role != "system" else (given[0], *head)
-    system = _text("system", row.get("system") or "")
+    system = text_of("system", row.get("system") or "")
     if system.strip() and not (turns and turns[0].role == "system"):
         turns = (Message("system", system), *turns)
     return turns
@@ -243,7 +243,7 @@ def _check_completion(name: str, completion: str) -> None:
         raise RowProblem("empty completion", f"{name} is empty")
 
 
-def _messages(name: str, value: object) -> Turns:
+def messages_of(name: str, value: object) -> Turns:
     """Messages of {role, content} or {from, value}; system messages without text are left out."""
     items = [value] if isinstance(value, dict) else _list(name, value)
     found = []
@@ -262,7 +262,7 @@ def _messages(name: str, value: object) -> Turns:
     for where, role, _ in found:
         if role.lower() not in ROLES:
             raise RowProblem("unknown role", f"{where} has the role '{role}'; known: {', '.join(ROLES)}")
-    turns = [Message(ROLES[role.lower()], _text(f"the text of {where}", content)) for where, role, content in found]
+    turns = [Message(ROLES[role.lower()], text_of(f"the text of {where}", content)) for where, role, content in found]
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
 
 
@@ -281,7 +281,8 @@ def _holds_conversation(value: object) -> bool:
     return isinstance(value, list) and len(value) > 1
 
 
-def _text(name: str, value: object) -> str:
+def text_of(name: str, value: object) -> str:
+    """The value of a column that should hold text. Raises RowProblem where it is none."""
     if not isinstance(value, str):
         raise RowProblem("wrong type", f"{name} should be text, found {_shown(value)}")
     try:

@@ -227,7 +227,7 @@ def _read_splits(
                     problems.append((part, place, problem))
             rows_of_split += counts.rows
         rows_read += rows_of_split
-        refused += [found for found in problems if strict or _must_mend(found[2], source.from_hub, drop_bad_rows)]
+        refused += [found for found in problems if strict or must_mend(found[2], source.from_hub, drop_bad_rows)]
         if not rows_of_split:
             raise InputError(f"{_name(source, split)} holds no rows: {EXPECTED}")
         if not examples[split] and not refused:
@@ -266,7 +266,8 @@ def _examples(
             yield row.number, row.place, problem
 
 
-def _must_mend(problem: RowProblem, from_hub: bool, drop_bad_rows: bool) -> bool:
+def must_mend(problem: RowProblem, from_hub: bool, drop_bad_rows: bool) -> bool:
+    """Whether such a row is refused, with all that are like it, before anything is trained."""
     if drop_bad_rows or problem.severity == "unusable":
         return False
     return problem.severity == "malformed" or not from_hub

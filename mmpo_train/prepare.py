@@ -94,16 +94,18 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
         config.max_prompt_tokens,
         config.max_completion_tokens,
         config.noise_candidate,
+        config.truncation,
+        config.completion_rendering,
     )
     tokens = storage / "tokens" / key
-    with _lock(tokens):
+    with lock(tokens):
         counts = read_counts(tokens)
         if counts is None:
             say("tokenising", 0.0)
             counts = _tokenise(inputs, tokens)
     weights = fingerprint(inputs.model_folder, storage / "fingerprints.json")
     reference = storage / "reference" / reference_key(weights, tokens, config.precision)
-    with _lock(reference):
+    with lock(reference):
         say("reference log-probabilities", 0.0)
         work = inputs.model_folder, tokens, config.precision, config.tokens_per_pass, map_shards
         ensure_reference(reference, *work)
@@ -118,7 +120,7 @@ def build_starting_model(inputs: Inputs, say: Say) -> None:
     folder = inputs.model_folder
     if inputs.config.model == "tiny":
         quieten()
-        with _lock(folder):
+        with lock(folder):
             if not is_whole(folder):
                 write_folder(folder, lambda staging: tiny.build(staging, say))
 
@@ -129,7 +131,13 @@ def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:
     for split, examples in (("train", inputs.data.train), ("validation", inputs.data.validation)):
         noise = config.noise_candidate if split == "train" else "none"
         rows[split], counts[split] = tokenise(
-            examples, tokenizer, config.max_prompt_tokens, config.max_completion_tokens, noise
+            examples,
+            tokenizer,
+            config.max_prompt_tokens,
+            config.max_completion_tokens,
+            noise,
+            config.truncation,
+            config.completion_rendering,
         )
         needed = config.pairs_per_step if split == "train" else 1
         if len(rows[split]) < needed:
@@ -141,7 +149,7 @@ def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:
     return counts
 
 
-def _lock(folder: Path) -> FileLock:
+def lock(folder: Path) -> FileLock:
     """One maker at a time: a second one waits and then finds the folder made."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.with_name(f".{folder.name}.lock"))

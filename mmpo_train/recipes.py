@@ -1,20 +1,148 @@
-"""Settings that go together, by the name of the model they are for."""
+"""Settings that go together, by the name of the model they are for: the paper's four, `tiny`, and any other."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from mmpo_train.config import TrialConfig, replace
+from mmpo_train.config import TrialConfig, nearest, replace
+from mmpo_train.errors import InputError
 
-TINY = {
-    "model": "tiny",
-    "pairs_per_step": 16,
-    "max_prompt_tokens": 256,
-    "max_completion_tokens": 128,
-    "tokens_per_pass": 4096,
-    "validate_every_steps": 32,
+SETTINGS = ("paper", "author")
+"""What the text says, and what the author's published code did."""
+
+SFT = "sft.json"
+"""What a folder of instruction tuning says of itself."""
+
+ORCA = "HuggingFaceH4/orca_dpo_pairs:train_prefs:test_prefs"
+ULTRAFEEDBACK = "HuggingFaceH4/ultrafeedback_binarized:train_prefs:test_prefs"
+PREFERENCES = (ORCA, ULTRAFEEDBACK)
+"""Section 4.1, of all four models: 12,359 + 61,135 pairs to train on, 500 + 2,000 to validate on."""
+
+MERGED_PREFERENCES = (
+    *PREFERENCES,
+    "HuggingFaceH4/ultrafeedback_binarized:train_sft:test_sft",
+    "HuggingFaceH4/ultrafeedback_binarized:train_gen:test_gen",
+)
+"""The author's Llama runs: 195,764 pairs, since a bare data folder merged three splits of UltraFeedback."""
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+
+# The author's pipeline, of whatever model.
+_AUTHOR = {"truncation": "total", "completion_rendering": "alone"}
+_LORA = {"lora_rank": 64, "lora_alpha": 64, "lora_dropout": 0.01, "optimizer": "adamw_8bit"}
+_SMOL_SFT = {
+    "dataset": "HuggingFaceTB/smol-smoltalk:train:test",
+    "epochs": 2,
+    # The paper gives none; these are SmolLM2's own (alignment-handbook, recipes/smollm2/sft/config_smol.yaml).
+    "learning_rate": 1e-3,
+    "max_tokens": 8192,
+    "tokenizer_of": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
-"""The embedded default: small steps for a small dataset, and lengths that a laptop gets through."""
+_ULTRACHAT = "HuggingFaceH4/ultrachat_200k:train_sft:test_sft"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How one model is trained. Fields that are not named keep the defaults of TrialConfig and SFTTrial."""
+
+    name: str
+    """What `--recipe` takes."""
+    models: tuple[str, ...] = ()
+    """Hub ids that stand for it, in lower case."""
+    dataset: tuple[str, ...] = ("tiny",)
+    """Preference data where no others are named."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of TrialConfig."""
+    author: Mapping[str, Any] = field(default_factory=lambda: dict(_AUTHOR))
+    """Fields of TrialConfig in which the author's code differs, `dataset` among them."""
+    sft: Mapping[str, Any] = field(default_factory=lambda: {"dataset": "tiny"})
+    """Fields of SFTTrial: how its starting point is instruction-tuned."""
+
+    def preference_data(self, settings: str) -> tuple[str, ...]:
+        """The sources of `paper` or `author`."""
+        return self.author.get("dataset", self.dataset) if settings == "author" else self.dataset
+
+    def trial_fields(self, settings: str) -> dict[str, Any]:
+        """The fields of `paper` or `author`, but for the data."""
+        differing = self.author if settings == "author" else {}
+        return {name: value for name, value in {**self.settings, **differing}.items() if name != "dataset"}
+
+
+RECIPES = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe(
+            name="tiny",
+            models=("tiny",),
+            settings={
+                "pairs_per_step": 16,
+                "max_prompt_tokens": 256,
+                "max_completion_tokens": 128,
+                "validate_every_steps": 32,
+            },
+            sft={
+                "dataset": "tiny",
+                "learning_rate": 1e-3,
+                "conversations_per_step": 16,
+                "max_tokens": 512,
+                "validation_conversations": 200,
+            },
+        ),
+        Recipe(
+            name="smollm2-135m",
+            models=("huggingfacetb/smollm2-135m", "huggingfacetb/smollm2-135m-instruct"),
+            dataset=PREFERENCES,
+            sft=_SMOL_SFT,
+        ),
+        Recipe(
+            name="smollm2-360m",
+            models=("huggingfacetb/smollm2-360m", "huggingfacetb/smollm2-360m-instruct"),
+            dataset=PREFERENCES,
+            sft=_SMOL_SFT,
+        ),
+        Recipe(
+            name="llama-3.2-1b",
+            models=("meta-llama/llama-3.2-1b", "meta-llama/llama-3.2-1b-instruct"),
+            dataset=PREFERENCES,
+            settings={**_LORA, "lora_targets": (*ATTENTION, *FEED_FORWARD)},
+            author={**_AUTHOR, "dataset": MERGED_PREFERENCES},
+            sft={
+                "dataset": (_ULTRACHAT, "JunxiongWang/sftdatasetv3:train:test"),
+                "epochs": 3,
+                # The paper gives none; both data sets' own publications trained with these (SimPO, MambaInLlama).
+                "learning_rate": 2e-5,
+                "max_tokens": 2048,
+                "tokenizer_of": "meta-llama/Llama-3.2-1B-Instruct",
+            },
+        ),
+        Recipe(
+            name="llama-3-8b",
+            models=(
+                "princeton-nlp/llama-3-base-8b-sft",
+                "meta-llama/meta-llama-3-8b",
+                "meta-llama/meta-llama-3-8b-instruct",
+            ),
+            dataset=PREFERENCES,
+            settings={**_LORA, "lora_targets": ATTENTION},
+            author={**_AUTHOR, "dataset": MERGED_PREFERENCES},
+            # How SimPO's authors made their public model, which the paper starts from.
+            sft={
+                "dataset": _ULTRACHAT,
+                "epochs": 1,
+                "learning_rate": 2e-5,
+                "max_tokens": 2048,
+                "tokenizer_of": "meta-llama/Meta-Llama-3-8B-Instruct",
+            },
+        ),
+        Recipe(name="any"),
+    )
+}
+"""Section 4.1 and Appendix B.1; `any` is for models that the paper does not have: its batch, lengths and AdamW."""
 
 
 _MC_PO_PAPER = ("rpo", "exo", "cpo", "bco", "kto", "apo", "sppo", "nca", "rnce", "mc_po", "on_mc_po", "online_dpo")
@@ -30,6 +158,29 @@ def objective_settings(objective: str) -> dict[str, Any]:
     return {"sft_weight": 1.0} if objective == "cpo_original" else {}
 
 
-def recipe_for(model: str) -> TrialConfig:
-    """The settings a model starts from: `tiny`'s own, and the paper's (Section 4.1, Appendix B.1) for all others."""
-    return replace(TrialConfig(), TINY) if model == "tiny" else replace(TrialConfig(), {"model": model})
+def find_recipe(model: str, name: str = "") -> Recipe:
+    """The recipe of that name; without one, that of a hub id, or the one a folder of `stage0_sft.py` was tuned by.
+
+    Of any other folder the name says nothing, and it gets `any`. Raises InputError for an unknown name.
+    """
+    if name:
+        if name.lower() not in RECIPES:
+            raise InputError(f"--recipe {name!r} is none{nearest(name.lower(), RECIPES)}")
+        return RECIPES[name.lower()]
+    known = next((recipe for recipe in RECIPES.values() if model.lower() in recipe.models), None)
+    return known or RECIPES.get(_tuned_by(model), RECIPES["any"])
+
+
+def recipe_for(model: str, name: str = "", settings: str = "paper") -> TrialConfig:
+    """The trial that a model starts from, on data yet to be named. Raises InputError for unknown names."""
+    if settings not in SETTINGS:
+        raise InputError(f"--settings {settings!r} is none{nearest(settings, SETTINGS)}")
+    return replace(TrialConfig(), {"model": model, **find_recipe(model, name).trial_fields(settings)})
+
+
+def _tuned_by(model: str) -> str:
+    """The recipe that a folder of instruction tuning names; empty for any other model."""
+    try:
+        return str(json.loads((Path(model).expanduser() / SFT).read_text())["config"]["recipe"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -125,13 +125,15 @@ def score_shard(
     import torch
 
     from mmpo_train.logps import CompletionLogps
+    from mmpo_train.passes import FORWARD_TOKENS, best_layout
     from mmpo_train.policy import load_model
     from mmpo_train.scoring import model_forward, score_pairs
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     forward = model_forward(CompletionLogps(load_model(Path(model_folder))), device, precision)
     table = read_split(Path(tokens_folder), split)
-    return score_pairs(forward, table, range(start, end), tokens_per_pass).tolist()
+    layout, tokens = best_layout(forward, table, precision), tokens_per_pass or FORWARD_TOKENS[device.type]
+    return score_pairs(forward, table, range(start, end), tokens, layout=layout).tolist()
 
 
 def _write(staging: Path, columns: dict[str, list[list[float]]]) -> None:

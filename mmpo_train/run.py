@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -23,12 +24,13 @@ from mmpo_train.logps import CompletionLogps
 from mmpo_train.loop import Diverged, train
 from mmpo_train.manifest import is_whole
 from mmpo_train.objectives.reference_point import RunningMean
+from mmpo_train.passes import Passes, find_passes, remember, remembered
 from mmpo_train.policy import load_model, load_tokenizer
 from mmpo_train.prepare import Places
 from mmpo_train.reference import UNRELATED, read_reference, read_split
 from mmpo_train.scoring import ScoredTable
 from mmpo_train.segments import Ask, Segment, read_segment, segment_request
-from mmpo_train.tokens import read_table
+from mmpo_train.tokens import TokenTable, read_table
 
 # Sending is collective and may wait for its receiver, so points travel in bundles.
 _SECONDS_BETWEEN_SENDS = 1.0
@@ -41,10 +43,13 @@ def run_trial(
     make_engine: Callable[[CompletionLogps, TrialConfig], Engine],
     send: Send,
     ask: Ask | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Train the trial to its end, from its last whole epoch checkpoint where it has one.
 
-    `ask` has the segments made that online objectives need. Raises Diverged; what was measured by then has been sent.
+    `ask` has the segments made that online objectives need; `say` is told, on every worker, what a person should know.
+    Raises Diverged, and OutOfMemory; called again after that, the trial takes the smaller passes that it remembers.
+    What was measured by then has been sent.
     """
     folder = places.trial(config)
     model, tokenizer = load_model(places.model, config=config), load_tokenizer(places.model)
@@ -52,8 +57,8 @@ def run_trial(
     if engine.worker == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_trial(folder, config)
-    finished = _first_workers(engine, lambda: resumable_epoch(folder, engine.workers, config.zero_stage))
-    outbox, reference_point = _Outbox(send), RunningMean()
+    finished = first_workers(engine, lambda: resumable_epoch(folder, engine.workers, config.zero_stage))
+    outbox, reference_point = Outbox(send), RunningMean()
     if finished:
         outbox.history, reference_point = load_epoch(folder, finished, engine)
         # Sent once more: a driver that was killed may not have got them. It drops what it has.
@@ -76,10 +81,12 @@ def run_trial(
     if config.objective in NEEDS_UNRELATED:
         unrelated = ScoredTable(read_split(places.tokens, UNRELATED), read_reference(places.unrelated, UNRELATED))
 
+    passes = passes_of(config, engine, tables["train"].table, folder, say)
+
     def make_segment(segment: int, prompts: np.ndarray) -> Segment:
         outbox.flush(None)
         target = folder / "segments" / f"segment-{segment + 1:04d}"
-        if not _first_workers(engine, lambda: is_whole(target)):
+        if not first_workers(engine, lambda: is_whole(target)):
             assert ask is not None
             policy = places.model
             if segment:
@@ -96,7 +103,7 @@ def run_trial(
             )
             is_made = ask(request) if engine.worker == 0 else lambda: False
             # Not a barrier: answering may take longer than a collective operation may wait.
-            while not _first_workers(engine, is_made):
+            while not first_workers(engine, is_made):
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             if segment and engine.worker == 0:
                 shutil.rmtree(policy)
@@ -108,6 +115,8 @@ def run_trial(
             tables["train"],
             tables["validation"],
             engine,
+            passes,
+            keep_passes=lambda smaller: remember(folder, config, smaller),
             report=outbox.put,
             publish=publish,
             finished_epochs=finished,
@@ -120,13 +129,29 @@ def run_trial(
         raise
 
 
-def _first_workers(engine: Engine, find: Callable[[], int]) -> int:
+def passes_of(
+    config: TrialConfig, engine: Engine, table: TokenTable, folder: Path, say: Callable[[str], None]
+) -> Passes:
+    """Those that the trial began with, or goes on with after it ran out of memory; else new ones."""
+    known = remembered(folder, config)
+    if first_workers(engine, lambda: known is not None):
+        assert known is not None, f"{folder} is not the same on all workers"
+        engine.recompute_activations(known.checkpointing)
+        return known
+    keep = (lambda passes: remember(folder, config, passes)) if engine.worker == 0 else (lambda passes: None)
+    passes = find_passes(config, engine, table, keep)
+    if passes.layout != config.layout:
+        say(f"this model cannot be trained on {config.layout} passes: {passes}")
+    return passes
+
+
+def first_workers(engine: Engine, find: Callable[[], int]) -> int:
     """What worker 0 finds, on all of them: on a shared file system the others may see a folder a moment later."""
     found = find() if engine.worker == 0 else 0
     return int(engine.sum(np.array([found], dtype=np.float64))[0])
 
 
-class _Outbox:
+class Outbox:
     """Points that have not been sent yet; every worker's fills and empties at the same steps."""
 
     def __init__(self, send: Send) -> None:

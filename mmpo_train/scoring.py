@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from mmpo_train.batches import collate, plan_table
+from mmpo_train.batches import Layout, collate, plan_passes
 from mmpo_train.logps import CompletionLogps, Pass
+from mmpo_train.passes import is_out_of_memory
 from mmpo_train.tokens import TokenTable
 
 
@@ -34,41 +35,45 @@ def score_pairs(
     worker: int = 0,
     workers: int = 1,
     *,
-    share_prompts: bool = False,
+    layout: Layout = "padded",
 ) -> np.ndarray:
     """Log-probabilities of the prompts' completions, shape (len(pairs), K), fp32, in nats; 0 where there is none.
 
-    With several workers each scores its share and leaves zeros elsewhere, so that the sum over workers is the whole.
-    All of them run the same number of passes.
+    With several workers each scores its share and leaves zeros elsewhere, so that the sum over workers is the whole;
+    all of them run the same number of passes. A single one halves its passes when they do not fit into memory.
     """
-    place = {int(pair): index for index, pair in enumerate(pairs)}
+    waiting = np.asarray(pairs)
+    place = {int(pair): index for index, pair in enumerate(waiting)}
     scores = np.zeros((len(place), table.most_completions), dtype=np.float32)
-    plan = plan_table(table, pairs, tokens_per_pass, workers, share_prompts=share_prompts)
-    with torch.no_grad():
-        for some in plan[worker::workers]:
-            shown = some if len(some) else np.asarray(pairs[:1])
-            logps = forward(collate(table, shown, share_prompts=share_prompts)).cpu().numpy()
+    while len(waiting):
+        done = []
+        for some in plan_passes(table, waiting, tokens_per_pass, workers, layout)[worker::workers]:
+            logps = _logps_if_they_fit(forward, collate(table, some if len(some) else waiting[:1], layout), workers)
+            if logps is None:
+                tokens_per_pass = max(1, tokens_per_pass // 2)
+                break
             if len(some):
                 counts = [len(table.completions[pair]) for pair in some]
                 rows = np.repeat([place[int(pair)] for pair in some], counts)
                 scores[rows, np.concatenate([np.arange(count) for count in counts])] = logps
+            done.append(some)
+        else:
+            break
+        waiting = np.setdiff1d(waiting, np.concatenate([waiting[:0], *done]))
     return scores
 
 
-def prompts_can_be_shared(forward: Callable[[Pass], torch.Tensor], table: TokenTable, bf16: bool) -> bool:
-    """Whether this model gives completions behind one prompt the log-probabilities they have alone, by trying.
-
-    It does not where positions or masks are not plain causal attention's: ALiBi, sliding windows, state spaces.
-    """
-    longest = int(np.argmax(table.together))
-    with torch.no_grad():
-        alone = forward(collate(table, np.array([longest]))).float().cpu()
-        try:
-            shared = forward(collate(table, np.array([longest]), share_prompts=True)).float().cpu()
-        except (TypeError, ValueError, RuntimeError, IndexError):  # a model that takes no positions or no such mask
-            return False
-    tolerance = 2e-2 if bf16 else 1e-4
-    return bool(torch.allclose(alone, shared, rtol=tolerance, atol=tolerance))
+def _logps_if_they_fit(forward: Callable[[Pass], torch.Tensor], one: Pass, workers: int) -> np.ndarray | None:
+    """A pass's log-probabilities; None where memory ran out and a smaller pass can be tried."""
+    try:
+        with torch.no_grad():
+            return forward(one).cpu().numpy()
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or workers > 1 or one.prompt_count == 1:
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 def model_forward(module: CompletionLogps, device: torch.device, precision: str) -> Callable[[Pass], torch.Tensor]:

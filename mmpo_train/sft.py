@@ -1,4 +1,8 @@
-"""Instruction tuning: the starting points of preference optimisation (Section 4.1)."""
+"""Instruction tuning of `tiny`, in one process and without an engine.
+
+Other models are tuned by `sft_run`. Its sums run in another order, so that with it tiny's weights, on which every
+number in the README rests, would be others in their last bits.
+"""
 
 from __future__ import annotations
 

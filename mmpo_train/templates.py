@@ -43,27 +43,40 @@ class EncodedExample:
 
 
 def encode(
-    example: PreferenceExample, tokenizer: PreTrainedTokenizerBase, max_prompt_tokens: int, max_completion_tokens: int
+    example: PreferenceExample,
+    tokenizer: PreTrainedTokenizerBase,
+    max_prompt_tokens: int,
+    max_completion_tokens: int,
+    truncation: str = "separate",
+    completion_rendering: str = "whole",
 ) -> EncodedExample:
     """Token ids of the example, prompts cut from the left and completions from the right.
 
-    A completion that after the cut is the same tokens as one before is left out. Raises Unusable where the template
-    refuses the conversation, where it renders the prompt differently once a completion follows, and where all
-    rejected completions are the same tokens as the chosen one.
+    `truncation` and `completion_rendering` are TrialConfig's; an assistant's turn that is rendered alone brings its own
+    header, so that the prompt then ends without one. A completion that after the cut is the same tokens as one before
+    is left out. Raises Unusable where the template refuses the conversation, where it renders the prompt differently
+    once a completion follows, and where all rejected completions are the same tokens as the chosen one.
     """
-    prompt_text = render(tokenizer, example.prompt, add_generation_prompt=True)
+    alone = completion_rendering == "alone"
+    prompt_text = render(tokenizer, example.prompt, add_generation_prompt=not alone)
     prompt_ids = tokenizer.encode(prompt_text, add_special_tokens=False)
+    kept = prompt_ids[-max_prompt_tokens:]
+    longest = max_completion_tokens
+    if truncation == "total":
+        longest += max_prompt_tokens - len(kept)
     distinct: dict[bytes, np.ndarray] = {}
     cuts = []
     for completion in example.completions:
-        ids = _completion_ids(tokenizer, example.prompt, completion, prompt_text, prompt_ids)
-        kept_ids = np.asarray(ids[:max_completion_tokens], dtype=np.int32)
+        if alone:
+            ids = _turn_ids(tokenizer, completion)
+        else:
+            ids = _completion_ids(tokenizer, example.prompt, completion, prompt_text, prompt_ids)
+        kept_ids = np.asarray(ids[:longest], dtype=np.int32)
         if kept_ids.tobytes() not in distinct:
             distinct[kept_ids.tobytes()] = kept_ids
-            cuts.append(max(0, len(ids) - max_completion_tokens))
+            cuts.append(max(0, len(ids) - longest))
     if len(distinct) < 2:
-        raise Unusable(f"chosen and rejected are the same within {max_completion_tokens} tokens")
-    kept = prompt_ids[-max_prompt_tokens:]
+        raise Unusable(f"chosen and rejected are the same within {longest} tokens")
     return EncodedExample(
         prompt=np.asarray(kept, dtype=np.int32),
         completions=tuple(distinct.values()),
@@ -117,6 +130,14 @@ def _completion_ids(
         # completions; so the completion is tokenised from where the prompt's text ends.
         ids = tokenizer.encode(whole_text[len(prompt_text) :], add_special_tokens=False)
     return _with_one_end(tokenizer, ids)
+
+
+def _turn_ids(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
+    """Ids of a conversation of this one turn, up to and including one end-of-turn token."""
+    from mmpo_train.preferences import Message
+
+    text = render(tokenizer, [Message("assistant", completion)], add_generation_prompt=False)
+    return _with_one_end(tokenizer, tokenizer.encode(text, add_special_tokens=False))
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -28,6 +28,7 @@ __all__ = [
     "RECIPE",
     "Recipe",
     "build",
+    "build_untrained",
     "fingerprint",
     "instruction_examples",
     "judge",
@@ -238,6 +239,17 @@ def build(folder: Path, progress: Callable[[str, float], None] | None = None) ->
     finally:
         torch.set_num_threads(threads)
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def build_untrained(folder: Path) -> None:
+    """The tokenizer and the model as it is before instruction tuning: random weights. Random state is left alone."""
+    import torch
+
+    tokenizer = train_tokenizer(instruction_examples())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RECIPE.seed)
+        new_model(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -110,16 +110,19 @@ def tokenise(
     max_prompt_tokens: int,
     max_completion_tokens: int,
     noise_candidate: str = "none",
+    truncation: str = "separate",
+    completion_rendering: str = "whole",
 ) -> tuple[list[EncodedExample], CutCount]:
     """The usable examples as token ids, with the count of what was cut and dropped.
 
     `noise_candidate` is one of TrialConfig's: `added` gives each prompt one more negative, the last, which is the
-    chosen completion with two tokens swapped (MC-PO paper, Section 5.4); `only` leaves it no other negative.
+    chosen completion with two tokens swapped (MC-PO paper, Section 5.4); `only` leaves it no other negative. So are
+    `truncation` and `completion_rendering` (`encode`).
     """
     encoded, count = [], CutCount()
     for example in examples:
         try:
-            one = encode(example, tokenizer, max_prompt_tokens, max_completion_tokens)
+            one = encode(example, tokenizer, max_prompt_tokens, max_completion_tokens, truncation, completion_rendering)
             if noise_candidate != "none":
                 noisy = _with_noise(one, noise_candidate)
                 count.without_noise += noisy is one
@@ -243,7 +246,11 @@ def tables_key(
     max_prompt_tokens: int,
     max_completion_tokens: int,
     noise_candidate: str = "none",
+    truncation: str = "separate",
+    completion_rendering: str = "whole",
 ) -> str:
     """Name of the folder for this data under this tokenizer, template, truncation and noise."""
     cuts = [max_prompt_tokens, max_completion_tokens]
-    return digest_of(["tokens-2", data_fingerprint, model_fingerprint, *cuts, noise_candidate])
+    # Later fields: tables without them keep their names.
+    later = [value for value in (truncation, completion_rendering) if value not in ("separate", "whole")]
+    return digest_of(["tokens-2", data_fingerprint, model_fingerprint, *cuts, noise_candidate, *later])

@@ -85,6 +85,13 @@ def resolve(tracking_uri: str | None, storage: Path) -> Address:
     )
 
 
+def is_there(tracking_uri: str | None, storage: Path) -> bool:
+    """Whether the address has a ledger already. Servers are thought to have one."""
+    if tracking_uri is None:
+        return (storage / "mlflow.db").is_file()
+    return not tracking_uri.startswith("sqlite:///") or Path(tracking_uri.removeprefix("sqlite:///")).is_file()
+
+
 def unreachable(address: Address, why: str) -> InputError:
     """The error for an address nobody usable answers at, credentials taken out."""
     return InputError(

@@ -12,7 +12,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.terminal import run_program
 from sweeps import grids
 from sweeps.options import SweepOptions
-from sweeps.stage import Stage, run_stage
+from sweeps.stage import Stage, known_objective, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class AxisOptions(SweepOptions):
 def axis_stage(options: AxisOptions) -> Stage:
     """The stage that the options describe. Raises InputError for an axis that the objective does not have."""
     # An unknown objective is named before its axes are looked up.
-    objective = replace(TrialConfig(), {"objective": options.objective}).objective
+    objective = known_objective(options.objective)
     axes = [name for name in ("learning_rate", *OBJECTIVE_FIELDS[objective]) if name in grids.AXES]
     if options.axis not in axes:
         raise InputError(f"{objective} has no axis {options.axis!r}{nearest(options.axis, axes)}")
@@ -37,9 +37,10 @@ def axis_stage(options: AxisOptions) -> Stage:
         name=f"axis_{options.axis}",
         title=f"{objective} over {options.axis}",
         axis=options.axis,
-        short_axis=options.axis[:6],
+        run_name=options.axis[:6] + "={}",
         values=tuple(getattr(replace(TrialConfig(), {options.axis: value}), options.axis) for value in values),
         settings={"epochs": 2},
+        option="--values",
         log_axis=options.axis == "learning_rate",
     )
 

@@ -4,71 +4,71 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from statistics import mean
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
 
-from mmpo_train.config import TrialConfig
 from mmpo_train.terminal import console
-from sweeps.plots import plot_stage
-from sweeps.winners import Candidate, Ranked, Ranking, p_text, rank
+from sweeps.epoch_tables import as_markdown, epoch_sheets
+from sweeps.labels import words
+from sweeps.plots import ACCURACY, LOSS, plot_stage
+from sweeps.ranking_text import columns, note, ranking_table, sentences
+from sweeps.study_tables import printed
+from sweeps.winners import Candidate, Ranking, rank
 
 if TYPE_CHECKING:
-    from sweeps.stage import Stage
+    from sweeps.choices import Choice
+    from sweeps.points import GridPoint, Stage
     from sweeps.stage_log import StageLog
     from sweeps.tracking import TrialRecord
+
+_CURVES = {ACCURACY: "validation_curve/reward_accuracy", LOSS: "train/loss"}
 
 
 def conclude(
     stage: Stage,
     experiment: str,
-    records: dict[str, TrialRecord],
-    trials: list[TrialConfig],
+    points: Sequence[GridPoint],
+    records: Mapping[str, TrialRecord],
     log: StageLog,
     storage: Path,
+    choices: Sequence[Choice] = (),
+    following: str = "",
 ) -> Ranking:
-    """Rank the trials, draw them, record the winner as tags, print it all. Returns the ranking."""
-    ranking = rank(
-        [candidate for trial in trials for candidate in _candidates(stage, trial, records.get(trial.digest))]
-    )
-    objective = trials[0].objective
-    baseline = _baseline(log)
+    """Rank the points, draw them, record the winner, print it all. Returns the ranking.
+
+    Trials that another stage trained get stand-ins below this one. `following` is the next command, for the note.
+    """
+    ranking = rank([one for point in points for one in _candidates(point, records)])
+    objective = points[0].trials[0].config.objective
+    origins = _take(points, records, log)
+    baseline = {
+        name.removeprefix("baseline."): value for name, value in log.tags.items() if name.startswith("baseline.")
+    }
+    own_score = baseline.get("reward_accuracy", "")
     picture = plot_stage(
         storage / "plots" / f"{stage.name}-{objective}-{log.run_id[:8]}.png",
         title=f"{stage.title}: {objective}, {experiment}",
-        axis_name=stage.axis.replace("_", " "),
+        axis_name=words(stage.axis),
         ranking=ranking,
         log_axis=stage.log_axis,
-        baseline=baseline.get("reward_accuracy") or None,
-        curves=_curves(stage, trials, records),
+        baseline=None if " to " in own_score else float(own_score or 0) or None,
+        curves=_curves(points, records),
     )
-    console.print(_table(stage, ranking, records))
+    console.print(ranking_table(stage, ranking, records, origins, console.width))
     if baseline:
-        console.print(
-            f"starting model: reward accuracy {baseline['reward_accuracy']:.4f}"
-            + (" (all scores are equal before training)" if baseline["reward_accuracy"] == 0 else "")
-            + f", accuracy by plain log-probabilities {baseline['policy_accuracy']:.4f}",
-            highlight=False,
-        )
-    console.print(f"\n[bold]{escape(ranking.reason)}[/]{_at_the_edge(stage, ranking)}", highlight=False)
+        console.print(_starting_model(own_score, float(baseline["policy_accuracy"])), highlight=False)
+    console.print(f"\n[bold]{escape(' '.join(sentences(stage, ranking)))}[/]", highlight=False)
+    sheets = epoch_sheets(points, records, words(stage.axis)) if stage.by_epoch else []
+    for sheet in sheets:
+        console.print(printed(sheet))
     log.log_figure(picture)
-    log.log_table("ranking", _columns(stage, ranking, records))
-    log.describe(_description(ranking))
-    winner = ranking.winner
-    if winner is None:
-        log.finish(None, {"winner.reason": ranking.reason})
-    else:
-        log.finish(
-            records[winner.candidate.extra["digest"]],
-            {
-                f"winner.{stage.axis}": winner.candidate.value,
-                "winner.epoch": winner.candidate.epoch,
-                "winner.reward_accuracy": winner.accuracy,
-                "winner.reason": ranking.reason,
-            },
-        )
+    log.log_table("ranking", columns(stage, ranking, records, origins))
+    log.describe(note(stage, ranking, origins, [one.said for one in choices], as_markdown(sheets), following))
+    _record_winner(stage, ranking, records, log)
     failed = [record for record in records.values() if record.status == "failed"]
     if failed:
         console.print(f"{len(failed)} failed: the same command tries them again", highlight=False)
@@ -76,16 +76,21 @@ def conclude(
     return ranking
 
 
-def print_next(stage: Stage, ranking: Ranking, arguments: str, ui_command: str, page: str) -> None:
+def _starting_model(own_score: str, policy_accuracy: float) -> str:
+    by_policy = f"accuracy by plain log-probabilities {policy_accuracy:.4f}"
+    if not own_score:
+        return f"starting model: {by_policy}"
+    own = own_score if " to " in own_score else f"{float(own_score):.4f}"
+    ties = " (all scores are equal before training)" if own_score == "0.0" else ""
+    return f"starting model: reward accuracy {own}{ties}, {by_policy}"
+
+
+def print_next(following: str, ui_command: str, page: str) -> None:
     """The commands that come next."""
     console.print("\nnext:", style="bold")
-    if ranking.winner is not None and stage.next_command:
-        command = as_typed(f"{stage.next_command}{arguments}")
-        there = (Path(__file__).parent / Path(stage.next_command.split()[1]).name).is_file()
-        missing = "" if there else "   # comes with a later version"
-        console.print(f"  {command}{missing}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"  {as_typed(ui_command)}", highlight=False, soft_wrap=True, markup=False)
-    console.print(f"  {page}", highlight=False, soft_wrap=True, markup=False)
+    typed = [as_typed(following)] if following else []
+    for line in (*typed, as_typed(ui_command), page):
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
 
 
 def as_typed(command: str) -> str:
@@ -98,107 +103,69 @@ def as_typed(command: str) -> str:
     return f"{folder.relative_to(Path.cwd()) if below else folder}/{command}"
 
 
-def _at_the_edge(stage: Stage, ranking: Ranking) -> str:
-    if ranking.winner is None or ranking.winner.candidate.value not in (min(stage.values), max(stage.values)):
-        return ""
-    side = "largest" if ranking.winner.candidate.value == max(stage.values) else "smallest"
-    return f" It is the {side} of the grid: one beyond it might do better."
-
-
-def _description(ranking: Ranking) -> str:
-    """The ranking in MLflow's own words: Markdown."""
-    lines = [ranking.reason, "", "| | reward accuracy | 95% interval |", "|---|---|---|"]
-    for row in ranking.rows:
-        if row.accuracy is None or row.interval is None:
-            lines.append(f"| {row.candidate.label} | {row.candidate.state} | |")
-        else:
-            lines.append(
-                f"| {row.candidate.label} | {row.accuracy:.4f} | {row.interval[0]:.3f}–{row.interval[1]:.3f} |"
+def _candidates(point: GridPoint, records: Mapping[str, TrialRecord]) -> list[Candidate]:
+    found = []
+    for trial in point.trials:
+        record, seed = records.get(trial.digest), trial.config.seed
+        if record is None or record.status != "finished" or not record.evaluations:
+            state = record.status if record is not None and record.status in ("diverged", "failed") else "failed"
+            nothing = {"digest": trial.digest}
+            found.append(Candidate(label=point.label, value=point.value, seed=seed, state=state, extra=nothing))
+            continue
+        for scored in record.evaluations:
+            extra = {"digest": trial.digest, "checkpoint": scored.checkpoint, "metrics": scored.metrics}
+            found.append(
+                Candidate(
+                    label=point.label,
+                    value=point.value,
+                    epoch=scored.epoch,
+                    seed=seed,
+                    correct=scored.correct,
+                    extra=extra,
+                )
             )
-    return "\n".join(lines)
+    return found
 
 
-def _candidates(stage: Stage, trial: TrialConfig, record: TrialRecord | None) -> list[Candidate]:
-    label, value = stage.label(trial), getattr(trial, stage.axis)
-    if record is None or record.status != "finished" or not record.evaluations:
-        state = record.status if record is not None and record.status in ("diverged", "failed") else "failed"
-        return [Candidate(label=label, value=value, state=state, extra={"digest": trial.digest})]
-    return [
-        Candidate(
-            label=label,
-            value=value,
-            epoch=evaluation.epoch,
-            correct=evaluation.correct,
-            extra={"digest": trial.digest, "checkpoint": evaluation.checkpoint, "metrics": evaluation.metrics},
-        )
-        for evaluation in record.evaluations
-    ]
+def _take(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], log: StageLog) -> dict[str, str]:
+    """Digest -> stage of the trials that another stage began; each gets its stand-in."""
+    origins = {}
+    for trial in (trial for point in points for trial in point.trials):
+        record = records.get(trial.digest)
+        if record is not None and record.parent != log.run_id:
+            origins[trial.digest] = record.stage
+            log.take(record, trial.run_name)
+    return origins
 
 
-def _curves(stage: Stage, trials: list[TrialConfig], records: dict[str, TrialRecord]) -> dict[str, dict[str, Any]]:
-    names = {"validation/reward_accuracy": "validation_curve/reward_accuracy", "training/loss": "train/loss"}
-    return {
-        stage.label(trial): {shown: records[trial.digest].curve(name) for shown, name in names.items()}
-        for trial in trials
-        if trial.digest in records
+def _record_winner(stage: Stage, ranking: Ranking, records: Mapping[str, TrialRecord], log: StageLog) -> None:
+    winner = ranking.winner
+    if winner is None:
+        log.mark_winner(())
+        log.finish(None, {"winner.reason": ranking.reason})
+        return
+    log.mark_winner([one.extra["digest"] for one in winner.seeds])
+    tags = {
+        f"winner.{stage.axis}": winner.candidate.value,
+        "winner.epoch": winner.candidate.epoch,
+        "winner.reward_accuracy": winner.accuracy,
+        "winner.reason": ranking.reason,
     }
+    log.finish(records[winner.candidate.extra["digest"]], tags)
 
 
-def _baseline(log: StageLog) -> dict[str, float]:
-    prefix = "baseline."
-    return {name.removeprefix(prefix): float(value) for name, value in log.tags.items() if name.startswith(prefix)}
-
-
-def _table(stage: Stage, ranking: Ranking, records: dict[str, TrialRecord]) -> Table:
-    table = Table(title=f"ranking on {ranking.pairs} validation pairs", title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in (stage.axis.replace("_", " "), "reward accuracy", "95% interval", "epoch"):
-        table.add_column(name, justify="right")
-    table.add_column("against the winner")
-    for place, row in enumerate(ranking.rows, 1):
-        record = records.get(row.candidate.extra["digest"])
-        table.add_row(*_cells(place, row, ranking, record), style="bold green" if row is ranking.winner else "")
-    return table
-
-
-def _cells(place: int, row: Ranked, ranking: Ranking, record: TrialRecord | None) -> list[str]:
-    if row.accuracy is None or row.interval is None:
-        reason = record.reason if record is not None and record.reason else "no result"
-        return ["", row.candidate.label, row.candidate.state, "", "", escape(reason)]
-    low, high = row.interval
-    if row.p_value is None:
-        verdict = "winner"
-    elif ranking.winner is not None and row.accuracy == ranking.winner.accuracy:
-        verdict = "tie: later in the grid"
-    else:
-        verdict = p_text(row.p_value) + (", not distinct" if row.near_winner else "")
-    return [
-        str(place),
-        row.candidate.label,
-        f"{row.accuracy:.4f}",
-        f"{low:.3f}–{high:.3f}",
-        str(row.candidate.epoch),
-        verdict,
-    ]
-
-
-def _columns(stage: Stage, ranking: Ranking, records: dict[str, TrialRecord]) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {}
-    for place, row in enumerate(ranking.rows, 1):
-        low, high = row.interval or (None, None)
-        record = records.get(row.candidate.extra["digest"])
-        cells = {
-            "place": place,
-            stage.axis: row.candidate.value,
-            "reward_accuracy": row.accuracy,
-            "low_95": low,
-            "high_95": high,
-            "p_value": row.p_value,
-            "epoch": row.candidate.epoch,
-            "state": row.candidate.state,
-            "checkpoint": row.candidate.extra.get("checkpoint", ""),
-            "run_id": record.run_id if record is not None else "",
-        }
-        for name, value in cells.items():
-            columns.setdefault(name, []).append(value)
-    return columns
+def _curves(
+    points: Sequence[GridPoint], records: Mapping[str, TrialRecord]
+) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """By point, then metric: (step, mean over the seeds that have the step)."""
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for point in points:
+        known = [records[trial.digest] for trial in point.trials if trial.digest in records]
+        for drawn, metric in _CURVES.items():
+            values: dict[int, list[float]] = {}
+            for record in known:
+                for step, value in record.curve(metric):
+                    values.setdefault(step, []).append(value)
+            averaged = [(step, mean(some)) for step, some in sorted(values.items())]
+            curves.setdefault(point.label, {})[drawn] = averaged
+    return curves

@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-LEARNING_RATES = (5e-4, 1e-4, 5e-5, 1e-5, 5e-6, 1e-6)
-"""Stage 1, with epochs = 2 and the objectives' defaults below."""
+from collections.abc import Mapping
+from typing import Any
 
-STAGE1_SETTINGS = {"epochs": 2, "beta": 0.1, "r_eps": 0.6, "gamma_over_beta": 1.2}
-"""beta for MMPO, DPO and SimPO, r_eps for MMPO, gamma/beta for SimPO."""
+from mmpo_train.config import OBJECTIVE_FIELDS
+
+LEARNING_RATES = (5e-4, 1e-4, 5e-5, 1e-5, 5e-6, 1e-6)
+"""Stage 1, with the search's settings below."""
+
+BETAS = (0.01, 0.05, 0.1, 0.5)
+"""Stage 2, at the selected learning rate."""
+
+MARGINS: Mapping[str, tuple[float, ...]] = {
+    "r_eps": tuple(tenths / 10 for tenths in range(11)),
+    "gamma_over_beta": (0.3, 0.5, 1.0, 1.2, 1.4, 1.6),
+}
+"""Stage 3, at the selected learning rate and beta: MMPO's and SimPO's."""
+
+SEARCH_SETTINGS = {"epochs": 2, "beta": 0.1, "r_eps": 0.6, "gamma_over_beta": 1.2}
+"""What a stage fixes that no earlier one chose: beta for all objectives, r_eps for MMPO, gamma/beta for SimPO."""
+
+FINAL_BETAS = (0.01, 0.05, 0.5)
+FINAL_EPOCHS = 5
+"""The final runs, at the selected learning rate and margin."""
+
+ABLATION_BETA = 0.05
+ABLATIONS: Mapping[str, Mapping[str, Any]] = {
+    "full": {},
+    "no aux": {"auxiliary": False},
+    "no norm": {"in_batch_normalised": False},
+    "len norm": {"length_normalised": True},
+    "entropy": {"entropy": True},
+}
+"""Section 5, Figure 3: MMPO without its DPO-style auxiliary term, without in-batch normalisation, with length
+normalisation, with entropy maximisation (Appendix B.2)."""
 
 MC_PO_LEARNING_RATES = (8e-7, 1e-6, 2e-6, 5e-6, 8e-6, 1e-5, 2e-5)
 """Seven, with three seeds each. The paper prints 8e-7 twice and says seven: the second is read as 8e-6."""
@@ -28,6 +57,11 @@ MC_PO_METHODS = (
 """Table 1, in its order."""
 
 
+def margin_of(objective: str) -> str:
+    """The field that stage 3 tunes for an objective; empty where it has none."""
+    return next((name for name in MARGINS if name in OBJECTIVE_FIELDS.get(objective, ())), "")
+
+
 def mc_po_learning_rates(model: str) -> tuple[float, ...]:
     """The seven; for `tiny`, which wants larger steps than an 8B model, a hundred times as large."""
     return tuple(100 * rate for rate in MC_PO_LEARNING_RATES) if model == "tiny" else MC_PO_LEARNING_RATES
@@ -40,11 +74,13 @@ def usual_learning_rates(model: str) -> tuple[float, ...]:
 
 AXES: dict[str, tuple[float | str, ...]] = {
     "learning_rate": LEARNING_RATES,
-    "beta": (0.01, 0.05, 0.1, 0.5),
-    "r_eps": tuple(tenths / 10 for tenths in range(11)),
-    "gamma_over_beta": (0.3, 0.5, 1.0, 1.2, 1.4, 1.6),
+    "beta": BETAS,
+    **MARGINS,
     "pairs_per_group": (2, 8, 32),
+    "auxiliary": ("true", "false"),
+    "in_batch_normalised": ("true", "false"),
     "length_normalised": ("false", "true"),
+    "entropy": ("false", "true"),
     "gamma": (0.0, 1.0, 10.0),
     "sft_weight": (0.01, 0.1, 1.0),
     "label_smoothing": (1e-4, 1e-3, 1e-2, 1e-1),

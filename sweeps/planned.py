@@ -11,6 +11,7 @@ from mmpo_train.config import TrialConfig
 from mmpo_train.terminal import console, preparing, print_examples
 from sweeps.board import Board, Row
 from sweeps.cluster import cluster, map_on_cluster, plan_resources
+from sweeps.records import COMPLETE
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs, Places
@@ -50,8 +51,6 @@ def unfinished(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> li
     One that is finished, but asks for evaluations that have left no numbers, is among them: its checkpoints are
     there, so that it is judged and not trained.
     """
-    from sweeps.tracking import COMPLETE
-
     todo: dict[str, Planned] = {}
     for trial in trials:
         record = records.get(trial.digest)

@@ -40,9 +40,9 @@ def plot_stage(
 ) -> Path:
     """Writes a PNG of 1400 x 600 pixels and returns its path.
 
-    Left: reward accuracy of each trial's best epoch with Wilson's 95% interval; the winner ringed, hollow
-    what the sign test cannot tell from it, crosses at the bottom for trials without a result, dashed the
-    starting model (SFT). Right: `validation/reward_accuracy` and `training/loss` over steps, same colours.
+    Left: reward accuracy of each point's best epoch with Wilson's 95% interval, or its standard deviation over seeds;
+    the winner ringed, hollow what cannot be told from it, crosses at the bottom for points without a result, dashed
+    the starting model (SFT). Right: `validation/reward_accuracy` and `training/loss` over steps, same colours.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -123,15 +123,15 @@ def _draw_axis(
     if winner is not None:
         named["winner"] = _mark("o", size=12, face="none", edge=1.8, color=INK)
     for x, share, row in scored:
-        assert row.interval is not None
+        assert row.bar is not None
         colour = colours[row.candidate.label]
-        axes.vlines(x, *row.interval, color=colour, linewidth=2, zorder=2)
+        axes.vlines(x, *row.bar, color=colour, linewidth=2, zorder=2)
         face = "white" if row.near_winner else colour
         axes.add_line(_mark("o", size=8.5, face=face, edge=2, color=colour, at=(x, share)))
         if row is winner:
             axes.add_line(_mark("o", size=18, face="none", edge=1.8, color=INK, at=(x, share)))
             number: dict[str, Any] = {"ha": "center", "weight": "bold", "color": INK}
-            axes.annotate(f"{share:.3f}", (x, row.interval[1]), (0, 5), textcoords="offset points", **number)
+            axes.annotate(f"{share:.3f}", (x, row.bar[1]), (0, 5), textcoords="offset points", **number)
         elif row.near_winner:
             named["cannot be told from it (5%)"] = _mark("o", size=8, face="white", edge=2, color=GREY)
     if baseline is not None:
@@ -143,14 +143,16 @@ def _draw_axis(
             cross = _mark(shape, size=9, edge=2.4, color=colours[row.candidate.label], at=(x, 0.045))
             cross.set_transform(axes.get_xaxis_transform())  # in shares of the height: at the bottom
             axes.add_line(cross)
-    bounds = [bound for _, _, row in scored for bound in row.interval or ()]
+    bounds = [bound for _, _, row in scored for bound in row.bar or ()]
     bounds += [] if baseline is None else [baseline]
     _limit(axes, places, bounds, room_below=len(scored) < len(rows))
     _label_ticks(axes, places, [row.candidate.label for row in rows], to_scale)
     words = any(isinstance(row.candidate.value, str) for row in rows)
     scale = ("log scale" if log_axis else "") if to_scale else "" if words else "not to scale"
     axes.set_xlabel(f"{axis_name} ({scale})" if scale else axis_name, size=11, color=INK)
-    axes.set_title("Reward accuracy, best epoch, 95% interval", loc="left", size=11, color=INK)
+    seeds = max((len(row.seeds) for row in rows), default=1)
+    bars = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "95% interval"
+    axes.set_title(f"Reward accuracy, best epoch, {bars}", loc="left", size=11, color=INK)
     _plain(axes)
     _legend(axes, list(named.items()), loc="upper center", bbox_to_anchor=(0.5, -0.125), ncols=max(1, len(named)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,31 +15,62 @@ from mmpo_train.errors import InputError
 from mmpo_train.preference_sources import EMBEDDED
 from mmpo_train.terminal import console
 from sweeps.cluster import TrialResources
+from sweeps.labels import words
+from sweeps.planned import unfinished
 
 if TYPE_CHECKING:
     from eval_workers.suites import EvaluationSettings
     from mmpo_train.prepare import Inputs
-    from sweeps.stage import Stage
+    from mmpo_train.sft_prepare import SFTInputs
+    from sweeps.points import GridPoint, Stage
+    from sweeps.tracking import TrialRecord
 
 _TINY_BYTES = 5_000_000
 _OVERHEAD_BYTES = 20_000_000
 
 
 def list_trials(
-    stage: Stage, trials: list[TrialConfig], inputs: Inputs, resources: TrialResources | None, workers: int
+    stage: Stage,
+    points: Sequence[GridPoint],
+    records: Mapping[str, TrialRecord],
+    resources: TrialResources | None,
+    workers: int,
+    still_open: Sequence[str] = (),
 ) -> None:
-    """What would run, and what each trial would ask for."""
+    """What would run and what would be reused, and what each trial would ask for.
+
+    Without a value for the fields that are `still_open` nothing can be known to be there already.
+    """
+    trials = [trial for point in points for trial in point.trials]
+    inputs = trials[0].inputs
     console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
-    table = Table(title=f"{stage.title}: {len(trials)} trials of {trials[0].objective}", title_justify="left")
-    for name in ("trial", stage.axis, "epochs", "steps", "asks for"):
-        table.add_column(name, justify="right" if name != "asks for" else "left")
+    todo = {trial.digest for trial in unfinished(trials, dict(records))}
+    title = f"{stage.title}: {len(trials)} trials of {trials[0].config.objective}"
+    table = Table(title=title, title_justify="left")
+    for name in ("trial", words(stage.axis), "epochs", "steps", "asks for", "ledger"):
+        table.add_column(name, justify="left" if name in ("asks for", "ledger") else "right")
     asks = str(resources) if resources else f"{workers} workers of the cluster at RAY_ADDRESS"
     for trial in trials:
-        steps = math.ceil(len(inputs.data.train) / trial.pairs_per_step) * trial.epochs
-        table.add_row(trial.digest, stage.label(trial), str(trial.epochs), str(steps), asks)
+        config = trial.config
+        steps = math.ceil(len(inputs.data.train) / config.pairs_per_step) * config.epochs
+        known = "" if still_open else _in_ledger(records.get(trial.digest), trial.digest in todo)
+        digest = "" if still_open else trial.digest
+        table.add_row(digest, trial.label, str(config.epochs), str(steps), asks if trial.digest in todo else "", known)
     console.print(table)
     together = f"{resources.concurrent} at a time; " if resources else ""
-    console.print(f"{together}nothing was started", highlight=False)
+    if still_open:
+        counted = f"{len(todo)} to train at most, as {' and '.join(map(words, still_open))} will be chosen"
+    else:
+        counted = f"{len(todo)} to train, {len({trial.digest for trial in trials}) - len(todo)} to reuse"
+    console.print(f"{counted}; {together}nothing was started", highlight=False, soft_wrap=True)
+
+
+def _in_ledger(record: TrialRecord | None, to_train: bool) -> str:
+    if record is None:
+        return "new"
+    if not to_train:
+        return f"{record.status} in {record.stage}"
+    return "to be judged" if record.status == "finished" else f"{record.status}, goes on"
 
 
 def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: bool = True) -> None:
@@ -77,7 +108,7 @@ def check_suites(trial: TrialConfig, settings: EvaluationSettings, storage: Path
             raise InputError("\n".join(["the folder of task data lacks what the harness needs:", *missing]))
 
 
-def check_disk(inputs: Inputs, trials: int) -> None:
+def check_disk(inputs: Inputs | SFTInputs, trials: int) -> None:
     """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours."""
     folder = inputs.storage.resolve()
     while not folder.exists():

@@ -3,58 +3,28 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import TrialConfig, digest_of, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.options import base_config
-from mmpo_train.recipes import objective_settings
+from mmpo_train.recipes import find_recipe, objective_settings
 from mmpo_train.terminal import console, preparing, print_examples
+from sweeps.choices import POINTS, Choice, Question, Undecided, choose, stage_tags
 from sweeps.cluster import local_resources, plan_resources
 from sweeps.conclusion import conclude, print_next
-from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name, same_arguments
-from sweeps.planned import Planned, find_records, train_planned, unfinished
+from sweeps.labels import option, words
+from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name
+from sweeps.planned import find_records, train_planned, unfinished
+from sweeps.points import GridPoint, Stage
 from sweeps.preflight import check_disk, check_judges, check_suites, list_trials
+from sweeps.sequence import DECIDED_IN, TUNED, command, next_script, same_command
+from sweeps.stage_children import BY_PERSON, WINNER
 
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A stage: which field of a trial it varies, over which values, with which others fixed."""
-
-    name: str
-    title: str
-    axis: str
-    short_axis: str
-    """The axis in MLflow's run names, where labels are cut at ten characters."""
-    values: tuple[Any, ...]
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Fields that the stage fixes unless the user sets them."""
-    log_axis: bool = False
-    """Whether the axis is drawn logarithmically."""
-    next_command: str = ""
-    """The command of the stage after this one."""
-
-    def trials(self, base: TrialConfig) -> list[TrialConfig]:
-        """One config for each value, in grid order. Raises InputError for a value that is given twice."""
-        repeated = sorted({shown(value) for value in self.values if self.values.count(value) > 1})
-        if repeated or not self.values:
-            given = f"has {', '.join(repeated)} twice" if repeated else "is empty"
-            raise InputError(f"--{self.axis.replace('_', '-')}s {given}; give each value of the grid once")
-        return [replace(base, {self.axis: value}) for value in self.values]
-
-    def label(self, trial: TrialConfig) -> str:
-        """A trial's place on the axis, as the table, the picture and MLflow name it."""
-        value = getattr(trial, self.axis)
-        if not self.log_axis:
-            return shown(value)
-        mantissa, exponent = f"{value:.4e}".split("e")
-        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def shown(value: Any) -> str:
-    """A value of an axis as text."""
-    return f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower()
+if TYPE_CHECKING:
+    from sweeps.stage_log import StageLog
+    from sweeps.tracking import Ledger, TrialRecord
 
 
 def run_stage(stage: Stage, options: SweepOptions) -> None:
@@ -62,77 +32,180 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
 
     Raises InputError before anything is started where the user's input is at fault.
     """
-    from mmpo_train.prepare import build_starting_model, identify
-    from sweeps.tracking import connect
+    from mmpo_train.prepare import identify
+    from sweeps.tracking import connect, connect_to_read
 
     cpus, gpus = local_resources()
     base = stage_config(stage, options, "bf16" if gpus else "fp32")
     inputs = identify(base, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
-    trials = stage.trials(inputs.config)
-    check_judges(trials, with_keys=not options.dry_run)
+    stage.points(inputs.config, inputs, options.seeds)
+    taken = {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
+    console.print(", ".join(f"{name} {value}" for name, value in taken.items()), style="dim", highlight=False)
+    check_judges([base], with_keys=not options.dry_run)
     elsewhere = "RAY_ADDRESS" in os.environ  # that cluster's size is known once it is reached
     resources = None if elsewhere else plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
+    experiment = experiment_name(base)
     if options.dry_run:
-        list_trials(stage, trials, inputs, resources, options.workers_per_trial)
+        found = connect_to_read(options.tracking_uri or None, options.storage)
+        config, choices = with_choices(stage, options, inputs.config, found, experiment)
+        still_open = [name for name in stage.chosen if name not in {choice.field for choice in choices}]
+        points = stage.points(config, inputs, options.seeds)
+        records = {} if found is None or still_open else _look_up(found, experiment, points)
+        list_trials(stage, points, records, resources, options.workers_per_trial, still_open)
         return
     check_disk(inputs, trials=0)  # the ledger itself needs room
     check_suites(base, options.evaluation, options.storage)
-    experiment = experiment_name(base)
     ledger = connect(options.tracking_uri or None, options.storage)
     try:
-        planned = [
-            Planned(trial, inputs, stage.label(trial), f"{stage.short_axis}={stage.label(trial)}") for trial in trials
-        ]
-        todo = unfinished(planned, find_records(ledger, experiment, planned))
-        check_disk(inputs, len(todo))
-        _announce(stage, base, experiment, len(trials), len(todo))
-        log = ledger.open_stage(
-            experiment,
-            stage.name,
-            base.objective,
-            digest_of([stage.name, *(trial.digest for trial in trials)]),
-            title=f"{stage.name} {base.objective}",
-            params={"axis": stage.axis, "values": ", ".join(map(shown, stage.values))},
-            note=stage.title,
-        )
-        try:
-            if todo:
-                baselines = train_planned(todo, options, ledger, log, title=base.objective, axis=stage.axis)
-                scores = baselines[todo[0].digest]
-                log.tag({f"baseline.{name}": round(scores[name], 6) for name in ("reward_accuracy", "policy_accuracy")})
-            elif options.show_examples:
-                with preparing() as say:
-                    build_starting_model(inputs, say)
-                print_examples(inputs, options.show_examples)
-            ledger.flush(FLUSH_SECONDS)
-            known = find_records(ledger, experiment, planned)
-            ranking = conclude(stage, experiment, known, trials, log, options.storage)
-        except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
-            log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
-            raise
-        print_next(stage, ranking, same_arguments(options), ledger.ui_command(), ledger.page(experiment))
+        config, choices = with_choices(stage, options, inputs.config, ledger, experiment)
+        _run(stage, options, stage.points(config, inputs, options.seeds), choices, ledger, experiment)
     finally:
         ledger.close()
+
+
+def _run(
+    stage: Stage,
+    options: SweepOptions,
+    points: list[GridPoint],
+    choices: list[Choice],
+    ledger: Ledger,
+    experiment: str,
+) -> None:
+    trials = [trial for point in points for trial in point.trials]
+    inputs, objective = trials[0].inputs, trials[0].config.objective
+    todo = unfinished(trials, find_records(ledger, experiment, trials))
+    check_disk(inputs, len(todo))
+    done = len(trials) - len(todo)
+    kept = f", {done} of them finished already{'' if todo else ': nothing to train'}" if done else ""
+    console.print(f"[bold]{stage.title}[/]: {objective}, {experiment}, {len(trials)} trials{kept}", highlight=False)
+    log = _open_log(stage, options, points, choices, ledger, experiment)
+    try:
+        if todo:
+            baselines = train_planned(todo, options, ledger, log, title=objective, axis=stage.axis)
+            _tag_baselines(stage, log, list(baselines.values()))
+        elif options.show_examples:
+            from mmpo_train.prepare import build_starting_model
+
+            with preparing() as say:
+                build_starting_model(inputs, say)
+            print_examples(inputs, options.show_examples)
+        ledger.flush(FLUSH_SECONDS)
+        known = find_records(ledger, experiment, trials)
+        script = next_script(stage.name, objective)
+        following = command(script, options) if script else ""
+        ranking = conclude(stage, experiment, points, known, log, options.storage, choices, following)
+        ledger.flush(FLUSH_SECONDS)
+    except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
+        log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
+        raise
+    if stage.tunes:
+        _say_persons_choice(ledger, experiment, log)
+    print_next(following if ranking.winner is not None else "", ledger.ui_command(), ledger.page(experiment))
     if ranking.winner is None:
         reasons = sorted({record.reason for record in known.values() if record.reason})
         raise InputError(f"{ranking.reason} Reasons: {'; '.join(reasons)}")
 
 
-def _announce(stage: Stage, base: TrialConfig, experiment: str, trials: int, todo: int) -> None:
-    kept = ""
-    if todo < trials:
-        kept = f", {trials - todo} of them finished already" + ("" if todo else ": nothing to train")
-    console.print(f"[bold]{stage.title}[/]: {base.objective}, {experiment}, {trials} trials{kept}", highlight=False)
+def _say_persons_choice(ledger: Ledger, experiment: str, log: StageLog) -> None:
+    for child in ledger.find_children(experiment, log.run_id):
+        if child.tags.get(WINNER) == BY_PERSON:
+            console.print(f"run {child.name} was chosen by a person: later stages take that one", highlight=False)
+
+
+def known_objective(objective: str) -> str:
+    """The objective's name. Raises InputError where there is none of that name."""
+    return replace(TrialConfig(), {"objective": objective}).objective
 
 
 def stage_config(stage: Stage, options: SweepOptions, precision: str) -> TrialConfig:
     """The config that the stage's trials share. What the user sets goes before the stage's own settings."""
     assigned = parse_assignments(options.set)
-    if stage.axis in assigned:
-        raise InputError(
-            f"--set {stage.axis}=… is what {stage.name} varies; give its values with --{stage.axis.replace('_', '-')}s"
-        )
-    own = stage.settings | objective_settings(options.objective)
-    settings = {name: value for name, value in own.items() if name not in assigned}
-    base = replace(base_config(options), settings)
+    varied = {name for fields in stage.variants.values() for name in fields} or {stage.axis}
+    for name in assigned:
+        if name in varied:
+            advice = f"; give its values with {stage.option}" if stage.option else ""
+            raise InputError(f"--set {name}=… is what {stage.name} varies{advice}")
+        if name in stage.chosen:
+            raise InputError(f"--set {name}=… has an option of its own here: {option(name)}")
+    own = {**stage.settings, **objective_settings(options.objective)}
+    base = replace(base_config(options), {name: value for name, value in own.items() if name not in assigned})
     return replace(base, {"precision": precision}) if base.precision == "auto" else base
+
+
+def with_choices(
+    stage: Stage, options: SweepOptions, base: TrialConfig, ledger: Ledger | None, experiment: str
+) -> tuple[TrialConfig, list[Choice]]:
+    """The base config with what was chosen before, and these choices, each of them printed.
+
+    In a dry run what is not decided yet is said and left out; otherwise that raises Undecided.
+    """
+    choices: list[Choice] = []
+    for name in TUNED:
+        given = getattr(options, name, None)
+        if name not in stage.chosen:
+            if given is not None:
+                raise InputError(f"{option(name)} has no meaning here: {base.objective} has no {words(name)}")
+            continue
+        try:
+            if given is not None:
+                value = getattr(replace(base, {name: given}), name)
+                choices.append(Choice.of(name, value, f"given with {option(name)}"))
+            else:
+                decided = {choice.field: choice.value for choice in choices}
+                earlier = command(DECIDED_IN[name], options, () if stage.tunes else ("epochs",))
+                question = Question(name, base, decided, any_epochs=not stage.tunes, command=earlier)
+                choices.append(choose(ledger, experiment, question))
+        except Undecided as why:
+            if not options.dry_run:
+                raise
+            console.print(f"{words(name)}: not decided yet; {why}", markup=False, highlight=False, soft_wrap=True)
+        else:
+            console.print(choices[-1].said, markup=False, highlight=False, soft_wrap=True)
+    return replace(base, {choice.field: choice.value for choice in choices}), choices
+
+
+def _open_log(
+    stage: Stage,
+    options: SweepOptions,
+    points: list[GridPoint],
+    choices: list[Choice],
+    ledger: Ledger,
+    experiment: str,
+) -> StageLog:
+    first = points[0].trials[0].config
+    digests = [trial.digest for point in points for trial in point.trials]
+    log = ledger.open_stage(
+        experiment,
+        stage.name,
+        first.objective,
+        digest_of([stage.name, *digests]),
+        title=f"{stage.name} {first.objective}",
+        params={"axis": stage.axis, "values": ", ".join(point.label for point in points)}
+        | {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
+        | {choice.field: choice.value for choice in choices},
+        note=stage.title,
+    )
+    log.tag({f"chosen.{choice.field}": choice.said for choice in choices})
+    if stage.tunes:
+        log.tag(stage_tags(first, stage.axis, same_command(stage.name, options)))
+    listed: list[dict[str, Any]] = [
+        {"label": point.label, "digests": [trial.digest for trial in point.trials]} for point in points
+    ]
+    log.log_json(POINTS, listed)
+    return log
+
+
+def _tag_baselines(stage: Stage, log: StageLog, scores: Sequence[dict[str, float]]) -> None:
+    """What the starting model scores. By the objective's own score that is one number only over learning rates: other
+    axes may change the score, so that it is a range, and unknown where a single trial was trained."""
+    log.tag({"baseline.policy_accuracy": round(scores[0]["policy_accuracy"], 6)})
+    before = [float(value) for value in log.tags.get("baseline.reward_accuracy", "").split(" to ") if value]
+    own = sorted({round(score["reward_accuracy"], 6) for score in scores} | set(before))
+    if stage.axis == "learning_rate" or len(scores) > 1:
+        log.tag({"baseline.reward_accuracy": own[0] if len(own) == 1 else f"{own[0]} to {own[-1]}"})
+
+
+def _look_up(ledger: Ledger, experiment: str, points: list[GridPoint]) -> dict[str, TrialRecord]:
+    digests = [trial.digest for point in points for trial in point.trials]
+    found = {digest: ledger.look_up(experiment, digest) for digest in digests}
+    return {digest: record for digest, record in found.items() if record is not None}

@@ -5,7 +5,6 @@ python sweeps/stage1_lr.py --objective mmpo --model tiny
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 from mmpo_train.terminal import run_program
@@ -22,25 +21,25 @@ class Stage1Options(SweepOptions):
     """The grid."""
 
 
-STAGE = Stage(
-    name="stage1_lr",
-    title="Stage 1, learning rate",
-    axis="learning_rate",
-    short_axis="lr",
-    values=grids.LEARNING_RATES,
-    settings=grids.STAGE1_SETTINGS,
-    log_axis=True,
-    next_command="python sweeps/stage2_beta.py",
-)
+def stage1(options: Stage1Options) -> Stage:
+    """Learning rates, with beta, r_eps and gamma/beta at their defaults."""
+    return Stage(
+        name="stage1_lr",
+        title="Stage 1, learning rate",
+        axis="learning_rate",
+        run_name="lr={}",
+        values=options.learning_rates,
+        option="--learning-rates",
+        settings=grids.SEARCH_SETTINGS,
+        log_axis=True,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the stage from the command line."""
-
-    def program(options: Stage1Options) -> None:
-        run_stage(dataclasses.replace(STAGE, values=options.learning_rates), options)
-
-    run_program(Stage1Options, program, "python sweeps/stage1_lr.py", arguments)
+    run_program(
+        Stage1Options, lambda options: run_stage(stage1(options), options), "python sweeps/stage1_lr.py", arguments
+    )
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import TrialConfig, to_dict
 from sweeps.addresses import masked
+from sweeps.grids import margin_of
+from sweeps.stage_children import mark_winner, take
 from sweeps.trial_log import TrialLog, now_ms
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class StageLog:
     def open_trial(self, config: TrialConfig, name: str, tags: Mapping[str, str]) -> TrialLog:
         """The trial's log; its run is found or made in the background. Raises TrialTaken when another driver has it."""
         values = {key: masked(value) if isinstance(value, str) else value for key, value in to_dict(config).items()}
+        margin = margin_of(config.objective)
         opened = {
             "kind": "opened",
             "timestamp_ms": now_ms(),
@@ -41,8 +44,9 @@ class StageLog:
             "name": name,
             "tags": {"stage.name": self._stage, **tags},
             "config": values,
-            # MLflow's parallel coordinates have no log axis.
+            # MLflow's parallel coordinates have no log axis, and leave out runs that lack one of the params.
             "log10_learning_rate": round(math.log10(config.learning_rate), 4),
+            "margin": getattr(config, margin) if margin else 0.0,
         }
         return self._ledger.open_trial(opened, config.digest)
 
@@ -83,6 +87,16 @@ class StageLog:
         """The run's description, unless a person has written one."""
         if self.tags.get(NOTE) == self.tags.get(WRITTEN):
             self.tag({NOTE: markdown, WRITTEN: markdown})
+
+    def take(self, record: TrialRecord, name: str) -> None:
+        """Show a trial that another stage trained: a stand-in below this stage, made once, brought up to date."""
+        store = self._ledger.store
+        self._put(lambda: take(store, record.run_id, self.run_id, self._stage, name), f"{name}, taken")
+
+    def mark_winner(self, digests: Collection[str]) -> None:
+        """Tag the runs of these trials as the winner by rule, and no others."""
+        store, experiment = self._ledger.store, self._experiment
+        self._put(lambda: mark_winner(store, store.experiment_id(experiment), self.run_id, digests), "the winner's tag")
 
     def finish(self, winner: TrialRecord | None, tags: Mapping[str, Any]) -> None:
         """All trials have ended; without a winner there is none to hand to the next stage."""

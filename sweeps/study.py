@@ -26,7 +26,15 @@ if TYPE_CHECKING:
     from sweeps.tracking import TrialRecord
 
 # Fields that act through the data: trials that agree on them share token tables and reference store.
-_DATA_FIELDS = ("dataset", "negatives_from_rank", "worst_negatives", "noise_candidate", "holdout_seed")
+_DATA_FIELDS = (
+    "dataset",
+    "negatives_from_rank",
+    "worst_negatives",
+    "noise_candidate",
+    "holdout_seed",
+    "truncation",
+    "completion_rendering",
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,13 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from sweeps import grids
+from sweeps.spread import with_deviation
 
 if TYPE_CHECKING:
     from sweeps.planned import Planned
@@ -79,9 +80,8 @@ class Cell:
     rates_tried: int = 1
 
     def __str__(self) -> str:
-        spread = f" (±{stdev(self.values):.4f})" if len(self.values) > 1 else ""
         rate = f", lr {self.learning_rate:g}" if self.rates_tried > 1 else ""
-        return f"{mean(self.values):.4f}{spread}{rate}" + (f" [{self.missing} missing]" if self.missing else "")
+        return f"{with_deviation(self.values)}{rate}" + (f" [{self.missing} missing]" if self.missing else "")
 
 
 def tabulate(study: Study, entries: Sequence[Entry], records: Mapping[str, TrialRecord]) -> list[StudyTable]:
@@ -184,11 +184,7 @@ def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tu
     lines = [f"# {study.title}", "", "mean (± sample standard deviation over seeds), final checkpoints", ""]
     for sheet in sheets(study, tables):
         lines += [f"## {sheet.title}", ""] if sheet.title != study.title else []
-        lines += [f"| | {' | '.join(sheet.headers)} |", "|---" * (len(sheet.headers) + 1) + "|"]
-        for number, (name, *texts) in enumerate(sheet.rows):
-            marked = [f"**{text}**" if (number, place) in sheet.best else text for place, text in enumerate(texts)]
-            lines.append(f"| {name} | {' | '.join(marked)} |")
-        lines.append("")
+        lines += [*as_lines(sheet), ""]
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(("metric", "row", "column", "learning_rate", "value"))
@@ -201,6 +197,15 @@ def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tu
         staging.write_text(content)
         staging.replace(path)
     return paths
+
+
+def as_lines(sheet: Sheet) -> list[str]:
+    """The sheet as a table in Markdown."""
+    lines = [f"| | {' | '.join(sheet.headers)} |", "|---" * (len(sheet.headers) + 1) + "|"]
+    for number, (name, *texts) in enumerate(sheet.rows):
+        marked = [f"**{text}**" if (number, place) in sheet.best else text for place, text in enumerate(texts)]
+        lines.append(f"| {name} | {' | '.join(marked)} |")
+    return lines
 
 
 def printed(sheet: Sheet) -> Table:

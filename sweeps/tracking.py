@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,8 @@ from sweeps.addresses import masked
 from sweeps.delivery import Delivery
 from sweeps.journal import FILE_NAME, Journal, TrialTaken, read_entries
 from sweeps.mlflow_store import Store
+from sweeps.records import COMPLETE, ChildRecord, Evaluation, StageRecord, TrialRecord, stage_record, trial_record
+from sweeps.stage_children import children_of
 from sweeps.stage_log import NOTE, WRITTEN, StageLog
 from sweeps.trial_log import TrialLog, now_ms
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 __all__ = [
+    "COMPLETE",
     "Evaluation",
     "Ledger",
     "Point",
@@ -40,57 +42,7 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-COMPLETE = ("finished", "diverged")
 READ_SECONDS = 60.0
-_OF_SUITE = {"harness": "harness/", "alpaca": "alpaca/", "arena": "arena_hard/"}
-"""Suite -> how the names of its metrics begin."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one checkpoint scored."""
-
-    epoch: int
-    metrics: dict[str, float | None]
-    """None where a value was not finite."""
-    correct: tuple[int, ...]
-    """1 for each validation pair whose chosen completion scored higher, in dataset order."""
-    checkpoint: str
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """A trial as the ledger has it."""
-
-    run_id: str
-    digest: str
-    name: str
-    status: str
-    """finished, diverged, failed, or running (the last also after a kill)."""
-    params: dict[str, str]
-    config: dict[str, Any]
-    """The fields of its TrialConfig; empty when a kill came before they were stored."""
-    evaluations: tuple[Evaluation, ...]
-    judged_by: frozenset[str]
-    """The suites beside reward accuracy that have left numbers."""
-    reason: str
-    """Why it diverged or failed."""
-    seconds: float | None
-    ledger: Ledger = field(repr=False, compare=False)
-
-    def curve(self, metric: str) -> list[tuple[int, float]]:
-        """(step, value) in order of steps."""
-        return self.ledger.curve(self.run_id, metric)
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """A stage as the ledger has it. Its tags are a person's to change."""
-
-    run_id: str
-    title: str
-    grid_key: str
-    tags: dict[str, str]
 
 
 def connect(tracking_uri: str | None, storage: Path) -> Ledger:
@@ -101,6 +53,11 @@ def connect(tracking_uri: str | None, storage: Path) -> Ledger:
     """
     address = addresses.resolve(tracking_uri, storage)
     return Ledger(Store(address, storage.resolve()), storage.resolve())
+
+
+def connect_to_read(tracking_uri: str | None, storage: Path) -> Ledger | None:
+    """The ledger where there is one already; None where connecting would make one."""
+    return connect(tracking_uri, storage) if addresses.is_there(tracking_uri, storage) else None
 
 
 class Ledger:
@@ -161,11 +118,23 @@ class Ledger:
             runs = self.store.search(
                 experiment_id, {"ledger.kind": "stage", "stage.name": stage, "stage.objective": objective}
             )
-        return [
-            StageRecord(run.info.run_id, run.info.run_name, run.data.tags["stage.grid_key"], dict(run.data.tags))
-            for run in runs
-            if "duplicate_of" not in run.data.tags
-        ]
+        return [stage_record(run) for run in runs if "duplicate_of" not in run.data.tags]
+
+    def find_children(self, experiment: str, stage_run_id: str) -> list[ChildRecord]:
+        """The runs below a stage, with the tags as a person left them."""
+        self.flush(READ_SECONDS)
+        with self.store.reading():
+            return children_of(self.store, self.store.experiment_id(experiment, create=False), stage_run_id)
+
+    def json_artifact(self, run_id: str, path: str) -> Any:
+        """A JSON artifact of a run; None where it is missing or torn."""
+        with self.store.reading():
+            return self.store.json_artifacts(run_id, {path}).get(path)
+
+    def look_up(self, experiment: str, digest: str) -> TrialRecord | None:
+        """The trial's record as it stands. Unlike `find_trial` it writes nothing, not even what a journal holds."""
+        run = self._find_run(experiment, digest, mark=False)
+        return None if run is None else self._record(run)
 
     def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) in order of steps."""
@@ -257,7 +226,7 @@ class Ledger:
         self._trial_log(held).end_as_journaled(end)
         return True
 
-    def _find_run(self, experiment: str, digest: str) -> Run | None:
+    def _find_run(self, experiment: str, digest: str, *, mark: bool = True) -> Run | None:
         """The run that counts for a trial: complete before incomplete, then the oldest."""
         with self.store.reading():
             experiment_id = self.store.experiment_id(experiment, create=False)
@@ -265,34 +234,13 @@ class Ledger:
             runs = [run for run in runs if "duplicate_of" not in run.data.tags] or runs
             runs.sort(key=lambda run: run.data.tags.get("trial.state") not in COMPLETE)
             # Among incomplete runs the younger may still become the one that counts.
-            if runs and runs[0].data.tags.get("trial.state") in COMPLETE:
+            if mark and runs and runs[0].data.tags.get("trial.state") in COMPLETE:
                 self.store.mark_duplicates(runs[0], runs[1:])
         return runs[0] if runs else None
 
     def _record(self, run: Run) -> TrialRecord:
-        tags, run_id = run.data.tags, run.info.run_id
-        if "trial.digest" not in tags:
-            raise InputError(f"run {run_id} of MLflow at {self.uri} is no trial: it has no tag trial.digest")
+        if "trial.digest" not in run.data.tags:
+            raise InputError(f"run {run.info.run_id} of MLflow at {self.uri} is no trial: it has no tag trial.digest")
         with self.store.reading():
-            artifacts = self.store.json_artifacts(run_id, {"trial.json", "validation"})
-        config = artifacts.pop("trial.json", {})
-        return TrialRecord(
-            run_id=run_id,
-            digest=tags["trial.digest"],
-            name=run.info.run_name,
-            status=tags.get("trial.state", "running"),
-            params=dict(run.data.params),
-            config=config,
-            evaluations=tuple(
-                Evaluation(scored["epoch"], scored["metrics"], tuple(scored["correct"]), scored["checkpoint"])
-                for scored in artifacts.values()
-            ),
-            judged_by=frozenset(
-                suite
-                for suite, prefix in _OF_SUITE.items()
-                if any(name.startswith(prefix) for name in run.data.metrics)
-            ),
-            reason=tags.get("trial.reason", ""),
-            seconds=float(tags["trial.seconds"]) if "trial.seconds" in tags else None,
-            ledger=self,
-        )
+            artifacts = self.store.json_artifacts(run.info.run_id, {"trial.json", "validation"})
+        return trial_record(run, artifacts, self)

@@ -126,6 +126,8 @@ class _Listener(tune.Callback):
                 for reference, suite in self.evaluators.submit(*self.trials[digest], finished).items():
                     self.judging[reference] = (digest, finished, suite)
                 self.board.line(digest, f"epoch {finished.epoch} done")
+        if result.get("said"):
+            self.board.say(digest, result["said"])
         if result.get("diverged"):
             self.troubles[digest] = ("diverged", result["diverged"])
 
@@ -135,7 +137,7 @@ class _Listener(tune.Callback):
         self._end_where_judged(_digest(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.troubles[_digest(trial)] = ("failed", failure_reason(_error_of(trial)))
+        self.troubles[_digest(trial)] = ("failed", failure_reason(error_of(trial)))
         self.trained.add(_digest(trial))
         self._end_where_judged(_digest(trial))
 
@@ -199,7 +201,7 @@ class _Listener(tune.Callback):
         self.board.set_state(digest, state, reason)
 
 
-def _error_of(trial: Any) -> BaseException | None:
+def error_of(trial: Any) -> BaseException | None:
     """What a failed trial raised. Tune's own `get_error` looks where the file is copied to later."""
     path = trial.pickled_error_file
     if path and Path(path).is_file():

@@ -6,6 +6,7 @@ writes to MLflow and to the screen.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,24 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
-# A worker group that dies is started again from the last epoch checkpoint so many times.
-MAX_FAILURES = 1
+# A worker group that dies, or runs out of memory and remembers smaller passes, is started again from the last epoch
+# checkpoint so many times.
+MAX_FAILURES = 3
 
 
 def drive_trial(space: dict[str, Any]) -> None:
-    """Run one trial to its end: the function that Tune calls. It asks for next to nothing itself.
+    """Run one trial to its end: the function that Tune calls. It asks for next to nothing itself."""
+    run_job(space["job"], train_worker)
 
-    `space["job"]`: digest, config and places (dicts), ray_storage, workers, use_gpu, cpus_per_worker.
+
+def run_job(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> None:
+    """Run `worker(job)` on all workers of a Ray Train job, to its end.
+
+    `job`: digest, config and places (dicts), ray_storage, workers, use_gpu, cpus_per_worker.
     """
-    job = space["job"]
     resources = {"CPU": job["cpus_per_worker"]} | ({"GPU": 1} if job["use_gpu"] else {})
     TorchTrainer(
-        train_worker,
+        worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(
             num_workers=job["workers"], use_gpu=job["use_gpu"], resources_per_worker=resources
@@ -61,10 +67,13 @@ def train_worker(job: dict[str, Any]) -> None:
     def send(points: list[Point], finished: Finished | None) -> None:
         ray.train.report({"points": [tuple(point) for point in points], "finished": finished and tuple(finished)})
 
+    def say(text: str) -> None:
+        ray.train.report({"points": [], "finished": None, "said": text})
+
     config = from_dict(job["config"])
     places = Places(**{name: Path(path) for name, path in job["places"].items()})
     try:
-        run_trial(config, places, DeepSpeedEngine, send, ask_for_segment)
+        run_trial(config, places, DeepSpeedEngine, send, ask_for_segment, say)
     except Diverged as reason:
         ray.train.report({"points": [], "finished": None, "diverged": str(reason)})
 

@@ -162,7 +162,8 @@ class TrialLog:
         # By its journal, not by its digest alone: another driver with its own storage may be running the same
         # trial, and into a run whose points we have no journal of we would write them twice.
         identity = {"trial.digest": self.digest, "trial.journal": opened["journal"]}
-        tags = {"ledger.kind": "trial", "mlflow.parentRunId": opened["parent"], **opened["tags"]}
+        parent = {"mlflow.parentRunId": opened["parent"]} if opened["parent"] else {}
+        tags = {"ledger.kind": "trial", **parent, **opened["tags"]}
         experiment_id = store.experiment_id(opened["experiment"])
         run = store.find_or_create(experiment_id, identity, tags, opened["name"], opened["timestamp_ms"])
         run_id = run.info.run_id
@@ -170,7 +171,8 @@ class TrialLog:
         store.log_tags(run_id, {"trial.state": "running"})
         if "trial.reason" in run.data.tags:
             store.client.delete_tag(run_id, "trial.reason")
-        store.log_params(run, {**opened["config"], "log10_learning_rate": opened["log10_learning_rate"]})
+        axes = {name: opened[name] for name in ("log10_learning_rate", "margin") if name in opened}
+        store.log_params(run, {**opened["config"], **axes})
         described = {"trial.json": opened["config"], "environment.json": environment()}
         there = store.json_artifacts(run_id, set(described))
         for path in described.keys() - there.keys():

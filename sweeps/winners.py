@@ -1,4 +1,4 @@
-"""Which trial of a grid wins, and how sure that is. Standard library only.
+"""Which point of a grid wins, and how sure that is. Standard library only.
 
 Reward accuracy is a share of a few hundred validation pairs, so neighbours on a grid often differ by less than
 chance. All trials are scored on the same pairs, which makes an exact paired test possible.
@@ -6,15 +6,13 @@ chance. All trials are scored on the same pairs, which makes an exact paired tes
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import NormalDist
+from statistics import mean, stdev
 from typing import Any
 
 from mmpo_train.errors import InputError
-
-SIGNIFICANCE = 0.05
+from sweeps.significance import SIGNIFICANCE, p_text, sign_test, t_test, wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +20,11 @@ class Candidate:
     """One scored checkpoint of a trial, or a trial that has no result."""
 
     label: str
-    """The trial's short name, the same for all its epochs: `0.0005`."""
+    """The point's short name, the same for all its epochs and seeds: `0.0005`."""
     value: float | str
     """Where it stands on the grid's axis."""
     epoch: int = 0
+    seed: int = 0
     correct: tuple[int, ...] = ()
     """1 for each validation pair whose chosen completion scored higher; the same pairs, in order, for all trials."""
     state: str = "finished"
@@ -36,14 +35,37 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Ranked:
-    """A trial's best checkpoint beside the winner's. A trial without a result has no numbers."""
+    """A point's best epoch beside the winner's. A point without a result has no numbers."""
 
     candidate: Candidate
+    """Of its first seed."""
     accuracy: float | None = None
+    """Mean over seeds."""
     interval: tuple[float, float] | None = None
-    """Wilson's 95% interval of the accuracy."""
+    """Wilson's 95% interval of the accuracy, from the number of pairs."""
     p_value: float | None = None
-    """Of the exact sign test against the winner; None for the winner."""
+    """That it is as good as the winner: of the exact sign test over pairs; with several seeds the larger of that and of
+    the paired t-test over seeds. None for the winner."""
+    seeds: tuple[Candidate, ...] = ()
+    """The same epoch of every seed."""
+
+    @property
+    def deviation(self) -> float | None:
+        """Sample standard deviation over seeds; None for a single one."""
+        shares = self.shares
+        return stdev(shares) if len(shares) > 1 else None
+
+    @property
+    def bar(self) -> tuple[float, float] | None:
+        """What a picture draws around the accuracy: its standard deviation over seeds, or a single one's interval."""
+        if self.accuracy is None or self.deviation is None:
+            return self.interval
+        return self.accuracy - self.deviation, self.accuracy + self.deviation
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Reward accuracy of every seed."""
+        return tuple(mean(one.correct) for one in self.seeds)
 
     @property
     def near_winner(self) -> bool:
@@ -53,7 +75,7 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Ranking:
-    """The trials of one grid from best to worst, those without a result last."""
+    """The points of one grid from best to worst, those without a result last."""
 
     rows: tuple[Ranked, ...]
     winner: Ranked | None
@@ -64,59 +86,66 @@ class Ranking:
 
 
 def rank(candidates: Sequence[Candidate]) -> Ranking:
-    """Best checkpoint of each trial, ordered by reward accuracy; the grid's order is that of `candidates`.
+    """Best epoch of each point, ordered by reward accuracy; the grid's order is that of `candidates`.
 
-    Within a trial a tie goes to the earlier epoch, between trials to the first in the grid. Raises InputError
-    when trials were scored on different numbers of pairs, or on none.
+    Over several seeds accuracy is the mean, and an epoch is the same for all of them. A point of which one seed has no
+    result has none. Within a point a tie goes to the earlier epoch, between points to the first in the grid. Raises
+    InputError when trials were scored on different numbers of pairs, or on none.
     """
     pairs = _pairs(candidates)
-    trials: dict[str, list[Candidate]] = {}
+    points: dict[str, list[Candidate]] = {}
     for candidate in candidates:
-        trials.setdefault(candidate.label, []).append(candidate)
-    best, without = [], []
-    for epochs in trials.values():
-        broken = [candidate for candidate in epochs if candidate.state != "finished"]
+        points.setdefault(candidate.label, []).append(candidate)
+    best: list[tuple[Candidate, ...]] = []
+    without = []
+    for scored in points.values():
+        broken = [candidate for candidate in scored if candidate.state != "finished"]
         if broken:
             without.append(Ranked(broken[0]))
         else:
-            best.append(max(epochs, key=lambda candidate: (sum(candidate.correct), -candidate.epoch)))
-    best.sort(key=lambda candidate: -sum(candidate.correct))  # stable: ties stay in the grid's order
+            best.append(_best_epoch(scored))
+    best.sort(key=lambda seeds: -_right(seeds) / len(seeds))  # stable: ties stay in the grid's order
     rows = [
         Ranked(
-            candidate,
-            accuracy=sum(candidate.correct) / pairs,
-            interval=wilson_interval(sum(candidate.correct), pairs),
-            p_value=None if candidate is best[0] else sign_test(best[0].correct, candidate.correct),
+            seeds[0],
+            accuracy=_right(seeds) / len(seeds) / pairs,
+            interval=wilson_interval(_right(seeds) / len(seeds), pairs),
+            p_value=None if seeds is best[0] else _p_value(best[0], seeds),
+            seeds=seeds,
         )
-        for candidate in best
+        for seeds in best
     ]
     return Ranking((*rows, *without), rows[0] if rows else None, pairs, _reason(rows, without, pairs))
 
 
-def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Bounds of a share: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n) (Wilson 1927)."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    share = successes / trials
-    centre = share + z * z / (2 * trials)
-    spread = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-    scale = 1 + z * z / trials
-    # Exact ends, where rounding would leave 1e-17 on the wrong side.
-    low = (centre - spread) / scale if successes else 0.0
-    high = (centre + spread) / scale if successes < trials else 1.0
-    return low, high
+def _best_epoch(scored: Sequence[Candidate]) -> tuple[Candidate, ...]:
+    """Every seed's candidate of the epoch that is best on average."""
+    epochs: dict[int, list[Candidate]] = {}
+    for candidate in scored:
+        epochs.setdefault(candidate.epoch, []).append(candidate)
+    seeds = max(len(some) for some in epochs.values())
+    whole = {epoch: some for epoch, some in epochs.items() if len(some) == seeds}
+    return tuple(whole[max(whole, key=lambda epoch: (_right(whole[epoch]), -epoch))])
 
 
-def sign_test(ours: Sequence[int], theirs: Sequence[int]) -> float:
-    """Two-sided p of McNemar's exact test: do the pairs only one of them has right fall evenly on both?
+def _right(seeds: Sequence[Candidate]) -> int:
+    return sum(sum(one.correct) for one in seeds)
 
-    p = min(1, 2 * sum_{k <= min(b, c)} C(b + c, k) / 2^(b + c)), b and c the pairs only ours or only theirs has
-    right. Not corrected for the number of trials compared, nor for the best epoch having been picked.
+
+def _p_value(ours: Sequence[Candidate], theirs: Sequence[Candidate]) -> float:
+    """The sign test over pairs, verdicts summed over seeds: a pair counts once, however often it was scored.
+
+    That takes the seeds as given. So that a lucky seed decides nothing either, the larger of it and of the t-test over
+    seeds counts, where both points have the same two seeds or more.
     """
-    ours_only = sum(1 for our, their in zip(ours, theirs, strict=True) if our and not their)
-    theirs_only = sum(1 for our, their in zip(ours, theirs, strict=True) if their and not our)
-    discordant = ours_only + theirs_only
-    tail = sum(math.comb(discordant, count) for count in range(min(ours_only, theirs_only) + 1))
-    return min(1.0, 2 * tail / 2**discordant)
+    over_pairs = sign_test(_summed(ours), _summed(theirs))
+    if len(ours) < 2 or [one.seed for one in ours] != [one.seed for one in theirs]:
+        return over_pairs
+    return max(over_pairs, t_test([mean(a.correct) - mean(b.correct) for a, b in zip(ours, theirs, strict=True)]))
+
+
+def _summed(seeds: Sequence[Candidate]) -> list[int]:
+    return [sum(verdicts) for verdicts in zip(*(one.correct for one in seeds), strict=True)]
 
 
 def _pairs(candidates: Sequence[Candidate]) -> int:
@@ -140,14 +169,16 @@ def _reason(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int) -> st
         states = ", ".join(f"{row.candidate.label} {row.candidate.state}" for row in without)
         return f"No winner: no trial has a result ({states})." if without else "No winner: there are no trials."
     winner, others = rows[0], rows[1:]
-    name = winner.candidate.label
+    name, several = winner.candidate.label, len(winner.seeds) > 1
     share = f"{sum(winner.candidate.correct)} of {pairs} pairs right ({winner.accuracy:.3f})"
+    if several:
+        share = f"{winner.accuracy:.3f} (±{winner.deviation:.3f} over {len(winner.seeds)} seeds) of {pairs} pairs right"
     if not others:
         return f"{name} wins: {share}, the only trial with a result."
     tied = [row.candidate.label for row in others if row.accuracy == winner.accuracy]
     near = [row.candidate.label for row in others if row.near_winner and row.accuracy != winner.accuracy]
     if tied:
-        first = f"{name} ties with {_listed(tied)} at {share}: taken as first in the grid."
+        first = f"{name} ties with {listed(tied)} at {share}: taken as first in the grid."
     else:
         second = others[0]
         assert winner.accuracy is not None and second.accuracy is not None
@@ -156,14 +187,15 @@ def _reason(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int) -> st
             f"{name} wins: {share}, {lead:.1f} {'point' if f'{lead:.1f}' == '1.0' else 'points'} above the next "
             f"({second.candidate.label}, {p_text(second.p_value)})."
         )
-    return f"{first} At 5% it cannot be told from {_listed(near)}." if near else first
+    if not near:
+        return first
+    return (
+        f"{first} A tie within noise: {listed(near)}."
+        if several
+        else f"{first} At 5% it cannot be told from {listed(near)}."
+    )
 
 
-def p_text(p_value: float | None) -> str:
-    """A p value as a person reads it."""
-    assert p_value is not None
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}" if p_value < 0.1 else f"p = {p_value:.2f}"
-
-
-def _listed(labels: Sequence[str]) -> str:
+def listed(labels: Sequence[str]) -> str:
+    """`a, b and c`."""
     return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmpo_train.batches import collate, consecutive, epoch_order, group_rewards, plan_passes
+from mmpo_train.batches import collate, consecutive, epoch_order, group_rewards, plan_passes, tokens_in
+from mmpo_train.config import LAYOUTS
 from mmpo_train.tokens import TokenTable
 
 
@@ -68,37 +69,66 @@ def test_rewards_hear_which_completions_there_are():
     assert rewards.tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3, 4, 8])
+def table_of(prompts, completions):
+    """Token ids do not matter: prompts and completions of so many tokens."""
+    one = lambda tokens: np.ones(tokens, dtype=np.int32)  # noqa: E731
+    return TokenTable(tuple(map(one, prompts)), tuple(tuple(map(one, row)) for row in completions))
+
+
+@pytest.fixture(scope="module")
+def hundred():
+    """Prompts of 1 to 40 tokens with two completions of 1 to 60."""
+    random = np.random.default_rng(0)
+    return table_of(random.integers(1, 41, 100), random.integers(1, 61, (100, 2)))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("workers", [1, 2, 3, 8])
 @pytest.mark.parametrize("tokens_per_pass", [1, 100, 500, 100_000])
 @pytest.mark.parametrize("pairs", [1, 3, 16, 50])
-def test_passes_cover_each_pair_once_and_come_out_even(pairs, tokens_per_pass, workers):
-    lengths = lengths_of(100)
+def test_passes_cover_each_pair_once_and_come_out_even(hundred, pairs, tokens_per_pass, workers, layout):
     chosen = np.random.default_rng(1).permutation(100)[:pairs]
-    passes = plan_passes(chosen, lengths, np.full(100, 2), tokens_per_pass, workers)
+    passes = plan_passes(hundred, chosen, tokens_per_pass, workers, layout)
     assert sorted(np.concatenate(passes)) == sorted(chosen)
     assert len(passes) % workers == 0
     for some in passes:
-        assert len(some) <= 1 or len(some) * 2 * lengths[some].max() <= tokens_per_pass
+        padded = len(some) * 2 * hundred.longest[some].max(initial=0)
+        tokens = padded if layout == "padded" else tokens_in(hundred, layout)[some].sum()
+        assert len(some) <= 1 or tokens <= tokens_per_pass
 
 
-def test_fewer_pairs_than_workers_leave_some_workers_an_empty_pass():
-    passes = plan_passes([5, 6, 7], lengths_of(10), np.full(10, 2), 10_000, workers=8)
+@pytest.mark.parametrize("workers", [1, 4])
+def test_packed_passes_are_as_few_as_fit_and_of_nearly_equal_size(hundred, workers):
+    """About 8,000 tokens; 1,000 a pass."""
+    tokens = tokens_in(hundred, "shared")
+    passes = plan_passes(hundred, np.arange(100), 1000, workers, "shared")
+    loads = [tokens[some].sum() for some in passes]
+    fewest = -(-tokens.sum() // 1000)
+    assert len(passes) == -(-fewest // workers) * workers
+    assert max(loads) < 1.1 * min(loads) and loads == sorted(loads, reverse=True)
+
+
+def test_a_row_without_padding_has_the_tokens_of_prompts_and_completions():
+    table = table_of([10, 3], [[1, 2, 3], [4]])
+    assert tokens_in(table, "packed").tolist() == [36, 7] and tokens_in(table, "shared").tolist() == [16, 7]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fewer_pairs_than_workers_leave_some_workers_an_empty_pass(hundred, layout):
+    passes = plan_passes(hundred, [5, 6, 7], 10_000, 8, layout)
     assert sorted(len(some) for some in passes) == [0] * 5 + [1] * 3
 
 
-def test_one_full_pass_is_split_among_workers_rather_than_left_to_one():
-    assert [len(some) for some in plan_passes(np.arange(8), np.full(8, 10), np.full(8, 2), 10_000, workers=4)] == [
-        2,
-        2,
-        2,
-        2,
-    ]
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_one_full_pass_is_split_among_workers_rather_than_left_to_one(layout):
+    passes = plan_passes(table_of([5] * 8, [[5, 5]] * 8), np.arange(8), 10_000, 4, layout)
+    assert [len(some) for some in passes] == [2, 2, 2, 2]
 
 
-def test_passes_hold_pairs_of_like_length():
+def test_padded_passes_hold_pairs_of_like_length():
     """Lengths 10 and 100 alternate; 800 tokens hold 4 long pairs of two completions, or 40 short ones."""
     lengths = np.tile([10, 100], 8)
-    passes = plan_passes(np.arange(16), lengths, np.full(16, 2), 800)
+    passes = plan_passes(table_of([5] * 16, [[length - 5] * 2 for length in lengths]), np.arange(16), 800)
     assert [sorted(set(lengths[some])) for some in passes] == [[100], [100], [10]]
 
 
@@ -110,32 +140,42 @@ def test_collated_pass_worked_by_hand():
     )
     one = collate(table, np.array([1, 0]))
     assert one.input_ids.tolist() == [[4, 8, 0, 0, 0], [4, 9, 10, 11, 0], [1, 2, 3, 5, 6], [1, 2, 3, 7, 0]]
-    assert one.rows.tolist() == [0, 1, 1, 1, 2, 2, 3]
-    assert one.positions.tolist() == [0, 0, 1, 2, 2, 3, 2]
+    assert one.places.tolist() == [0, 5, 6, 7, 12, 13, 17]
     assert one.targets.tolist() == [8, 9, 10, 11, 5, 6, 7]
     assert one.completions.tolist() == [0, 1, 1, 1, 2, 2, 3] and one.completion_count == 4
     assert {part.dtype for part in one if isinstance(part, torch.Tensor)} == {torch.int64}
 
 
-def test_a_row_with_a_shared_prompt_worked_by_hand():
-    """[1 2 3 | 5 6 | 7] and [4 | 8 | 9 10 11]: a completion's first token is predicted by the prompt's last one."""
+def test_packed_rows_worked_by_hand():
+    """[1 2 3 | 5 6 | 7 | 4 | 8 | 9 10 11]: a completion's first token is predicted by its prompt's last one."""
     table = TokenTable(
         prompts=(ids(1, 2, 3), ids(4)),
         completions=((ids(5, 6), ids(7)), (ids(8), ids(9, 10, 11))),
     )
-    one = collate(table, np.array([0, 1]), share_prompts=True)
-    assert one.input_ids.tolist() == [[1, 2, 3, 5, 6, 7], [4, 8, 9, 10, 11, 0]]
-    assert one.segments.tolist() == [[0, 0, 0, 1, 1, 2], [0, 1, 2, 2, 2, -1]]
-    assert one.position_ids.tolist() == [[0, 1, 2, 3, 4, 3], [0, 1, 1, 2, 3, 0]]
-    assert one.rows.tolist() == [0, 0, 0, 1, 1, 1, 1]
-    assert one.positions.tolist() == [2, 3, 2, 0, 0, 2, 3]
-    assert one.targets.tolist() == [5, 6, 7, 8, 9, 10, 11]
-    assert one.completions.tolist() == [0, 0, 1, 2, 3, 3, 3]
+    shared = collate(table, np.array([0, 1]), "shared")
+    assert shared.input_ids.tolist() == [[1, 2, 3, 5, 6, 7, 4, 8, 9, 10, 11]]
+    assert shared.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 1, 2, 3]]
+    assert shared.places.tolist() == [2, 3, 2, 6, 6, 8, 9]
+    assert shared.packing.pieces == (3, 2, 1, 1, 1, 3)
+    assert shared.packing.spans == ((0, 2, 0, 0), (2, 3, 0, 1), (3, 5, 0, 0), (5, 6, 3, 4))
+    assert shared.packing.query_ends.tolist() == [0, 5, 6, 8, 11]
+    assert shared.packing.key_ends.tolist() == [0, 5, 9, 11, 15]
+    assert shared.packing.key_places.tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 5, 6, 7, 6, 8, 9, 10]
+    assert (shared.packing.longest_query, shared.packing.longest_key) == (5, 5)
+    packed = collate(table, np.array([0, 1]), "packed")
+    assert packed.input_ids.tolist() == [[1, 2, 3, 5, 6, 1, 2, 3, 7, 4, 8, 4, 9, 10, 11]]
+    assert packed.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3, 0, 1, 0, 1, 2, 3]]
+    assert packed.places.tolist() == [2, 3, 7, 9, 11, 12, 13]
+    assert packed.packing.key_places is None and packed.packing.query_ends.tolist() == [0, 5, 9, 11, 15]
+    for one in (shared, packed):
+        assert one.targets.tolist() == [5, 6, 7, 8, 9, 10, 11]
+        assert one.completions.tolist() == [0, 0, 1, 2, 3, 3, 3]
+        assert (one.completion_count, one.prompt_count) == (4, 2)
 
 
-def test_passes_count_the_rows_that_each_prompt_really_has():
+def test_padded_passes_count_the_rows_that_each_prompt_really_has():
     """Rows of 10 tokens, 60 of them fit: prompts with 4, 2 | 5, 1 | 6 completions."""
-    passes = plan_passes(np.arange(5), np.full(5, 10), np.array([4, 2, 5, 1, 6]), 60)
+    passes = plan_passes(table_of([4] * 5, [[6] * rows for rows in (4, 2, 5, 1, 6)]), np.arange(5), 60)
     assert [some.tolist() for some in passes] == [[0, 1], [2, 3], [4]]
 
 

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import sys
@@ -40,6 +41,9 @@ OTHER_VALUES = {
     "gamma_over_beta": 1.6,
     "length_normalised": True,
     "pairs_per_group": 4,
+    "auxiliary": False,
+    "in_batch_normalised": False,
+    "entropy": True,
     "gamma": 5.0,
     "sft_weight": 0.5,
     "label_smoothing": 0.01,
@@ -63,14 +67,18 @@ OTHER_VALUES = {
     "lora_targets": ("q_proj", "v_proj"),
     "max_prompt_tokens": 100,
     "max_completion_tokens": 100,
+    "truncation": "total",
+    "completion_rendering": "alone",
     "precision": "bf16",
     "seed": 7,
     "evaluations": ("reward", "harness"),
     "evaluate_every_epochs": 2,
     "validate_every_steps": 3,
     "tokens_per_pass": 1000,
+    "layout": "packed",
+    "compile": True,
     "zero_stage": 3,
-    "gradient_checkpointing": True,
+    "gradient_checkpointing": "always",
 }
 RUNTIME = {"model", "dataset", "negatives_from_rank", "worst_negatives", "holdout_seed"}
 RUNTIME |= {
@@ -78,12 +86,17 @@ RUNTIME |= {
     "evaluate_every_epochs",
     "validate_every_steps",
     "tokens_per_pass",
+    "layout",
+    "compile",
     "zero_stage",
     "gradient_checkpointing",
 }
 NEEDED_BY = {
     "r_eps": "mmpo",
     "pairs_per_group": "mmpo",
+    "auxiliary": "mmpo",
+    "in_batch_normalised": "mmpo",
+    "entropy": "mmpo",
     "gamma_over_beta": "simpo",
     "length_normalised": "simpo",
     "gamma": "cpo",
@@ -272,6 +285,45 @@ def test_noise_belongs_to_the_digest_only_where_there_is_some():
     assert "noise_candidate" not in identity(TrialConfig())
     digests = {replace(TrialConfig(), {"noise_candidate": name}).digest for name in ("none", "added", "only")}
     assert len(digests) == 3 and TrialConfig().digest in digests
+
+
+ABLATIONS = ("auxiliary", "in_batch_normalised", "length_normalised", "entropy")
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_of_mmpo_belongs_to_the_digest_only_where_it_is_made(name):
+    """As the noise; SimPO, whose length normalisation was there from the start, has it in every digest."""
+    assert name not in identity(TrialConfig())
+    assert identity(replace(TrialConfig(), {name: OTHER_VALUES[name]}))[name] is OTHER_VALUES[name]
+    simpo = identity(replace(TrialConfig(), {"objective": "simpo"}))
+    assert (name in simpo) == (name == "length_normalised")
+
+
+def test_ablations_of_mmpo_are_as_many_trials_as_there_are_combinations_of_them():
+    choices = [(getattr(TrialConfig(), name), OTHER_VALUES[name]) for name in ABLATIONS]
+    digests = {replace(TrialConfig(), dict(zip(ABLATIONS, some))).digest for some in itertools.product(*choices)}
+    assert len(digests) == 16
+
+
+def test_groups_leave_the_digest_where_rewards_are_not_normalised_in_them():
+    changed = [{"in_batch_normalised": False, "pairs_per_group": size} for size in (2, 8)]
+    assert len({replace(TrialConfig(), values).digest for values in changed}) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "digest"),
+    [
+        ({}, "8a740b7460076034"),
+        ({"objective": "dpo"}, "36e1db3bcc99d567"),
+        ({"objective": "simpo"}, "36cc90a292948a87"),
+        ({"objective": "simpo", "length_normalised": True}, "a4756dc2f1c7a57c"),
+        ({"objective": "kto_original"}, "69f85e5f8f3c176e"),
+        ({"objective": "on_mc_po"}, "8280e1547d5ac41f"),
+    ],
+)
+def test_trials_of_before_a_field_keep_the_digest_they_had(values, digest):
+    """Pinned as they were before MMPO's ablations became fields."""
+    assert replace(TrialConfig(), values).digest == digest
 
 
 def test_all_bad_choices_of_candidates_are_reported_at_once():

@@ -15,7 +15,13 @@ BELOW = {"mmpo_train": set(), "eval_workers": {"mmpo_train"}, "sweeps": {"eval_w
 
 # Each heavy library has one door: nobody else imports it, at the top of a file or inside a function.
 DOORS = {
-    "ray": {"sweeps/trial.py", "sweeps/training.py", "sweeps/cluster.py", "eval_workers/actors.py"},
+    "ray": {
+        "sweeps/trial.py",
+        "sweeps/training.py",
+        "sweeps/sft_training.py",
+        "sweeps/cluster.py",
+        "eval_workers/actors.py",
+    },
     "mlflow": {"sweeps/mlflow_store.py", "eval_workers/mlflow_record.py"},
     "deepspeed": {"mmpo_train/deepspeed_engine.py"},
     "bitsandbytes": {"mmpo_train/optimizers.py"},

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mmpo_train import logps as logps_module
+from mmpo_train import vocabulary
 from mmpo_train.batches import collate
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.logps import CompletionLogps
@@ -77,7 +77,13 @@ def test_padding_and_neighbours_do_not_change_a_value(table):
         together = module(collate(table, np.arange(5))).reshape(5, 2)
         reversed_order = module(collate(table, np.arange(5)[::-1])).reshape(5, 2).flip(0)
         wide = collate(table, np.arange(5))
-        padded = module(wide._replace(input_ids=torch.nn.functional.pad(wide.input_ids, (0, 40), value=50)))
+        width = wide.input_ids.shape[1]
+        padded = module(
+            wide._replace(
+                input_ids=torch.nn.functional.pad(wide.input_ids, (0, 40), value=50),
+                places=wide.places // width * (width + 40) + wide.places % width,
+            )
+        )
     for other in (together, reversed_order, padded.reshape(5, 2)):
         torch.testing.assert_close(other, alone, atol=1e-4, rtol=1e-6)
 
@@ -85,7 +91,7 @@ def test_padding_and_neighbours_do_not_change_a_value(table):
 @pytest.mark.parametrize("one_projection", [False, True])
 def test_gradients_are_those_of_the_unmodified_model(table, monkeypatch, one_projection):
     """The projection in chunks of 7 positions, recomputed backward, or in one; the sequences weigh 1, 2, 3, …"""
-    monkeypatch.setattr(logps_module, "_POSITIONS_PER_CHUNK", 7)
+    monkeypatch.setitem(vocabulary._POSITIONS_PER_CHUNK, "cpu", 7)
     model = random_model("llama, tied")
     weights = torch.arange(1, 11, dtype=torch.float64)
     expected_sums = torch.cat([plain_logps(model, table, pair) for pair in range(5)])
@@ -136,11 +142,12 @@ def test_dropout_is_on_where_there_is_a_gradient_and_off_in_validation(model_fol
         assert torch.equal(module(one), before)
 
 
+@pytest.mark.parametrize("layout", ["padded", "shared"])
 @pytest.mark.parametrize("lora_rank", [0, 4])
-def test_gradient_checkpointing_recomputes_the_layers_and_changes_no_gradient(model_folder, table, lora_rank):
+def test_gradient_checkpointing_recomputes_the_layers_and_changes_no_gradient(model_folder, table, lora_rank, layout):
     gradients, calls = [], []
     for on in (False, True):
-        model = lora_policy(model_folder, lora_rank=lora_rank, lora_dropout=0.0, gradient_checkpointing=on)
+        model = lora_policy(model_folder, lora_rank=lora_rank, lora_dropout=0.0)
         calls.append(0)
 
         def count(*_):
@@ -148,7 +155,9 @@ def test_gradient_checkpointing_recomputes_the_layers_and_changes_no_gradient(mo
 
         bare = model.get_base_model() if lora_rank else model
         bare.model.layers[0].self_attn.register_forward_pre_hook(count)
-        CompletionLogps(model)(collate(table, np.arange(5))).sum().backward()
+        module = CompletionLogps(model)
+        module.recompute_activations(on)
+        module(collate(table, np.arange(5), layout)).sum().backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
     assert calls == [1, 2]
     for name, expected in gradients[0].items():
@@ -190,3 +199,23 @@ def test_bf16_rounds_weights_but_not_rotary_frequencies(table):
     assert torch.equal(model.model.rotary_emb.inv_freq, frequencies)
     with torch.no_grad():
         assert forward(collate(table, np.arange(5))).dtype == torch.float32
+
+
+@pytest.mark.parametrize("lora_rank", [0, 4])
+def test_compiled_layers_give_the_same_values_and_gradients_for_rows_of_any_length(
+    model_folder, table, lora_rank, monkeypatch
+):
+    """With the part of the compiler that rewrites the program; the one that needs a C++ compiler is not ours."""
+    monkeypatch.setattr("mmpo_train.policy._COMPILER", "aot_eager")
+    results = []
+    for compiled in (False, True):
+        module = CompletionLogps(lora_policy(model_folder, lora_rank=lora_rank, lora_dropout=0.0, compile=compiled))
+        logps = [
+            module(collate(table, np.array(some), layout))
+            for some, layout in (([0, 1], "shared"), ([2], "padded"), ([3, 4], "shared"))
+        ]
+        torch.cat(logps).sum().backward()
+        results.append((logps, [values.grad for values in module.parameters() if values.grad is not None]))
+    (want, gradients), (got, others) = results
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-6)
+    assert all((ours - theirs).norm() < 1e-5 * theirs.norm() for ours, theirs in zip(others, gradients, strict=True))

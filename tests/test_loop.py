@@ -11,6 +11,7 @@ from mmpo_train.config import replace
 from mmpo_train.engine import TorchEngine
 from mmpo_train.logps import CompletionLogps
 from mmpo_train.loop import train
+from mmpo_train.passes import Passes
 from mmpo_train.policy import load_model
 from mmpo_train.reference import read_reference
 from mmpo_train.scoring import ScoredTable
@@ -37,6 +38,7 @@ def run(config, tables, **arguments):
         tables["train"],
         tables["validation"],
         engine,
+        arguments.pop("passes", Passes("shared", 512)),
         report=lambda metrics, step: points.append((step, metrics)),
         publish=lambda *finished: published.append(finished),
         **arguments,

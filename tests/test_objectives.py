@@ -444,7 +444,7 @@ def test_an_objective_trains_with_the_hyper_parameters_of_its_config():
     ratios = policy, reference, 0.3
     ranking = ranking_nce_loss(*ratios, present)
     expected = {
-        "mmpo": mmpo_loss(policy, rewards),
+        "mmpo": mmpo_loss(policy, rewards, present, tokens),
         "dpo": dpo_loss(*ratios),
         "simpo": simpo_loss(policy, tokens, 0.3, 0.7, True),
         "rpo": rpo_loss(*ratios, 0.2),

@@ -39,13 +39,15 @@ def relative_difference(ours: list[float], theirs: list[float]) -> float:
     return max(abs(a - b) / max(1.0, abs(a)) for a, b in zip(ours, theirs, strict=True))
 
 
-def test_every_objective_trains_alike_on_one_worker_and_two_and_in_small_passes(
+def test_every_objective_trains_alike_in_padded_rows_on_one_worker_and_in_small_packed_passes_on_two(
     ranked_prepared: Any, tmp_path: Path
 ) -> None:
     variants = [{"objective": name} for name in OFFLINE]
     variants += [{"objective": "mc_po", "negatives": 3}, {"objective": "rnce", "negatives": 3}]
-    small = [variant | {"tokens_per_pass": 150} for variant in variants]
-    one = train_jobs(jobs_of(ranked_prepared, tmp_path / "1", variants), workers=1, engine="torch")
+    padded = [variant | {"layout": "padded"} for variant in variants]
+    layouts = ("shared", "packed")
+    small = [variant | {"tokens_per_pass": 150, "layout": layouts[n % 2]} for n, variant in enumerate(variants)]
+    one = train_jobs(jobs_of(ranked_prepared, tmp_path / "1", padded), workers=1, engine="torch")
     two = train_jobs(jobs_of(ranked_prepared, tmp_path / "2", small), workers=2)
     for variant, ours, theirs in zip(variants, one, two, strict=True):
         assert relative_difference(curve(ours), curve(theirs)) < TOLERANCE, variant

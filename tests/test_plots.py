@@ -75,3 +75,14 @@ def test_long_curves_are_drawn_as_means():
     curve = [(step, 1.0 + 2 * (step % 2)) for step in range(240)]
     assert _smooth(curve) == [(step + 0.5, 2.0) for step in range(0, 240, 2)]
     assert _smooth(curve[:120]) == curve[:120]
+
+
+def test_bars_are_deviations_over_seeds_where_there_are_several(tmp_path):
+    grid = [
+        Candidate(label=label, value=value, epoch=1, seed=seed, correct=(1,) * right + (0,) * (PAIRS - right))
+        for label, value, rights in (("0.1", 0.1, (120, 140)), ("0.5", 0.5, (100, 104)))
+        for seed, right in enumerate(rights)
+    ]
+    ranking = rank(grid)
+    assert ranking.rows[0].bar == pytest.approx((0.65 - 0.1 / 2**0.5, 0.65 + 0.1 / 2**0.5))
+    assert is_drawn(plot_stage(tmp_path / "stage.png", title="seeds", axis_name="beta", ranking=ranking))

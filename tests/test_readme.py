@@ -12,11 +12,18 @@ from eval_workers.__main__ import EvaluateOptions
 from eval_workers.__main__ import main as evaluate_main
 from mmpo_train.__main__ import TrainOptions
 from mmpo_train.__main__ import main as train_main
+from mmpo_train.merge import MergeOptions
+from mmpo_train.merge import main as merge_main
+from sweeps.ablations import main as ablations_main
 from sweeps.axis import main as axis_main
+from sweeps.final_runs import main as final_main
 from sweeps.mc_po_studies import main as studies_main
 from sweeps.objectives import main as objectives_main
+from sweeps.stage0_sft import main as stage0_main
 from sweeps.stage1_lr import Stage1Options
 from sweeps.stage1_lr import main as stage1_main
+from sweeps.stage2_beta import main as stage2_main
+from sweeps.stage3_margin import main as stage3_main
 from tests.workers import REPOSITORY
 
 PACKAGES = ("mmpo_train", "eval_workers", "sweeps")
@@ -28,14 +35,20 @@ COMMANDS = [
     for line in block.splitlines()
 ]
 STAGE1 = [shlex.split(command)[2:] for command in COMMANDS if "sweeps/stage1_lr.py" in command]
+MERGE = [shlex.split(command)[3:] for command in COMMANDS if "-m mmpo_train.merge" in command]
 OTHERS = {
+    "sweeps/stage0_sft.py": stage0_main,
     "sweeps/axis.py": axis_main,
     "sweeps/objectives.py": objectives_main,
     "sweeps/mc_po_studies.py": studies_main,
+    "sweeps/stage2_beta.py": stage2_main,
+    "sweeps/stage3_margin.py": stage3_main,
+    "sweeps/final_runs.py": final_main,
+    "sweeps/ablations.py": ablations_main,
 }
 SWEEPS = [shlex.split(command)[1:] for command in COMMANDS if any(program in command for program in OTHERS)]
 EVALUATE = [shlex.split(command)[3:] for command in COMMANDS if "-m eval_workers" in command]
-TRAIN = [shlex.split(command)[3:] for command in COMMANDS if "-m mmpo_train" in command]
+TRAIN = [shlex.split(command)[3:] for command in COMMANDS if "-m mmpo_train " in command]
 
 
 def tree() -> dict[str, str]:
@@ -78,7 +91,9 @@ def test_every_option_named_exists(capsys):
     ours = [command for command in COMMANDS if "/mlflow " not in command]
     named = set(re.findall(r"--[a-z][a-z-]+", "\n".join([PROSE, *ours])))
     assert len(named) > 12
-    helps = "".join(help_of(main, capsys) for main in (stage1_main, train_main, evaluate_main, *OTHERS.values()))
+    helps = "".join(
+        help_of(main, capsys) for main in (stage1_main, train_main, evaluate_main, merge_main, *OTHERS.values())
+    )
     assert named - set(re.findall(r"--[a-z][a-z-]+", helps)) == set()
 
 
@@ -120,6 +135,11 @@ def test_single_trial_commands_parse(arguments):
     assert tyro.cli(TrainOptions, args=arguments)
 
 
+@pytest.mark.parametrize("arguments", MERGE, ids=" ".join)
+def test_merging_commands_parse(arguments):
+    assert tyro.cli(MergeOptions, args=arguments).target
+
+
 @pytest.mark.parametrize("arguments", EVALUATE, ids=" ".join)
 def test_evaluation_commands_parse(arguments):
     assert tyro.cli(EvaluateOptions, args=arguments).paths
@@ -132,11 +152,11 @@ def test_the_commands_are_there_at_all():
     assert {"sweep", "test"} <= named <= targets
 
 
-def test_every_file_that_is_named_exists_but_the_next_stage():
+def test_every_file_that_is_named_exists():
     quoted = set(re.findall(r"`((?:mmpo_train|eval_workers|sweeps|tests|docs)/[\w./]+\.\w+)`", README))
     linked = set(re.findall(r"\]\(([^):]+)\)", README))
     assert linked and len(quoted) > 10
-    assert [path for path in sorted(quoted | linked) if not (REPOSITORY / path).is_file()] == ["sweeps/stage2_beta.py"]
+    assert [path for path in sorted(quoted | linked) if not (REPOSITORY / path).is_file()] == []
 
 
 def test_the_address_of_the_ledger_is_the_one_the_stage_prints(tmp_path, monkeypatch):

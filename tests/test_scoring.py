@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmpo_train.batches import collate, plan_table
+from mmpo_train.batches import collate, plan_passes, tokens_in
+from mmpo_train.config import LAYOUTS
 from mmpo_train.logps import CompletionLogps
 from mmpo_train.policy import load_model
-from mmpo_train.scoring import ScoredTable, prompts_can_be_shared, score_pairs
+from mmpo_train.scoring import ScoredTable, score_pairs
 from mmpo_train.tokens import TokenTable
 
 
@@ -38,14 +39,13 @@ def alone(forward, table):
     return scores
 
 
-@pytest.mark.parametrize("share_prompts", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("tokens_per_pass", [1, 200, 100_000])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_every_completion_scores_as_it_does_alone(forward, table, share_prompts, tokens_per_pass, workers):
+def test_every_completion_scores_as_it_does_alone(forward, table, layout, tokens_per_pass, workers):
     order = np.random.default_rng(1).permutation(12)
     shares = [
-        score_pairs(forward, table, order, tokens_per_pass, worker, workers, share_prompts=share_prompts)
-        for worker in range(workers)
+        score_pairs(forward, table, order, tokens_per_pass, worker, workers, layout=layout) for worker in range(workers)
     ]
     np.testing.assert_allclose(sum(shares), alone(forward, table)[order], atol=2e-5)
 
@@ -57,19 +57,19 @@ def test_a_shared_prompt_is_computed_once(forward, table):
         lambda module, arguments, values, output: seen.append(values["input_ids"].numel()), with_kwargs=True
     )
     try:
-        for share_prompts in (False, True):
-            score_pairs(forward, table, [5], 100_000, share_prompts=share_prompts)
+        for layout in ("padded", "packed", "shared"):
+            score_pairs(forward, table, [5], 100_000, layout=layout)
     finally:
         hook.remove()
     prompt, completions = len(table.prompts[5]), [len(ids) for ids in table.completions[5]]
-    assert seen == [6 * (prompt + max(completions)), prompt + sum(completions)]
+    assert seen == [6 * (prompt + max(completions)), 6 * prompt + sum(completions), prompt + sum(completions)]
 
 
 def test_another_completions_tokens_move_no_log_probability_behind_the_same_prompt(forward, table):
     changed = [list(row) for row in table.completions]
     changed[5][2] = changed[5][2][::-1].copy() + 1
     before, after = (
-        score_pairs(forward, one, [5], 100_000, share_prompts=True)
+        score_pairs(forward, one, [5], 100_000, layout="shared")
         for one in (table, TokenTable(table.prompts, tuple(map(tuple, changed))))
     )
     assert (np.delete(before, 2, axis=1) == np.delete(after, 2, axis=1)).all() and before[0, 2] != after[0, 2]
@@ -77,49 +77,47 @@ def test_another_completions_tokens_move_no_log_probability_behind_the_same_prom
 
 def test_gradients_are_those_of_completions_alone(forward, table):
     gradients = []
-    for share_prompts in (False, True):
+    for layout in ("padded", "packed", "shared"):
         forward.zero_grad()
-        forward(collate(table, np.arange(12), share_prompts=share_prompts)).square().sum().backward()
+        forward(collate(table, np.arange(12), layout)).square().sum().backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in forward.parameters()]))
-    assert (gradients[0] - gradients[1]).abs().max() < 1e-5 * gradients[0].abs().max()
-
-
-def test_prompts_are_shared_where_that_changes_nothing(forward, table):
-    assert prompts_can_be_shared(forward, table, bf16=False)
-
-
-def test_a_model_that_counts_positions_by_itself_does_not_share_prompts(tokenizer, table):
-    """Bloom derives its positions (ALiBi) from a two-dimensional mask."""
-    from transformers import BloomConfig, BloomForCausalLM
-
-    torch.manual_seed(1)
-    model = BloomForCausalLM(BloomConfig(vocab_size=len(tokenizer), hidden_size=32, n_layer=2, n_head=4))
-    assert not prompts_can_be_shared(CompletionLogps(model), table, bf16=False)
-
-
-def test_a_model_with_a_short_sliding_window_does_not_share_prompts(tokenizer, table):
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(1)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        sliding_window=8,
-        initializer_range=0.3,
-    )
-    assert not prompts_can_be_shared(CompletionLogps(MistralForCausalLM(config)), table, bf16=False)
+    for gradient in gradients[1:]:
+        assert (gradients[0] - gradient).abs().max() < 1e-5 * gradients[0].abs().max()
 
 
 def test_a_plan_holds_each_prompt_once_within_the_budget(table):
-    for share_prompts, tokens in ((True, table.together), (False, table.longest)):
-        rows = np.ones(12, dtype=int) if share_prompts else np.array([len(row) for row in table.completions])
-        passes = plan_table(table, np.arange(12), 120, share_prompts=share_prompts)
+    rows = np.array([len(row) for row in table.completions])
+    for layout in LAYOUTS:
+        passes = plan_passes(table, np.arange(12), 120, layout=layout)
         assert sorted(np.concatenate(passes)) == list(range(12))
-        assert all(len(some) == 1 or rows[some].sum() * tokens[some].max() <= 120 for some in passes)
+        for some in passes:
+            padded = rows[some].sum() * table.longest[some].max()
+            tokens = padded if layout == "padded" else tokens_in(table, layout)[some].sum()
+            assert len(some) == 1 or tokens <= 120
+
+
+def test_scores_that_do_not_fit_into_memory_are_computed_in_smaller_passes(forward, table):
+    """A machine that holds 100 tokens at a time."""
+    tokens = []
+
+    def small_machine(one):
+        if one.input_ids.numel() > 100 and one.prompt_count > 1:
+            raise torch.OutOfMemoryError("no room")
+        tokens.append(one.input_ids.numel())
+        return forward(one)
+
+    scores = score_pairs(small_machine, table, range(12), 1000, layout="shared")
+    np.testing.assert_allclose(scores, alone(forward, table), atol=2e-5)
+    assert len(tokens) > 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_prompt_that_does_not_fit_alone_is_an_error(forward, table, workers):
+    def no_room(one):
+        raise torch.OutOfMemoryError("no room")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        score_pairs(no_room, table, range(12), 1000, workers=workers)
 
 
 def test_taking_some_completions_takes_their_reference_with_them(table):

@@ -271,3 +271,44 @@ def test_a_template_that_rewrites_the_prompt_once_it_is_answered_is_unusable():
     tokenizer = bpe_tokenizer([], ["<|end|>"], template, eos_token="<|end|>")
     with pytest.raises(Unusable, match="renders the prompt differently once a completion follows"):
         encoded(tokenizer)
+
+
+# --- what the paper's author ran
+
+
+def test_total_truncation_leaves_a_completion_what_its_prompt_does_not_use():
+    """A prompt 3 tokens below its limit leaves them to completions of 5: 8. One above its limit leaves none."""
+    tokenizer = byte_tokenizer("chatml")
+    example = PreferenceExample(SINGLE, ("four and more", "5"), "pairs.json", 1)
+    prompt = len(generation_prompt(tokenizer, SINGLE))
+    total = encode(example, tokenizer, prompt + 3, 5, "total")
+    assert tokenizer.decode(total.completions[0]) == "four and" and total.completion_cuts == (6, 0)
+    assert tokenizer.decode(encode(example, tokenizer, prompt + 3, 5).completions[0]) == "four "
+    cut = encode(example, tokenizer, prompt - 2, 5, "total")
+    assert len(cut.prompt) == prompt - 2 and tokenizer.decode(cut.completions[0]) == "four "
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "chosen"),
+    [
+        ("chatml", "<|im_start|>user\n2+2?<|im_end|>\n", "<|im_start|>assistant\n4<|im_end|>"),
+        (
+            "smollm2",
+            "<|im_start|>system\nYou are SmolLM.<|im_end|>\n<|im_start|>user\n2+2?<|im_end|>\n",
+            "<|im_start|>system\nYou are SmolLM.<|im_end|>\n<|im_start|>assistant\n4<|im_end|>",
+        ),
+        (
+            "llama3",
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\n2+2?<|eot_id|>",
+            "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n4<|eot_id|>",
+        ),
+    ],
+)
+def test_a_turn_rendered_alone_brings_header_system_prompt_and_bos_into_what_is_scored(name, prompt, chosen):
+    tokenizer = byte_tokenizer(name)
+    example = PreferenceExample(SINGLE, ("4", "Five."), "pairs.json", 1)
+    encoded = encode(example, tokenizer, 1000, 1000, completion_rendering="alone")
+    assert tokenizer.decode(encoded.prompt) == prompt
+    assert tokenizer.decode(encoded.completions[0]) == chosen

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from mmpo_train.config import digest_of
 from mmpo_train.manifest import DamagedFolder
 from mmpo_train.preferences import Message, PreferenceExample
 from mmpo_train.templates import EncodedExample
@@ -124,8 +125,12 @@ def test_tables_of_other_data_tokenizers_or_cuts_have_other_names():
         tables_key("data", "model", 512, 1800),
         tables_key("data", "model", 1800, 512, "added"),
         tables_key("data", "model", 1800, 512, "only"),
+        tables_key("data", "model", 1800, 512, "none", "total"),
+        tables_key("data", "model", 1800, 512, "none", "separate", "alone"),
     }
-    assert len(names) == 8
+    assert len(names) == 10
+    # Pinned: with what came later left alone, tables keep the names they had before.
+    assert tables_key("data", "model", 1800, 512) == digest_of(["tokens-2", "data", "model", 1800, 512, "none"])
 
 
 def test_prompts_keep_all_their_completions_and_may_have_different_numbers(tokenizer, tmp_path):

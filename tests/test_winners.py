@@ -3,7 +3,8 @@ import math
 import pytest
 
 from mmpo_train.errors import InputError
-from sweeps.winners import Candidate, rank, sign_test, wilson_interval
+from sweeps.significance import sign_test, t_test, wilson_interval
+from sweeps.winners import Candidate, rank
 
 
 def bits(right: int, of: int) -> tuple[int, ...]:
@@ -118,3 +119,70 @@ def test_accuracy_is_the_share_of_right_pairs():
     assert row.accuracy is not None
     assert math.isclose(row.accuracy, 0.5)
     assert row.interval == wilson_interval(4, 8)
+
+
+def seeded(label: str, *seeds: tuple[int, ...], epoch: int = 1) -> list[Candidate]:
+    """A point's trials with seeds 42, 43, …"""
+    return [
+        Candidate(label=label, value=float(label), epoch=epoch, seed=42 + number, correct=correct)
+        for number, correct in enumerate(seeds)
+    ]
+
+
+def test_t_test_has_the_tables_critical_values():
+    """Differences 1 - x, 1, 1 + x have mean 1 and deviation x, so t = sqrt(3) / x with 2 degrees of freedom; two
+    differences 1 - x, 1 + x have deviation x sqrt(2), so t = 1 / x with 1. Two-sided 5%: 4.3027 and 12.7062."""
+    assert t_test([1 - 3**0.5 / 4.3027, 1, 1 + 3**0.5 / 4.3027]) == pytest.approx(0.05, abs=1e-5)
+    assert t_test([1 - 1 / 12.7062, 1 + 1 / 12.7062]) == pytest.approx(0.05, abs=1e-5)
+    assert t_test([0.5, -0.5]) == 1.0 and t_test([0, 0, 0]) == 1.0 and t_test([0.1, 0.1]) == 0.0
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_t_test_is_scipys(count):
+    from scipy.stats import ttest_1samp
+
+    differences = [math.sin(count * place) + 0.3 for place in range(count)]
+    assert t_test(differences) == pytest.approx(ttest_1samp(differences, 0).pvalue, abs=1e-12)
+
+
+def test_over_seeds_a_point_is_mean_and_deviation_at_the_epoch_that_is_best_on_average():
+    """Epoch 1: 6 and 6 of 10, epoch 2: 9 and 5. Mean 0.6 against 0.7; deviation of 0.9 and 0.5 is 0.4 / sqrt(2)."""
+    early, late = seeded("0.1", bits(6, 10), bits(6, 10)), seeded("0.1", bits(9, 10), bits(5, 10), epoch=2)
+    [row] = rank([*early, *late]).rows
+    assert row.accuracy == pytest.approx(0.7) and row.candidate.epoch == 2
+    assert row.deviation == pytest.approx(0.4 / 2**0.5) and row.shares == (0.9, 0.5)
+    assert row.interval == wilson_interval(7, 10)
+    assert row.bar == pytest.approx((0.7 - 0.4 / 2**0.5, 0.7 + 0.4 / 2**0.5))
+
+
+def test_a_pair_counts_once_however_many_seeds_scored_it():
+    """Ours right on pairs 1 to 4 with all three seeds, theirs on none: four pairs one way, p = 2 / 2^4, not 2 / 2^12.
+    The seeds agree to the last bit, so that the t-test has nothing to add."""
+    [_, other] = rank([*seeded("0.1", *[bits(4, 8)] * 3), *seeded("0.2", *[bits(0, 8)] * 3)]).rows
+    assert other.p_value == 2 / 2**4
+
+
+def test_a_lucky_seed_does_not_make_a_point_distinct():
+    """Differences of 0.6, 0 and 0: t = 0.2 / (0.3464 / sqrt(3)) = 1, p = 0.4226; over pairs 60 fall one way."""
+    ours = seeded("0.1", bits(80, 100), bits(20, 100), bits(20, 100))
+    ranking = rank([*ours, *seeded("0.2", *[bits(20, 100)] * 3)])
+    assert sign_test([1] * 60, [0] * 60) < 1e-9
+    assert ranking.rows[1].p_value == pytest.approx(0.42265, abs=1e-5) and ranking.rows[1].near_winner
+    assert ranking.reason == (
+        "0.1 wins: 0.400 (±0.346 over 3 seeds) of 100 pairs right, 20.0 points above the next (0.2, p = 0.42). "
+        "A tie within noise: 0.2."
+    )
+
+
+def test_steady_differences_over_seeds_are_distinct():
+    """0.30, 0.31 and 0.29: t = 0.3 / (0.01 / sqrt(3)) = 52, p < 0.001."""
+    ours = seeded("0.1", bits(80, 100), bits(81, 100), bits(79, 100))
+    ranking = rank([*ours, *seeded("0.2", *[bits(50, 100)] * 3)])
+    assert ranking.rows[1].p_value is not None and ranking.rows[1].p_value < 0.001
+    assert "tie" not in ranking.reason
+
+
+def test_a_point_of_which_one_seed_diverged_has_no_result():
+    broken = [*seeded("0.1", bits(9, 10)), Candidate(label="0.1", value=0.1, seed=43, state="diverged")]
+    ranking = rank([*broken, *seeded("0.2", bits(5, 10), bits(5, 10))])
+    assert [(row.candidate.label, row.accuracy) for row in ranking.rows] == [("0.2", 0.5), ("0.1", None)]

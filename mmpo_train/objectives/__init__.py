@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mmpo_train.config import TrialConfig
 from mmpo_train.objectives.exo import exo_loss, exo_original_loss
-from mmpo_train.objectives.mmpo import mmpo_loss, normalised_rewards
+from mmpo_train.objectives.mmpo import mean_entropy, mmpo_loss, normalised_rewards, unnormalised_rewards
 from mmpo_train.objectives.pairwise import (
     cpo_loss,
     cpo_original_loss,
@@ -58,6 +58,9 @@ class Batch(NamedTuple):
     """False where a prompt has fewer completions than K."""
     reference_point: float = 0.0
     """Delta of BCO and KTO, in the scores' unit."""
+    entropies: Tensor | None = None
+    """Of the policy's distributions at the completion's tokens, summed, in nats. Its gradient is that of Appendix B.2,
+    P1 and P2: an estimate of the gradient of the entropy of all completions. None in validation."""
 
 
 def batch_of(
@@ -88,6 +91,8 @@ class Objective:
     """So many dispreferred ones; without meaning for `all`."""
     reference_point: Literal["", "mean", "unrelated"] = ""
     """What Delta is: BCO's running mean of scores, or KTO's estimate from completions of other prompts."""
+    entropies: bool = False
+    """The loss wants the batch's entropies in training; without them it leaves its entropy term out."""
 
 
 def build_objective(config: TrialConfig) -> Objective:
@@ -96,10 +101,20 @@ def build_objective(config: TrialConfig) -> Objective:
 
 
 def _mmpo(config: TrialConfig) -> Objective:
+    rewards = normalised_rewards if config.in_batch_normalised else unnormalised_rewards
+
+    def loss(batch: Batch) -> tuple[Tensor, Tensor]:
+        tokens = batch.completion_tokens if config.length_normalised else None
+        losses, scores = mmpo_loss(batch.policy_logps, batch.rewards, batch.present, tokens, config.auxiliary)
+        if config.entropy and batch.entropies is not None:
+            losses = losses - config.beta * mean_entropy(batch.entropies, batch.present)
+        return losses, scores
+
     return Objective(
-        loss=lambda batch: mmpo_loss(batch.policy_logps, batch.rewards, batch.present),
-        rewards=lambda ref_logps, present: normalised_rewards(ref_logps, config.beta, config.r_eps, present),
+        loss=loss,
+        rewards=lambda ref_logps, present: rewards(ref_logps, config.beta, config.r_eps, present),
         choice="all",
+        entropies=config.entropy,
     )
 
 

@@ -1,4 +1,4 @@
-"""Maximum-marginal-likelihood preference optimisation (Najafi & Fyshe 2025)."""
+"""Maximum-marginal-likelihood preference optimisation (Najafi & Fyshe 2025), and its ablations (Section 5)."""
 
 import torch
 import torch.nn.functional as F
@@ -18,17 +18,38 @@ def normalised_rewards(ref_logps: Tensor, beta: float, r_eps: float, present: Te
     completion: it counts for neither extreme and its reward is 0. No policy term takes part: the rewards are
     constants of the step.
     """
-    margins = torch.full(ref_logps.shape[1:], REJECTED_REWARD, dtype=torch.float64, device=ref_logps.device)
-    margins[0] = r_eps
-    # float64: beta * ref_logps is hundreds of nats, the differences that matter are below one.
-    rewards = margins + beta * ref_logps.double()
+    rewards = _rewards(ref_logps, beta, r_eps)
     there = rewards if present is None else rewards[present]
     low, high = there.min(), there.max()
     normalised = ((rewards + _EPSILON - low) / (high + _EPSILON - low)).float()
     return normalised if present is None else torch.where(present, normalised, 0.0)
 
 
-def mmpo_loss(policy_logps: Tensor, rewards: Tensor, present: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def unnormalised_rewards(ref_logps: Tensor, beta: float, r_eps: float, present: Tensor | None = None) -> Tensor:
+    """The same rewards as they are, in nats: R_w = r_eps + beta * ref_w, R_l = 0.1 + beta * ref_l.
+
+    The ablation of in-batch normalisation (Section 5), "relying solely on the unnormalized scores": each completion's
+    reward is its own, whatever the group. With the auxiliary term and K = 2 it changes the scores but no gradient: the
+    loss is -s_w, in which the reward is a constant. Shapes as in `normalised_rewards`; absent completions get 0.
+    """
+    rewards = _rewards(ref_logps, beta, r_eps).float()
+    return rewards if present is None else torch.where(present, rewards, 0.0)
+
+
+def _rewards(ref_logps: Tensor, beta: float, r_eps: float) -> Tensor:
+    margins = torch.full(ref_logps.shape[1:], REJECTED_REWARD, dtype=torch.float64, device=ref_logps.device)
+    margins[0] = r_eps
+    # float64: beta * ref_logps is hundreds of nats, the differences that matter are below one.
+    return margins + beta * ref_logps.double()
+
+
+def mmpo_loss(
+    policy_logps: Tensor,
+    rewards: Tensor,
+    present: Tensor | None = None,
+    completion_tokens: Tensor | None = None,
+    auxiliary: bool = True,
+) -> tuple[Tensor, Tensor]:
     """MMPO loss of each example, with the scores it was computed from.
 
     loss = -logsumexp_k(s_k) - mean_l(log sigmoid(s_w - s_l)), s = logps + normalised reward; k ranges over all
@@ -41,15 +62,37 @@ def mmpo_loss(policy_logps: Tensor, rewards: Tensor, present: Tensor | None = No
     sigmoid(s_l - s_w) / (K - 1) - softmax_l(s), which is negative for rejected completions of equal scores. Descent
     then RAISES the rejected ones, too.
 
-    Inputs have shape (B, K), chosen first, in nats; entries where `present` is False take no part, whatever their
-    value, and have score 0. Losses have shape (B,), scores (B, K), detached.
+    Two ablations (Section 5) are made here. Without `auxiliary` the loss is the first term alone: Theorem 3.2's weights
+    hold, the rejected completions are raised as well, and beta, r_eps and the groups act on the gradient. Given
+    `completion_tokens`, s = logps / tokens + reward: "the average log-probability per token" of what is optimised, the
+    policy. The rewards stay as they are, made of the reference's sums, whose scale in-batch normalisation removes.
+    Means are a few nats, so that rewards in (0, 1] weigh more beside them than beside sums; unnormalised rewards drown
+    them. For K = 2 with the auxiliary term the loss is -s_w all the same.
+
+    Inputs have shape (B, K), chosen first, in nats and in tokens; entries where `present` is False take no part,
+    whatever their value, and have score 0. Losses have shape (B,), scores (B, K), detached.
     """
-    scores = policy_logps + rewards
+    # At least 1: absent completions have no tokens, and the gradient of a quotient by 0 is nan.
+    values = policy_logps if completion_tokens is None else policy_logps / completion_tokens.clamp(min=1)
+    scores = values + rewards
     if present is None:
         present = torch.ones_like(scores, dtype=torch.bool)
     # Zeros first, -inf second: a gradient through an absent entry's own value could be nan.
     scores = torch.where(present, scores, 0.0)
     marginal = torch.logsumexp(scores.masked_fill(~present, -torch.inf), dim=1)
+    if not auxiliary:
+        return -marginal, scores.detach()
     rejected = present[:, 1:]
     ranked = F.logsigmoid(scores[:, :1] - scores[:, 1:]).where(rejected, 0.0)
     return -marginal - ranked.sum(dim=1) / rejected.sum(dim=1).clamp(min=1), scores.detach()
+
+
+def mean_entropy(entropies: Tensor, present: Tensor) -> Tensor:
+    """Each example's mean entropy over its completions, (B,), in nats; the loss takes beta times it off (Section 5).
+
+    Appendix B.2 averages over the mini-batch's |B| text completions: for pairs, the mean over examples of these means.
+    With more, and not equally many, completions each prompt counts once, as in the rest of the loss. `entropies` (B, K)
+    are sums over tokens, also where scores are means; entries where `present` is False take no part. The paper takes
+    the data's completions for samples of the policy; so far as they are not, the gradient is not that of its entropy.
+    """
+    return entropies.where(present, 0.0).sum(dim=1) / present.sum(dim=1)

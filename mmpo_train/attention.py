@@ -1,0 +1,162 @@
+"""Attention in a packed row: each completion sees its prompt and itself, and nothing of its neighbours.
+
+`policy.use_packed_attention` gives it to models of the library, which run unmodified.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# What some architectures ask of attention beyond a causal mask and a window, and this one does not know.
+_UNKNOWN = ("softcap", "position_bias", "s_aux")
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Who sees whom in one row of L tokens that holds several sequences, one behind another.
+
+    A dataclass, not a tuple: DeepSpeed's hooks take tuples among a module's arguments apart.
+    """
+
+    pieces: tuple[int, ...]
+    """Lengths of the prompts and completions in the row, which nobody sees in part."""
+    spans: tuple[tuple[int, int, int, int], ...]
+    """First and last (exclusive) piece of each span of queries, and of the prefix that it sees besides itself. Spans
+    stand in order and without gaps."""
+    query_ends: Tensor
+    """(S + 1,) int32, cumulated lengths of the spans."""
+    key_ends: Tensor
+    """(S + 1,) int32, cumulated lengths of the spans with their prefixes."""
+    key_places: Tensor | None
+    """The row's tokens in the order in which the spans see them; None where no span has a prefix."""
+    longest_query: int
+    longest_key: int
+
+    def to(self, device: torch.device) -> Packing:
+        """The same on another device."""
+        places = None if self.key_places is None else self.key_places.to(device)
+        ends = self.query_ends.to(device), self.key_ends.to(device)
+        return Packing(self.pieces, self.spans, *ends, places, self.longest_query, self.longest_key)
+
+
+def packing_of(pieces: Sequence[int], spans: Sequence[tuple[int, int, int, int]]) -> Packing:
+    """The packing of `pieces` and `spans`, as its fields describe them."""
+    starts = [0, *accumulate(pieces)]
+    seen = [[(first, last), (start, end)] for start, end, first, last in spans]
+    places = [[range(starts[start], starts[end]) for start, end in parts] for parts in seen]
+    queries = [len(own) for _, own in places]
+    keys = [len(prefix) + len(own) for prefix, own in places]
+    ends = [torch.tensor([0, *accumulate(lengths)], dtype=torch.int32) for lengths in (queries, keys)]
+    gathered = (
+        None if queries == keys else torch.tensor([place for parts in places for part in parts for place in part])
+    )
+    return Packing(tuple(pieces), tuple(spans), ends[0], ends[1], gathered, max(queries), max(keys))
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    packing: Packing | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    *,
+    otherwise: Callable[..., tuple[Tensor, None]],
+    **extras: Any,
+) -> tuple[Tensor, None]:
+    """(1, L, H, D) of a packed row's queries (1, H, L, D) and keys and values (1, H / G, L, D).
+
+    One `varlen_attn` for all spans on CUDA in half precision; elsewhere, and in fp32, one SDPA for each. Without a
+    `packing` what `otherwise`, the library's own attention, makes of the mask. Raises ValueError for what it cannot do.
+    """
+    if packing is None:
+        return otherwise(module, query, key, value, attention_mask, scaling=scaling, **extras)
+    asked = [name for name in _UNKNOWN if extras.get(name) is not None]
+    if asked or not getattr(module, "is_causal", True):
+        raise ValueError(f"packed rows cannot have attention with {asked or 'a view of what comes later'}")
+    attend = _varlen if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else _span_by_span
+    return attend(query, key, value, packing, scaling, sliding_window), None
+
+
+def _span_by_span(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
+) -> Tensor:
+    # Split, never sliced: the backward pass of a slice fills a tensor of the whole row's size, once for each span.
+    queries = query.split(packing.query_ends.diff().tolist(), dim=2)
+    keys, values = (states.split(packing.pieces, dim=2) for states in (key, value))
+    attended = []
+    for states, (start, end, first, last) in zip(queries, packing.spans, strict=True):
+        seen = [*range(first, last), *range(start, end)]
+        own_keys, own_values = (torch.cat([parts[piece] for piece in seen], dim=2) for parts in (keys, values))
+        mask = None
+        if last > first or (window is not None and states.shape[2] > window):
+            mask = _mask(states.shape[2], own_keys.shape[2], window, query.device)
+        attended.append(
+            F.scaled_dot_product_attention(
+                states,
+                own_keys,
+                own_values,
+                attn_mask=mask,
+                is_causal=mask is None,
+                scale=scaling,
+                enable_gqa=query.shape[1] != key.shape[1],
+            )
+        )
+    return torch.cat(attended, dim=2).transpose(1, 2).contiguous()
+
+
+def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
+    """True where a query may look: the last query at the last key, each at no more than `window` keys."""
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
+    return seen if window is None else seen.triu(keys - queries - window + 1)
+
+
+def _varlen(
+    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
+) -> Tensor:
+    queries, keys, values = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
+    if packing.key_places is not None:
+        keys, values = keys[packing.key_places], values[packing.key_places]
+    attend, takes = _varlen_attn()
+    # Torch 2.10 has is_causal, later ones a window. Both align the last query with the last key.
+    how: dict[str, Any] = {"window_size": (-1 if window is None else window - 1, 0)}
+    if "window_size" not in takes:
+        if window is not None and packing.longest_key > window:
+            raise ValueError("this torch's varlen_attn has no windows")
+        how = {"is_causal": True}
+    groups = queries.shape[1] // keys.shape[1]
+    if groups > 1 and "enable_gqa" in takes:
+        how["enable_gqa"] = True
+    elif groups > 1:
+        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+    attended = attend(
+        queries,
+        keys,
+        values,
+        packing.query_ends,
+        packing.key_ends,
+        packing.longest_query,
+        packing.longest_key,
+        scale=scaling,
+        **how,
+    )
+    return attended.unsqueeze(0)
+
+
+@cache
+def _varlen_attn() -> tuple[Any, frozenset[str]]:
+    """The function and the names of its parameters, which move from one torch to the next."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)

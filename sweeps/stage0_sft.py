@@ -1,0 +1,196 @@
+"""Stage 0 of Section 4.1: the starting point, instruction-tuned from a pre-trained model.
+
+python sweeps/stage0_sft.py --model HuggingFaceTB/SmolLM2-135M
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from mmpo_train.config import parse_assignments
+from mmpo_train.errors import InputError
+from mmpo_train.options import Assignments, Repeated
+from mmpo_train.recipes import find_recipe
+from mmpo_train.sft_trial import SFTTrial, change, sft_trial
+from mmpo_train.terminal import console, preparing, run_program
+from sweeps.addresses import masked
+from sweeps.cluster import cluster, local_resources, plan_resources
+from sweeps.conclusion import as_typed
+from sweeps.options import FLUSH_SECONDS, experiment_name
+from sweeps.preflight import check_disk
+
+if TYPE_CHECKING:
+    from mmpo_train.sft_prepare import SFTInputs
+    from sweeps.tracking import Ledger, TrialRecord
+
+STAGE = "stage0_sft"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTOptions:
+    """Stage 0: instruction-tune a starting model. Without arguments it tunes `tiny` from random weights on its own."""
+
+    model: str = "tiny"
+    """Pre-trained model: 'tiny' (random weights), a folder with tokenizer and chat template, or a hub id."""
+    recipe: str = ""
+    """Data, epochs and learning rate to start from: tiny, smollm2-135m, smollm2-360m, llama-3.2-1b, llama-3-8b, any.
+    Default: the recipe of the hub id. Folders of the tuned model name it, so that sweeps find it."""
+    dataset: Annotated[tuple[str, ...], Repeated] = ()
+    """Conversations: a file, a folder or a hub id, as SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. Repeat it for a mixture.
+    Default: the recipe's, or tiny's own."""
+    seed: int = 42
+    """Order of the conversations."""
+    storage: Path = Path("runs")
+    """Folder for everything that is made: models, token tables, checkpoints, results."""
+    set: Assignments = ()
+    """Any other field of the tuning, such as learning_rate=1e-4; they are listed in mmpo_train/sft_trial.py."""
+    workers_per_trial: int = 1
+    """DeepSpeed workers: GPUs, or CPU cores where there is none."""
+    tracking_uri: str = ""
+    """MLflow server or database, instead of <storage>/mlflow.db."""
+    strict: bool = False
+    """Refuse data with any unusable row."""
+    drop_bad_rows: bool = False
+    """Leave out and count rows that would be refused."""
+    dry_run: bool = False
+    """Say what would be tuned; start nothing."""
+    verbose: bool = False
+    """Let the libraries speak."""
+
+
+def run_stage0(options: SFTOptions) -> None:
+    """Tune what the ledger has not finished, and say what comes next.
+
+    Raises InputError before anything is started where the user's input is at fault.
+    """
+    from mmpo_train.sft_prepare import identify_sft
+    from sweeps.tracking import connect
+
+    cpus, gpus = local_resources()
+    trial = trial_of(options, "bf16" if gpus else "fp32")
+    if "RAY_ADDRESS" not in os.environ:  # that cluster's size is known once it is reached
+        plan_resources(cpus, gpus, options.workers_per_trial, 1)
+    inputs = identify_sft(trial, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+    trial, audit = inputs.config, inputs.data.audit
+    console.print("\n".join(audit.lines()), style="dim", highlight=False, soft_wrap=True)
+    steps = math.ceil(audit.train / trial.conversations_per_step) * trial.epochs
+    experiment = f"{experiment_name(trial.engine_config())}, instruction tuning"
+    console.print(
+        f"[bold]Stage 0, instruction tuning[/]: {experiment}, recipe {trial.recipe}, {trial.epochs} epochs, {steps} "
+        f"steps, learning rate {trial.learning_rate:g}, trial {trial.digest}",
+        highlight=False,
+    )
+    if options.dry_run:
+        console.print("nothing was started")
+        return
+    check_disk(inputs, trials=0)  # the ledger itself needs room
+    ledger = connect(options.tracking_uri or None, options.storage)
+    try:
+        record = ledger.find_trial(experiment, trial.digest)
+        if not _is_done(record):
+            check_disk(inputs, trials=1)
+            _train(options, inputs, ledger, experiment)
+            ledger.flush(FLUSH_SECONDS)
+            record = ledger.find_trial(experiment, trial.digest)
+        assert record is not None and record.evaluations
+        last = max(record.evaluations, key=lambda evaluation: evaluation.epoch)
+        folder = _named(options.storage, trial, Path(last.checkpoint))
+        console.print(
+            f"\nvalidation loss {last.metrics['validation/loss']:.4f} nats a token: {folder}", highlight=False
+        )
+        console.print("\nnext:", style="bold")
+        for command in (_next_command(options, folder), ledger.ui_command()):
+            console.print(f"  {as_typed(command)}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {ledger.page(experiment)}", highlight=False, soft_wrap=True, markup=False)
+    finally:
+        ledger.close()
+
+
+def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
+    """What the options describe. Raises InputError naming every bad field."""
+    if options.strict and options.drop_bad_rows:
+        raise InputError("--strict refuses bad rows and --drop-bad-rows leaves them out: give one of the two")
+    assigned = parse_assignments(options.set)
+    for name in ("model", "recipe", "dataset", "seed"):
+        if name in assigned:
+            raise InputError(f"--set {name}=… has an option of its own: --{name}")
+    named = {"seed": options.seed, **({"dataset": options.dataset} if options.dataset else {})}
+    trial = sft_trial(find_recipe(options.model, options.recipe), options.model, named | assigned)
+    return change(trial, {"precision": precision}) if trial.precision == "auto" else trial
+
+
+def _is_done(record: TrialRecord | None) -> bool:
+    """Whether its last checkpoint is there. Raises InputError where the tuning is known to diverge."""
+    from mmpo_train.manifest import is_whole
+
+    if record is not None and record.status == "diverged":
+        raise InputError(f"this instruction tuning diverged: {record.reason}; lower --set learning_rate=…")
+    if record is None or record.status != "finished" or not record.evaluations:
+        return False
+    return is_whole(Path(max(record.evaluations, key=lambda evaluation: evaluation.epoch).checkpoint))
+
+
+def _train(options: SFTOptions, inputs: SFTInputs, ledger: Ledger, experiment: str) -> None:
+    from mmpo_train.config import to_dict
+    from mmpo_train.sft_prepare import materialise_sft
+    from sweeps.sft_training import train_sft
+    from sweeps.trial_log import now_ms
+
+    trial = inputs.config
+    with cluster(options.verbose) as (cpus, gpus):
+        resources = plan_resources(cpus, gpus, options.workers_per_trial, 1)
+        with preparing() as say:
+            places, counts = materialise_sft(inputs, say)
+        lines = [line for split, count in counts.items() for line in count.lines(split)]
+        console.print("\n".join(lines), style="dim", highlight=False, soft_wrap=True)
+        values = {key: masked(value) if isinstance(value, str) else value for key, value in to_dict(trial).items()}
+        opened = {
+            "kind": "opened",
+            "timestamp_ms": now_ms(),
+            "experiment": experiment,
+            "parent": "",
+            "name": f"sft {Path(trial.model).name}",
+            "tags": {"stage.name": STAGE, "recipe": trial.recipe},
+            "config": values,
+            "log10_learning_rate": round(math.log10(trial.learning_rate), 4),
+        }
+        log = ledger.open_trial(opened, trial.digest)
+        state, reason = train_sft(trial, places, options.storage, resources, log)
+    if state == "diverged":
+        raise InputError(f"the instruction tuning diverged: {reason}; lower --set learning_rate=…")
+    if state == "failed":
+        raise InputError(f"the instruction tuning failed: {reason}; the same command goes on from the last epoch")
+
+
+def _named(storage: Path, trial: SFTTrial, checkpoint: Path) -> Path:
+    """A link to the tuned model under a name that says what it is."""
+    link = storage / "models" / f"{Path(trial.model).name}-sft-{trial.digest[:8]}"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(checkpoint, link.parent.resolve())
+    if not link.is_symlink() or os.readlink(link) != target:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    return link
+
+
+def _next_command(options: SFTOptions, folder: Path) -> str:
+    words = ["python", "sweeps/stage1_lr.py", "--model", shlex.quote(str(folder))]
+    for name in ("storage", "tracking_uri"):
+        value = getattr(options, name)
+        if value != SFTOptions.__dataclass_fields__[name].default:
+            words += [f"--{name.replace('_', '-')}", shlex.quote(masked(str(value)))]
+    return " ".join(words)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the stage from the command line."""
+    run_program(SFTOptions, run_stage0, "python sweeps/stage0_sft.py", arguments)
+
+
+if __name__ == "__main__":
+    main()
