@@ -88,16 +88,7 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
     """
     config, storage = inputs.config, inputs.storage
     build_starting_model(inputs, say)
-    key = tables_key(
-        config.data_fingerprint,
-        config.model_fingerprint,
-        config.max_prompt_tokens,
-        config.max_completion_tokens,
-        config.noise_candidate,
-        config.truncation,
-        config.completion_rendering,
-    )
-    tokens = storage / "tokens" / key
+    tokens = tables_folder(inputs)
     with lock(tokens):
         counts = read_counts(tokens)
         if counts is None:
@@ -113,6 +104,21 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
         if config.objective in NEEDS_UNRELATED:
             ensure_reference(unrelated, *work, splits=(UNRELATED,))
     return Places(inputs.model_folder, tokens, reference, unrelated, storage / "trials"), counts
+
+
+def tables_folder(inputs: Inputs) -> Path:
+    """Where the token tables of these inputs are, or will be."""
+    config = inputs.config
+    key = tables_key(
+        config.data_fingerprint,
+        config.model_fingerprint,
+        config.max_prompt_tokens,
+        config.max_completion_tokens,
+        config.noise_candidate,
+        config.truncation,
+        config.completion_rendering,
+    )
+    return inputs.storage / "tokens" / key
 
 
 def build_starting_model(inputs: Inputs, say: Say) -> None:

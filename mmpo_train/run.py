@@ -18,6 +18,7 @@ from mmpo_train.checkpoint import (
     write_trial,
 )
 from mmpo_train.config import NEEDS_UNRELATED, ONLINE_OBJECTIVES, TrialConfig, to_dict
+from mmpo_train.early_stop import GO_ON, STOP, Stopped, read_answer
 from mmpo_train.engine import Engine
 from mmpo_train.events import Finished, Point, Send
 from mmpo_train.logps import CompletionLogps
@@ -44,11 +45,14 @@ def run_trial(
     send: Send,
     ask: Ask | None = None,
     say: Callable[[str], None] = lambda text: None,
+    *,
+    watched: bool = False,
 ) -> None:
     """Train the trial to its end, from its last whole epoch checkpoint where it has one.
 
     `ask` has the segments made that online objectives need; `say` is told, on every worker, what a person should know.
-    Raises Diverged, and OutOfMemory; called again after that, the trial takes the smaller passes that it remembers.
+    A `watched` trial waits at each epoch's end but the last for leave to go on. Raises Stopped where it is refused,
+    Diverged, and OutOfMemory; called again after that, the trial takes the smaller passes that it remembers.
     What was measured by then has been sent.
     """
     folder = places.trial(config)
@@ -67,11 +71,15 @@ def run_trial(
                 outbox.history if engine.worker == 0 and epoch == 1 else [],
                 Finished(epoch, str(checkpoint_folder(folder, epoch))),
             )
+        if watched and finished < config.epochs:
+            wait_for_leave(engine, folder, finished)
 
     def publish(epoch: int, step: int, point: RunningMean) -> None:
         outbox.flush(None)
         checkpoint = save_epoch(folder, epoch, step, config, model, tokenizer, engine, outbox.history, point)
         outbox.flush(Finished(epoch, str(checkpoint)))
+        if watched and epoch < config.epochs:
+            wait_for_leave(engine, folder, epoch)
 
     tables = {
         split: ScoredTable(read_table(places.tokens, split), read_reference(places.reference, split))
@@ -143,6 +151,15 @@ def passes_of(
     if passes.layout != config.layout:
         say(f"this model cannot be trained on {config.layout} passes: {passes}")
     return passes
+
+
+def wait_for_leave(engine: Engine, folder: Path, epoch: int) -> None:
+    """Return when the trial may go on after an epoch. Raises Stopped, on all workers, when it may not."""
+    answers = {"": 0, GO_ON: 1, STOP: 2}
+    while not (answer := first_workers(engine, lambda: answers[read_answer(folder, epoch)])):
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if answer == answers[STOP]:
+        raise Stopped(f"stopped early, after epoch {epoch}")
 
 
 def first_workers(engine: Engine, find: Callable[[], int]) -> int:

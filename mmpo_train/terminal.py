@@ -27,7 +27,7 @@ OptionsType = TypeVar("OptionsType")
 
 def run_program(
     options: type[OptionsType],
-    program: Callable[[OptionsType], None],
+    program: Callable[[OptionsType], object],
     name: str,
     arguments: list[str] | None = None,
     description: str | None = None,

@@ -13,7 +13,14 @@ from rich.table import Table
 
 from mmpo_train.events import Point
 
-_STATE_STYLES = {"training": "bold", "finished": "green", "diverged": "red", "failed": "red", "waiting": "dim"}
+_STATE_STYLES = {
+    "training": "bold",
+    "finished": "green",
+    "stopped": "yellow",
+    "diverged": "red",
+    "failed": "red",
+    "waiting": "dim",
+}
 _ACCURACY = "validation_curve/reward_accuracy"
 
 
@@ -47,7 +54,7 @@ class Row:
     @property
     def seconds_left(self) -> float | None:
         """Of training, at the present speed."""
-        if self.state in ("finished", "diverged", "failed"):
+        if self.state in ("finished", "diverged", "failed", "stopped"):
             return 0.0
         return None if self.seconds_per_epoch is None else (self.epochs - self.epoch) * self.seconds_per_epoch
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmpo_train.errors import InputError
+from sweeps.forecast import accelerator_name
 
 # Set before ray is imported; an address in the environment means that a cluster is there already.
 _ENVIRONMENT = {
@@ -41,14 +45,17 @@ class TrialResources:
     use_gpu: bool
     cpus_per_worker: int
     concurrent: int
+    accelerator: str = ""
+    """The GPUs' type as Ray names it, such as H100; several are joined by a slash."""
 
     def __str__(self) -> str:
-        each = "1 GPU" if self.use_gpu else f"{self.cpus_per_worker} CPU"
+        named = f" ({self.accelerator})" if self.accelerator else ""
+        each = f"1 GPU{named}" if self.use_gpu else f"{self.cpus_per_worker} CPU"
         plural = "s" if self.workers > 1 else ""
         return f"{self.workers} worker{plural} of {each}"
 
 
-def plan_resources(cpus: float, gpus: float, workers: int, concurrent: int) -> TrialResources:
+def plan_resources(cpus: float, gpus: float, workers: int, concurrent: int, accelerator: str = "") -> TrialResources:
     """Workers on GPUs where there are any, else on CPUs; as many trials at a time as fit, or as many as asked.
 
     `concurrent` = 0 means as many as fit. Raises InputError where not even one trial fits.
@@ -66,7 +73,7 @@ def plan_resources(cpus: float, gpus: float, workers: int, concurrent: int) -> T
             f"give --workers-per-trial {max(1, available)} or fewer"
         )
     fit = available // workers
-    return TrialResources(workers, use_gpu, 1, min(concurrent or fit, fit))
+    return TrialResources(workers, use_gpu, 1, min(concurrent or fit, fit), accelerator if use_gpu else "")
 
 
 def local_resources() -> tuple[float, float]:
@@ -78,14 +85,68 @@ def local_resources() -> tuple[float, float]:
     return float(len(os.sched_getaffinity(0))), float(gpus)
 
 
+def resources_here(workers: int, concurrent: int) -> TrialResources | None:
+    """What a trial gets on this machine; None for a cluster at RAY_ADDRESS, known once it is reached."""
+    if "RAY_ADDRESS" in os.environ:
+        return None
+    return plan_resources(*local_resources(), workers, concurrent, local_accelerator())
+
+
+def local_accelerator() -> str:
+    """The type of this machine's GPUs; empty where there is none or the driver does not say."""
+    described = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    models = [re.search(r"^Model:\s*(.+)$", path.read_text(), re.MULTILINE) for path in described]
+    return "/".join(sorted({accelerator_name(model[1]) for model in models if model}))
+
+
+def cluster_accelerator() -> str:
+    """The same of the cluster that is connected to."""
+    import ray
+
+    prefix = "accelerator_type:"
+    return "/".join(sorted(name.removeprefix(prefix) for name in ray.cluster_resources() if name.startswith(prefix)))
+
+
+_keeping: ContextVar[bool] = ContextVar("keeping", default=False)
+
+
+@contextmanager
+def kept_cluster() -> Iterator[None]:
+    """Inside, the Ray that one command starts or reaches stays for those after it; it is left at the end."""
+    token = _keeping.set(True)
+    try:
+        yield
+    finally:
+        _keeping.reset(token)
+        if "ray" in sys.modules:
+            import ray
+
+            ray.shutdown()
+
+
 @contextmanager
 def cluster(verbose: bool) -> Iterator[tuple[float, float]]:
     """A connection to the cluster at RAY_ADDRESS, or a Ray of our own on this machine; yields its CPUs and GPUs.
 
-    What was started is stopped at the end. The dashboard listens on localhost alone.
+    What was started is stopped at the end, that of `kept_cluster` where there is one. The dashboard listens on
+    localhost alone.
     """
-    for name, value in _ENVIRONMENT.items():
+    for name, value in _ENVIRONMENT.items():  # before ray is imported
         os.environ.setdefault(name, value)
+    import ray
+
+    if not (_keeping.get() and ray.is_initialized()):
+        _connect(verbose)
+    try:
+        total = ray.cluster_resources()
+        yield total.get("CPU", 0.0), total.get("GPU", 0.0)
+    finally:
+        if not _keeping.get():
+            ray.shutdown()
+
+
+def _connect(verbose: bool) -> None:
+    """Reach the cluster at RAY_ADDRESS, or start one. Raises InputError where it does not answer."""
     warnings.filterwarnings("ignore")
     import ray
 
@@ -119,11 +180,6 @@ def cluster(verbose: bool) -> Iterator[tuple[float, float]]:
             f"the Ray cluster at RAY_ADDRESS={address} does not answer; start it with `ray up cluster.yaml`, or unset "
             "RAY_ADDRESS to run on this machine"
         ) from error
-    try:
-        total = ray.cluster_resources()
-        yield total.get("CPU", 0.0), total.get("GPU", 0.0)
-    finally:
-        ray.shutdown()
 
 
 def map_on_cluster(use_gpu: bool, progress: Callable[[float], None]) -> Callable[..., list[Any]]:

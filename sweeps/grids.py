@@ -37,6 +37,14 @@ ABLATIONS: Mapping[str, Mapping[str, Any]] = {
 """Section 5, Figure 3: MMPO without its DPO-style auxiliary term, without in-batch normalisation, with length
 normalisation, with entropy maximisation (Appendix B.2)."""
 
+QUICK_LEARNING_RATES = (5e-4, 5e-5)
+QUICK_BETAS = (0.05, 0.1)
+QUICK_MARGINS: Mapping[str, tuple[float, ...]] = {"r_eps": (0.2, 0.6), "gamma_over_beta": (0.3, 1.2)}
+QUICK_EPOCHS = 1
+"""Of the search and the ablations, in `sweeps/paper.py --quick`: the whole way in minutes, for no result's sake."""
+QUICK_FINAL_BETAS = (0.05,)
+QUICK_FINAL_EPOCHS = 2
+
 MC_PO_LEARNING_RATES = (8e-7, 1e-6, 2e-6, 5e-6, 8e-6, 1e-5, 2e-5)
 """Seven, with three seeds each. The paper prints 8e-7 twice and says seven: the second is read as 8e-6."""
 

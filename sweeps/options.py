@@ -32,8 +32,10 @@ class SweepOptions(Options):
     """MLflow server or database, instead of <storage>/mlflow.db."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """How the evaluators work that --set evaluations=reward,harness,alpaca,arena names."""
+    price_per_gpu_hour: float | None = None
+    """What an hour of one GPU costs, in any currency, for the forecast."""
     dry_run: bool = False
-    """List the trials and what each asks for; start nothing."""
+    """List the trials, what each asks for and what they will cost; start nothing."""
     verbose: bool = False
     """Let the libraries speak."""
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from mmpo_train.config import TrialConfig
 from mmpo_train.terminal import console, preparing, print_examples
 from sweeps.board import Board, Row
-from sweeps.cluster import cluster, map_on_cluster, plan_resources
+from sweeps.cluster import cluster, cluster_accelerator, map_on_cluster, plan_resources
+from sweeps.cost import HARDWARE, hardware
 from sweeps.records import COMPLETE
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def train_planned(
     title: str,
     axis: str,
     judge: str = "",
+    goes_on: Callable[[str, int, float], bool] | None = None,
 ) -> dict[str, dict[str, float]]:
     """Prepare what the trials need and train them; returns the starting model's metrics by each trial's objective."""
     from mmpo_train.prepare import materialise
@@ -77,7 +79,8 @@ def train_planned(
     from sweeps.training import train_trials
 
     with cluster(options.verbose) as (cpus, gpus):
-        resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
+        accelerator = cluster_accelerator() if gpus else ""
+        resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials, accelerator)
         places: dict[int, Places] = {}
         audited: set[Path] = set()
         for inputs, named in _distinct([trial.inputs for trial in todo]).items():
@@ -94,7 +97,7 @@ def train_planned(
         rows = {trial.digest: Row(trial.label, trial.config.epochs) for trial in todo}
 
         def open_log(config: TrialConfig) -> TrialLog:
-            return log.open_trial(config, by_digest[config.digest].run_name, {})
+            return log.open_trial(config, by_digest[config.digest].run_name, {HARDWARE: hardware(resources)})
 
         board = Board(
             console,
@@ -105,7 +108,7 @@ def train_planned(
         )
         jobs = [(trial.config, places[id(trial.inputs)]) for trial in todo]
         evaluators = Evaluators(jobs, options.storage, options.evaluation, use_gpu=resources.use_gpu, judge=judge)
-        return train_trials(jobs, evaluators, options.storage, resources, open_log, board)
+        return train_trials(jobs, evaluators, options.storage, resources, open_log, board, goes_on)
 
 
 def _distinct(inputs: Sequence[Inputs]) -> dict[int, Inputs]:

@@ -1,4 +1,4 @@
-"""The picture of a stage: reward accuracy over its axis, its trials' curves. The one door to matplotlib."""
+"""The picture of a stage: reward accuracy over its axis, its trials' curves."""
 
 from __future__ import annotations
 

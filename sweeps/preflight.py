@@ -16,7 +16,7 @@ from mmpo_train.preference_sources import EMBEDDED
 from mmpo_train.terminal import console
 from sweeps.cluster import TrialResources
 from sweeps.labels import words
-from sweeps.planned import unfinished
+from sweeps.planned import Planned, unfinished
 
 if TYPE_CHECKING:
     from eval_workers.suites import EvaluationSettings
@@ -36,15 +36,16 @@ def list_trials(
     resources: TrialResources | None,
     workers: int,
     still_open: Sequence[str] = (),
-) -> None:
-    """What would run and what would be reused, and what each trial would ask for.
+) -> list[Planned]:
+    """What would run and what would be reused, and what each trial would ask for; returns the former.
 
     Without a value for the fields that are `still_open` nothing can be known to be there already.
     """
     trials = [trial for point in points for trial in point.trials]
     inputs = trials[0].inputs
     console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
-    todo = {trial.digest for trial in unfinished(trials, dict(records))}
+    to_train = unfinished(trials, dict(records))
+    todo = {trial.digest for trial in to_train}
     title = f"{stage.title}: {len(trials)} trials of {trials[0].config.objective}"
     table = Table(title=title, title_justify="left")
     for name in ("trial", words(stage.axis), "epochs", "steps", "asks for", "ledger"):
@@ -63,6 +64,7 @@ def list_trials(
     else:
         counted = f"{len(todo)} to train, {len({trial.digest for trial in trials}) - len(todo)} to reuse"
     console.print(f"{counted}; {together}nothing was started", highlight=False, soft_wrap=True)
+    return to_train
 
 
 def _in_ledger(record: TrialRecord | None, to_train: bool) -> str:

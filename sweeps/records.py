@@ -40,7 +40,7 @@ class TrialRecord:
     parent: str
     """That stage's run."""
     status: str
-    """finished, diverged, failed, or running (the last also after a kill)."""
+    """finished, diverged, stopped (early), failed, or running (the last also after a kill)."""
     params: dict[str, str]
     config: dict[str, Any]
     """The fields of its TrialConfig; empty when a kill came before they were stored."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,13 @@ from mmpo_train.options import base_config
 from mmpo_train.recipes import find_recipe, objective_settings
 from mmpo_train.terminal import console, preparing, print_examples
 from sweeps.choices import POINTS, Choice, Question, Undecided, choose, stage_tags
-from sweeps.cluster import local_resources, plan_resources
+from sweeps.cluster import local_resources, resources_here
 from sweeps.conclusion import conclude, print_next
+from sweeps.cost import forecast_trials, hours_of
+from sweeps.forecast import Forecast, compared
 from sweeps.labels import option, words
 from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name
-from sweeps.planned import find_records, train_planned, unfinished
+from sweeps.planned import Planned, find_records, train_planned, unfinished
 from sweeps.points import GridPoint, Stage
 from sweeps.preflight import check_disk, check_judges, check_suites, list_trials
 from sweeps.sequence import DECIDED_IN, TUNED, command, next_script, same_command
@@ -27,23 +28,23 @@ if TYPE_CHECKING:
     from sweeps.tracking import Ledger, TrialRecord
 
 
-def run_stage(stage: Stage, options: SweepOptions) -> None:
+def run_stage(stage: Stage, options: SweepOptions) -> list[Planned]:
     """Train what the ledger does not have yet, rank all, record the winner and say what comes next.
 
-    Raises InputError before anything is started where the user's input is at fault.
+    Returns the trials that had to be trained; in a dry run those that would have to be. Raises InputError before
+    anything is started where the user's input is at fault.
     """
     from mmpo_train.prepare import identify
     from sweeps.tracking import connect, connect_to_read
 
-    cpus, gpus = local_resources()
+    gpus = local_resources()[1]
     base = stage_config(stage, options, "bf16" if gpus else "fp32")
     inputs = identify(base, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     stage.points(inputs.config, inputs, options.seeds)
     taken = {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
     console.print(", ".join(f"{name} {value}" for name, value in taken.items()), style="dim", highlight=False)
     check_judges([base], with_keys=not options.dry_run)
-    elsewhere = "RAY_ADDRESS" in os.environ  # that cluster's size is known once it is reached
-    resources = None if elsewhere else plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
+    resources = resources_here(options.workers_per_trial, options.concurrent_trials)
     experiment = experiment_name(base)
     if options.dry_run:
         found = connect_to_read(options.tracking_uri or None, options.storage)
@@ -51,14 +52,15 @@ def run_stage(stage: Stage, options: SweepOptions) -> None:
         still_open = [name for name in stage.chosen if name not in {choice.field for choice in choices}]
         points = stage.points(config, inputs, options.seeds)
         records = {} if found is None or still_open else _look_up(found, experiment, points)
-        list_trials(stage, points, records, resources, options.workers_per_trial, still_open)
-        return
+        todo = list_trials(stage, points, records, resources, options.workers_per_trial, still_open)
+        console.print(str(forecast_trials(todo, options, resources, found)), highlight=False, soft_wrap=True)
+        return todo
     check_disk(inputs, trials=0)  # the ledger itself needs room
     check_suites(base, options.evaluation, options.storage)
     ledger = connect(options.tracking_uri or None, options.storage)
     try:
         config, choices = with_choices(stage, options, inputs.config, ledger, experiment)
-        _run(stage, options, stage.points(config, inputs, options.seeds), choices, ledger, experiment)
+        return _run(stage, options, stage.points(config, inputs, options.seeds), choices, ledger, experiment)
     finally:
         ledger.close()
 
@@ -70,7 +72,7 @@ def _run(
     choices: list[Choice],
     ledger: Ledger,
     experiment: str,
-) -> None:
+) -> list[Planned]:
     trials = [trial for point in points for trial in point.trials]
     inputs, objective = trials[0].inputs, trials[0].config.objective
     todo = unfinished(trials, find_records(ledger, experiment, trials))
@@ -81,6 +83,9 @@ def _run(
     log = _open_log(stage, options, points, choices, ledger, experiment)
     try:
         if todo:
+            resources = resources_here(options.workers_per_trial, options.concurrent_trials)
+            forecast = forecast_trials(todo, options, resources, ledger)
+            console.print(str(forecast), highlight=False, soft_wrap=True)
             baselines = train_planned(todo, options, ledger, log, title=objective, axis=stage.axis)
             _tag_baselines(stage, log, list(baselines.values()))
         elif options.show_examples:
@@ -91,6 +96,8 @@ def _run(
             print_examples(inputs, options.show_examples)
         ledger.flush(FLUSH_SECONDS)
         known = find_records(ledger, experiment, trials)
+        if todo:
+            _compare(forecast, known, todo, log, options.workers_per_trial)
         script = next_script(stage.name, objective)
         following = command(script, options) if script else ""
         ranking = conclude(stage, experiment, points, known, log, options.storage, choices, following)
@@ -104,6 +111,21 @@ def _run(
     if ranking.winner is None:
         reasons = sorted({record.reason for record in known.values() if record.reason})
         raise InputError(f"{ranking.reason} Reasons: {'; '.join(reasons)}")
+    return todo
+
+
+def _compare(
+    forecast: Forecast, records: dict[str, TrialRecord], todo: list[Planned], log: StageLog, workers: int
+) -> None:
+    """Say, and tag the stage with, what was foreseen and what it cost."""
+    hours = hours_of(records, [trial.digest for trial in todo], workers)
+    if hours is None:
+        console.print("cost: not known, as not all of these trials finished", highlight=False)
+        return
+    console.print(compared(forecast, hours), highlight=False, soft_wrap=True)
+    log.tag(
+        {"forecast.hours": f"{forecast.hours:.4g}", "forecast.source": forecast.source, "cost.hours": f"{hours:.4g}"}
+    )
 
 
 def _say_persons_choice(ledger: Ledger, experiment: str, log: StageLog) -> None:

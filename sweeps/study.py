@@ -14,8 +14,10 @@ from mmpo_train.options import base_config
 from mmpo_train.preference_sources import EMBEDDED
 from mmpo_train.recipes import objective_settings
 from mmpo_train.terminal import console
-from sweeps.cluster import local_resources, plan_resources
+from sweeps.cluster import TrialResources, local_accelerator, local_resources, plan_resources
 from sweeps.conclusion import as_typed
+from sweeps.cost import forecast_trials
+from sweeps.forecast import total
 from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name
 from sweeps.planned import Planned, find_records, train_planned, unfinished
 from sweeps.preflight import check_disk, check_judges, check_suites
@@ -58,7 +60,8 @@ def run_study(study: Study, options: StudyOptions) -> None:
     from sweeps.tracking import connect
 
     cpus, gpus = local_resources()
-    resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials)
+    accelerator = local_accelerator()
+    resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials, accelerator)
     entries = plan_study(study, options, "bf16" if gpus else "fp32")
     planned = [entry.planned for entry in entries]
     judge = options.judge or ("tiny" if set(planned[0].config.dataset) <= set(EMBEDDED) else "")
@@ -66,9 +69,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
     experiment = experiment_name(planned[0].config)
     console.print(f"[bold]{escape(study.title)}[/]: {experiment}, {len(planned)} trials", highlight=False)
     if options.dry_run:
-        for entry in entries:
-            console.print(f"  {entry.planned.digest}  {entry.planned.label}", highlight=False)
-        console.print(f"{resources.concurrent} at a time, {resources} each; nothing was started", highlight=False)
+        _list(planned, options, resources, experiment)
         return
     check_suites(planned[0].config, options.evaluation, options.storage)
     ledger = connect(options.tracking_uri or None, options.storage)
@@ -116,6 +117,32 @@ def run_study(study: Study, options: StudyOptions) -> None:
         console.print(ledger.page(experiment), highlight=False, soft_wrap=True, markup=False)
     finally:
         ledger.close()
+
+
+def _list(planned: Sequence[Planned], options: StudyOptions, resources: TrialResources, experiment: str) -> None:
+    """What would run and what would be reused, and what the former will cost."""
+    from sweeps.tracking import connect_to_read
+
+    ledger = connect_to_read(options.tracking_uri or None, options.storage)
+    found = {} if ledger is None else {one.digest: ledger.look_up(experiment, one.digest) for one in planned}
+    records = {digest: record for digest, record in found.items() if record is not None}
+    todo = unfinished(planned, records)
+    wanted = {trial.digest for trial in todo}
+    for trial in planned:
+        record = records.get(trial.digest)
+        known = f"  {record.status} in {record.stage}" if record is not None and trial.digest not in wanted else ""
+        console.print(f"  {trial.digest}  {trial.label}{known}", highlight=False)
+    console.print(
+        f"{len(todo)} to train, {len({one.digest for one in planned}) - len(todo)} to reuse; "
+        f"{resources.concurrent} at a time, {resources} each; nothing was started",
+        highlight=False,
+        soft_wrap=True,
+    )
+    by_data: dict[int, list[Planned]] = {}
+    for trial in todo:
+        by_data.setdefault(id(trial.inputs), []).append(trial)
+    forecasts = [forecast_trials(some, options, resources, ledger) for some in by_data.values()]
+    console.print(str(total(forecasts)) if forecasts else "nothing to train", highlight=False, soft_wrap=True)
 
 
 def plan_study(study: Study, options: StudyOptions, precision: str) -> list[Entry]:

@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from mmpo_train.config import TrialConfig, to_dict
+from mmpo_train.early_stop import GO_ON, STOP, write_answer
 from mmpo_train.events import Finished, Point
 from mmpo_train.prepare import Places
 from sweeps.cluster import TrialResources, ray_storage
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 HEAD_NODE = "node:__internal_head__"
 
 
+CURVE = "validation_curve/reward_accuracy"
+GoesOn = Callable[[str, int, float], bool]
+"""Takes a trial's digest, an epoch that it has finished and its reward accuracy: whether it may go on."""
+
+
 def train_trials(
     trials: Sequence[tuple[TrialConfig, Places]],
     evaluators: Evaluators,
@@ -34,15 +40,19 @@ def train_trials(
     resources: TrialResources,
     open_log: Callable[[TrialConfig], TrialLog],
     board: Board,
+    goes_on: GoesOn | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train and judge every trial; returns, when the last checkpoint has been judged, what the starting model scores by
     each trial's objective: digest -> metrics.
 
-    A trial that fails or diverges is recorded as such and does not stop the others.
+    A trial that fails or diverges is recorded as such and does not stop the others. Where there is `goes_on`, trials
+    ask it at each epoch's end but the last.
     """
     baselines = {trial.digest: evaluators.starting_model(trial, places) for trial, places in trials}
-    listener = _Listener(evaluators, {trial.digest: (trial, places) for trial, places in trials}, open_log, board)
-    jobs = [_job(trial, places, storage, resources) for trial, places in trials]
+    listener = _Listener(
+        evaluators, {trial.digest: (trial, places) for trial, places in trials}, open_log, board, goes_on
+    )
+    jobs = [_job(trial, places, storage, resources) | {"watched": goes_on is not None} for trial, places in trials]
     tuner = tune.Tuner(
         tune.with_resources(drive_trial, tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])),
         param_space={"job": tune.grid_search(jobs)},
@@ -91,7 +101,11 @@ class _Listener(tune.Callback):
         trials: dict[str, tuple[TrialConfig, Places]],
         open_log: Callable[[TrialConfig], TrialLog],
         board: Board,
+        goes_on: GoesOn | None = None,
     ) -> None:
+        self.goes_on = goes_on
+        self.accuracies: dict[tuple[str, float], float] = {}
+        """Digest and epoch -> the training loop's reward accuracy at the epoch's end."""
         self.evaluators, self.trials, self.open_log, self.board = evaluators, trials, open_log, board
         self.logs: dict[str, TrialLog] = {}
         self.started: dict[str, float] = {}
@@ -119,8 +133,12 @@ class _Listener(tune.Callback):
             self.board.rows[digest].update(points)
             self.board.set_state(digest, "training")
             self.logs[digest].points(points)
+            for point in points:
+                if CURVE in point.metrics:
+                    self.accuracies[digest, point.metrics["train/epoch"]] = point.metrics[CURVE]
         if result.get("finished"):
             finished = Finished(*result["finished"])
+            self._answer(digest, finished.epoch)
             if (digest, finished.epoch) not in self.sent_to_judge:
                 self.sent_to_judge.add((digest, finished.epoch))
                 for reference, suite in self.evaluators.submit(*self.trials[digest], finished).items():
@@ -128,8 +146,15 @@ class _Listener(tune.Callback):
                 self.board.line(digest, f"epoch {finished.epoch} done")
         if result.get("said"):
             self.board.say(digest, result["said"])
-        if result.get("diverged"):
-            self.troubles[digest] = ("diverged", result["diverged"])
+        for state in ("diverged", "stopped"):
+            if result.get(state):
+                self.troubles[digest] = (state, result[state])
+
+    def _answer(self, digest: str, epoch: int) -> None:
+        trial, places = self.trials[digest]
+        if self.goes_on is not None and epoch < trial.epochs:
+            leave = self.goes_on(digest, epoch, self.accuracies[digest, epoch])
+            write_answer(places.trial(trial), epoch, GO_ON if leave else STOP)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self.board.set_state(_digest(trial), "judging")
@@ -196,6 +221,8 @@ class _Listener(tune.Callback):
             log.finish(time.monotonic() - self.started[digest])
         elif state == "diverged":
             log.diverged(reason)
+        elif state == "stopped":
+            log.stopped(reason, time.monotonic() - self.started[digest])
         else:
             log.fail(reason)
         self.board.set_state(digest, state, reason)

@@ -28,7 +28,7 @@ def drive_trial(space: dict[str, Any]) -> None:
 def run_job(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> None:
     """Run `worker(job)` on all workers of a Ray Train job, to its end.
 
-    `job`: digest, config and places (dicts), ray_storage, workers, use_gpu, cpus_per_worker.
+    `job`: digest, config and places (dicts), ray_storage, workers, use_gpu, cpus_per_worker; of a trial also watched.
     """
     resources = {"CPU": job["cpus_per_worker"]} | ({"GPU": 1} if job["use_gpu"] else {})
     TorchTrainer(
@@ -56,6 +56,7 @@ def train_worker(job: dict[str, Any]) -> None:
     from eval_workers.actors import ask_for_segment
     from mmpo_train.config import from_dict
     from mmpo_train.deepspeed_engine import DeepSpeedEngine
+    from mmpo_train.early_stop import Stopped
     from mmpo_train.events import Finished, Point
     from mmpo_train.loop import Diverged
     from mmpo_train.prepare import Places
@@ -73,7 +74,9 @@ def train_worker(job: dict[str, Any]) -> None:
     config = from_dict(job["config"])
     places = Places(**{name: Path(path) for name, path in job["places"].items()})
     try:
-        run_trial(config, places, DeepSpeedEngine, send, ask_for_segment, say)
+        run_trial(config, places, DeepSpeedEngine, send, ask_for_segment, say, watched=job["watched"])
+    except Stopped as reason:
+        ray.train.report({"points": [], "finished": None, "stopped": str(reason)})
     except Diverged as reason:
         ray.train.report({"points": [], "finished": None, "diverged": str(reason)})
 

@@ -86,6 +86,10 @@ class TrialLog:
         """The trial is complete: that it diverged is its result."""
         self._end("diverged", reason)
 
+    def stopped(self, reason: str, seconds: float) -> None:
+        """The trial was ended early; it is not complete, and goes on where it is asked for again."""
+        self._end("stopped", reason, seconds)
+
     def fail(self, reason: str) -> None:
         """The trial broke off and may be run again."""
         self._end("failed", reason)
@@ -217,7 +221,7 @@ class TrialLog:
                 f"trial.{name}": end[name] for name in ("state", "reason", "seconds") if end[name] not in ("", None)
             }
             self._store.log_tags(self.run_id, tags)
-            status = "FINISHED" if end["state"] == "finished" else "FAILED"
+            status = {"finished": "FINISHED", "stopped": "KILLED"}.get(end["state"], "FAILED")
             self._store.client.set_terminated(self.run_id, status, end["timestamp_ms"])
             with self._mutex:
                 if self._journal is not None:

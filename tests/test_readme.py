@@ -17,8 +17,12 @@ from mmpo_train.merge import main as merge_main
 from sweeps.ablations import main as ablations_main
 from sweeps.axis import main as axis_main
 from sweeps.final_runs import main as final_main
+from sweeps.joint_search import main as joint_main
 from sweeps.mc_po_studies import main as studies_main
 from sweeps.objectives import main as objectives_main
+from sweeps.paper import main as paper_main
+from sweeps.report import ReportOptions
+from sweeps.report import main as report_main
 from sweeps.stage0_sft import main as stage0_main
 from sweeps.stage1_lr import Stage1Options
 from sweeps.stage1_lr import main as stage1_main
@@ -45,8 +49,11 @@ OTHERS = {
     "sweeps/stage3_margin.py": stage3_main,
     "sweeps/final_runs.py": final_main,
     "sweeps/ablations.py": ablations_main,
+    "sweeps/paper.py": paper_main,
+    "sweeps/joint_search.py": joint_main,
 }
 SWEEPS = [shlex.split(command)[1:] for command in COMMANDS if any(program in command for program in OTHERS)]
+REPORT = [shlex.split(command)[2:] for command in COMMANDS if "sweeps/report.py" in command]
 EVALUATE = [shlex.split(command)[3:] for command in COMMANDS if "-m eval_workers" in command]
 TRAIN = [shlex.split(command)[3:] for command in COMMANDS if "-m mmpo_train " in command]
 
@@ -92,7 +99,8 @@ def test_every_option_named_exists(capsys):
     named = set(re.findall(r"--[a-z][a-z-]+", "\n".join([PROSE, *ours])))
     assert len(named) > 12
     helps = "".join(
-        help_of(main, capsys) for main in (stage1_main, train_main, evaluate_main, merge_main, *OTHERS.values())
+        help_of(main, capsys)
+        for main in (stage1_main, train_main, evaluate_main, merge_main, report_main, *OTHERS.values())
     )
     assert named - set(re.findall(r"--[a-z][a-z-]+", helps)) == set()
 
@@ -140,13 +148,18 @@ def test_merging_commands_parse(arguments):
     assert tyro.cli(MergeOptions, args=arguments).target
 
 
+@pytest.mark.parametrize("arguments", REPORT, ids=" ".join)
+def test_report_commands_parse(arguments):
+    assert tyro.cli(ReportOptions, args=arguments)
+
+
 @pytest.mark.parametrize("arguments", EVALUATE, ids=" ".join)
 def test_evaluation_commands_parse(arguments):
     assert tyro.cli(EvaluateOptions, args=arguments).paths
 
 
 def test_the_commands_are_there_at_all():
-    assert len(STAGE1) >= 3 and TRAIN and EVALUATE
+    assert len(STAGE1) >= 3 and TRAIN and EVALUATE and REPORT
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
     named = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
     assert {"sweep", "test"} <= named <= targets

@@ -1,0 +1,228 @@
+"""All of Appendix B.1 for some models and objectives: three stages, final runs, ablations, and the report.
+
+python sweeps/paper.py --model tiny --objective mmpo dpo simpo
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from mmpo_train.config import parse_assignments
+from mmpo_train.errors import InputError
+from mmpo_train.terminal import console, run_program
+from sweeps import grids
+from sweeps.ablations import AblationOptions, ablations
+from sweeps.cluster import kept_cluster, local_resources, resources_here
+from sweeps.cost import forecast_trials
+from sweeps.final_runs import FinalOptions, final_runs
+from sweeps.forecast import Forecast, duration, total
+from sweeps.options import SweepOptions, experiment_name
+from sweeps.planned import Planned, unfinished
+from sweeps.points import Stage
+from sweeps.preflight import check_judges, check_suites
+from sweeps.sequence import TUNED
+from sweeps.stage import known_objective, run_stage, stage_config
+from sweeps.stage1_lr import Stage1Options, stage1
+from sweeps.stage2_beta import Stage2Options, stage2
+from sweeps.stage3_margin import Stage3Options, stage3
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaperOptions(SweepOptions):
+    """The whole search, stage after stage, for every model and objective. The same command goes on where it ended."""
+
+    objective: tuple[str, ...] = ("mmpo", "dpo", "simpo")  # type: ignore[assignment]
+    """What is tuned, one after the other."""
+    model: tuple[str, ...] = ("tiny",)  # type: ignore[assignment]
+    """Starting models, each on its recipe's data unless --dataset names others."""
+    quick: bool = False
+    """The quick grids of sweeps/grids.py: two values an axis, one epoch, final runs of two."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one objective on one model, ready to run."""
+
+    stage: Stage
+    options: SweepOptions
+
+    def __str__(self) -> str:
+        return f"{self.options.model}, {self.options.objective}, {self.stage.name}"
+
+
+def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
+    """The stages of an objective in order. Raises InputError for an unknown one, or fields that stages decide."""
+    margin = grids.margin_of(known_objective(objective))
+    assigned = parse_assignments(options.set)
+    for name in ("epochs", *TUNED):
+        if name in assigned:
+            raise InputError(f"--set {name}=… is what the search decides; use the stages' own commands to change it")
+    own = {one.name: getattr(options, one.name) for one in dataclasses.fields(SweepOptions)}
+    own |= {"model": model, "objective": objective}
+    # The search is judged by reward accuracy: other evaluations are for what it ends with.
+    search = {**own, "set": tuple(one for one in options.set if not one.strip().startswith("evaluations"))}
+    final: dict[str, Any] = own
+    grid: dict[str, dict[str, Any]] = {"1": {}, "2": {}, "3": {}, "final": {}}
+    ablated = final
+    if options.quick:
+        epochs = f"epochs={grids.QUICK_EPOCHS}"
+        search = search | {"set": (*search["set"], epochs)}
+        ablated = own | {"set": (*options.set, epochs)}
+        final = own | {"set": (*options.set, f"epochs={grids.QUICK_FINAL_EPOCHS}")}
+        grid["1"] = {"learning_rates": grids.QUICK_LEARNING_RATES}
+        grid["2"] = {"betas": grids.QUICK_BETAS}
+        grid["3"] = {"margins": grids.QUICK_MARGINS.get(margin, ())}
+        grid["final"] = {"betas": grids.QUICK_FINAL_BETAS}
+    one, two = Stage1Options(**search, **grid["1"]), Stage2Options(**search, **grid["2"])
+    steps = [Step(stage1(one), one), Step(stage2(two), two)]
+    if margin:
+        three = Stage3Options(**search, **grid["3"])
+        steps.append(Step(stage3(three, margin), three))
+    last = FinalOptions(**final, **grid["final"])
+    steps.append(Step(final_runs(last), last))
+    if objective == "mmpo":
+        without = AblationOptions(**ablated)
+        steps.append(Step(ablations(without), without))
+    return steps
+
+
+def check(searches: list[list[Step]]) -> None:
+    """Refuse, before anything is started, what any stage would refuse later."""
+    from mmpo_train.prepare import identify
+
+    precision = "bf16" if local_resources()[1] else "fp32"
+    known: dict[str, Any] = {}
+    for step in (step for steps in searches for step in steps):
+        options = step.options
+        base = stage_config(step.stage, options, precision)
+        if options.model not in known:
+            known[options.model] = identify(
+                base, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows
+            )
+        step.stage.points(base, known[options.model], options.seeds)
+        check_judges([base], with_keys=not options.dry_run)
+        if not options.dry_run:
+            check_suites(base, options.evaluation, options.storage)
+    resources_here(searches[0][0].options.workers_per_trial, searches[0][0].options.concurrent_trials)
+
+
+def run_paper(options: PaperOptions) -> bool:
+    """Whether every objective got to its end. Raises InputError before anything is started."""
+    for name in ("model", "objective"):
+        given = getattr(options, name)
+        if not given or len(set(given)) < len(given):
+            raise InputError(f"--{name} {'names one twice' if given else 'is empty'}; give each once")
+    searches = [steps_of(options, model, objective) for model in options.model for objective in options.objective]
+    check(searches)
+    if options.dry_run:
+        _foresee(searches)
+        return True
+    stopped = {str(steps[0]).rpartition(",")[0]: reason for steps in searches if (reason := _run(steps))}
+    unwritten = _report(options, searches)
+    for search, reason in stopped.items():
+        console.print(f"{search} stopped at {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(searches) - len(stopped)} of {len(searches)} searches complete"
+        + ("; the same command goes on with the others" if stopped else ""),
+        highlight=False,
+    )
+    if unwritten:
+        console.print(f"no report: {unwritten}", style="red", markup=False, highlight=False, soft_wrap=True)
+    return not stopped and not unwritten
+
+
+def _report(options: PaperOptions, searches: list[list[Step]]) -> str:
+    """Write the report of all models and objectives; why there is none, or nothing."""
+    from sweeps.report import ReportOptions, write_report
+
+    bases = [stage_config(steps[0].stage, steps[0].options, "fp32") for steps in searches]
+    experiments = tuple(dict.fromkeys(experiment_name(base) for base in bases))
+    console.rule("report", style="dim")
+    try:
+        write_report(
+            ReportOptions(
+                storage=options.storage,
+                tracking_uri=options.tracking_uri,
+                experiment=experiments,
+                objective=options.objective,
+            )
+        )
+    except Exception as error:  # noqa: BLE001  (what was trained is there all the same)
+        return _said(error)
+    return ""
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+
+
+def _run(steps: list[Step]) -> str:
+    """Run the stages of one objective; why it stopped, or nothing. One Ray serves them all."""
+    with kept_cluster():
+        for number, step in enumerate(steps, 1):
+            console.rule(f"{step} ({number} of {len(steps)})", style="dim")
+            try:
+                run_stage(step.stage, step.options)
+            except Exception as error:  # noqa: BLE001  (whatever ends one objective must not end the others)
+                return f"{step.stage.name}: {_said(error)}"
+    return ""
+
+
+def _foresee(searches: list[list[Step]]) -> None:
+    """List what each stage would train, then what all of it would cost; what stages share is counted once.
+
+    Fields that are not decided yet count with their defaults, which are points of the grids.
+    """
+    kind = "GPU" if local_resources()[1] or "RAY_ADDRESS" in os.environ else "CPU"
+    table = Table(title="all stages", title_justify="left")
+    for name in ("search", "stage", "to train", "shared", "steps", f"{kind}-hours", "on this cluster"):
+        table.add_column(name, justify="left" if name in ("search", "stage") else "right")
+    seen: set[str] = set()
+    models: set[str] = set()
+    forecasts: list[Forecast] = []
+    for steps in searches:
+        for step in steps:
+            todo = run_stage(step.stage, step.options)
+            unseen = [trial for trial in todo if trial.digest not in seen]
+            fresh, forecast = _forecast(unseen, step.options, prepared=step.options.model in models)
+            models |= {step.options.model} if fresh else set()
+            seen |= {trial.digest for trial in fresh}
+            forecasts.append(forecast)
+            cells = (str(len(fresh)), str(len(todo) - len(fresh)), f"{forecast.steps:,}")
+            hours, elapsed = f"{forecast.hours:,.3f}", duration(forecast.elapsed_seconds)
+            search = str(step).rpartition(",")[0]
+            table.add_row(search if step is steps[0] else "", step.stage.name, *cells, hours, elapsed)
+    whole = total(forecasts)
+    console.print(table)
+    console.print(f"{whole.trials} to train in all; nothing was started", highlight=False, soft_wrap=True)
+    console.print(str(whole), highlight=False, soft_wrap=True)
+
+
+def _forecast(todo: list[Planned], options: SweepOptions, *, prepared: bool) -> tuple[list[Planned], Forecast]:
+    """Those that the ledger has not finished, were defaults chosen for what is open, and what they will cost."""
+    from sweeps.tracking import connect_to_read
+
+    ledger = connect_to_read(options.tracking_uri or None, options.storage)
+    resources = resources_here(options.workers_per_trial, options.concurrent_trials)
+    if ledger is not None:
+        found = {one.digest: ledger.look_up(experiment_name(one.config), one.digest) for one in todo}
+        todo = unfinished(todo, {digest: record for digest, record in found.items() if record is not None})
+    return todo, forecast_trials(todo, options, resources, ledger, prepared=prepared)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run it from the command line; exit code 1 where a search stopped."""
+    done: list[bool] = []
+    run_program(PaperOptions, lambda options: done.append(run_paper(options)), "python sweeps/paper.py", arguments)
+    if not all(done):
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
