@@ -1,22 +1,33 @@
 # make sweep: set everything up and run stage 1 on the embedded default.
 # make test:  set everything up and run the tests.
+# make browser-test: install Chromium (as root), and look at MLflow's pages in it.
+# make cluster-test: install what the tests of clusters need, and run them (as root).
 # make bench: set everything up and measure a training step against TRL's.
 
 PYTHON ?= python3.11
+EXTRAS ?= dev
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test test-slow bench lint clean
+.PHONY: sweep test test-slow browser-test cluster-test bench lint clean
 
 sweep: $(READY)
 	$(BIN)/python sweeps/stage1_lr.py
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not cluster and not browser"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m "slow and not cluster and not browser"
+
+browser-test: $(READY)
+	tests/browser/install $(BIN)
+	$(BIN)/python -m pytest -m browser -rs
+
+cluster-test: $(READY)
+	tests/cluster/install $(BIN)
+	$(BIN)/python -m pytest -m cluster -rs
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py
@@ -28,7 +39,7 @@ lint: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $(READY)
 
 clean:

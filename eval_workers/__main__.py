@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from eval_workers.suites import EvaluationSettings, Suite
+from mmpo_train.options import STORAGE, Stored
 
 # What a person looks at first: header -> metrics, the first of which that was measured is shown. The length control
 # has other names where it is not the published one.
@@ -28,7 +29,7 @@ HEADLINES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(EvaluationSettings):
+class EvaluateOptions(EvaluationSettings, Stored):
     """Judge checkpoints and say what they score."""
 
     paths: tyro.conf.Positional[tuple[str, ...]]
@@ -39,8 +40,8 @@ class EvaluateOptions(EvaluationSettings):
     """What answers are compared with. Default: the model that the checkpoint was trained from."""
     dataset: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
     """Preference data for the reward suite. Default: what the checkpoint was trained on."""
-    storage: Path = Path("runs")
-    """Folder of models, token tables, answers and verdicts."""
+    storage: str = STORAGE
+    """Where models, token tables, answers and verdicts are kept: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH."""
     output: Path = Path("runs/evaluations")
     """Folder for tables and samples, one below it for each path."""
     mlflow_uri: str = ""

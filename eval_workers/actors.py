@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 
 from mmpo_train.errors import InputError
+from mmpo_train.mirror import need, place_of, publish_files
 
 if TYPE_CHECKING:
     from eval_workers.suites import EvaluationSettings
 
-# No CPU, so that they never take a trainer's place.
-_OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
+# No CPU, so that they never take a trainer's place. On a spot market an actor loses its node many times.
+_OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_restarts": 20, "max_task_retries": 20}
+_ANYWHERE: Mapping[str, Any] = {"num_gpus": 0}
 
 
 class RewardAccuracyActor:
@@ -26,11 +28,11 @@ class RewardAccuracyActor:
 
     def evaluate(self, checkpoint: str, tokens: str, reference: str) -> dict[str, Any]:
         """Plain numbers, as `RewardAccuracy` gives them."""
-        return self.reward_accuracy(checkpoint, tokens, reference)
+        return self.reward_accuracy(*_brought(checkpoint, tokens, reference))
 
     def starting_model(self, config: dict[str, Any], tokens: str, reference: str) -> dict[str, float]:
         """Metrics of the model that training starts from, by the config's objective."""
-        return self.reward_accuracy.starting_model(config, tokens, reference)
+        return self.reward_accuracy.starting_model(config, *_brought(tokens, reference))
 
 
 class SuiteActor:
@@ -39,11 +41,17 @@ class SuiteActor:
     def __init__(self, suite: str, settings: dict[str, Any], storage: str, tiny: bool, precision: str) -> None:
         from eval_workers.suites import EvaluationSettings, build
 
-        self.run = build(suite, EvaluationSettings(**settings), Path(storage), tiny=tiny, precision=precision)
+        self.suite = suite
+        self.run = build(suite, EvaluationSettings(**settings), place_of(storage), tiny=tiny, precision=precision)
 
     def evaluate(self, request: dict[str, str]) -> dict[str, Any]:
         """Plain numbers, as `suites.build` says."""
-        return self.run(request)
+        folders = _brought(request["checkpoint"], request["starting_model"])
+        artifacts = place_of(request["artifacts"])
+        places = dict(zip(("checkpoint", "starting_model", "artifacts"), (*folders, str(artifacts)), strict=True))
+        result = self.run({**request, **places})
+        publish_files(artifacts / self.suite)
+        return result
 
 
 class AnsweringActor:
@@ -52,7 +60,7 @@ class AnsweringActor:
     def __init__(self, verdicts: str, generator: Literal["auto", "own", "vllm"]) -> None:
         from eval_workers.answering import Answering
 
-        self.answering = Answering(Path(verdicts), generator)
+        self.answering = Answering(place_of(verdicts), generator)
 
     def make_segment(self, request: dict[str, Any]) -> None:
         """Write the segment's folder."""
@@ -66,26 +74,52 @@ class AnsweringActor:
         """`RewardAccuracyActor.evaluate`'s scores with the win rate against the starting model among them."""
         from eval_workers.win_rate import win_rate
 
-        metrics = win_rate(self.answering, Path(checkpoint), Path(model), Path(tokens), judge, Path(folder))
+        metrics = win_rate(self.answering, need(checkpoint), need(model), need(tokens), judge, place_of(folder))
         return scores | {"metrics": scores["metrics"] | metrics}
 
 
-def start_reward_accuracy(gpus: float = 0.0) -> Any:
-    """A handle to a fresh actor."""
-    return ray.remote(**_OPTIONS, num_gpus=gpus)(RewardAccuracyActor).remote()
+def _brought(*names: str) -> list[str]:
+    """The places on this node of folders that others have named (`mirror.name_of`)."""
+    return [str(need(name)) for name in names]
+
+
+def reserve(seat: Mapping[str, Any], actors: int) -> tuple[dict[str, Any], Callable[[], None]]:
+    """Seats with whole GPUs for all actors, taken at once and on as few nodes as can be; spread, they would break up
+    nodes that packed trials need. Waits for them; gives the actors' options, and what gives the GPUs back."""
+    from ray.util import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    one = {"GPU": seat["num_gpus"], **seat["resources"]}
+    seats = placement_group([one] * actors, strategy="PACK")
+    ray.get(seats.ready())
+    together = PlacementGroupSchedulingStrategy(seats)
+    return {**seat, "scheduling_strategy": together}, lambda: remove_placement_group(seats)
+
+
+def start_reward_accuracy(seat: Mapping[str, Any] = _ANYWHERE) -> Any:
+    """A handle to a fresh actor. `seat`: where it sits, as options of a Ray actor."""
+    return ray.remote(**_OPTIONS, **seat)(RewardAccuracyActor).remote()
 
 
 def start_suite(
-    suite: str, settings: EvaluationSettings, storage: str, *, tiny: bool, precision: str, gpus: float = 0.0
+    suite: str,
+    settings: EvaluationSettings,
+    storage: str,
+    *,
+    tiny: bool,
+    precision: str,
+    seat: Mapping[str, Any] = _ANYWHERE,
 ) -> Any:
     """A handle to a fresh actor. One that dies is started again and its work done again."""
-    actor: Any = ray.remote(**_OPTIONS, num_gpus=gpus)(SuiteActor)
+    actor: Any = ray.remote(**_OPTIONS, **seat)(SuiteActor)
     return actor.remote(suite, vars(settings), storage, tiny, precision)
 
 
-def start_answering(verdicts: str, gpus: float = 0.0, generator: Literal["auto", "own", "vllm"] = "auto") -> Any:
+def start_answering(
+    verdicts: str, seat: Mapping[str, Any] = _ANYWHERE, generator: Literal["auto", "own", "vllm"] = "auto"
+) -> Any:
     """A handle to a fresh actor. It is known by name too: `ask_for_segment` finds it from a training worker."""
-    actor: Any = ray.remote(**_OPTIONS, num_gpus=gpus)(AnsweringActor)
+    actor: Any = ray.remote(**_OPTIONS, **seat)(AnsweringActor)
     return actor.options(name=_ANSWERING, get_if_exists=True).remote(verdicts, generator)
 
 

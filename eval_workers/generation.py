@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from eval_workers.sampling import Answer, Sampling, Task, draw, padded_tokens, p
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import digest_of
 from mmpo_train.errors import InputError
+from mmpo_train.mirror import fetch_file, publish_file
 from mmpo_train.preference_rows import Message, PreferenceExample
 from mmpo_train.templates import encode
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TOKENS_PER_BATCH = 65_536
+_SECONDS_UNPUBLISHED = 120.0
 
 
 class Generator:
@@ -164,7 +167,7 @@ def generate_to(
 
     Lines are {key, ids, finished}. `model_fingerprint` names the model in the key. A batch that is there in part is
     made again as a whole, so that a resumed run computes what an undisturbed one would, to the last bit. One writer
-    at a time.
+    at a time. With an object store the file is published now and then and at the end, and fetched where it is missing.
     """
     wanted = tasks_of(prompts, samplings)
     batches = plan((task for row in wanted for task in row), tokens_per_batch)
@@ -174,8 +177,10 @@ def generate_to(
         for task in batch
     }
     path.parent.mkdir(parents=True, exist_ok=True)
+    fetch_file(path)
     found = _whole_lines(path)
     answered = sum(key in found for key in keys.values())
+    published = time.monotonic()
     with open(path, "a") as stream:
         for batch in generator.run([some for some in batches if any(keys[task] not in found for task in some)]):
             fresh = {keys[task]: answer for task, answer in batch.items() if keys[task] not in found}
@@ -185,6 +190,10 @@ def generate_to(
             found |= fresh
             answered += len(fresh)
             on_batch(answered, len(keys))
+            if time.monotonic() - published > _SECONDS_UNPUBLISHED:
+                publish_file(path)
+                published = time.monotonic()
+    publish_file(path)
     return [[found[keys[task]] for task in row] for row in wanted]
 
 

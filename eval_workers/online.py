@@ -5,7 +5,6 @@ The MC-PO paper, Section 3.2 and Appendix B.1 (batched online setup).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from eval_workers.judges import judge_all
 from eval_workers.sampling import Sampling
 from mmpo_train.config import digest_of, from_dict
 from mmpo_train.errors import InputError
-from mmpo_train.manifest import is_whole
+from mmpo_train.mirror import is_here, need, place_of, publish
 from mmpo_train.passes import FORWARD_TOKENS, best_layout
 from mmpo_train.scoring import score_pairs
 from mmpo_train.segments import write_segment
@@ -30,11 +29,12 @@ def make_segment(answering: Answering, request: dict[str, Any]) -> None:
     was. A prompt whose answers cannot be judged, or are all the same, is dropped and counted. Raises InputError where
     none is left.
     """
-    target = Path(request["target"])
-    if is_whole(target):
+    target = place_of(request["target"])
+    if is_here(target):
+        publish(target)
         return
     config, places, number = from_dict(request["config"]), np.array(request["prompts"]), request["segment"]
-    tokens, model = Path(request["tokens"]), Path(request["model"])
+    tokens, model, policy = (need(request[name]) for name in ("tokens", "model", "policy"))
     table, questions = read_table(tokens, "train"), read_questions(tokens, "train")
     prompts = [table.prompts[place] for place in places]
     seed = int(digest_of([config.seed, number]), 16) % 2**32
@@ -44,7 +44,7 @@ def make_segment(answering: Answering, request: dict[str, Any]) -> None:
     ]
     path = target.with_name(f"answers-{number + 1:04d}.jsonl")
     name = f"{config.digest} {number}"  # the policy: a trial's at the segment's start
-    answers, texts = answering.answers(path, Path(request["policy"]), name, model, prompts, samplings, config.precision)
+    answers, texts = answering.answers(path, policy, name, model, prompts, samplings, config.precision)
     judge = answering.judge(config.judge, config.seed)
     winners, count = judge_all(judge, [questions[place] for place in places], texts)
     kept, completions = [], []
@@ -66,6 +66,7 @@ def make_segment(answering: Answering, request: dict[str, Any]) -> None:
     tokens_per_pass = config.tokens_per_pass or FORWARD_TOKENS[answering.warm.device.type]
     ref_logps = score_pairs(forward, chosen, np.arange(len(chosen)), tokens_per_pass, layout=layout)
     write_segment(target, places[kept].tolist(), chosen, ref_logps, _metrics(answers, winners, completions))
+    publish(target)
 
 
 def _chosen_first(answers: list[list[int]], winner: int) -> list[list[int]]:

@@ -11,6 +11,7 @@ from eval_workers.suites import Evaluate, EvaluationSettings, build
 from mmpo_train.checkpoint import TRIAL, read_trial
 from mmpo_train.config import TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
+from mmpo_train.object_store import is_address
 from mmpo_train.policy import local_folder
 from mmpo_train.recipes import recipe_for
 
@@ -42,7 +43,7 @@ class Subject:
 
         from mmpo_train.prepare import build_starting_model, identify
 
-        given = Path(path).expanduser()
+        given = local_folder(path) if is_address(path) else Path(path).expanduser()
         trained = (given / TRIAL).is_file()
         if trained:
             config = read_trial(given)
@@ -53,7 +54,7 @@ class Subject:
             config = replace(config, {"dataset": options.dataset})
         if options.starting_model:
             config = replace(config, {"model": options.starting_model})
-        inputs = identify(config, options.storage)
+        inputs = identify(config, options.folder)
         if inputs.config.model == "tiny":
             build_starting_model(inputs, lambda what, share: None)
         folder = given if trained else inputs.model_folder if path == "tiny" else local_folder(path)
@@ -72,7 +73,7 @@ def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> tuple[di
         return _reward(subject), {}
     settings = EvaluationSettings(**{name: getattr(options, name) for name in EvaluationSettings.__dataclass_fields__})
     tiny = subject.inputs.config.model == "tiny"
-    run = _warm(suite, settings, options.storage, tiny, subject.config.precision)
+    run = _warm(suite, settings, options.folder, tiny, subject.config.precision)
     request = {
         "checkpoint": str(subject.folder),
         "starting_model": str(subject.inputs.model_folder),
@@ -105,7 +106,7 @@ def _reward(subject: Subject) -> dict[str, float]:
     if subject.trained:
         metrics: dict[str, float] = _reward_accuracy()(str(subject.folder), tokens, reference)["metrics"]
         return metrics
-    if subject.folder.resolve() != places.model.resolve():
+    if subject.folder.resolve() != subject.inputs.model_folder.resolve():
         raise InputError(
             f"{subject.path} is no checkpoint of a trial, so that only its own log-probabilities can be judged; leave "
             "--starting-model out"

@@ -60,7 +60,9 @@ class EvaluationSettings:
     actors_per_suite: int = 1
     """In a sweep: actors of each suite, which share its checkpoints."""
     gpus_per_actor: float = 0.1
-    """In a sweep with GPUs: what one of them takes; below 1 it shares a GPU."""
+    """In a sweep with GPUs: what one of them takes. Below 1 it shares a GPU that trains; 1 is a GPU of its own."""
+    accelerator: str = ""
+    """In a sweep with GPUs: their type, such as L4, where evaluators are not to sit beside the trials."""
     limit: int = 0
     """Only so many documents of a task, prompts and questions; 0 takes all."""
 

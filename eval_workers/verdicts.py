@@ -14,7 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
 
+from eval_workers.shared_verdicts import SharedVerdicts
 from mmpo_train.errors import InputError
+from mmpo_train.mirror import address_of
 
 Verdict = Literal["a", "b", "tie"]
 
@@ -151,7 +153,8 @@ def _digest(*parts: object) -> bytes:
 class VerdictCache:
     """Verdicts and preferences in an sqlite file, for any number of threads and processes of one machine.
 
-    What `keep` was given is on disk when it returns. Raises InputError where the file cannot be used.
+    What `keep` was given is on disk when it returns. With an object store machines exchange them (`SharedVerdicts`).
+    Raises InputError where the file cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -173,6 +176,9 @@ class VerdictCache:
                 "cache of verdicts"
             ) from error
         self._one_at_a_time = threading.Lock()
+        self._shared = None
+        if address := address_of(path.parent):
+            self._shared = SharedVerdicts(self._database, self._one_at_a_time, f"{address}/{path.stem}")
         self._turns = [threading.Lock() for _ in range(256)]
 
     @contextmanager
@@ -204,10 +210,14 @@ class VerdictCache:
         with self._one_at_a_time:
             row = (key, verdict, judge, sendable(reply))
             self._database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", row)
+        if self._shared:
+            self._shared.kept(key)
         return self.recall(key) or verdict
 
     def close(self) -> None:
         """Folds the write-ahead log into the file."""
+        if self._shared:
+            self._shared.close()
         with self._one_at_a_time:
             self._database.close()
 

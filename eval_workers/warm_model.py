@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from mmpo_train.logps import CompletionLogps
+from mmpo_train.mirror import place_of
 from mmpo_train.policy import load_model, load_weights
 from mmpo_train.scoring import model_forward
 
@@ -53,7 +54,7 @@ def _architecture(folder: Path) -> tuple[str, ...]:
         paths = [folder / name for name in _ARCHITECTURE_FILES]
         return tuple(path.read_text() if path.is_file() else "" for path in paths)
     text = (folder / _ADAPTER_CONFIG).read_text()
-    base = Path(json.loads(text)["base_model_name_or_path"])
+    base = place_of(json.loads(text)["base_model_name_or_path"])
     files = sorted([*base.glob("*.safetensors"), *base.glob("*.json")]) if base.is_dir() else []
     return text, *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 

@@ -39,6 +39,7 @@ def _train(options: TrainOptions) -> None:
 
     from mmpo_train.engine import TorchEngine
     from mmpo_train.loop import Diverged
+    from mmpo_train.mirror import check_access
     from mmpo_train.prepare import identify, materialise
     from mmpo_train.reference import in_process
     from mmpo_train.run import run_trial
@@ -46,7 +47,8 @@ def _train(options: TrainOptions) -> None:
     if config.precision == "auto":
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
         config = replace(config, {"precision": "bf16" if has_bf16 else "fp32"})
-    storage = options.storage
+    storage = options.folder
+    check_access(storage)
     inputs = identify(config, storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     with preparing() as say:
         places, counts = materialise(inputs, in_process, say)

@@ -195,6 +195,9 @@ class TrialConfig:
     """The others judge every so-manieth epoch's checkpoint, and the last one."""
     validate_every_steps: int = _runtime(64)
     """Steps between validations within an epoch; every epoch's end is validated besides."""
+    checkpoint_minutes: float = _runtime(15.0)
+    """So often what a resume needs is written within an epoch too: more than that is never lost with a machine. 0: only
+    at epochs' ends."""
     tokens_per_pass: int = _runtime(0)
     """Tokens that one forward and backward pass may hold; 0 finds out by trying what fits and pays."""
     layout: str = _runtime("shared")
@@ -343,7 +346,7 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         if not (math.isfinite(value) and value > 0):
             yield f"{name} must be a finite number above 0, got {value}; the paper's grids are in sweeps/grids.py"
     at_least_0 = ("r_eps", "gamma_over_beta", "gamma", "sft_weight", "desirable_weight", "undesirable_weight")
-    for name in (*at_least_0, "weight_decay", "max_gradient_norm", "lora_dropout"):
+    for name in (*at_least_0, "weight_decay", "max_gradient_norm", "lora_dropout", "checkpoint_minutes"):
         value = getattr(config, name)
         if not (math.isfinite(value) and value >= 0):
             yield f"{name} must be a finite number of at least 0, got {value}"

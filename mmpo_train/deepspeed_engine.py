@@ -12,14 +12,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mmpo_train.engine import bytes_of_moments, let_go_of_backward, memory_share, set_learning_rate
+from mmpo_train import training_state
+from mmpo_train.engine import (
+    bytes_of_moments,
+    let_go_of_backward,
+    memory_share,
+    set_learning_rate,
+    whole_parameters,
+)
 from mmpo_train.logps import CompletionLogps, Pass
 from mmpo_train.optimizers import build_optimizer
+from mmpo_train.training_state import Share, Shares
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
-
-_TAG = "state"
 
 
 class DeepSpeedEngine:
@@ -82,12 +88,37 @@ class DeepSpeedEngine:
         return None if state is None else {name.removeprefix("model."): value for name, value in state.items()}
 
     def save_state(self, folder: Path) -> None:
-        self.engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        training_state.save(folder, self._shares())
 
     def load_state(self, folder: Path) -> None:
-        # DeepSpeed unpickles: the caller has verified that the folder is as this project wrote it.
-        path, _ = self.engine.load_checkpoint(str(folder), tag=_TAG, load_lr_scheduler_states=False)
-        assert path is not None, f"{folder} holds no DeepSpeed state"
+        training_state.load(folder, self._shares())
+        # The weights that the model computes with are copies of the optimiser's: made anew as after a step.
+        if self.stage == 3:
+            for group in range(len(self.optimizer.fp32_partitioned_groups_flat)):
+                self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        elif self.stage:
+            self.optimizer.update_lp_params()
+
+    def _shares(self) -> Shares:
+        """As DeepSpeed 0.19's optimisers have spread the parameters."""
+        if not self.stage:
+            return whole_parameters(self.engine.module, self.moments_of, writes=self.worker == 0)
+        named = [(name, value) for name, value in self.engine.module.named_parameters() if value.requires_grad]
+        if self.stage == 3:
+            tensors = self.optimizer.fp32_partitioned_groups_flat
+            shapes = {name: value.ds_shape for name, value in named}
+            found = {name: self._share_under_zero_3(value) for name, value in named}
+        else:
+            tensors = self.optimizer.single_partition_of_fp32_groups
+            shapes = {name: value.shape for name, value in named}
+            found = {name: _share_of_fragment(value._hp_mapping) for name, value in named if value._hp_mapping}
+        shares = {name: share for name, share in found.items() if share.size > 0}
+        return Shares(self.moments_of, tensors, shapes, shares, self.worker == 0, self.worker, dist.all_reduce)
+
+    def _share_under_zero_3(self, parameter: Any) -> Share:
+        tensor, offset, padded = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
+        start = padded * self.worker
+        return Share(tensor, offset, start, min(padded, parameter.ds_numel - start))
 
     def barrier(self) -> None:
         dist.barrier()
@@ -109,6 +140,12 @@ class DeepSpeedEngine:
     def memory_share(self) -> float | None:
         # ZeRO's own optimiser holds this worker's part alone.
         return memory_share(self.device, 0 if self.moments_of.state else bytes_of_moments(self.moments_of))
+
+
+def _share_of_fragment(mapping: Any) -> Share:
+    """ZeRO-1's and ZeRO-2's."""
+    mine, of_parameter = mapping.hp_fragment_address, mapping.lp_fragment_address
+    return Share(mapping.param_group_index, mine.start, of_parameter.start, mine.numel)
 
 
 def _forget_reductions(optimizer: Any) -> None:

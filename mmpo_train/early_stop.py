@@ -1,6 +1,6 @@
 """A trial that asks at each epoch's end whether it may go on, and who answers: one file for each epoch.
 
-Standard library only. The training loop ends itself: a trial that Ray Tune stops keeps its places on the cluster
+The training loop ends itself: a trial that Ray Tune stops keeps its places on the cluster
 (ray-project/ray#54305).
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from mmpo_train.mirror import fetch_file, publish_file
 
 GO_ON, STOP = "go on", "stop"
 
@@ -26,12 +28,14 @@ def write_answer(trial_folder: Path, epoch: int, answer: str) -> str:
     staging = target.with_name(f".{target.name}.{os.getpid()}")
     staging.write_text(answer)
     staging.replace(target)
+    publish_file(target)
     return answer
 
 
 def read_answer(trial_folder: Path, epoch: int) -> str:
     """GO_ON, STOP, or nothing yet."""
     path = _file(trial_folder, epoch)
+    fetch_file(path)
     return path.read_text() if path.is_file() else ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mmpo_train import training_state
 from mmpo_train.logps import CompletionLogps, Pass
 from mmpo_train.optimizers import build_optimizer
+from mmpo_train.training_state import Share, Shares
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
@@ -45,10 +48,10 @@ class Engine(Protocol):
         """The whole model's weights on worker 0 where they are spread over workers; None where the model holds them."""
 
     def save_state(self, folder: Path) -> None:
-        """Write what `load_state` needs to go on exactly; every worker calls it with the same folder."""
+        """Write what `load_state` needs to go on exactly; every worker calls it with the same staged folder."""
 
     def load_state(self, folder: Path) -> None:
-        """The inverse, from a verified folder."""
+        """The inverse, from a verified folder that any engine wrote on any number of workers. Every worker calls it."""
 
     def barrier(self) -> None:
         """Return when every worker is here."""
@@ -97,13 +100,10 @@ class TorchEngine:
         return None
 
     def save_state(self, folder: Path) -> None:
-        trained = {name: value for name, value in self.module.named_parameters() if value.requires_grad}
-        torch.save({"weights": trained, "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
+        training_state.save(folder, whole_parameters(self.module, self.optimizer))
 
     def load_state(self, folder: Path) -> None:
-        state = torch.load(folder / "state.pt", map_location=self.device, weights_only=True)
-        self.module.load_state_dict(state["weights"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
+        training_state.load(folder, whole_parameters(self.module, self.optimizer))
 
     def barrier(self) -> None:
         return None
@@ -118,6 +118,20 @@ class TorchEngine:
 
     def memory_share(self) -> float | None:
         return memory_share(self.device, 0 if self.optimizer.state else bytes_of_moments(self.optimizer))
+
+
+def first_workers(engine: Engine, find: Callable[[], int]) -> int:
+    """What worker 0 finds, on all of them: on a shared file system the others may see a folder a moment later."""
+    found = find() if engine.worker == 0 else 0
+    return int(engine.sum(np.array([found], dtype=np.float64))[0])
+
+
+def whole_parameters(module: torch.nn.Module, optimizer: torch.optim.Optimizer, writes: bool = True) -> Shares:
+    """The shares of a worker whose optimiser steps the trained parameters themselves."""
+    trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
+    shares = {name: Share(number, 0, 0, value.numel()) for number, (name, value) in enumerate(trained.items())}
+    shapes = {name: value.shape for name, value in trained.items()}
+    return Shares(optimizer, list(trained.values()), shapes, shares, writes)
 
 
 def let_go_of_backward(device: torch.device) -> None:

@@ -25,8 +25,9 @@ Report = Callable[[dict[str, float], int], None]
 """Takes metrics and the optimiser step (from 1) they belong to. Called on every worker with the same numbers."""
 Publish = Callable[[int, int, RunningMean], None]
 """Takes a finished epoch (from 1), its last step and the reference point: write the checkpoint. On every worker."""
-
-
+Keep = Callable[[int, int, RunningMean], None]
+"""Takes the epochs that are finished, the last step and the reference point: write what a resume from within an epoch
+needs. On every worker."""
 MakeSegment = Callable[[int, np.ndarray], Segment]
 """Takes a segment's number (from 0) and the places of its prompts. Called on every worker."""
 
@@ -48,29 +49,34 @@ def train(
     *,
     report: Report,
     publish: Publish,
+    keep: Keep = lambda epochs, step, point: None,
     keep_passes: Callable[[Passes], None] = lambda passes: None,
-    finished_epochs: int = 0,
+    finished_steps: int = 0,
     reference_point: RunningMean = RunningMean(),  # noqa: B008  (immutable)
     unrelated: ScoredTable | None = None,
     make_segment: MakeSegment | None = None,
 ) -> None:
-    """Optimise until the config's epochs are done, from the end of epoch `finished_epochs`.
+    """Optimise until the config's epochs are done, from after step `finished_steps`.
 
     What is seen, in which order and group, depends on the config alone: not on the number of workers, nor on how many
     pairs fit in a pass, nor on interruptions. `unrelated` has for each prompt one completion of another one (KTO);
     `make_segment` replaces the completions at the start of each segment (online objectives); `keep_passes` is told of
-    smaller passes when memory runs out. Raises Diverged and OutOfMemory.
+    smaller passes when memory runs out; `keep` is called every `checkpoint_minutes` within an epoch. Raises Diverged
+    and OutOfMemory.
     """
     objective = build_objective(config)
     steps_per_epoch = math.ceil(len(train_pairs.table) / config.pairs_per_step)
     total_steps = steps_per_epoch * config.epochs
     current: Segment | None = None
     work = _Work(config, engine, objective, passes, keep_passes)
-    for epoch in range(finished_epochs + 1, config.epochs + 1):
+    kept = time.perf_counter()
+    for epoch in range(finished_steps // steps_per_epoch + 1, config.epochs + 1):
         order = epoch_order(len(train_pairs.table), config.seed, epoch)
         present = train_pairs.table.completion_tokens > 0
         rewards = group_rewards(train_pairs.ref_logps, present, order, config.pairs_per_group, objective.rewards)
         for number, prompts in enumerate(consecutive(order, config.pairs_per_step), (epoch - 1) * steps_per_epoch + 1):
+            if number <= finished_steps:
+                continue
             started = time.perf_counter()
             source, rows = train_pairs, prompts
             segment = segment_of(number, total_steps, config.segments)
@@ -103,8 +109,8 @@ def train(
                     metrics["train/reference_point"] = reference_point.mean
                 if objective.reference_point == "mean":
                     reference_point = reference_point.update(sums["score"] / len(rows))
-            # Every worker must report the same numbers, so speed is taken from the workers' mean time.
-            seconds = float(engine.sum(np.array([time.perf_counter() - started]))[0]) / engine.workers
+            # Every worker must report the same numbers and write at the same steps: times are the workers' means.
+            seconds, since_kept = mean_seconds(engine, started, kept)
             metrics |= {
                 "train/pairs_per_second": len(rows) / seconds,
                 "train/tokens_per_second": sums["tokens"] / seconds,
@@ -113,7 +119,17 @@ def train(
             if number == epoch * steps_per_epoch or number % config.validate_every_steps == 0:
                 metrics |= work.validation(validation_pairs, reference_point.mean)
             report(metrics, number)
+            if number < epoch * steps_per_epoch and 0 < config.checkpoint_minutes * 60 <= since_kept:
+                keep(epoch - 1, number, reference_point)
+                kept = time.perf_counter()
         publish(epoch, epoch * steps_per_epoch, reference_point)
+        kept = time.perf_counter()
+
+
+def mean_seconds(engine: Engine, *since: float) -> list[float]:
+    """How long ago these times of `perf_counter` were, in the mean over workers; the same on all of them."""
+    now = time.perf_counter()
+    return (engine.sum(np.array([now - one for one in since])) / engine.workers).tolist()
 
 
 class _Work:

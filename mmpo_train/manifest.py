@@ -35,6 +35,11 @@ def seal(staging: Path, target: Path) -> None:
         json.dump({"sha256": sums}, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
+    put_in_place(staging, target)
+
+
+def put_in_place(staging: Path, target: Path) -> None:
+    """Move a folder that has its manifest to its place, replacing what stood there."""
     if target.exists():
         outgoing = target.with_name(f".outgoing-{target.name}")
         shutil.rmtree(outgoing, ignore_errors=True)
@@ -58,18 +63,25 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
 
 def verify(folder: Path) -> None:
     """Returns when every file is as it was written; raises DamagedFolder otherwise."""
-    try:
-        sums = json.loads((folder / MANIFEST).read_text())["sha256"].items()
-    except FileNotFoundError:
-        raise DamagedFolder(f"{folder} has no {MANIFEST}: it was never finished") from None
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, UnicodeDecodeError):
-        raise DamagedFolder(f"{folder / MANIFEST} is unreadable") from None
-    for name, expected in sums:
+    for name, expected in read_manifest(folder).items():
         path = folder / name
         if not path.is_file():
             raise DamagedFolder(f"{path} is missing")
         if _sha256(path) != expected:
             raise DamagedFolder(f"{path} has changed since it was written")
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """File -> SHA-256, as the folder was sealed. Raises DamagedFolder where that cannot be read."""
+    try:
+        sums = dict(json.loads((folder / MANIFEST).read_text())["sha256"].items())
+    except FileNotFoundError:
+        raise DamagedFolder(f"{folder} has no {MANIFEST}: it was never finished") from None
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, UnicodeDecodeError):
+        raise DamagedFolder(f"{folder / MANIFEST} is unreadable") from None
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in sums):
+        raise DamagedFolder(f"{folder / MANIFEST} names files outside of the folder")
+    return sums
 
 
 def is_whole(folder: Path) -> bool:

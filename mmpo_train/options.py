@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,15 +11,29 @@ import tyro
 
 from mmpo_train.config import TrialConfig, parse_assignments, replace
 from mmpo_train.errors import InputError
+from mmpo_train.mirror import place_of
 from mmpo_train.recipes import find_recipe, objective_settings, recipe_for
 
 Repeated = tyro.conf.UseAppendAction
 Positional = tyro.conf.Positional
 Assignments = Annotated[tuple[str, ...], Repeated, tyro.conf.arg(metavar="FIELD=VALUE")]
+STORAGE = os.environ.get("MMPO_STORAGE") or "runs"
+"""Where things are kept unless --storage says otherwise."""
+
+
+class Stored:
+    """What keeps things somewhere."""
+
+    storage: str
+
+    @property
+    def folder(self) -> Path:
+        """The storage on this machine. Raises InputError where it is none."""
+        return place_of(self.storage)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Stored):
     """What is trained on what."""
 
     objective: str = "mmpo"
@@ -36,8 +51,9 @@ class Options:
     SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. Repeat it for a mixture. Default: the recipe's, or tiny's own."""
     seed: int = 42
     """Order of the pairs, random negatives, LoRA initialisation."""
-    storage: Path = Path("runs")
-    """Folder for everything that is made: models, token tables, checkpoints, results."""
+    storage: str = STORAGE
+    """Where everything is kept that is made: models, token tables, checkpoints, results. A folder, on several machines
+    one that all of them share, or s3://BUCKET/PATH or gs://BUCKET/PATH. Default: MMPO_STORAGE, or runs."""
     set: Assignments = ()
     """Any other field of a trial, such as beta=0.05 or epochs=1; they are listed in mmpo_train/config.py."""
     strict: bool = False

@@ -19,6 +19,7 @@ import torch
 
 from mmpo_train.batches import Layout, collate, plan_passes, tokens_in
 from mmpo_train.logps import Pass
+from mmpo_train.mirror import fetch_file, publish_file
 from mmpo_train.tokens import TokenTable
 
 if TYPE_CHECKING:
@@ -231,11 +232,13 @@ def remember(folder: Path, config: TrialConfig, passes: Passes) -> None:
     staging = folder / f".passes.json.{os.getpid()}"
     staging.write_text(json.dumps({"asked": _asked(config), "passes": asdict(passes)}))
     staging.replace(folder / "passes.json")
+    publish_file(folder / "passes.json")
 
 
 def remembered(folder: Path, config: TrialConfig) -> Passes | None:
     """What `remember` kept, if anything, and if the same was asked for then."""
     path = folder / "passes.json"
+    fetch_file(path)
     kept = json.loads(path.read_text()) if path.is_file() else {}
     return Passes(**kept["passes"]) if kept.get("asked") == _asked(config) else None
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.errors import InputError
+from mmpo_train.mirror import address_of, bring
+from mmpo_train.object_store import is_address
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +32,14 @@ PACKED_ATTENTION = "packed"
 def local_folder(model: str, files: Sequence[str] = _MODEL_FILES) -> Path:
     """The folder of a model given as a folder or a hub id; a hub model's `files` are downloaded on first use.
 
-    Raises InputError where there is no such folder or hub model, or the hub cannot be reached.
+    So is a folder that this project has published in an object store, given by its address. Raises InputError where
+    there is no such folder or hub model, or the hub cannot be reached.
     """
+    if is_address(model):
+        folder = bring(model)
+        if not folder.is_dir():
+            raise InputError(f"there is no whole model or checkpoint at {model}; give one that this project has made")
+        return folder
     path = Path(model).expanduser()
     if path.is_dir():
         return path
@@ -98,9 +106,10 @@ def load_model(folder: Path, *, config: TrialConfig | None = None) -> PreTrained
         raise InputError(
             f"model folder {folder} has no *.safetensors; pickled weights are not read: convert them first"
         )
+    base = _base_in_store(folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
+            local_folder(base) if base else folder,
             dtype=torch.float32,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
@@ -109,6 +118,8 @@ def load_model(folder: Path, *, config: TrialConfig | None = None) -> PreTrained
     except (ValueError, OSError, KeyError, SafetensorError) as error:
         raise InputError(f"the model in {folder} could not be loaded ({_first_line(error)})") from error
     model, found = loaded
+    if base:
+        model.load_adapter(str(folder))
     # Transformers fills these with random numbers and goes on.
     unfilled = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if unfilled:
@@ -190,6 +201,19 @@ def save_model(
     """Weights (or adapter) as safetensors, with tokenizer and template; `state` replaces the model's own weights."""
     model.save_pretrained(folder, state_dict=state, safe_serialization=True)
     tokenizer.save_pretrained(folder)
+    described = folder / "adapter_config.json"
+    if described.is_file():
+        adapters = json.loads(described.read_text())
+        base = Path(adapters["base_model_name_or_path"] or "")
+        if address := address_of(base):  # where it lies on this node says nothing to another one
+            described.write_text(json.dumps(adapters | {"base_model_name_or_path": address}, indent=2))
+
+
+def _base_in_store(folder: Path) -> str:
+    """The address of the model that LoRA adapters belong to, where they have one: transformers does not know it."""
+    described = folder / "adapter_config.json"
+    base = json.loads(described.read_text())["base_model_name_or_path"] if described.is_file() else ""
+    return base if is_address(base or "") else ""
 
 
 def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, precision: str = "fp32") -> None:
@@ -249,6 +273,12 @@ def fingerprint(folder: Path, cache: Path) -> str:
         staging.write_text(json.dumps(known, indent=1))
         staging.replace(cache)
     return whole.hexdigest()
+
+
+def copy_model(folder: Path, target: Path) -> None:
+    """The files of a model folder that `fingerprint` goes by, in another folder."""
+    for path in {path for pattern in _MODEL_FILES for path in folder.glob(pattern)} - {folder / "manifest.json"}:
+        shutil.copyfile(path, target / path.name)
 
 
 def quieten() -> None:

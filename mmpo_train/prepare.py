@@ -16,7 +16,8 @@ from mmpo_train import tiny
 from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, replace
 from mmpo_train.errors import InputError
 from mmpo_train.manifest import is_whole, write_folder
-from mmpo_train.policy import fingerprint, load_tokenizer, local_folder, quieten
+from mmpo_train.mirror import address_of, fetch, is_here, publish
+from mmpo_train.policy import copy_model, fingerprint, load_tokenizer, local_folder, quieten
 from mmpo_train.preferences import PreferenceData, load_preferences
 from mmpo_train.reference import UNRELATED, MapShards, ensure_reference, reference_key
 from mmpo_train.tokens import CutCount, read_counts, tables_key, tokenise, write_tables
@@ -84,26 +85,30 @@ def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_b
 def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places, dict[str, CutCount]]:
     """Model, token tables and reference store on disk, made where missing or damaged; and what tokenisation cut.
 
-    `map_shards` runs the reference model, in this process or in parallel.
+    `map_shards` runs the reference model, in this process or in parallel. With an object store all of it is published
+    there, and fetched where another machine has made it.
     """
     config, storage = inputs.config, inputs.storage
     build_starting_model(inputs, say)
+    model = for_all_nodes(inputs.model_folder, config.model, storage, say)
     tokens = tables_folder(inputs)
     with lock(tokens):
+        fetch(tokens)
         counts = read_counts(tokens)
         if counts is None:
             say("tokenising", 0.0)
             counts = _tokenise(inputs, tokens)
+        publish(tokens)
     weights = fingerprint(inputs.model_folder, storage / "fingerprints.json")
     reference = storage / "reference" / reference_key(weights, tokens, config.precision)
     with lock(reference):
         say("reference log-probabilities", 0.0)
-        work = inputs.model_folder, tokens, config.precision, config.tokens_per_pass, map_shards
+        work = model, tokens, config.precision, config.tokens_per_pass, map_shards
         ensure_reference(reference, *work)
         unrelated = reference.with_name(f"{reference.name}-{UNRELATED}")
         if config.objective in NEEDS_UNRELATED:
             ensure_reference(unrelated, *work, splits=(UNRELATED,))
-    return Places(inputs.model_folder, tokens, reference, unrelated, storage / "trials"), counts
+    return Places(model, tokens, reference, unrelated, storage / "trials"), counts
 
 
 def tables_folder(inputs: Inputs) -> Path:
@@ -127,8 +132,24 @@ def build_starting_model(inputs: Inputs, say: Say) -> None:
     if inputs.config.model == "tiny":
         quieten()
         with lock(folder):
-            if not is_whole(folder):
+            if not is_here(folder):
                 write_folder(folder, lambda staging: tiny.build(staging, say))
+
+
+def for_all_nodes(model: Path, named: str, storage: Path, say: Say) -> Path:
+    """The folder of a model, `named` by a person, where every node finds it: an object store gets a copy of it."""
+    if not address_of(storage):
+        return model
+    if not (address_of(model) and is_whole(model)):
+        name = fingerprint(model, storage / "fingerprints.json")[:16]
+        model, given = storage / "models" / f"{Path(named).name}-{name}", model
+        with lock(model):
+            if not is_here(model):
+                say("copying the model", 0.0)
+                write_folder(model, lambda staging: copy_model(given, staging))
+    say("publishing the model", 0.0)
+    publish(model)
+    return model
 
 
 def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:

@@ -10,6 +10,8 @@ from typing import Any
 
 from mmpo_train.config import TrialConfig, nearest, replace
 from mmpo_train.errors import InputError
+from mmpo_train.mirror import bring
+from mmpo_train.object_store import is_address
 
 SETTINGS = ("paper", "author")
 """What the text says, and what the author's published code did."""
@@ -62,6 +64,10 @@ class Recipe:
     """Fields of TrialConfig in which the author's code differs, `dataset` among them."""
     sft: Mapping[str, Any] = field(default_factory=lambda: {"dataset": "tiny"})
     """Fields of SFTTrial: how its starting point is instruction-tuned."""
+    workers: int = 1
+    """Of one trial, on one machine. They change its speed and not its result."""
+    accelerator: str = ""
+    """The type of the workers' GPUs, as the paper names it; empty for any."""
 
     def preference_data(self, settings: str) -> tuple[str, ...]:
         """The sources of `paper` or `author`."""
@@ -96,18 +102,24 @@ RECIPES = {
         Recipe(
             name="smollm2-135m",
             models=("huggingfacetb/smollm2-135m", "huggingfacetb/smollm2-135m-instruct"),
+            workers=4,
+            accelerator="L40",
             dataset=PREFERENCES,
             sft=_SMOL_SFT,
         ),
         Recipe(
             name="smollm2-360m",
             models=("huggingfacetb/smollm2-360m", "huggingfacetb/smollm2-360m-instruct"),
+            workers=4,
+            accelerator="L40",
             dataset=PREFERENCES,
             sft=_SMOL_SFT,
         ),
         Recipe(
             name="llama-3.2-1b",
             models=("meta-llama/llama-3.2-1b", "meta-llama/llama-3.2-1b-instruct"),
+            workers=4,
+            accelerator="L40",
             dataset=PREFERENCES,
             settings={**_LORA, "lora_targets": (*ATTENTION, *FEED_FORWARD)},
             author={**_AUTHOR, "dataset": MERGED_PREFERENCES},
@@ -127,6 +139,8 @@ RECIPES = {
                 "meta-llama/meta-llama-3-8b",
                 "meta-llama/meta-llama-3-8b-instruct",
             ),
+            workers=4,
+            accelerator="H100",
             dataset=PREFERENCES,
             settings={**_LORA, "lora_targets": ATTENTION},
             author={**_AUTHOR, "dataset": MERGED_PREFERENCES},
@@ -181,6 +195,7 @@ def recipe_for(model: str, name: str = "", settings: str = "paper") -> TrialConf
 def _tuned_by(model: str) -> str:
     """The recipe that a folder of instruction tuning names; empty for any other model."""
     try:
-        return str(json.loads((Path(model).expanduser() / SFT).read_text())["config"]["recipe"])
+        folder = bring(model) if is_address(model) else Path(model).expanduser()
+        return str(json.loads((folder / SFT).read_text())["config"]["recipe"])
     except (OSError, ValueError, KeyError, TypeError):
         return ""

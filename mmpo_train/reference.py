@@ -14,6 +14,7 @@ import numpy as np
 
 from mmpo_train.errors import InputError
 from mmpo_train.manifest import DamagedFolder, verify, write_folder
+from mmpo_train.mirror import fetch, name_of, need, publish
 from mmpo_train.tokens import SPLITS, TokenTable, read_table
 
 # One piece of parallel work: large enough to hide the model's loading, small enough to spread.
@@ -57,16 +58,18 @@ def ensure_reference(
 
     `map_shards` says where the work is done: the builtin `map`-like `in_process`, or Ray tasks.
     """
+    fetch(folder)
     try:
         verify(folder)
+        publish(folder)
         return False
     except DamagedFolder:
         pass  # absent or damaged: both mean that it has to be built
     counts = {split: len(read_split(tokens_folder, split)) for split in splits}
     work = [
         (
-            str(model_folder),
-            str(tokens_folder),
+            name_of(model_folder),
+            name_of(tokens_folder),
             precision,
             tokens_per_pass,
             split,
@@ -82,6 +85,7 @@ def ensure_reference(
         for split in counts
     }
     write_folder(folder, lambda staging: _write(staging, columns))
+    publish(folder)
     return True
 
 
@@ -130,8 +134,8 @@ def score_shard(
     from mmpo_train.scoring import model_forward, score_pairs
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    forward = model_forward(CompletionLogps(load_model(Path(model_folder))), device, precision)
-    table = read_split(Path(tokens_folder), split)
+    forward = model_forward(CompletionLogps(load_model(need(model_folder))), device, precision)
+    table = read_split(need(tokens_folder), split)
     layout, tokens = best_layout(forward, table, precision), tokens_per_pass or FORWARD_TOKENS[device.type]
     return score_pairs(forward, table, range(start, end), tokens, layout=layout).tolist()
 

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 import shutil
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from mmpo_train.checkpoint import (
-    checkpoint_folder,
-    load_epoch,
-    resumable_epoch,
-    save_epoch,
-    save_policy,
-    write_trial,
-)
+from mmpo_train.checkpoint import checkpoint_folder, save_policy, write_trial
 from mmpo_train.config import NEEDS_UNRELATED, ONLINE_OBJECTIVES, TrialConfig, to_dict
 from mmpo_train.early_stop import GO_ON, STOP, Stopped, read_answer
-from mmpo_train.engine import Engine
+from mmpo_train.engine import Engine, first_workers
 from mmpo_train.events import Finished, Point, Send
 from mmpo_train.logps import CompletionLogps
 from mmpo_train.loop import Diverged, train
-from mmpo_train.manifest import is_whole
+from mmpo_train.manifest import DamagedFolder
+from mmpo_train.mirror import address_of, fetch, is_here, name_of, need, publish, withdraw
 from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.passes import Passes, find_passes, remember, remembered
 from mmpo_train.policy import load_model, load_tokenizer
 from mmpo_train.prepare import Places
 from mmpo_train.reference import UNRELATED, read_reference, read_split
+from mmpo_train.resume import Progress, keep_state, resume
 from mmpo_train.scoring import ScoredTable
-from mmpo_train.segments import Ask, Segment, read_segment, segment_request
+from mmpo_train.segments import Ask, Segment, first_step, read_segment, segment_request
 from mmpo_train.tokens import TokenTable, read_table
 
 # Sending is collective and may wait for its receiver, so points travel in bundles.
@@ -45,39 +43,46 @@ def run_trial(
     send: Send,
     ask: Ask | None = None,
     say: Callable[[str], None] = lambda text: None,
+    safe: Callable[[int], None] = lambda step: None,
     *,
     watched: bool = False,
 ) -> None:
-    """Train the trial to its end, from its last whole epoch checkpoint where it has one.
+    """Train the trial to its end, from where its newest whole state has it.
 
-    `ask` has the segments made that online objectives need; `say` is told, on every worker, what a person should know.
-    A `watched` trial waits at each epoch's end but the last for leave to go on. Raises Stopped where it is refused,
-    Diverged, and OutOfMemory; called again after that, the trial takes the smaller passes that it remembers.
-    What was measured by then has been sent.
+    `ask` has the segments made that online objectives need; `say` is told, on every worker, what a person should know,
+    `safe` up to which step nothing can be lost any more, at first and with each state written. A `watched` trial waits
+    at each epoch's end but the last for leave to go on. Raises Stopped where it is refused, Diverged, and OutOfMemory;
+    called again after that, the trial takes the smaller passes that it remembers. What was measured by then has been
+    sent.
     """
     folder = places.trial(config)
+    extra = (places.unrelated,) if config.objective in NEEDS_UNRELATED else ()
+    for needed in (places.model, places.tokens, places.reference, *extra):
+        need(needed)
     model, tokenizer = load_model(places.model, config=config), load_tokenizer(places.model)
     engine = make_engine(CompletionLogps(model, one_projection=config.zero_stage == 3), config)
+    assert not address_of(folder) or on_one_node(engine), "workers on several nodes would write into several copies"
     if engine.worker == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_trial(folder, config)
-    finished = first_workers(engine, lambda: resumable_epoch(folder, engine.workers, config.zero_stage))
-    outbox, reference_point = Outbox(send), RunningMean()
-    if finished:
-        outbox.history, reference_point = load_epoch(folder, finished, engine)
-        # Sent once more: a driver that was killed may not have got them. It drops what it has.
-        for epoch in range(1, finished + 1):
-            send(
-                outbox.history if engine.worker == 0 and epoch == 1 else [],
-                Finished(epoch, str(checkpoint_folder(folder, epoch))),
-            )
-        if watched and finished < config.epochs:
-            wait_for_leave(engine, folder, finished)
+    done = resume(folder, engine)
+    safe(done.step)
+    outbox = Outbox(send, done.history)
+    send_again(outbox, folder, done, engine)
+    if watched and 0 < done.epochs < config.epochs:
+        wait_for_leave(engine, folder, done.epochs)
 
-    def publish(epoch: int, step: int, point: RunningMean) -> None:
+    def keep(epochs: int, step: int, point: RunningMean) -> None:
         outbox.flush(None)
-        checkpoint = save_epoch(folder, epoch, step, config, model, tokenizer, engine, outbox.history, point)
-        outbox.flush(Finished(epoch, str(checkpoint)))
+        keep_state(folder, config, engine, Progress(step, epochs, point, outbox.history))
+        safe(step)
+
+    def finish(epoch: int, step: int, point: RunningMean) -> None:
+        outbox.flush(None)
+        checkpoint = checkpoint_folder(folder, epoch)
+        save_policy(checkpoint, config, model, tokenizer, engine, epoch=epoch, step=step, reference_point=point)
+        keep(epoch, step, point)
+        outbox.flush(Finished(epoch, name_of(checkpoint)))
         if watched and epoch < config.epochs:
             wait_for_leave(engine, folder, epoch)
 
@@ -90,12 +95,18 @@ def run_trial(
         unrelated = ScoredTable(read_split(places.tokens, UNRELATED), read_reference(places.unrelated, UNRELATED))
 
     passes = passes_of(config, engine, tables["train"].table, folder, say)
+    total_steps = math.ceil(len(tables["train"].table) / config.pairs_per_step) * config.epochs
 
     def make_segment(segment: int, prompts: np.ndarray) -> Segment:
         outbox.flush(None)
         target = folder / "segments" / f"segment-{segment + 1:04d}"
-        if not first_workers(engine, lambda: is_whole(target)):
+        if not first_workers(engine, lambda: is_here(target)):
             assert ask is not None
+            if done.step >= first_step(segment, total_steps, config.segments):
+                raise DamagedFolder(
+                    f"{target} is not as it was written, and the policy whose answers it had has been trained since; "
+                    f"remove {folder / 'resume'}, and the trial starts anew"
+                )
             policy = places.model
             if segment:
                 policy = target.with_name(f"policy-{segment + 1:04d}")
@@ -115,6 +126,8 @@ def run_trial(
                 time.sleep(_SECONDS_BETWEEN_LOOKS)
             if segment and engine.worker == 0:
                 shutil.rmtree(policy)
+                withdraw(policy)
+        fetch(target)
         return read_segment(target)
 
     try:
@@ -126,15 +139,28 @@ def run_trial(
             passes,
             keep_passes=lambda smaller: remember(folder, config, smaller),
             report=outbox.put,
-            publish=publish,
-            finished_epochs=finished,
-            reference_point=reference_point,
+            publish=finish,
+            keep=keep,
+            finished_steps=done.step,
+            reference_point=done.reference_point,
             unrelated=unrelated,
             make_segment=make_segment if config.objective in ONLINE_OBJECTIVES else None,
         )
     except Diverged:
         outbox.flush(None)
         raise
+
+
+def send_again(outbox: Outbox, folder: Path, done: Progress, engine: Engine) -> None:
+    """What is known of the trial's past: a driver that was killed may not have got it. It drops what it has."""
+    points = outbox.history if engine.worker == 0 else []
+    if done.step:
+        outbox.send(points, None)
+    for epoch in range(1, done.epochs + 1):
+        checkpoint = checkpoint_folder(folder, epoch)
+        if engine.worker == 0:
+            publish(checkpoint)  # a node that is lost may not have come to it
+        outbox.send([], Finished(epoch, name_of(checkpoint)))
 
 
 def passes_of(
@@ -153,6 +179,12 @@ def passes_of(
     return passes
 
 
+def on_one_node(engine: Engine) -> bool:
+    """Whether all workers run on the same machine, the same on all of them."""
+    here = int(hashlib.sha256(socket.gethostname().encode()).hexdigest()[:10], 16)
+    return float(engine.sum(np.array([here], dtype=np.float64))[0]) == here * engine.workers
+
+
 def wait_for_leave(engine: Engine, folder: Path, epoch: int) -> None:
     """Return when the trial may go on after an epoch. Raises Stopped, on all workers, when it may not."""
     answers = {"": 0, GO_ON: 1, STOP: 2}
@@ -162,19 +194,12 @@ def wait_for_leave(engine: Engine, folder: Path, epoch: int) -> None:
         raise Stopped(f"stopped early, after epoch {epoch}")
 
 
-def first_workers(engine: Engine, find: Callable[[], int]) -> int:
-    """What worker 0 finds, on all of them: on a shared file system the others may see a folder a moment later."""
-    found = find() if engine.worker == 0 else 0
-    return int(engine.sum(np.array([found], dtype=np.float64))[0])
-
-
 class Outbox:
     """Points that have not been sent yet; every worker's fills and empties at the same steps."""
 
-    def __init__(self, send: Send) -> None:
-        self.send, self.seconds = send, 0.0
+    def __init__(self, send: Send, history: list[Point]) -> None:
+        self.send, self.seconds, self.history = send, 0.0, history
         self.points: list[Point] = []
-        self.history: list[Point] = []
 
     def put(self, metrics: dict[str, float], step: int) -> None:
         """Keep a step's metrics; send when enough training time (the same number on all workers) has gathered."""

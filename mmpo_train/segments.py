@@ -17,6 +17,7 @@ import numpy as np
 from mmpo_train.batches import consecutive, epoch_order
 from mmpo_train.config import TrialConfig
 from mmpo_train.manifest import verify, write_folder
+from mmpo_train.mirror import name_of
 from mmpo_train.scoring import ScoredTable
 from mmpo_train.tokens import TokenTable, token_rows
 
@@ -70,9 +71,9 @@ def segment_request(
     config: dict[str, Any], segment: int, prompts: np.ndarray, *, policy: Path, model: Path, tokens: Path, target: Path
 ) -> dict[str, Any]:
     """What whoever makes a segment has to know: the folders of policy, starting model and token tables, the prompts'
-    places in the train table, and the folder to write with `write_segment`."""
+    places in the train table, and the folder to write with `write_segment`; folders by `mirror.name_of`."""
     folders = {"policy": policy, "model": model, "tokens": tokens, "target": target}
-    paths = {name: str(folder.resolve()) for name, folder in folders.items()}
+    paths = {name: name_of(folder) for name, folder in folders.items()}
     return {"config": config, "segment": segment, "prompts": prompts.tolist(), **paths}
 
 

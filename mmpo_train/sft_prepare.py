@@ -10,9 +10,10 @@ from pathlib import Path
 from mmpo_train import tiny
 from mmpo_train.config import digest_of
 from mmpo_train.errors import InputError
-from mmpo_train.manifest import is_whole, seal, stage, write_folder
+from mmpo_train.manifest import seal, stage, write_folder
+from mmpo_train.mirror import fetch, is_here, publish
 from mmpo_train.policy import TOKENIZER_FILES, fingerprint, load_tokenizer, local_folder, quieten
-from mmpo_train.prepare import Say, lock
+from mmpo_train.prepare import Say, for_all_nodes, lock
 from mmpo_train.sft_data import ChatData, load_chats
 from mmpo_train.sft_tokens import ChatCount, chats_key, encode_chats, read_chat_counts, write_counts, write_split
 from mmpo_train.sft_trial import SFTTrial, change
@@ -90,9 +91,16 @@ def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
         (staging / "config.json").write_text(json.dumps(config, indent=1))
 
     with lock(target):
-        if not is_whole(target):
+        if not is_here(target):
             write_folder(target, fill)
     return target
+
+
+def tokens_folder(inputs: SFTInputs) -> Path:
+    """Where the conversations are as tokens, or will be."""
+    trial = inputs.config
+    key = chats_key(trial.data_fingerprint, trial.model_fingerprint, trial.max_tokens, trial.turns)
+    return inputs.storage / "tokens" / key
 
 
 def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, ChatCount]]:
@@ -101,16 +109,17 @@ def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, C
     if trial.model == "tiny":
         quieten()
         with lock(model):
-            if not is_whole(model):
+            if not is_here(model):
                 write_folder(model, tiny.build_untrained)
-    tokens = (
-        storage / "tokens" / chats_key(trial.data_fingerprint, trial.model_fingerprint, trial.max_tokens, trial.turns)
-    )
+    model = for_all_nodes(model, trial.model, storage, say)
+    tokens = tokens_folder(inputs)
     with lock(tokens):
+        fetch(tokens)
         counts = read_chat_counts(tokens)
         if counts is None:
             say("tokenising", 0.0)
             counts = _tokenise(inputs, tokens)
+        publish(tokens)
     return SFTPlaces(model, tokens, storage / "trials"), counts
 
 

@@ -10,17 +10,18 @@ import numpy as np
 import torch
 
 from mmpo_train.batches import collate, consecutive, epoch_order, plan_passes
-from mmpo_train.checkpoint import checkpoint_folder, load_epoch, resumable_epoch, save_epoch, write_trial
+from mmpo_train.checkpoint import checkpoint_folder, save_policy, write_trial
 from mmpo_train.config import TrialConfig
 from mmpo_train.engine import Engine
 from mmpo_train.events import Finished, Send
 from mmpo_train.logps import CompletionLogps
-from mmpo_train.loop import Diverged, OutOfMemory
+from mmpo_train.loop import Diverged, OutOfMemory, mean_seconds
 from mmpo_train.manifest import verify
-from mmpo_train.objectives.reference_point import RunningMean
+from mmpo_train.mirror import name_of, need
 from mmpo_train.passes import Passes, is_out_of_memory, remember
 from mmpo_train.policy import load_model, load_tokenizer
-from mmpo_train.run import Outbox, first_workers, passes_of
+from mmpo_train.resume import Progress, keep_state, resume
+from mmpo_train.run import Outbox, passes_of, send_again
 from mmpo_train.schedule import learning_rate_at
 from mmpo_train.sft_prepare import SFTPlaces
 from mmpo_train.sft_tokens import ChatTable, learned_only, read_chats
@@ -33,6 +34,8 @@ _TRIED_CONVERSATIONS = 4096
 Report = Callable[[dict[str, float], int], None]
 Publish = Callable[[int, int], None]
 """Takes a finished epoch (from 1) and its last step."""
+Keep = Callable[[int, int], None]
+"""Takes the epochs that are finished and the last step."""
 
 
 def run_sft(
@@ -41,12 +44,16 @@ def run_sft(
     make_engine: Callable[[CompletionLogps, TrialConfig], Engine],
     send: Send,
     say: Callable[[str], None] = lambda text: None,
+    safe: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Tune to the end, from the last whole epoch checkpoint where there is one.
+    """Tune to the end, from the newest whole state where there is one.
 
-    Raises Diverged, and OutOfMemory; called again after that, the trial takes the smaller passes that it remembers.
+    `say` and `safe` are those of `run_trial`. Raises Diverged, and OutOfMemory; called again after that, the trial
+    takes the smaller passes that it remembers.
     """
     folder, config = places.trial(trial), trial.engine_config()
+    for needed in (places.model, places.tokens):
+        need(needed)
     model, tokenizer = load_model(places.model, config=config), load_tokenizer(places.model)
     engine = make_engine(CompletionLogps(model, one_projection=config.zero_stage == 3), config)
     if engine.worker == 0:
@@ -54,19 +61,22 @@ def run_sft(
         write_trial(folder, trial)
     verify(places.tokens)
     train, validation = read_chats(places.tokens, "train"), read_chats(places.tokens, "validation")
-    finished = first_workers(engine, lambda: resumable_epoch(folder, engine.workers, config.zero_stage))
-    outbox = Outbox(send)
-    if finished:
-        outbox.history, _ = load_epoch(folder, finished, engine)
-        # Sent once more: a driver that was killed may not have got them. It drops what it has.
-        for epoch in range(1, finished + 1):
-            points = outbox.history if engine.worker == 0 and epoch == 1 else []
-            send(points, Finished(epoch, str(checkpoint_folder(folder, epoch))))
+    done = resume(folder, engine)
+    safe(done.step)
+    outbox = Outbox(send, done.history)
+    send_again(outbox, folder, done, engine)
+
+    def keep(epochs: int, step: int) -> None:
+        outbox.flush(None)
+        keep_state(folder, trial, engine, Progress(step, epochs, history=outbox.history))
+        safe(step)
 
     def publish(epoch: int, step: int) -> None:
         outbox.flush(None)
-        checkpoint = save_epoch(folder, epoch, step, trial, model, tokenizer, engine, outbox.history, RunningMean())
-        outbox.flush(Finished(epoch, str(checkpoint)))
+        checkpoint = checkpoint_folder(folder, epoch)
+        save_policy(checkpoint, trial, model, tokenizer, engine, epoch=epoch, step=step)
+        keep(epoch, step)
+        outbox.flush(Finished(epoch, name_of(checkpoint)))
 
     tried = np.unique([*range(min(len(train), _TRIED_CONVERSATIONS)), int(np.argmax(train.lengths))])
     passes = passes_of(config, engine, train.take(tried)[0], folder, say)
@@ -80,7 +90,8 @@ def run_sft(
             keep_passes=lambda smaller: remember(folder, config, smaller),
             report=outbox.put,
             publish=publish,
-            finished_epochs=finished,
+            keep=keep,
+            finished_steps=done.step,
         )
     except Diverged:
         outbox.flush(None)
@@ -96,22 +107,26 @@ def tune(
     *,
     report: Report,
     publish: Publish,
+    keep: Keep = lambda epochs, step: None,
     keep_passes: Callable[[Passes], None] = lambda passes: None,
-    finished_epochs: int = 0,
+    finished_steps: int = 0,
 ) -> None:
-    """Optimise until the trial's epochs are done, from the end of epoch `finished_epochs`.
+    """Optimise until the trial's epochs are done, from after step `finished_steps`.
 
     A step's loss is -sum log p(learned tokens) / their number, over all its conversations, in nats. What is seen in
-    which order depends on the trial alone; `keep_passes` is told of smaller passes when memory runs out. Raises
-    Diverged and OutOfMemory.
+    which order depends on the trial alone; `keep` is called every `checkpoint_minutes` within an epoch, `keep_passes`
+    is told of smaller passes when memory runs out. Raises Diverged and OutOfMemory.
     """
     steps_per_epoch = math.ceil(len(train) / trial.conversations_per_step)
     total_steps = steps_per_epoch * trial.epochs
-    for epoch in range(finished_epochs + 1, trial.epochs + 1):
+    kept = time.perf_counter()
+    for epoch in range(finished_steps // steps_per_epoch + 1, trial.epochs + 1):
         order = epoch_order(len(train), trial.seed, epoch)
         for number, rows in enumerate(
             consecutive(order, trial.conversations_per_step), (epoch - 1) * steps_per_epoch + 1
         ):
+            if number <= finished_steps:
+                continue
             started = time.perf_counter()
             chats, marks = train.take(rows)
             learning_rate = learning_rate_at(number - 1, total_steps, trial.learning_rate, trial.warmup_share)
@@ -126,8 +141,8 @@ def tune(
             if norm is not None:
                 _stop_if_not_finite("gradient norm", norm, number)
                 metrics["train/gradient_norm"] = norm
-            # Every worker must report the same numbers, so speed is taken from the workers' mean time.
-            seconds = float(engine.sum(np.array([time.perf_counter() - started]))[0]) / engine.workers
+            # Every worker must report the same numbers and write at the same steps: times are the workers' means.
+            seconds, since_kept = mean_seconds(engine, started, kept)
             metrics |= {
                 "train/conversations_per_second": len(rows) / seconds,
                 "train/tokens_per_second": int(chats.together.sum()) / seconds,
@@ -136,7 +151,11 @@ def tune(
             if number == epoch * steps_per_epoch or number % trial.validate_every_steps == 0:
                 metrics["validation_curve/loss"] = validation_loss(engine, validation, passes)
             report(metrics, number)
+            if number < epoch * steps_per_epoch and 0 < trial.checkpoint_minutes * 60 <= since_kept:
+                keep(epoch - 1, number)
+                kept = time.perf_counter()
         publish(epoch, epoch * steps_per_epoch)
+        kept = time.perf_counter()
 
 
 def validation_loss(engine: Engine, validation: ChatTable, passes: Passes) -> float:

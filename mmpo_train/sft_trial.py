@@ -74,8 +74,9 @@ class SFTTrial:
 
     validate_every_steps: int = _runtime(256)
     """Steps between validations within an epoch; every epoch's end is validated besides."""
-    tokens_per_pass: int = _runtime(0)
+    checkpoint_minutes: float = _runtime(15.0)
     """As in TrialConfig, like the fields after it."""
+    tokens_per_pass: int = _runtime(0)
     layout: str = _runtime("packed")
     compile: bool = _runtime(False)
     zero_stage: int = _runtime(2)
@@ -117,7 +118,7 @@ def _problems(trial: SFTTrial) -> Iterable[str]:
             yield f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(trial, name)!r}"
     if not (math.isfinite(trial.learning_rate) and trial.learning_rate > 0):
         yield f"learning_rate must be a finite number above 0, got {trial.learning_rate}"
-    for name in ("weight_decay", "max_gradient_norm"):
+    for name in ("weight_decay", "max_gradient_norm", "checkpoint_minutes"):
         value = getattr(trial, name)
         if not (math.isfinite(value) and value >= 0):
             yield f"{name} must be a finite number of at least 0, got {value}"

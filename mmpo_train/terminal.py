@@ -46,7 +46,7 @@ def run_program(
         place = f" ({error.filename})" if error.filename else ""
         _refuse(f"{error.strerror}{place}: free some space, or give another folder with --storage")
     except KeyboardInterrupt:
-        _errors.print("interrupted; the same command goes on from the last epoch checkpoints")
+        _errors.print("interrupted; the same command goes on from the last states written")
         sys.exit(130)
 
 

@@ -46,13 +46,19 @@ def masked(text: str) -> str:
     return _KNOWN_TOKEN.sub(r"\1***", text)
 
 
-def resolve(tracking_uri: str | None, storage: Path) -> Address:
-    """The address to use; `sqlite:///<storage>/mlflow.db` when none is given.
+def tracking_uri(given: str | None) -> str:
+    """What was given, or what MLflow's own variable names; empty for the database in the storage."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or ""
+
+
+def resolve(given: str | None, storage: Path) -> Address:
+    """The address to use; `sqlite:///<storage>/mlflow.db` when none is given, nor named by MLFLOW_TRACKING_URI.
 
     Raises InputError for what MLflow 3 cannot write to: a plain folder of runs, an unknown scheme, a database
     file that cannot be created, read or written.
     """
-    if tracking_uri is None:
+    uri = tracking_uri(given)
+    if not uri:
         try:
             storage.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -60,36 +66,37 @@ def resolve(tracking_uri: str | None, storage: Path) -> Address:
                 f"the folder {storage} for results cannot be made ({error.strerror}); choose another"
             ) from error
         return _sqlite(storage.resolve() / "mlflow.db")
-    scheme, separator, rest = tracking_uri.partition("://")
+    scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         raise InputError(
-            f"--tracking-uri {masked(tracking_uri)!r} is a plain folder, which MLflow 3 no longer writes runs to; "
+            f"--tracking-uri {masked(uri)!r} is a plain folder, which MLflow 3 no longer writes runs to; "
             f"{LOCAL_ADVICE}, or give sqlite:///path/to/mlflow.db or the address of a server"
         )
     if scheme in ("http", "https"):
         if not rest.rpartition("@")[2].strip("/"):
-            raise InputError(f"--tracking-uri {masked(tracking_uri)!r} names no host; expected http://127.0.0.1:5000")
-        return Address(tracking_uri.rstrip("/"), remote=True)
+            raise InputError(f"--tracking-uri {masked(uri)!r} names no host; expected http://127.0.0.1:5000")
+        return Address(uri.rstrip("/"), remote=True)
     if scheme == "sqlite":
         if not rest.startswith("/") or rest in ("/", "/:memory:"):
             raise InputError(
-                f"--tracking-uri {tracking_uri!r} names no file; expected sqlite:///relative/mlflow.db "
+                f"--tracking-uri {uri!r} names no file; expected sqlite:///relative/mlflow.db "
                 f"or sqlite:////absolute/mlflow.db, or {LOCAL_ADVICE}"
             )
         return _sqlite(Path(rest[1:]).absolute())
     if scheme.partition("+")[0] in DATABASES or scheme == "databricks":
-        return Address(tracking_uri)
+        return Address(uri)
     raise InputError(
-        f"--tracking-uri {masked(tracking_uri)!r} has the unknown scheme {scheme!r}; expected sqlite, http, https, "
+        f"--tracking-uri {masked(uri)!r} has the unknown scheme {scheme!r}; expected sqlite, http, https, "
         f"{', '.join(DATABASES)}; {LOCAL_ADVICE}"
     )
 
 
-def is_there(tracking_uri: str | None, storage: Path) -> bool:
+def is_there(given: str | None, storage: Path) -> bool:
     """Whether the address has a ledger already. Servers are thought to have one."""
-    if tracking_uri is None:
+    uri = tracking_uri(given)
+    if not uri:
         return (storage / "mlflow.db").is_file()
-    return not tracking_uri.startswith("sqlite:///") or Path(tracking_uri.removeprefix("sqlite:///")).is_file()
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
 
 
 def unreachable(address: Address, why: str) -> InputError:

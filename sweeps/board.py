@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ _STATE_STYLES = {
     "waiting": "dim",
 }
 _ACCURACY = "validation_curve/reward_accuracy"
+_ENDED = ("finished", "diverged", "failed", "stopped")
+_AROUND = 7
+"""Lines of the screen that are no rows: heading, names, frame, what is left out, and one to spare."""
+_FEWEST_ROWS = 10
+_BEST = 5
+"""Rows that are kept for what has ended."""
 
 
 @dataclass
@@ -54,7 +61,7 @@ class Row:
     @property
     def seconds_left(self) -> float | None:
         """Of training, at the present speed."""
-        if self.state in ("finished", "diverged", "failed", "stopped"):
+        if self.state in _ENDED:
             return 0.0
         return None if self.seconds_per_epoch is None else (self.epochs - self.epoch) * self.seconds_per_epoch
 
@@ -96,8 +103,11 @@ class Board:
             yield
 
     def table(self) -> Table:
-        """The rows as they are now."""
-        table = Table(title=self._heading(), title_justify="left", title_style="bold")
+        """The rows as they are now; on a screen too low for all, those under way and the best that have ended."""
+        shown = self._shown()
+        table = Table(title=self._heading(), title_justify="left", title_style="bold", caption_justify="left")
+        if len(shown) < len(self.rows):
+            table.caption = f"{len(shown)} of {len(self.rows)} trials; {self._counts()}"
         for name, justify in (
             (self.axis.replace("_", " "), "right"),
             ("state", "left"),
@@ -109,7 +119,7 @@ class Board:
             ("time left", "right"),
         ):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
-        for row in self.rows.values():
+        for row in shown:
             table.add_row(
                 row.label,
                 row.state,
@@ -123,6 +133,21 @@ class Board:
             )
         return table
 
+    def _shown(self) -> list[Row]:
+        rows = list(self.rows.values())
+        room = max(_FEWEST_ROWS, self.console.size.height - _AROUND)
+        if len(rows) <= room:
+            return rows
+        under_way = [row for row in rows if row.state not in (*_ENDED, "waiting")]
+        ended = sorted((row for row in rows if row.state in _ENDED), key=lambda row: -(row.reward_accuracy or 0.0))
+        waiting = [row for row in rows if row.state == "waiting"]
+        kept = {id(row) for row in [*under_way[: room - _BEST], *ended, *waiting][:room]}
+        return [row for row in rows if id(row) in kept]
+
+    def _counts(self) -> str:
+        counts = Counter(row.state for row in self.rows.values())
+        return ", ".join(f"{count} {state}" for state, count in counts.most_common())
+
     def _heading(self) -> str:
         elapsed = time.monotonic() - self.started
         known = [row.epochs * row.seconds_per_epoch for row in self.rows.values() if row.seconds_per_epoch]
@@ -131,7 +156,7 @@ class Board:
             typical = sum(known) / len(known)
             work = sum(typical if row.seconds_left is None else row.seconds_left for row in self.rows.values())
             left = f", about {_duration(work / self.concurrent)} of training left"
-        return f"{self.title} · {_duration(elapsed)}{left}"
+        return f"{self.title}, up to {self.concurrent} at a time · {_duration(elapsed)}{left}"
 
 
 def _number(value: float | None, form: str) -> str:

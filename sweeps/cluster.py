@@ -1,21 +1,28 @@
-"""The Ray cluster: reached or started, and what a trial asks of it."""
+"""The Ray cluster: reached or started."""
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import re
+import socket
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmpo_train.errors import InputError
+from mmpo_train.mirror import name_of
+from mmpo_train.terminal import console
+from sweeps.capacity import NodeKind, Nodes
 from sweeps.forecast import accelerator_name
+from sweeps.placement import NoRoom, TrialResources, Wish, assumed, place
+from sweeps.survey import cluster_nodes
 
 # Set before ray is imported; an address in the environment means that a cluster is there already.
 _ENVIRONMENT = {
@@ -27,6 +34,7 @@ _ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_worker_maximum_startup_concurrency": "8",  # a trial has four processes; above 4 x 2 cores Ray warns
     "RAY_AIR_NEW_OUTPUT": "0",  # the table is ours
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a process is used again once its last trial's thread has ended
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the stage at once; the same command goes on
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -34,46 +42,13 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONWARNINGS": "ignore",
 }
+# Where an object store is; who may use it, every node knows by itself.
+_STORE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 _LOCAL_OBJECT_STORE_BYTES = 200 * 2**20
-
-
-@dataclass(frozen=True)
-class TrialResources:
-    """What one trial asks of the cluster, and how many run at a time."""
-
-    workers: int
-    use_gpu: bool
-    cpus_per_worker: int
-    concurrent: int
-    accelerator: str = ""
-    """The GPUs' type as Ray names it, such as H100; several are joined by a slash."""
-
-    def __str__(self) -> str:
-        named = f" ({self.accelerator})" if self.accelerator else ""
-        each = f"1 GPU{named}" if self.use_gpu else f"{self.cpus_per_worker} CPU"
-        plural = "s" if self.workers > 1 else ""
-        return f"{self.workers} worker{plural} of {each}"
-
-
-def plan_resources(cpus: float, gpus: float, workers: int, concurrent: int, accelerator: str = "") -> TrialResources:
-    """Workers on GPUs where there are any, else on CPUs; as many trials at a time as fit, or as many as asked.
-
-    `concurrent` = 0 means as many as fit. Raises InputError where not even one trial fits.
-    """
-    use_gpu = gpus >= 1
-    available = int(gpus if use_gpu else cpus)
-    kind = "GPU" if use_gpu else "CPU"
-    if workers < 1:
-        raise InputError(f"--workers-per-trial must be at least 1, got {workers}")
-    if concurrent < 0:
-        raise InputError(f"--concurrent-trials must be at least 1, or 0 for as many as fit, got {concurrent}")
-    if workers > available:
-        raise InputError(
-            f"a trial of {workers} workers needs {workers} {kind}s, this cluster has {available}; "
-            f"give --workers-per-trial {max(1, available)} or fewer"
-        )
-    fit = available // workers
-    return TrialResources(workers, use_gpu, 1, min(concurrent or fit, fit), accelerator if use_gpu else "")
+_HOSTS_SECONDS = 600.0
+LOST_NODES = 20
+"""So often a task, or an evaluator, begins anew on another node. It is not without end, as a task may itself be what
+kills its process."""
 
 
 def local_resources() -> tuple[float, float]:
@@ -85,11 +60,11 @@ def local_resources() -> tuple[float, float]:
     return float(len(os.sched_getaffinity(0))), float(gpus)
 
 
-def resources_here(workers: int, concurrent: int) -> TrialResources | None:
-    """What a trial gets on this machine; None for a cluster at RAY_ADDRESS, known once it is reached."""
-    if "RAY_ADDRESS" in os.environ:
-        return None
-    return plan_resources(*local_resources(), workers, concurrent, local_accelerator())
+def local_nodes() -> Nodes:
+    """This machine."""
+    cpus, gpus = local_resources()
+    types = tuple(name for name in local_accelerator().split("/") if name) if gpus else ()
+    return Nodes((NodeKind(cpus, gpus, types),), local=True)
 
 
 def local_accelerator() -> str:
@@ -99,12 +74,42 @@ def local_accelerator() -> str:
     return "/".join(sorted({accelerator_name(model[1]) for model in models if model}))
 
 
-def cluster_accelerator() -> str:
-    """The same of the cluster that is connected to."""
-    import ray
+def nodes_now() -> Nodes:
+    """Those of the cluster that is connected to, or this machine."""
+    return cluster_nodes() if os.environ.get("RAY_ADDRESS") else local_nodes()
 
-    prefix = "accelerator_type:"
-    return "/".join(sorted(name.removeprefix(prefix) for name in ray.cluster_resources() if name.startswith(prefix)))
+
+def trial_resources(wish: Wish, *, dry_run: bool = False, verbose: bool = False) -> TrialResources:
+    """What a trial gets where it will run: on this machine, or on the cluster at RAY_ADDRESS, which is asked.
+
+    Hosts of a list that have not joined yet are waited for, where a trial does not fit on the others. In a dry run
+    a cluster that does not answer is taken to have what is asked for. Raises InputError where a trial can never run.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        return place(wish, local_nodes())
+    try:
+        with cluster(verbose) as nodes:
+            return _when_hosts_are_there(wish, nodes, 0.0 if dry_run else _HOSTS_SECONDS)
+    except Unreachable:
+        if not dry_run:
+            raise
+        return assumed(wish)
+
+
+def _when_hosts_are_there(wish: Wish, nodes: Nodes, patience_seconds: float) -> TrialResources:
+    end = time.monotonic() + patience_seconds
+    said = False
+    while True:
+        try:
+            return place(wish, nodes)
+        except NoRoom:
+            if not nodes.unknown or time.monotonic() >= end:
+                raise
+        if not said:
+            console.print(f"waiting for {nodes.unknown} hosts of the cluster to join", highlight=False)
+            said = True
+        time.sleep(5)
+        nodes = cluster_nodes()
 
 
 _keeping: ContextVar[bool] = ContextVar("keeping", default=False)
@@ -119,48 +124,64 @@ def kept_cluster() -> Iterator[None]:
     finally:
         _keeping.reset(token)
         if "ray" in sys.modules:
-            import ray
-
-            ray.shutdown()
+            _leave()
 
 
 @contextmanager
-def cluster(verbose: bool) -> Iterator[tuple[float, float]]:
-    """A connection to the cluster at RAY_ADDRESS, or a Ray of our own on this machine; yields its CPUs and GPUs.
+def cluster(verbose: bool) -> Iterator[Nodes]:
+    """A connection to the cluster at RAY_ADDRESS, or a Ray of our own on this machine; yields its nodes.
 
     What was started is stopped at the end, that of `kept_cluster` where there is one. The dashboard listens on
-    localhost alone.
+    localhost alone. Inside another such block it is the same connection.
     """
     for name, value in _ENVIRONMENT.items():  # before ray is imported
         os.environ.setdefault(name, value)
     import ray
 
-    if not (_keeping.get() and ray.is_initialized()):
+    mine = not ray.is_initialized()
+    if mine:
         _connect(verbose)
     try:
-        total = ray.cluster_resources()
-        yield total.get("CPU", 0.0), total.get("GPU", 0.0)
+        yield nodes_now()
     finally:
-        if not _keeping.get():
-            ray.shutdown()
+        if mine and not _keeping.get():
+            _leave()
+
+
+def _leave() -> None:
+    """Disconnect, and stop what was started."""
+    import ray
+
+    # Ray's handles do not look whether it is being shut down: one that garbage collection drops in another thread, such
+    # as the ledger's writer, could end the process.
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
 
 
 def _connect(verbose: bool) -> None:
-    """Reach the cluster at RAY_ADDRESS, or start one. Raises InputError where it does not answer."""
+    """Reach the cluster at RAY_ADDRESS, or start one. Raises Unreachable where it does not answer."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _knock(address)
     warnings.filterwarnings("ignore")
     import ray
 
-    environment = {name: os.environ[name] for name in _ENVIRONMENT}
+    environment = {name: os.environ[name] for name in (*_ENVIRONMENT, *_STORE_SETTINGS) if name in os.environ}
     arguments: dict[str, Any] = {
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
         "runtime_env": {"env_vars": environment},
     }
-    if not os.environ.get("RAY_ADDRESS"):
+    if not address:
         # One process less for each trial: nobody takes this machine away with notice.
         environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         cpus, gpus = local_resources()
         arguments |= {
+            "address": "local",  # not whatever cluster was started here last
             "num_cpus": int(cpus),
             "num_gpus": int(gpus),
             "include_dashboard": True,
@@ -175,20 +196,43 @@ def _connect(verbose: bool) -> None:
     try:
         ray.init(**arguments)
     except ConnectionError as error:
-        address = os.environ.get("RAY_ADDRESS")
-        raise InputError(
-            f"the Ray cluster at RAY_ADDRESS={address} does not answer; start it with `ray up cluster.yaml`, or unset "
-            "RAY_ADDRESS to run on this machine"
-        ) from error
+        raise Unreachable(_no_answer(address or "this machine")) from error
 
 
-def map_on_cluster(use_gpu: bool, progress: Callable[[float], None]) -> Callable[..., list[Any]]:
-    """A `map_shards` for the reference store: every shard is a Ray task on one CPU or GPU."""
+def _knock(address: str) -> None:
+    """Raises Unreachable within seconds where nobody listens: Ray itself tries for a minute."""
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not host or not port.isdigit():  # `auto`: nothing to knock at
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise Unreachable(_no_answer(address)) from error
+
+
+def _no_answer(address: str) -> str:
+    return (
+        f"the Ray cluster at RAY_ADDRESS={address} does not answer; start it with `ray up cluster.yaml`, or unset "
+        "RAY_ADDRESS to run on this machine"
+    )
+
+
+class Unreachable(InputError):
+    """Nobody answers at RAY_ADDRESS."""
+
+
+def map_on_cluster(resources: TrialResources, progress: Callable[[float], None]) -> Callable[..., list[Any]]:
+    """A `map_shards` for the reference store: every shard is a Ray task on one CPU, or one GPU as trials have it."""
 
     def map_shards(function: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
         import ray
 
-        task = ray.remote(function).options(num_cpus=1, num_gpus=1 if use_gpu else 0)
+        task = ray.remote(function).options(
+            num_cpus=1,
+            num_gpus=int(resources.use_gpu),
+            accelerator_type=resources.accelerator_type or None,
+            max_retries=LOST_NODES,
+        )
         references = [task.remote(*arguments) for arguments in work]
         waiting = references
         while waiting:
@@ -200,5 +244,5 @@ def map_on_cluster(use_gpu: bool, progress: Callable[[float], None]) -> Callable
 
 
 def ray_storage(storage: Path) -> str:
-    """Where Ray keeps its own records of a sweep."""
-    return str((storage / "ray").resolve())
+    """Where Ray keeps its own records of a sweep: in the storage, which all nodes must reach."""
+    return f"{name_of(storage)}/ray"

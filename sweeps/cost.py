@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,12 +27,12 @@ from sweeps.forecast import (
     reference_flop,
     work_of,
 )
+from sweeps.options import SweepOptions, experiment_name
 
 if TYPE_CHECKING:
     from mmpo_train.preference_rows import PreferenceExample
     from mmpo_train.prepare import Inputs
-    from sweeps.cluster import TrialResources
-    from sweeps.options import SweepOptions
+    from sweeps.placement import TrialResources
     from sweeps.planned import Planned
     from sweeps.tracking import Ledger, TrialRecord
 
@@ -55,7 +55,7 @@ PARAMETERS = {
 def forecast_trials(
     todo: Sequence[Planned],
     options: SweepOptions,
-    resources: TrialResources | None,
+    resources: TrialResources,
     ledger: Ledger | None,
     *,
     prepared: bool = False,
@@ -65,21 +65,27 @@ def forecast_trials(
     Trials that go on from a checkpoint are counted in full; suites beside reward accuracy, and answers that are
     generated in training, are not counted. The pass of the reference model is, unless it is there or `prepared` before.
     """
-    kind = "CPU" if resources is not None and not resources.use_gpu else "GPU"
+    kind = "GPU" if resources.use_gpu else "CPU"
     if not todo:
         return Forecast(0, 0, 0.0, 0.0, kind, "nothing to train", options.price_per_gpu_hour)
     inputs, first = todo[0].inputs, todo[0].config
-    workers, name = options.workers_per_trial, "" if resources is None else resources.accelerator
+    workers = resources.workers
     size = read_size(inputs.model_folder, find_recipe(options.model, options.recipe).name)
     train, validation, counted = lengths_of(inputs)
     works = [work_on(size, train, validation, one.config) for one in todo]
     measured: list[tuple[float, float, Work]] = []
-    if ledger is not None and resources is not None:
-        measured = _finished_trials(ledger, todo[0], hardware(resources), size, (train, validation))
+    if ledger is not None:
+        same = {name: getattr(first, name) for name in _SAME_FIELDS}
+
+        def work_in(params: Mapping[str, str]) -> Work:
+            fields = {name: int(params[name]) for name in _SPEED_FIELDS}
+            return work_on(size, train, validation, replace(first, fields))
+
+        measured = finished_trials(ledger, experiment_name(first), same, hardware(resources), work_in)
     if measured:
         speed = measured_speed(measured)
     else:
-        speed = modelled_speed(works[0], name if kind == "GPU" else "CPU", workers)
+        speed = modelled_speed(works[0], resources.accelerator if kind == "GPU" else "CPU", workers)
         speed = Speed(speed.tokens_per_second, speed.start_up_seconds, f"{speed.source}; {counted}")
     seconds = [speed.seconds(work) for work in works]
     once = 0.0
@@ -88,12 +94,11 @@ def forecast_trials(
     ):  # the reference model's log-probabilities are made with the token tables
         share = reference_flop(size, train.first(_completions(first)), validation) / works[0].training_flop
         once = share * works[0].tokens / speed.tokens_per_second
-    concurrent = resources.concurrent if resources is not None else 1
     return Forecast(
         len(todo),
         sum(work.steps for work in works),
         (sum(seconds) + once) * workers / 3600,
-        elapsed(seconds, concurrent) + once / concurrent,
+        elapsed(seconds, resources.concurrent) + once / resources.concurrent,
         kind,
         speed.source,
         options.price_per_gpu_hour,
@@ -171,26 +176,29 @@ def _guessed(examples: Sequence[PreferenceExample], most_prompt: int, most_compl
     return Lengths(cut(prompts, most_prompt), cut(completions, most_completion))
 
 
-def _finished_trials(
-    ledger: Ledger, like: Planned, ran_on: str, size: ModelSize, lengths: tuple[Lengths, Lengths]
+def finished_trials(
+    ledger: Ledger,
+    experiment: str,
+    same: Mapping[str, Any],
+    ran_on: str,
+    work_in: Callable[[Mapping[str, str]], Work],
 ) -> list[tuple[float, float, Work]]:
-    """Tokens a second, seconds and work of the latest finished trials that this one is like."""
-    from sweeps.options import experiment_name
+    """Tokens a second, seconds and work of the latest trials that finished with the `same` params on such hardware.
 
+    `work_in` makes the work of a run's params.
+    """
     tags = {"ledger.kind": "trial", "trial.state": "finished", HARDWARE: ran_on}
     with ledger.store.reading():
-        experiment = ledger.store.experiment_id(experiment_name(like.config), create=False)
-        runs = ledger.store.search(experiment, tags)
-    same = {name: str(getattr(like.config, name)) for name in _SAME_FIELDS}
+        runs = ledger.store.search(ledger.store.experiment_id(experiment, create=False), tags)
+    wanted = {name: str(value) for name, value in same.items()}
     found: list[tuple[float, float, Work]] = []
     for run in reversed(runs):
         params, seconds = run.data.params, float(run.data.tags.get("trial.seconds", 0))
-        if seconds <= 0 or {name: params.get(name) for name in same} != same or len(found) == _LATEST:
+        if seconds <= 0 or {name: params.get(name) for name in wanted} != wanted or len(found) == _LATEST:
             continue
         curve = [value for _, value in ledger.curve(run.info.run_id, "train/tokens_per_second")]
         if curve:
-            config = replace(like.config, {name: int(params[name]) for name in _SPEED_FIELDS})
-            found.append((statistics.median(curve), seconds, work_on(size, *lengths, config)))
+            found.append((statistics.median(curve), seconds, work_in(params)))
     return found
 
 

@@ -153,8 +153,12 @@ def work_of(
     pairs_per_step: int,
     validate_every_steps: int,
     lora: bool,
+    judged: bool = True,
 ) -> Work:
-    """A trial's work. Training costs 6 N a token, 4 N where the weights are frozen (LoRA); attention three forwards."""
+    """A trial's work. Training costs 6 N a token, 4 N where the weights are frozen (LoRA); attention three forwards.
+
+    `judged`: whether an evaluator looks at each epoch's checkpoint, besides the loop's own validation.
+    """
     weights, attention = forward_flop(size, train)
     steps_per_epoch = math.ceil(len(train.prompts) / pairs_per_step)
     ends = {epoch * steps_per_epoch for epoch in range(1, epochs + 1)}
@@ -163,7 +167,7 @@ def work_of(
         epochs * steps_per_epoch,
         epochs * train.tokens,
         epochs * ((2 if lora else 3) * weights + 3 * attention),
-        (validations + epochs) * sum(forward_flop(size, validation)),
+        (validations + epochs * judged) * sum(forward_flop(size, validation)),
     )
 
 

@@ -63,7 +63,7 @@ def conclude(
     if found:
         console.print(_importance_table(found, names))
         picture = plot_importances(
-            options.storage / "plots" / f"joint_search-{objective}-{log.run_id[:8]}.png",
+            options.folder / "plots" / f"joint_search-{objective}-{log.run_id[:8]}.png",
             title=f"What reward accuracy depends on: {objective}, {experiment}",
             importances={kind: {words(name): share for name, share in by.items()} for kind, by in found.items()},
         )
@@ -72,7 +72,7 @@ def conclude(
             "importances", {"field": names, **{kind: [by[name] for name in names] for kind, by in found.items()}}
         )
         console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
-    path = _write(options.storage / "reports" / f"joint_search-{objective}-{log.run_id[:8]}.csv", tried, names)
+    path = _write(options.folder / "reports" / f"joint_search-{objective}-{log.run_id[:8]}.csv", tried, names)
     log.log_file(path, "tables")
     log.describe("\n\n".join(answers))
     log.tag({f"best.{name}": value for name, value in best.values.items()} | {"best.reward_accuracy": max(best.scores)})

@@ -5,6 +5,7 @@ python sweeps/joint_search.py --objective mmpo --model tiny
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,14 +16,14 @@ from mmpo_train.options import base_config
 from mmpo_train.recipes import find_recipe
 from mmpo_train.terminal import console, run_program
 from sweeps import grids
-from sweeps.cluster import kept_cluster, local_resources, resources_here
+from sweeps.cluster import kept_cluster, trial_resources
 from sweeps.conclusion import as_typed
 from sweeps.cost import forecast_trials
 from sweeps.joint_results import Tried, conclude, listed
 from sweeps.labels import shown
-from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name
+from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name, wish_of
 from sweeps.planned import Planned, find_records, train_planned, unfinished
-from sweeps.preflight import check_disk, check_judges, check_suites
+from sweeps.preflight import check_disk, check_judges, check_storage, check_suites
 from sweeps.sequence import TUNED
 from sweeps.stage import known_objective
 
@@ -126,12 +127,12 @@ def run_joint_search(options: JointOptions) -> None:
     base = search.inputs.config
     experiment = experiment_name(base)
     if options.dry_run:
-        ledger = connect_to_read(options.tracking_uri or None, options.storage)
+        ledger = connect_to_read(options.tracking_uri or None, options.folder)
         _list(search, ledger, experiment)
         return
     check_disk(search.inputs, search.budget)
-    check_suites(base, options.evaluation, options.storage)
-    ledger = connect(options.tracking_uri or None, options.storage)
+    check_suites(base, options.evaluation, options.folder)
+    ledger = connect(options.tracking_uri or None, options.folder)
     try:
         log = _open_log(search, ledger, experiment)
         try:
@@ -144,7 +145,7 @@ def run_joint_search(options: JointOptions) -> None:
             log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
             raise
         console.print(as_typed(ledger.ui_command()), highlight=False, soft_wrap=True, markup=False)
-        console.print(ledger.page(experiment), highlight=False, soft_wrap=True, markup=False)
+        console.print(log.page(), highlight=False, soft_wrap=True, markup=False)
     finally:
         ledger.close()
 
@@ -165,15 +166,18 @@ def _prepare(options: JointOptions) -> Search:
         raise InputError(
             f"--trials must be at least 1, or 0 for as many as the stages have points, got {options.trials}"
         )
+    check_storage(options)
+    resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
     base = base_config(options)
     epochs = {} if "epochs" in parse_assignments(options.set) else {"epochs": grids.SEARCH_SETTINGS["epochs"]}
     base = replace(base, epochs)
     if base.precision == "auto":
-        base = replace(base, {"precision": "bf16" if local_resources()[1] else "fp32"})
-    inputs = identify(base, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+        base = replace(base, {"precision": resources.precision})
+    inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     check_judges([base], with_keys=not options.dry_run)
-    resources = resources_here(options.workers_per_trial, options.concurrent_trials)
-    at_a_time = resources.concurrent if resources else options.concurrent_trials or _AT_A_TIME_ELSEWHERE
+    # A cluster grows and shrinks: a search that goes on must propose as many at a time as it did.
+    elsewhere = bool(os.environ.get("RAY_ADDRESS"))
+    at_a_time = (options.concurrent_trials or _AT_A_TIME_ELSEWHERE) if elsewhere else resources.concurrent
     budget = options.trials or budget_of(objective)
     proposals = Proposals(ranges_of(objective), options.seed, random_first=max(2, budget // 3))
     return Search(options, inputs, proposals, budget, at_a_time)
@@ -194,8 +198,7 @@ def _list(search: Search, ledger: Ledger | None, experiment: str) -> None:
     todo: list[Planned] = []
     while search.asked < search.budget and not todo:
         planned = search.next_round()
-        found = {} if ledger is None else {one.digest: ledger.look_up(experiment, one.digest) for one in planned}
-        records = {digest: record for digest, record in found.items() if record is not None}
+        records = {} if ledger is None else ledger.look_up_trials(experiment, [one.digest for one in planned])
         todo = to_train(planned, records)
         if not todo:
             search.learn(planned, records)
@@ -203,10 +206,9 @@ def _list(search: Search, ledger: Ledger | None, experiment: str) -> None:
     for trial in todo:
         console.print(f"  next: {trial.digest}  {trial.label}", highlight=False)
     left = search.budget - len(search.tried)
-    resources = resources_here(search.options.workers_per_trial, search.options.concurrent_trials)
-    asks = f", {resources} each" if resources else ""
+    resources = trial_resources(wish_of(search.options), dry_run=True)
     console.print(
-        f"{left} to train at most, {len(search.tried)} to reuse; {search.at_a_time} at a time{asks}; "
+        f"{left} to train at most, {len(search.tried)} to reuse; {search.at_a_time} at a time, {resources} each; "
         "nothing was started",
         highlight=False,
         soft_wrap=True,

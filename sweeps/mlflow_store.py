@@ -7,14 +7,18 @@ import json
 import logging
 import os
 import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from filelock import FileLock
 
+from mmpo_train.deadline import within
 from mmpo_train.errors import InputError
+from mmpo_train.mirror import address_of
 from sweeps import addresses
 from sweeps.addresses import Address, masked
 
@@ -22,8 +26,12 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
 PRIMARY_METRIC = "validation/reward_accuracy"
 PROBE_SECONDS = 5
+RUNS_PER_PAGE = 1000
+READERS = 8
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 TAG_CHARACTERS = 8000
@@ -71,7 +79,9 @@ class Store:
         from mlflow.exceptions import MlflowException
 
         # A server knows where its artifacts go. Otherwise MLflow would put them below the current folder.
-        location = None if self.address.remote else (self._storage / "mlartifacts").as_uri()
+        beside = self.address.database if address_of(self._storage) else None  # a copy may be deleted at any time
+        folder = beside.parent if beside else self._storage
+        location = None if self.address.remote else (folder / "mlartifacts").as_uri()
         tags = {"mlflow.experiment.primaryMetric.name": PRIMARY_METRIC}
         try:
             self.client.create_experiment(name, artifact_location=location, tags=tags)
@@ -86,8 +96,21 @@ class Store:
         for value in tags.values():
             assert "'" not in value, f"a quote in {value!r} would end MLflow's filter"
         wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        found = self.client.search_runs([experiment_id], wanted, order_by=["attributes.start_time ASC"])
-        return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        found: list[Run] = []
+        page = None
+        while True:  # a page has at most so many runs; the token of the last one is empty
+            some = self.client.search_runs([experiment_id], wanted, max_results=RUNS_PER_PAGE, page_token=page)
+            found += some
+            page = some.token
+            if not page:
+                return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+    def read_all(self, read: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+        """What `read` gives for each, in order; many at a time where each has to wait for a server."""
+        if not self.address.remote or len(items) < 2:
+            return [read(item) for item in items]
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(read, items))
 
     def find_or_create(
         self,
@@ -142,13 +165,13 @@ class Store:
 
     def json_artifacts(self, run_id: str, paths: set[str]) -> dict[str, Any]:
         """The parsed JSON files at these paths and in these folders, by artifact path; none that is missing or torn."""
-        wanted = paths & {item.path for item in self.client.list_artifacts(run_id)}
+        place = urlsplit(self.client.get_run(run_id).info.artifact_uri)
+        if place.scheme in ("", "file"):  # where MLflow would make copies of them first
+            return _parsed_files(Path(url2pathname(place.path)), paths)
         with tempfile.TemporaryDirectory() as folder:
-            for path in wanted:
+            for path in paths & {item.path for item in self.client.list_artifacts(run_id)}:
                 self.client.download_artifacts(run_id, path, folder)
-            files = sorted(Path(folder).rglob("*.json"))
-            contents = ((file.relative_to(folder).as_posix(), _parsed(file)) for file in files)
-            return {path: content for path, content in contents if content is not None}
+            return _parsed_files(Path(folder), paths)
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
@@ -181,6 +204,13 @@ def _param(value: Any) -> str:
     return masked(",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))[:PARAM_CHARACTERS]
 
 
+def _parsed_files(folder: Path, paths: set[str]) -> dict[str, Any]:
+    named = [folder / path for path in paths]
+    files = sorted(file for path in named for file in ([path] if path.is_file() else path.rglob("*.json")))
+    contents = ((file.relative_to(folder).as_posix(), _parsed(file)) for file in files)
+    return {path: content for path, content in contents if content is not None}
+
+
 def _parsed(file: Path) -> Any:
     try:
         return json.loads(file.read_text("utf-8"))
@@ -209,29 +239,9 @@ def _client(address: Address) -> MlflowClient:
             with FileLock(f"{address.database}.lock", timeout=120):
                 return answering()
         with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_SECONDS)):
-            return _within(PROBE_SECONDS + 1, answering)
+            return within(PROBE_SECONDS + 1, answering)
     except (MlflowException, OSError) as error:
         raise addresses.unreachable(address, str(error)) from None  # its chain shows credentials
-
-
-def _within(seconds: float, function: Callable[[], Any]) -> Any:
-    """The function's answer. Raises TimeoutError when it takes longer; MLflow tries a database for minutes."""
-    outcome: dict[str, Any] = {}
-
-    def work() -> None:
-        try:
-            outcome["answer"] = function()
-        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
-            outcome["error"] = error
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if "error" in outcome:
-        raise outcome["error"]
-    if "answer" not in outcome:
-        raise TimeoutError(f"no answer in {seconds:.0f} s")
-    return outcome["answer"]
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ from typing import Any
 from eval_workers.suites import EvaluationSettings
 from mmpo_train.config import TrialConfig
 from mmpo_train.options import Options
+from mmpo_train.recipes import find_recipe
 from sweeps.addresses import masked
+from sweeps.placement import Wish
 
 FLUSH_SECONDS = 120.0
 """How long the end of a sweep waits for MLflow."""
@@ -22,14 +24,21 @@ FLUSH_SECONDS = 120.0
 class SweepOptions(Options):
     """What every stage script takes."""
 
-    workers_per_trial: int = 1
-    """DeepSpeed workers of one trial: GPUs, or CPU cores where there is none."""
+    workers_per_trial: int = 0
+    """DeepSpeed workers of one trial, on one node: GPUs, or CPU cores where there is none. Default: the recipe's; on a
+    single machine that has fewer, as many as fit."""
+    min_workers_per_trial: int = 0
+    """Trials are elastic: they begin, and after a lost node go on, with as few workers while a node has no room for
+    more. The same results, later. 0: they wait for all."""
+    accelerator: str = ""
+    """Type of the workers' GPUs as Ray names it, such as L40S; L40 takes L40 or L40S, any takes what there is. Default:
+    the recipe's on a cluster, any on a single machine."""
     concurrent_trials: int = 0
     """Trials that run at a time; 0 for as many as fit."""
     seeds: int = 1
     """Every trial so many times, with --seed and the ones after it."""
     tracking_uri: str = ""
-    """MLflow server or database, instead of <storage>/mlflow.db."""
+    """MLflow server or database. Default: MLFLOW_TRACKING_URI, or <storage>/mlflow.db."""
     evaluation: EvaluationSettings = EvaluationSettings()
     """How the evaluators work that --set evaluations=reward,harness,alpaca,arena names."""
     price_per_gpu_hour: float | None = None
@@ -38,6 +47,17 @@ class SweepOptions(Options):
     """List the trials, what each asks for and what they will cost; start nothing."""
     verbose: bool = False
     """Let the libraries speak."""
+
+
+def wish_of(options: SweepOptions) -> Wish:
+    """What the options and the recipe say of a trial's place."""
+    return Wish(
+        recipe=find_recipe(options.model, options.recipe),
+        workers=options.workers_per_trial,
+        min_workers=options.min_workers_per_trial,
+        accelerator=options.accelerator,
+        concurrent=options.concurrent_trials,
+    )
 
 
 def experiment_name(config: TrialConfig) -> str:

@@ -6,7 +6,6 @@ python sweeps/paper.py --model tiny --objective mmpo dpo simpo
 from __future__ import annotations
 
 import dataclasses
-import os
 import sys
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +17,15 @@ from mmpo_train.errors import InputError
 from mmpo_train.terminal import console, run_program
 from sweeps import grids
 from sweeps.ablations import AblationOptions, ablations
-from sweeps.cluster import kept_cluster, local_resources, resources_here
+from sweeps.cluster import kept_cluster, trial_resources
 from sweeps.cost import forecast_trials
 from sweeps.final_runs import FinalOptions, final_runs
 from sweeps.forecast import Forecast, duration, total
-from sweeps.options import SweepOptions, experiment_name
+from sweeps.options import SweepOptions, experiment_name, wish_of
+from sweeps.placement import TrialResources
 from sweeps.planned import Planned, unfinished
 from sweeps.points import Stage
-from sweeps.preflight import check_judges, check_suites
+from sweeps.preflight import check_judges, check_storage, check_suites
 from sweeps.sequence import TUNED
 from sweeps.stage import known_objective, run_stage, stage_config
 from sweeps.stage1_lr import Stage1Options, stage1
@@ -96,20 +96,21 @@ def check(searches: list[list[Step]]) -> None:
     """Refuse, before anything is started, what any stage would refuse later."""
     from mmpo_train.prepare import identify
 
-    precision = "bf16" if local_resources()[1] else "fp32"
     known: dict[str, Any] = {}
+    places: dict[str, TrialResources] = {}
     for step in (step for steps in searches for step in steps):
         options = step.options
-        base = stage_config(step.stage, options, precision)
+        if options.model not in places:
+            places[options.model] = trial_resources(wish_of(options), dry_run=options.dry_run)
+        base = stage_config(step.stage, options, places[options.model].precision)
         if options.model not in known:
             known[options.model] = identify(
-                base, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows
+                base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows
             )
         step.stage.points(base, known[options.model], options.seeds)
         check_judges([base], with_keys=not options.dry_run)
         if not options.dry_run:
-            check_suites(base, options.evaluation, options.storage)
-    resources_here(searches[0][0].options.workers_per_trial, searches[0][0].options.concurrent_trials)
+            check_suites(base, options.evaluation, options.folder)
 
 
 def run_paper(options: PaperOptions) -> bool:
@@ -119,9 +120,11 @@ def run_paper(options: PaperOptions) -> bool:
         if not given or len(set(given)) < len(given):
             raise InputError(f"--{name} {'names one twice' if given else 'is empty'}; give each once")
     searches = [steps_of(options, model, objective) for model in options.model for objective in options.objective]
+    check_storage(options)
     check(searches)
     if options.dry_run:
-        _foresee(searches)
+        with kept_cluster():
+            _foresee(searches)
         return True
     stopped = {str(steps[0]).rpartition(",")[0]: reason for steps in searches if (reason := _run(steps))}
     unwritten = _report(options, searches)
@@ -179,7 +182,8 @@ def _foresee(searches: list[list[Step]]) -> None:
 
     Fields that are not decided yet count with their defaults, which are points of the grids.
     """
-    kind = "GPU" if local_resources()[1] or "RAY_ADDRESS" in os.environ else "CPU"
+    first = searches[0][0].options
+    kind = "GPU" if trial_resources(wish_of(first), dry_run=True).use_gpu else "CPU"
     table = Table(title="all stages", title_justify="left")
     for name in ("search", "stage", "to train", "shared", "steps", f"{kind}-hours", "on this cluster"):
         table.add_column(name, justify="left" if name in ("search", "stage") else "right")
@@ -208,8 +212,8 @@ def _forecast(todo: list[Planned], options: SweepOptions, *, prepared: bool) -> 
     """Those that the ledger has not finished, were defaults chosen for what is open, and what they will cost."""
     from sweeps.tracking import connect_to_read
 
-    ledger = connect_to_read(options.tracking_uri or None, options.storage)
-    resources = resources_here(options.workers_per_trial, options.concurrent_trials)
+    ledger = connect_to_read(options.tracking_uri or None, options.folder)
+    resources = trial_resources(wish_of(options), dry_run=True)
     if ledger is not None:
         found = {one.digest: ledger.look_up(experiment_name(one.config), one.digest) for one in todo}
         todo = unfinished(todo, {digest: record for digest, record in found.items() if record is not None})

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING
 from mmpo_train.config import TrialConfig
 from mmpo_train.terminal import console, preparing, print_examples
 from sweeps.board import Board, Row
-from sweeps.cluster import cluster, cluster_accelerator, map_on_cluster, plan_resources
+from sweeps.cluster import cluster, map_on_cluster, nodes_now, trial_resources
 from sweeps.cost import HARDWARE, hardware
+from sweeps.options import SweepOptions, wish_of
+from sweeps.placement import concurrency
 from sweeps.records import COMPLETE
+from sweeps.seats import seat_evaluators
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs, Places
     from mmpo_train.tokens import CutCount
-    from sweeps.options import SweepOptions
     from sweeps.stage_log import StageLog
     from sweeps.tracking import Ledger, TrialLog, TrialRecord
 
@@ -42,8 +44,7 @@ class Planned:
 
 def find_records(ledger: Ledger, experiment: str, trials: Iterable[Planned]) -> dict[str, TrialRecord]:
     """Digest -> record of the trials that the ledger knows."""
-    found = {trial.digest: ledger.find_trial(experiment, trial.digest) for trial in trials}
-    return {digest: record for digest, record in found.items() if record is not None}
+    return ledger.find_trials(experiment, list({trial.digest: None for trial in trials}))
 
 
 def unfinished(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> list[Planned]:
@@ -75,17 +76,20 @@ def train_planned(
 ) -> dict[str, dict[str, float]]:
     """Prepare what the trials need and train them; returns the starting model's metrics by each trial's objective."""
     from mmpo_train.prepare import materialise
-    from sweeps.evaluating import Evaluators
+    from sweeps.evaluating import Evaluators, actors_needed
     from sweeps.training import train_trials
 
-    with cluster(options.verbose) as (cpus, gpus):
-        accelerator = cluster_accelerator() if gpus else ""
-        resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials, accelerator)
+    with cluster(options.verbose):
+        resources, settings = trial_resources(wish_of(options)), options.evaluation
+        actors = actors_needed([trial.config for trial in todo], settings, judge)
+        seat, resources, said = seat_evaluators(resources, nodes_now(), actors, settings)
+        if said:
+            console.print(said, style="dim", highlight=False, soft_wrap=True)
         places: dict[int, Places] = {}
         audited: set[Path] = set()
         for inputs, named in _distinct([trial.inputs for trial in todo]).items():
             with preparing() as say:
-                map_shards = map_on_cluster(resources.use_gpu, _share_of(say))
+                map_shards = map_on_cluster(resources, _share_of(say))
                 places[inputs], counts = materialise(named, map_shards, say)
             if places[inputs].tokens not in audited:  # objectives may need other things made of the same data
                 audited.add(places[inputs].tokens)
@@ -99,16 +103,17 @@ def train_planned(
         def open_log(config: TrialConfig) -> TrialLog:
             return log.open_trial(config, by_digest[config.digest].run_name, {HARDWARE: hardware(resources)})
 
-        board = Board(
-            console,
-            f"{title}, {resources.concurrent} trials at a time, {resources} each",
-            axis,
-            rows,
-            resources.concurrent,
-        )
         jobs = [(trial.config, places[id(trial.inputs)]) for trial in todo]
-        evaluators = Evaluators(jobs, options.storage, options.evaluation, use_gpu=resources.use_gpu, judge=judge)
-        return train_trials(jobs, evaluators, options.storage, resources, open_log, board, goes_on)
+
+        def at_a_time() -> int:
+            return concurrency(resources, seat.leaves(nodes_now()), options.concurrent_trials)
+
+        board = Board(console, f"{title}, {resources} each", axis, rows, at_a_time())
+        evaluators = Evaluators(jobs, options.folder, settings, seat=seat, judge=judge)
+        try:
+            return train_trials(jobs, evaluators, options.folder, resources, open_log, board, at_a_time, goes_on)
+        finally:
+            evaluators.close()
 
 
 def _distinct(inputs: Sequence[Inputs]) -> dict[int, Inputs]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +14,10 @@ from rich.table import Table
 
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
 from mmpo_train.errors import InputError
+from mmpo_train.mirror import address_of, check_access
 from mmpo_train.preference_sources import EMBEDDED
 from mmpo_train.terminal import console
-from sweeps.cluster import TrialResources
+from sweeps.addresses import tracking_uri
 from sweeps.labels import words
 from sweeps.planned import Planned, unfinished
 
@@ -22,7 +25,10 @@ if TYPE_CHECKING:
     from eval_workers.suites import EvaluationSettings
     from mmpo_train.prepare import Inputs
     from mmpo_train.sft_prepare import SFTInputs
+    from sweeps.options import SweepOptions
+    from sweeps.placement import TrialResources
     from sweeps.points import GridPoint, Stage
+    from sweeps.stage0_sft import SFTOptions
     from sweeps.tracking import TrialRecord
 
 _TINY_BYTES = 5_000_000
@@ -33,8 +39,7 @@ def list_trials(
     stage: Stage,
     points: Sequence[GridPoint],
     records: Mapping[str, TrialRecord],
-    resources: TrialResources | None,
-    workers: int,
+    resources: TrialResources,
     still_open: Sequence[str] = (),
 ) -> list[Planned]:
     """What would run and what would be reused, and what each trial would ask for; returns the former.
@@ -50,7 +55,7 @@ def list_trials(
     table = Table(title=title, title_justify="left")
     for name in ("trial", words(stage.axis), "epochs", "steps", "asks for", "ledger"):
         table.add_column(name, justify="left" if name in ("asks for", "ledger") else "right")
-    asks = str(resources) if resources else f"{workers} workers of the cluster at RAY_ADDRESS"
+    asks = str(resources)
     for trial in trials:
         config = trial.config
         steps = math.ceil(len(inputs.data.train) / config.pairs_per_step) * config.epochs
@@ -58,12 +63,11 @@ def list_trials(
         digest = "" if still_open else trial.digest
         table.add_row(digest, trial.label, str(config.epochs), str(steps), asks if trial.digest in todo else "", known)
     console.print(table)
-    together = f"{resources.concurrent} at a time; " if resources else ""
     if still_open:
         counted = f"{len(todo)} to train at most, as {' and '.join(map(words, still_open))} will be chosen"
     else:
         counted = f"{len(todo)} to train, {len({trial.digest for trial in trials}) - len(todo)} to reuse"
-    console.print(f"{counted}; {together}nothing was started", highlight=False, soft_wrap=True)
+    console.print(f"{counted}; {resources.concurrent} at a time; nothing was started", highlight=False, soft_wrap=True)
     return to_train
 
 
@@ -100,8 +104,12 @@ def check_suites(trial: TrialConfig, settings: EvaluationSettings, storage: Path
     from eval_workers.harness_tasks import HARNESS_TASKS, missing_data
     from eval_workers.suites import build
 
-    if settings.actors_per_suite < 1 or settings.gpus_per_actor < 0:
-        raise InputError("--evaluation.actors-per-suite must be at least 1, --evaluation.gpus-per-actor at least 0")
+    gpus = settings.gpus_per_actor
+    if settings.actors_per_suite < 1 or gpus < 0 or (gpus > 1 and gpus % 1):
+        raise InputError(
+            "--evaluation.actors-per-suite must be at least 1, --evaluation.gpus-per-actor a part of a GPU or a whole "
+            f"number of them, got {settings.actors_per_suite} and {gpus:g}"
+        )
     for suite in sorted(set(trial.evaluations) - {"reward"}):
         build(suite, settings, storage, tiny=trial.model == "tiny", precision=trial.precision)
     if "harness" in trial.evaluations and settings.task_data:
@@ -110,17 +118,42 @@ def check_suites(trial: TrialConfig, settings: EvaluationSettings, storage: Path
             raise InputError("\n".join(["the folder of task data lacks what the harness needs:", *missing]))
 
 
+def check_storage(options: SweepOptions | SFTOptions) -> None:
+    """Refuse, before anything is started, an object store that cannot be used from here. A dry run tries nothing."""
+    if options.dry_run:
+        return
+    check_access(options.folder)
+    if address_of(options.folder) and not tracking_uri(options.tracking_uri):
+        _say_where_the_ledger_is(options.folder)
+
+
+@cache
+def _say_where_the_ledger_is(folder: Path) -> None:
+    console.print(
+        f"the ledger is a database on this machine alone, in {folder}; to have it elsewhere, start an MLflow server "
+        "and give its address with --tracking-uri or MLFLOW_TRACKING_URI",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def check_disk(inputs: Inputs | SFTInputs, trials: int) -> None:
     """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours."""
-    folder = inputs.storage.resolve()
+    folder, is_copy = inputs.storage.resolve(), bool(address_of(inputs.storage))
+    if is_copy and os.environ.get("RAY_ADDRESS"):
+        trials = 0  # what they write lies where they train
     while not folder.exists():
         folder = folder.parent
     weights = sum(path.stat().st_size for path in inputs.model_folder.glob("*.safetensors")) or _TINY_BYTES
-    # Checkpoints of all epochs, and weights and optimiser states to resume from.
-    needed = _OVERHEAD_BYTES + trials * weights * (inputs.config.epochs + 4)
+    needed = room_needed(weights, trials, inputs.config.epochs)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
             f"{inputs.storage} has {free / 1e6:,.0f} MB free, this stage writes up to {needed / 1e6:,.0f} MB; "
-            "free some space, or give another folder with --storage"
+            f"free some space, or give another folder {'in MMPO_CACHE' if is_copy else 'with --storage'}"
         )
+
+
+def room_needed(weights_bytes: float, trials: int, epochs: int) -> float:
+    """Bytes that trials write at most: checkpoints of all epochs, and weights and optimiser states to resume from."""
+    return _OVERHEAD_BYTES + trials * weights_bytes * (epochs + 4)

@@ -123,25 +123,18 @@ def note(
     stage: Stage, ranking: Ranking, origins: Mapping[str, str], choices: Sequence[str], extra: str, following: str
 ) -> str:
     """The stage's run described for MLflow, as Markdown: the ranking, what led here and what comes next."""
-    lines = [*choices, ""] if choices else []
-    lines += [" ".join(sentences(stage, ranking)), ""]
-    lines += [
-        f"| {words(stage.axis)} | reward accuracy | 95% interval | epoch | policy | log-ratio | |",
+    lines = [
+        " ".join(sentences(stage, ranking)),
+        "",
+        _in_a_row([words(stage.axis), "reward accuracy", "95% interval", "epoch", *POLICY_LEVEL.values(), ""]),
         "|---" * 7 + "|",
     ]
-    for row in ranking.rows:
-        origin = _origin(row, origins, "taken from ")
-        if row.accuracy is None or row.interval is None:
-            lines.append(f"| {row.candidate.label} | {row.candidate.state} | | | | | {origin} |")
-            continue
-        shares = [mean_of(row, metric) for metric in POLICY_LEVEL]
-        policy = " | ".join("" if share is None else f"{share:.4f}" for share in shares)
-        interval = f"{row.interval[0]:.3f}–{row.interval[1]:.3f}"
-        lines.append(
-            f"| {row.candidate.label} | {with_deviation(row.shares)} | {interval} | {row.candidate.epoch} | {policy} "
-            f"| {origin} |"
-        )
-    lines += ["", extra] if extra else []
+    lines += [_in_a_row(_note_cells(row, origins), bold=row is ranking.winner) for row in ranking.rows]
+    lines += ["", *extra.splitlines()] if extra else []
+    # MLflow draws the columns of a table without a gap between them.
+    lines = [line.replace(" | ", " | &emsp;") for line in lines]
+    for choice in choices:
+        lines += ["", choice]
     if ranking.winner is not None and stage.tunes:
         lines += [
             "",
@@ -151,6 +144,20 @@ def note(
     if ranking.winner is not None and following:
         lines += ["", "Next:", "", f"    {following}"]
     return "\n".join(lines)
+
+
+def _note_cells(row: Ranked, origins: Mapping[str, str]) -> list[str]:
+    origin = _origin(row, origins, "taken from ")
+    if row.accuracy is None or row.interval is None:
+        return [row.candidate.label, row.candidate.state, "", "", "", "", origin]
+    shares = [mean_of(row, metric) for metric in POLICY_LEVEL]
+    policy = ["" if share is None else f"{share:.4f}" for share in shares]
+    interval = f"{row.interval[0]:.3f}–{row.interval[1]:.3f}"
+    return [row.candidate.label, with_deviation(row.shares), interval, str(row.candidate.epoch), *policy, origin]
+
+
+def _in_a_row(cells: Sequence[str], bold: bool = False) -> str:
+    return f"| {' | '.join(f'**{cell}**' if bold and cell else cell for cell in cells)} |"
 
 
 def columns(

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from mmpo_train.errors import InputError
-from mmpo_train.options import Repeated
+from mmpo_train.options import STORAGE, Repeated, Stored
 from mmpo_train.terminal import console, run_program
+from sweeps.addresses import masked, tracking_uri
 from sweeps.report_page import Block, Heading, Listing, Text, as_csv, write_page, write_whole
 
 if TYPE_CHECKING:
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions:
+class ReportOptions(Stored):
     """What a sweep found, as Markdown, one HTML page, CSV and pictures. Reads the ledger and nothing else."""
 
-    storage: Path = Path("runs")
-    """The folder of the sweep."""
+    storage: str = STORAGE
+    """Where the sweep keeps what it makes: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH."""
     tracking_uri: str = ""
-    """MLflow server or database, instead of <storage>/mlflow.db."""
+    """MLflow server or database. Default: MLFLOW_TRACKING_URI, or <storage>/mlflow.db."""
     model: str = ""
     """Starting model, as the sweep was given it. Default: the ledger's only one."""
     dataset: Annotated[tuple[str, ...], Repeated] = ()
@@ -63,9 +64,9 @@ def write_report(options: ReportOptions) -> None:
         raise InputError("--push-to-hub pushes a model card: say of which run with --card RUN")
     if options.compare and len(options.compare) != 2:
         raise InputError(f"--compare takes two runs, got {len(options.compare)}: give --compare RUN_A RUN_B")
-    ledger = connect_to_read(options.tracking_uri or None, options.storage)
+    ledger = connect_to_read(options.tracking_uri or None, options.folder)
     if ledger is None:
-        where = options.tracking_uri or options.storage / "mlflow.db"
+        where = masked(tracking_uri(options.tracking_uri)) or options.folder / "mlflow.db"
         raise InputError(f"there is no ledger at {where}: run a sweep first, or give --storage or --tracking-uri")
     try:
         paths = _write(options, ledger)
@@ -80,7 +81,7 @@ def _write(options: ReportOptions, ledger: Ledger) -> list[Path]:
         from sweeps.model_card import write_card
         from sweeps.report_compare import compare
 
-        out = options.out or options.storage / "report"
+        out = options.out or options.folder / "report"
         paths = compare(ledger, options.compare, out / "comparison", options.prompts) if options.compare else []
         return paths + ([write_card(ledger, options.card, out / "card", options.push_to_hub)] if options.card else [])
     from sweeps.report_ledger import read_experiment
@@ -96,7 +97,7 @@ def _write(options: ReportOptions, ledger: Ledger) -> list[Path]:
             absent.append(str(error))
     if not experiments:
         raise InputError("; ".join(absent))
-    out = options.out or options.storage / "report" / " and ".join(name.replace("/", "_") for name in names)[:150]
+    out = options.out or options.folder / "report" / " and ".join(name.replace("/", "_") for name in names)[:150]
     return report(experiments, out, ledger.uri, absent)
 
 

@@ -156,12 +156,15 @@ def _trials(ledger: Ledger, experiment_id: str, objectives: Sequence[str]) -> di
     runs = [run for run in ledger.store.search(experiment_id, {"ledger.kind": "trial"}) if _counts(run)]
     runs = [run for run in runs if not objectives or run.data.params.get("objective") in objectives]
     runs.sort(key=lambda run: run.data.tags.get("trial.state") not in COMPLETE)
-    found: dict[str, Trial] = {}
+    counting: dict[str, Run] = {}
     for run in runs:
-        if run.data.tags["trial.digest"] not in found:
-            artifacts = ledger.store.json_artifacts(run.info.run_id, {"trial.json", "validation"})
-            found[run.data.tags["trial.digest"]] = _trial(ledger, run, trial_record(run, artifacts, ledger))
-    return found
+        counting.setdefault(run.data.tags["trial.digest"], run)
+
+    def read(run: Run) -> Trial:
+        artifacts = ledger.store.json_artifacts(run.info.run_id, {"trial.json", "validation"})
+        return _trial(ledger, run, trial_record(run, artifacts, ledger))
+
+    return dict(zip(counting, ledger.store.read_all(read, list(counting.values())), strict=True))
 
 
 def _trial(ledger: Ledger, run: Run, record: TrialRecord) -> Trial:

@@ -14,10 +14,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmpo_train.config import to_dict
 from mmpo_train.events import Finished, Point
+from mmpo_train.mirror import name_of
 from mmpo_train.terminal import console
-from sweeps.cluster import TrialResources, ray_storage
-from sweeps.training import HEAD_NODE, error_of
-from sweeps.trial import failure_reason, run_job
+from sweeps.attempts import one_line
+from sweeps.cluster import ray_storage
+from sweeps.placement import TrialResources
+from sweeps.training import ON_HEAD, error_of
+from sweeps.trial import begin, run_job
+from sweeps.work_clock import WorkClock
 
 if TYPE_CHECKING:
     from mmpo_train.sft_prepare import SFTPlaces
@@ -37,18 +41,15 @@ def train_sft(
     job = {
         "digest": trial.digest,
         "config": to_dict(trial),
-        "places": {name: str(path.resolve()) for name, path in vars(places).items()},
+        "places": {name: name_of(path) for name, path in vars(places).items()},
         "ray_storage": ray_storage(storage),
-        "workers": resources.workers,
-        "use_gpu": resources.use_gpu,
-        "cpus_per_worker": resources.cpus_per_worker,
+        **resources.job(),
     }
-    started = time.monotonic()
     try:
         with _bar(trial) as show:
-            listener = _Listener(log, show)
+            listener = _Listener(log, show, WorkClock(resources.workers))
             tune.Tuner(
-                tune.with_resources(drive_sft, tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])),
+                tune.with_resources(drive_sft, ON_HEAD),
                 param_space={"job": tune.grid_search([job])},
                 tune_config=tune.TuneConfig(
                     trial_name_creator=lambda _: trial.digest, trial_dirname_creator=lambda _: trial.digest
@@ -63,14 +64,14 @@ def train_sft(
             ).fit()
         state, reason = listener.outcome
         if state == "finished":
-            log.finish(time.monotonic() - started)
+            log.finish(listener.clock.seconds())
         elif state == "diverged":
             log.diverged(reason)
         else:
             log.fail(reason)
     finally:
         if not log.ended:
-            log.fail("interrupted: the same command goes on from the last epoch checkpoint")
+            log.fail("interrupted: the same command goes on from the last state written")
     return state, reason
 
 
@@ -84,16 +85,14 @@ def tune_worker(job: dict[str, Any]) -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
-    import torch
-
     from mmpo_train.deepspeed_engine import DeepSpeedEngine
     from mmpo_train.loop import Diverged
+    from mmpo_train.mirror import place_of
     from mmpo_train.sft_prepare import SFTPlaces
     from mmpo_train.sft_run import run_sft
     from mmpo_train.sft_trial import SFTTrial, change
 
-    if not job["use_gpu"]:
-        torch.set_num_threads(max(1, int(job["cpus_per_worker"])))
+    begin(job)
 
     def send(points: list[Point], finished: Finished | None) -> None:
         ray.train.report({"points": [tuple(point) for point in points], "finished": finished and tuple(finished)})
@@ -101,9 +100,12 @@ def tune_worker(job: dict[str, Any]) -> None:
     def say(text: str) -> None:
         ray.train.report({"points": [], "finished": None, "said": text})
 
-    places = SFTPlaces(**{name: Path(path) for name, path in job["places"].items()})
+    def safe(step: int) -> None:
+        ray.train.report({"points": [], "finished": None, "safe": step})
+
+    places = SFTPlaces(**{name: place_of(path) for name, path in job["places"].items()})
     try:
-        run_sft(change(SFTTrial(), job["config"]), places, DeepSpeedEngine, send, say)
+        run_sft(change(SFTTrial(), job["config"]), places, DeepSpeedEngine, send, say, safe)
     except Diverged as reason:
         ray.train.report({"points": [], "finished": None, "diverged": str(reason)})
 
@@ -111,8 +113,8 @@ def tune_worker(job: dict[str, Any]) -> None:
 class _Listener(tune.Callback):
     """Hands what Tune hears to the ledger and the screen."""
 
-    def __init__(self, log: TrialLog, show: Any) -> None:
-        self.log, self.show = log, show
+    def __init__(self, log: TrialLog, show: Any, clock: WorkClock) -> None:
+        self.log, self.show, self.clock = log, show, clock
         self.losses: dict[int, float] = {}
         """Epoch -> validation loss at its end."""
         self.outcome = ("finished", "")
@@ -122,6 +124,7 @@ class _Listener(tune.Callback):
         return {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        self.clock.hear(result)
         points = [Point(*point) for point in result.get("points", ())]
         self.log.points(points)
         for point in points:
@@ -141,7 +144,7 @@ class _Listener(tune.Callback):
             self.outcome = ("diverged", result["diverged"])
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.outcome = ("failed", failure_reason(error_of(trial)))
+        self.outcome = ("failed", one_line(error_of(trial)))
 
 
 @contextmanager

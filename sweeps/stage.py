@@ -11,19 +11,20 @@ from mmpo_train.options import base_config
 from mmpo_train.recipes import find_recipe, objective_settings
 from mmpo_train.terminal import console, preparing, print_examples
 from sweeps.choices import POINTS, Choice, Question, Undecided, choose, stage_tags
-from sweeps.cluster import local_resources, resources_here
+from sweeps.cluster import trial_resources
 from sweeps.conclusion import conclude, print_next
 from sweeps.cost import forecast_trials, hours_of
 from sweeps.forecast import Forecast, compared
 from sweeps.labels import option, words
-from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name
+from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name, wish_of
 from sweeps.planned import Planned, find_records, train_planned, unfinished
 from sweeps.points import GridPoint, Stage
-from sweeps.preflight import check_disk, check_judges, check_suites, list_trials
+from sweeps.preflight import check_disk, check_judges, check_storage, check_suites, list_trials
 from sweeps.sequence import DECIDED_IN, TUNED, command, next_script, same_command
 from sweeps.stage_children import BY_PERSON, WINNER
 
 if TYPE_CHECKING:
+    from sweeps.placement import TrialResources
     from sweeps.stage_log import StageLog
     from sweeps.tracking import Ledger, TrialRecord
 
@@ -37,30 +38,35 @@ def run_stage(stage: Stage, options: SweepOptions) -> list[Planned]:
     from mmpo_train.prepare import identify
     from sweeps.tracking import connect, connect_to_read
 
-    gpus = local_resources()[1]
-    base = stage_config(stage, options, "bf16" if gpus else "fp32")
-    inputs = identify(base, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+    check_storage(options)
+    resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
+    base = stage_config(stage, options, resources.precision)
+    inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     stage.points(inputs.config, inputs, options.seeds)
     taken = {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
-    console.print(", ".join(f"{name} {value}" for name, value in taken.items()), style="dim", highlight=False)
+    said = ", ".join([*(f"{name} {value}" for name, value in taken.items()), *filter(None, [resources.note])])
+    console.print(said, style="dim", highlight=False, soft_wrap=True)
     check_judges([base], with_keys=not options.dry_run)
-    resources = resources_here(options.workers_per_trial, options.concurrent_trials)
     experiment = experiment_name(base)
     if options.dry_run:
-        found = connect_to_read(options.tracking_uri or None, options.storage)
+        found = connect_to_read(options.tracking_uri or None, options.folder)
         config, choices = with_choices(stage, options, inputs.config, found, experiment)
         still_open = [name for name in stage.chosen if name not in {choice.field for choice in choices}]
         points = stage.points(config, inputs, options.seeds)
-        records = {} if found is None or still_open else _look_up(found, experiment, points)
-        todo = list_trials(stage, points, records, resources, options.workers_per_trial, still_open)
+        records = (
+            {}
+            if found is None or still_open
+            else found.look_up_trials(experiment, [one.digest for point in points for one in point.trials])
+        )
+        todo = list_trials(stage, points, records, resources, still_open)
         console.print(str(forecast_trials(todo, options, resources, found)), highlight=False, soft_wrap=True)
         return todo
     check_disk(inputs, trials=0)  # the ledger itself needs room
-    check_suites(base, options.evaluation, options.storage)
-    ledger = connect(options.tracking_uri or None, options.storage)
+    check_suites(base, options.evaluation, options.folder)
+    ledger = connect(options.tracking_uri or None, options.folder)
     try:
         config, choices = with_choices(stage, options, inputs.config, ledger, experiment)
-        return _run(stage, options, stage.points(config, inputs, options.seeds), choices, ledger, experiment)
+        return _run(stage, options, stage.points(config, inputs, options.seeds), choices, ledger, experiment, resources)
     finally:
         ledger.close()
 
@@ -72,6 +78,7 @@ def _run(
     choices: list[Choice],
     ledger: Ledger,
     experiment: str,
+    resources: TrialResources,
 ) -> list[Planned]:
     trials = [trial for point in points for trial in point.trials]
     inputs, objective = trials[0].inputs, trials[0].config.objective
@@ -83,7 +90,6 @@ def _run(
     log = _open_log(stage, options, points, choices, ledger, experiment)
     try:
         if todo:
-            resources = resources_here(options.workers_per_trial, options.concurrent_trials)
             forecast = forecast_trials(todo, options, resources, ledger)
             console.print(str(forecast), highlight=False, soft_wrap=True)
             baselines = train_planned(todo, options, ledger, log, title=objective, axis=stage.axis)
@@ -97,17 +103,17 @@ def _run(
         ledger.flush(FLUSH_SECONDS)
         known = find_records(ledger, experiment, trials)
         if todo:
-            _compare(forecast, known, todo, log, options.workers_per_trial)
+            _compare(forecast, known, todo, log, resources.workers)
         script = next_script(stage.name, objective)
         following = command(script, options) if script else ""
-        ranking = conclude(stage, experiment, points, known, log, options.storage, choices, following)
+        ranking = conclude(stage, experiment, points, known, log, options.folder, choices, following)
         ledger.flush(FLUSH_SECONDS)
     except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
         log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
         raise
     if stage.tunes:
         _say_persons_choice(ledger, experiment, log)
-    print_next(following if ranking.winner is not None else "", ledger.ui_command(), ledger.page(experiment))
+    print_next(following if ranking.winner is not None else "", ledger.ui_command(), log.page())
     if ranking.winner is None:
         reasons = sorted({record.reason for record in known.values() if record.reason})
         raise InputError(f"{ranking.reason} Reasons: {'; '.join(reasons)}")
@@ -225,9 +231,3 @@ def _tag_baselines(stage: Stage, log: StageLog, scores: Sequence[dict[str, float
     own = sorted({round(score["reward_accuracy"], 6) for score in scores} | set(before))
     if stage.axis == "learning_rate" or len(scores) > 1:
         log.tag({"baseline.reward_accuracy": own[0] if len(own) == 1 else f"{own[0]} to {own[-1]}"})
-
-
-def _look_up(ledger: Ledger, experiment: str, points: list[GridPoint]) -> dict[str, TrialRecord]:
-    digests = [trial.digest for point in points for trial in point.trials]
-    found = {digest: ledger.look_up(experiment, digest) for digest in digests}
-    return {digest: record for digest, record in found.items() if record is not None}

@@ -14,25 +14,32 @@ from typing import TYPE_CHECKING, Annotated
 
 from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
-from mmpo_train.options import Assignments, Repeated
+from mmpo_train.manifest import write_folder
+from mmpo_train.mirror import address_of, bring, is_here, place_of, publish
+from mmpo_train.options import STORAGE, Assignments, Repeated, Stored
+from mmpo_train.policy import copy_model
 from mmpo_train.recipes import find_recipe
 from mmpo_train.sft_trial import SFTTrial, change, sft_trial
 from mmpo_train.terminal import console, preparing, run_program
 from sweeps.addresses import masked
-from sweeps.cluster import cluster, local_resources, plan_resources
+from sweeps.cluster import cluster, trial_resources
 from sweeps.conclusion import as_typed
+from sweeps.cost import HARDWARE, hardware, hours_of
+from sweeps.forecast import Forecast, compared
 from sweeps.options import FLUSH_SECONDS, experiment_name
-from sweeps.preflight import check_disk
+from sweeps.placement import Wish
+from sweeps.preflight import check_disk, check_storage
+from sweeps.sft_cost import forecast_sft
 
 if TYPE_CHECKING:
     from mmpo_train.sft_prepare import SFTInputs
-    from sweeps.tracking import Ledger, TrialRecord
+    from sweeps.tracking import Ledger, TrialLog, TrialRecord
 
 STAGE = "stage0_sft"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTOptions:
+class SFTOptions(Stored):
     """Stage 0: instruction-tune a starting model. Without arguments it tunes `tiny` from random weights on its own."""
 
     model: str = "tiny"
@@ -45,20 +52,26 @@ class SFTOptions:
     Default: the recipe's, or tiny's own."""
     seed: int = 42
     """Order of the conversations."""
-    storage: Path = Path("runs")
-    """Folder for everything that is made: models, token tables, checkpoints, results."""
+    storage: str = STORAGE
+    """Where everything is kept that is made: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH."""
     set: Assignments = ()
     """Any other field of the tuning, such as learning_rate=1e-4; they are listed in mmpo_train/sft_trial.py."""
-    workers_per_trial: int = 1
-    """DeepSpeed workers: GPUs, or CPU cores where there is none."""
+    workers_per_trial: int = 0
+    """DeepSpeed workers, on one node: GPUs, or CPU cores where there is none. Default: the recipe's; on a single
+    machine that has fewer, as many as fit."""
+    accelerator: str = ""
+    """Type of the workers' GPUs as Ray names it, such as L40S; L40 takes L40 or L40S, any takes what there is. Default:
+    the recipe's on a cluster, any on a single machine."""
     tracking_uri: str = ""
-    """MLflow server or database, instead of <storage>/mlflow.db."""
+    """MLflow server or database. Default: MLFLOW_TRACKING_URI, or <storage>/mlflow.db."""
+    price_per_gpu_hour: float | None = None
+    """What an hour of one GPU costs, in any currency, for the forecast."""
     strict: bool = False
     """Refuse data with any unusable row."""
     drop_bad_rows: bool = False
     """Leave out and count rows that would be refused."""
     dry_run: bool = False
-    """Say what would be tuned; start nothing."""
+    """Say what would be tuned and what it will cost; start nothing."""
     verbose: bool = False
     """Let the libraries speak."""
 
@@ -69,13 +82,12 @@ def run_stage0(options: SFTOptions) -> None:
     Raises InputError before anything is started where the user's input is at fault.
     """
     from mmpo_train.sft_prepare import identify_sft
-    from sweeps.tracking import connect
+    from sweeps.tracking import connect, connect_to_read
 
-    cpus, gpus = local_resources()
-    trial = trial_of(options, "bf16" if gpus else "fp32")
-    if "RAY_ADDRESS" not in os.environ:  # that cluster's size is known once it is reached
-        plan_resources(cpus, gpus, options.workers_per_trial, 1)
-    inputs = identify_sft(trial, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+    check_storage(options)
+    resources = trial_resources(_wish(options), dry_run=options.dry_run, verbose=options.verbose)
+    trial = trial_of(options, resources.precision)
+    inputs = identify_sft(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     trial, audit = inputs.config, inputs.data.audit
     console.print("\n".join(audit.lines()), style="dim", highlight=False, soft_wrap=True)
     steps = math.ceil(audit.train / trial.conversations_per_step) * trial.epochs
@@ -86,22 +98,30 @@ def run_stage0(options: SFTOptions) -> None:
         highlight=False,
     )
     if options.dry_run:
+        found = connect_to_read(options.tracking_uri or None, options.folder)
+        if found is not None and _is_done(found.look_up(experiment, trial.digest)):
+            console.print("finished already: nothing to tune; nothing was started")
+            return
+        forecast = forecast_sft(inputs, experiment, resources, found, options.price_per_gpu_hour)
+        console.print(str(forecast), highlight=False, soft_wrap=True)
         console.print("nothing was started")
         return
     check_disk(inputs, trials=0)  # the ledger itself needs room
-    ledger = connect(options.tracking_uri or None, options.storage)
+    ledger = connect(options.tracking_uri or None, options.folder)
     try:
         record = ledger.find_trial(experiment, trial.digest)
         if not _is_done(record):
             check_disk(inputs, trials=1)
-            _train(options, inputs, ledger, experiment)
+            forecast, log = _train(options, inputs, ledger, experiment)
             ledger.flush(FLUSH_SECONDS)
             record = ledger.find_trial(experiment, trial.digest)
+            _compare(forecast, record, resources.workers, log)
         assert record is not None and record.evaluations
         last = max(record.evaluations, key=lambda evaluation: evaluation.epoch)
-        folder = _named(options.storage, trial, Path(last.checkpoint))
+        folder = _named(options.folder, trial, place_of(last.checkpoint))
         console.print(
-            f"\nvalidation loss {last.metrics['validation/loss']:.4f} nats a token: {folder}", highlight=False
+            f"\nvalidation loss {last.metrics['validation/loss']:.4f} nats a token: {address_of(folder) or folder}",
+            highlight=False,
         )
         console.print("\nnext:", style="bold")
         for command in (_next_command(options, folder), ledger.ui_command()):
@@ -124,30 +144,44 @@ def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
     return change(trial, {"precision": precision}) if trial.precision == "auto" else trial
 
 
+def _wish(options: SFTOptions) -> Wish:
+    recipe = find_recipe(options.model, options.recipe)
+    return Wish(recipe=recipe, workers=options.workers_per_trial, accelerator=options.accelerator, concurrent=1)
+
+
 def _is_done(record: TrialRecord | None) -> bool:
     """Whether its last checkpoint is there. Raises InputError where the tuning is known to diverge."""
-    from mmpo_train.manifest import is_whole
-
     if record is not None and record.status == "diverged":
         raise InputError(f"this instruction tuning diverged: {record.reason}; lower --set learning_rate=…")
     if record is None or record.status != "finished" or not record.evaluations:
         return False
-    return is_whole(Path(max(record.evaluations, key=lambda evaluation: evaluation.epoch).checkpoint))
+    return is_here(place_of(max(record.evaluations, key=lambda evaluation: evaluation.epoch).checkpoint))
 
 
-def _train(options: SFTOptions, inputs: SFTInputs, ledger: Ledger, experiment: str) -> None:
+def _compare(forecast: Forecast, record: TrialRecord | None, workers: int, log: TrialLog) -> None:
+    """Say, and tag the tuning with, what was foreseen and what it cost."""
+    hours = hours_of({record.digest: record}, [record.digest], workers) if record is not None else None
+    if hours is not None:
+        console.print(compared(forecast, hours), highlight=False, soft_wrap=True)
+        foreseen = {"forecast.hours": f"{forecast.hours:.4g}", "forecast.source": forecast.source}
+        log.tag({**foreseen, "cost.hours": f"{hours:.4g}"})
+
+
+def _train(options: SFTOptions, inputs: SFTInputs, ledger: Ledger, experiment: str) -> tuple[Forecast, TrialLog]:
     from mmpo_train.config import to_dict
     from mmpo_train.sft_prepare import materialise_sft
     from sweeps.sft_training import train_sft
     from sweeps.trial_log import now_ms
 
     trial = inputs.config
-    with cluster(options.verbose) as (cpus, gpus):
-        resources = plan_resources(cpus, gpus, options.workers_per_trial, 1)
+    with cluster(options.verbose):
+        resources = trial_resources(_wish(options))
         with preparing() as say:
             places, counts = materialise_sft(inputs, say)
         lines = [line for split, count in counts.items() for line in count.lines(split)]
         console.print("\n".join(lines), style="dim", highlight=False, soft_wrap=True)
+        forecast = forecast_sft(inputs, experiment, resources, ledger, options.price_per_gpu_hour)
+        console.print(str(forecast), highlight=False, soft_wrap=True)
         values = {key: masked(value) if isinstance(value, str) else value for key, value in to_dict(trial).items()}
         opened = {
             "kind": "opened",
@@ -155,21 +189,27 @@ def _train(options: SFTOptions, inputs: SFTInputs, ledger: Ledger, experiment: s
             "experiment": experiment,
             "parent": "",
             "name": f"sft {Path(trial.model).name}",
-            "tags": {"stage.name": STAGE, "recipe": trial.recipe},
+            "tags": {"stage.name": STAGE, "recipe": trial.recipe, HARDWARE: hardware(resources)},
             "config": values,
             "log10_learning_rate": round(math.log10(trial.learning_rate), 4),
         }
         log = ledger.open_trial(opened, trial.digest)
-        state, reason = train_sft(trial, places, options.storage, resources, log)
+        state, reason = train_sft(trial, places, options.folder, resources, log)
     if state == "diverged":
         raise InputError(f"the instruction tuning diverged: {reason}; lower --set learning_rate=…")
     if state == "failed":
         raise InputError(f"the instruction tuning failed: {reason}; the same command goes on from the last epoch")
+    return forecast, log
 
 
 def _named(storage: Path, trial: SFTTrial, checkpoint: Path) -> Path:
-    """A link to the tuned model under a name that says what it is."""
+    """The tuned model under a name that says what it is: a link, or a copy that other nodes find too."""
     link = storage / "models" / f"{Path(trial.model).name}-sft-{trial.digest[:8]}"
+    if address_of(storage):
+        if not is_here(link):
+            write_folder(link, lambda staging: copy_model(bring(checkpoint), staging))
+        publish(link)
+        return link
     link.parent.mkdir(parents=True, exist_ok=True)
     target = os.path.relpath(checkpoint, link.parent.resolve())
     if not link.is_symlink() or os.readlink(link) != target:
@@ -179,7 +219,7 @@ def _named(storage: Path, trial: SFTTrial, checkpoint: Path) -> Path:
 
 
 def _next_command(options: SFTOptions, folder: Path) -> str:
-    words = ["python", "sweeps/stage1_lr.py", "--model", shlex.quote(str(folder))]
+    words = ["python", "sweeps/stage1_lr.py", "--model", shlex.quote(address_of(folder) or str(folder))]
     for name in ("storage", "tracking_uri"):
         value = getattr(options, name)
         if value != SFTOptions.__dataclass_fields__[name].default:

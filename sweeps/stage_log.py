@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmpo_train.config import TrialConfig, to_dict
 from sweeps.addresses import masked
 from sweeps.grids import margin_of
+from sweeps.saved_views import SHOWN
 from sweeps.stage_children import mark_winner, take
 from sweeps.trial_log import TrialLog, now_ms
 
@@ -92,6 +93,10 @@ class StageLog:
         """Show a trial that another stage trained: a stand-in below this stage, made once, brought up to date."""
         store = self._ledger.store
         self._put(lambda: take(store, record.run_id, self.run_id, self._stage, name), f"{name}, taken")
+
+    def page(self) -> str:
+        """The address of its saved view in a browser."""
+        return f"{self._ledger.page(self._experiment)}&{SHOWN}={self.run_id}"
 
     def mark_winner(self, digests: Collection[str]) -> None:
         """Tag the runs of these trials as the winner by rule, and no others."""

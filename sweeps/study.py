@@ -14,13 +14,14 @@ from mmpo_train.options import base_config
 from mmpo_train.preference_sources import EMBEDDED
 from mmpo_train.recipes import objective_settings
 from mmpo_train.terminal import console
-from sweeps.cluster import TrialResources, local_accelerator, local_resources, plan_resources
+from sweeps.cluster import trial_resources
 from sweeps.conclusion import as_typed
 from sweeps.cost import forecast_trials
 from sweeps.forecast import total
-from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name
+from sweeps.options import FLUSH_SECONDS, SweepOptions, experiment_name, wish_of
+from sweeps.placement import TrialResources
 from sweeps.planned import Planned, find_records, train_planned, unfinished
-from sweeps.preflight import check_disk, check_judges, check_suites
+from sweeps.preflight import check_disk, check_judges, check_storage, check_suites
 from sweeps.study_tables import Entry, Study, printed, sheets, tabulate, with_starting_model, write_tables
 
 if TYPE_CHECKING:
@@ -59,10 +60,9 @@ def run_study(study: Study, options: StudyOptions) -> None:
     """
     from sweeps.tracking import connect
 
-    cpus, gpus = local_resources()
-    accelerator = local_accelerator()
-    resources = plan_resources(cpus, gpus, options.workers_per_trial, options.concurrent_trials, accelerator)
-    entries = plan_study(study, options, "bf16" if gpus else "fp32")
+    check_storage(options)
+    resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
+    entries = plan_study(study, options, resources.precision)
     planned = [entry.planned for entry in entries]
     judge = options.judge or ("tiny" if set(planned[0].config.dataset) <= set(EMBEDDED) else "")
     check_judges([trial.config for trial in planned], judge, with_keys=not options.dry_run)
@@ -71,8 +71,8 @@ def run_study(study: Study, options: StudyOptions) -> None:
     if options.dry_run:
         _list(planned, options, resources, experiment)
         return
-    check_suites(planned[0].config, options.evaluation, options.storage)
-    ledger = connect(options.tracking_uri or None, options.storage)
+    check_suites(planned[0].config, options.evaluation, options.folder)
+    ledger = connect(options.tracking_uri or None, options.folder)
     try:
         todo = unfinished(planned, find_records(ledger, experiment, planned))
         check_disk(planned[0].inputs, len(todo))
@@ -97,7 +97,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
             if study.from_starting_model:
                 started = _starting_model(entries)
                 tables = [with_starting_model(table, started) for table in tables]
-            folder = options.storage / "reports"
+            folder = options.folder / "reports"
             markdown, as_csv = write_tables(study, tables, folder)
             for sheet in sheets(study, tables):
                 console.print(printed(sheet))
@@ -114,7 +114,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
             raise
         console.print(f"tables: {markdown} and {as_csv.name}", highlight=False, soft_wrap=True)
         console.print(as_typed(ledger.ui_command()), highlight=False, soft_wrap=True, markup=False)
-        console.print(ledger.page(experiment), highlight=False, soft_wrap=True, markup=False)
+        console.print(log.page(), highlight=False, soft_wrap=True, markup=False)
     finally:
         ledger.close()
 
@@ -123,9 +123,8 @@ def _list(planned: Sequence[Planned], options: StudyOptions, resources: TrialRes
     """What would run and what would be reused, and what the former will cost."""
     from sweeps.tracking import connect_to_read
 
-    ledger = connect_to_read(options.tracking_uri or None, options.storage)
-    found = {} if ledger is None else {one.digest: ledger.look_up(experiment, one.digest) for one in planned}
-    records = {digest: record for digest, record in found.items() if record is not None}
+    ledger = connect_to_read(options.tracking_uri or None, options.folder)
+    records = {} if ledger is None else ledger.look_up_trials(experiment, [one.digest for one in planned])
     todo = unfinished(planned, records)
     wanted = {trial.digest for trial in todo}
     for trial in planned:
@@ -177,7 +176,7 @@ def _planned(trial: TrialConfig, place: str, options: StudyOptions, inputs: dict
 
     key = digest_of([*(getattr(trial, name) for name in _DATA_FIELDS), trial.objective in NEEDS_UNRELATED])
     if key not in inputs:
-        inputs[key] = identify(trial, options.storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+        inputs[key] = identify(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     found = inputs[key].config
     named = {name: getattr(found, name) for name in ("model_fingerprint", "data_fingerprint")}
     label = place + (f", lr {trial.learning_rate:g}" if rates > 1 else "") + f", seed {trial.seed}"

@@ -20,9 +20,11 @@ from sweeps.delivery import Delivery
 from sweeps.journal import FILE_NAME, Journal, TrialTaken, read_entries
 from sweeps.mlflow_store import Store
 from sweeps.records import COMPLETE, ChildRecord, Evaluation, StageRecord, TrialRecord, stage_record, trial_record
+from sweeps.saved_views import save_views
 from sweeps.stage_children import children_of
 from sweeps.stage_log import NOTE, WRITTEN, StageLog
 from sweeps.trial_log import TrialLog, now_ms
+from sweeps.trial_runs import runs_that_count
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -92,17 +94,23 @@ class Ledger:
             self._take(digest).close()
 
     def find_trial(self, experiment: str, digest: str) -> TrialRecord | None:
-        """The trial's record, a complete one before any other.
+        """The trial's record, as `find_trials` finds it."""
+        return self.find_trials(experiment, [digest]).get(digest)
+
+    def find_trials(self, experiment: str, digests: Sequence[str]) -> dict[str, TrialRecord]:
+        """Digest -> record of the trials that are there, a complete one before any other.
 
         A trial that ended while MLflow was away is delivered from its journal first. Where several runs are
         complete the oldest counts, and all others are tagged `duplicate_of`.
         """
         self.flush(READ_SECONDS)
-        run = self._find_run(experiment, digest)
-        if (run is None or run.data.tags.get("trial.state") not in COMPLETE) and self._recover(experiment, digest):
+        runs = self._find_runs(experiment, digests)
+        missing = [one for one in digests if one not in runs or runs[one].data.tags.get("trial.state") not in COMPLETE]
+        recovered = [digest for digest in missing if self._recover(experiment, digest)]
+        if recovered:
             self.flush(READ_SECONDS)
-            run = self._find_run(experiment, digest)
-        return None if run is None else self._record(run)
+            runs |= self._find_runs(experiment, recovered)
+        return self._records(runs)
 
     def read_trial(self, run_id: str) -> TrialRecord:
         """The record of one run. Raises InputError when there is no such trial."""
@@ -132,9 +140,12 @@ class Ledger:
             return self.store.json_artifacts(run_id, {path}).get(path)
 
     def look_up(self, experiment: str, digest: str) -> TrialRecord | None:
-        """The trial's record as it stands. Unlike `find_trial` it writes nothing, not even what a journal holds."""
-        run = self._find_run(experiment, digest, mark=False)
-        return None if run is None else self._record(run)
+        """The trial's record, as `look_up_trials` finds it."""
+        return self.look_up_trials(experiment, [digest]).get(digest)
+
+    def look_up_trials(self, experiment: str, digests: Sequence[str]) -> dict[str, TrialRecord]:
+        """The records as they stand. Unlike `find_trials` it writes nothing, not even what a journal holds."""
+        return self._records(self._find_runs(experiment, digests, mark=False))
 
     def curve(self, run_id: str, metric: str) -> list[tuple[int, float]]:
         """(step, value) in order of steps."""
@@ -164,6 +175,7 @@ class Ledger:
             if "stage.reason" in run.data.tags:
                 self.store.client.delete_tag(run.info.run_id, "stage.reason")
             self.store.log_params(run, params)
+            save_views(self.store, experiment_id, run.info.run_id, title, objective)
         return StageLog(self, experiment, stage, run.info.run_id, dict(run.data.tags))
 
     def open_trial(self, opened: Mapping[str, Any], digest: str) -> TrialLog:
@@ -226,17 +238,12 @@ class Ledger:
         self._trial_log(held).end_as_journaled(end)
         return True
 
-    def _find_run(self, experiment: str, digest: str, *, mark: bool = True) -> Run | None:
-        """The run that counts for a trial: complete before incomplete, then the oldest."""
+    def _find_runs(self, experiment: str, digests: Sequence[str], *, mark: bool = True) -> dict[str, Run]:
         with self.store.reading():
-            experiment_id = self.store.experiment_id(experiment, create=False)
-            runs = self.store.search(experiment_id, {"trial.digest": digest})
-            runs = [run for run in runs if "duplicate_of" not in run.data.tags] or runs
-            runs.sort(key=lambda run: run.data.tags.get("trial.state") not in COMPLETE)
-            # Among incomplete runs the younger may still become the one that counts.
-            if mark and runs and runs[0].data.tags.get("trial.state") in COMPLETE:
-                self.store.mark_duplicates(runs[0], runs[1:])
-        return runs[0] if runs else None
+            return runs_that_count(self.store, self.store.experiment_id(experiment, create=False), digests, mark=mark)
+
+    def _records(self, runs: Mapping[str, Run]) -> dict[str, TrialRecord]:
+        return dict(zip(runs, self.store.read_all(self._record, list(runs.values())), strict=True))
 
     def _record(self, run: Run) -> TrialRecord:
         if "trial.digest" not in run.data.tags:

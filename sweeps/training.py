@@ -14,10 +14,16 @@ from ray import tune
 from mmpo_train.config import TrialConfig, to_dict
 from mmpo_train.early_stop import GO_ON, STOP, write_answer
 from mmpo_train.events import Finished, Point
+from mmpo_train.mirror import fetch_files, name_of
 from mmpo_train.prepare import Places
-from sweeps.cluster import TrialResources, ray_storage
+from sweeps.attempts import one_line
+from sweeps.capacity import HEAD_NODE
+from sweeps.cluster import ray_storage
 from sweeps.evaluating import REWARD, Evaluators, artifacts_folder
-from sweeps.trial import drive_trial, failure_reason
+from sweeps.pace import Pace
+from sweeps.placement import TrialResources
+from sweeps.trial import drive_trial
+from sweeps.work_clock import WorkClock
 
 if TYPE_CHECKING:
     from sweeps.board import Board
@@ -25,8 +31,8 @@ if TYPE_CHECKING:
 
 
 # Drivers wait for their workers: they take no CPU from them, and sit on the node that no spot market takes away.
-HEAD_NODE = "node:__internal_head__"
-
+# Train's controller and its barrier sit where the driver does.
+ON_HEAD = tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])
 
 CURVE = "validation_curve/reward_accuracy"
 GoesOn = Callable[[str, int, float], bool]
@@ -40,24 +46,25 @@ def train_trials(
     resources: TrialResources,
     open_log: Callable[[TrialConfig], TrialLog],
     board: Board,
+    at_a_time: Callable[[], int],
     goes_on: GoesOn | None = None,
 ) -> dict[str, dict[str, float]]:
     """Train and judge every trial; returns, when the last checkpoint has been judged, what the starting model scores by
     each trial's objective: digest -> metrics.
 
-    A trial that fails or diverges is recorded as such and does not stop the others. Where there is `goes_on`, trials
-    ask it at each epoch's end but the last.
+    A trial that fails or diverges is recorded as such and does not stop the others. So many run `at_a_time`, which is
+    asked again as nodes come and go. Where there is `goes_on`, trials ask it at each epoch's end but the last.
     """
     baselines = {trial.digest: evaluators.starting_model(trial, places) for trial, places in trials}
-    listener = _Listener(
-        evaluators, {trial.digest: (trial, places) for trial, places in trials}, open_log, board, goes_on
-    )
+    by_digest = {trial.digest: (trial, places) for trial, places in trials}
+    listener, pace = _Listener(evaluators, by_digest, open_log, board, resources, goes_on), Pace(at_a_time, board)
     jobs = [_job(trial, places, storage, resources) | {"watched": goes_on is not None} for trial, places in trials]
     tuner = tune.Tuner(
-        tune.with_resources(drive_trial, tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])),
+        tune.with_resources(drive_trial, ON_HEAD),
         param_space={"job": tune.grid_search(jobs)},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=resources.concurrent,
+            search_alg=pace.trials,
+            reuse_actors=True,  # a driver's process takes longer to start than all else between two trials
             trial_name_creator=lambda trial: trial.config["job"]["digest"],
             trial_dirname_creator=lambda trial: trial.config["job"]["digest"],
         ),
@@ -65,7 +72,7 @@ def train_trials(
             name=f"tune-{time.strftime('%Y%m%d-%H%M%S')}",
             storage_path=ray_storage(storage),
             verbose=0,
-            callbacks=[listener],
+            callbacks=[listener, pace],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
@@ -76,7 +83,7 @@ def train_trials(
     finally:
         for log in listener.logs.values():
             if not log.ended:
-                log.fail("interrupted: the same command goes on from the last epoch checkpoint")
+                log.fail("interrupted: the same command goes on from the last state written")
     return {digest: ray.get(baseline) for digest, baseline in baselines.items()}
 
 
@@ -84,11 +91,9 @@ def _job(trial: TrialConfig, places: Places, storage: Path, resources: TrialReso
     return {
         "digest": trial.digest,
         "config": to_dict(trial),
-        "places": {name: str(path.resolve()) for name, path in vars(places).items()},
+        "places": {name: name_of(path) for name, path in vars(places).items()},
         "ray_storage": ray_storage(storage),
-        "workers": resources.workers,
-        "use_gpu": resources.use_gpu,
-        "cpus_per_worker": resources.cpus_per_worker,
+        **resources.job(),
     }
 
 
@@ -101,14 +106,15 @@ class _Listener(tune.Callback):
         trials: dict[str, tuple[TrialConfig, Places]],
         open_log: Callable[[TrialConfig], TrialLog],
         board: Board,
+        resources: TrialResources,
         goes_on: GoesOn | None = None,
     ) -> None:
-        self.goes_on = goes_on
+        self.resources, self.goes_on = resources, goes_on
         self.accuracies: dict[tuple[str, float], float] = {}
         """Digest and epoch -> the training loop's reward accuracy at the epoch's end."""
         self.evaluators, self.trials, self.open_log, self.board = evaluators, trials, open_log, board
         self.logs: dict[str, TrialLog] = {}
-        self.started: dict[str, float] = {}
+        self.clocks: dict[str, WorkClock] = {}
         self.judging: dict[Any, tuple[str, Finished, str]] = {}
         """Reference -> digest, checkpoint and suite of an evaluation under way."""
         self.sent_to_judge: set[tuple[str, int]] = set()
@@ -122,12 +128,18 @@ class _Listener(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.started[_digest(trial)] = time.monotonic()
-        self.logs[_digest(trial)] = self.open_log(self.trials[_digest(trial)][0])
-        self.board.set_state(_digest(trial), "starting")
+        self._open(_digest(trial))
+        self.board.set_state(_digest(trial), "placing")
+
+    def _open(self, digest: str) -> None:
+        self.clocks[digest] = WorkClock(self.resources.workers)
+        self.logs[digest] = self.open_log(self.trials[digest][0])
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         digest = _digest(trial)
+        self.clocks[digest].hear(result)
+        if result.get("workers"):
+            self.board.set_state(digest, "starting")
         points = [Point(*point) for point in result.get("points", ())]
         if points:
             self.board.rows[digest].update(points)
@@ -162,7 +174,9 @@ class _Listener(tune.Callback):
         self._end_where_judged(_digest(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.troubles[_digest(trial)] = ("failed", failure_reason(error_of(trial)))
+        if _digest(trial) not in self.logs:  # its driver could not be started
+            self._open(_digest(trial))
+        self.troubles[_digest(trial)] = ("failed", one_line(error_of(trial)))
         self.trained.add(_digest(trial))
         self._end_where_judged(_digest(trial))
 
@@ -183,7 +197,7 @@ class _Listener(tune.Callback):
             try:
                 scores = ray.get(reference)
             except ray.exceptions.RayError as error:
-                self._could_not_judge(digest, finished, suite, failure_reason(error))
+                self._could_not_judge(digest, finished, suite, one_line(error))
             else:
                 self._judged(digest, finished, suite, scores)
             self._end_where_judged(digest)
@@ -199,6 +213,7 @@ class _Listener(tune.Callback):
         for name, why in scores.get("missing", {}).items():
             self._could_not_judge(digest, finished, f"{suite}.{name}", why)
         folder = artifacts_folder(places, trial, finished.epoch) / suite
+        fetch_files(folder)
         log.artifacts(folder, f"evaluations/epoch-{finished.epoch:04d}/{suite}")
         self.board.line(digest, f"epoch {finished.epoch}: {suite} done")
 
@@ -218,11 +233,11 @@ class _Listener(tune.Callback):
         state, reason = self.troubles.get(digest, ("finished", ""))
         log = self.logs[digest]
         if state == "finished":
-            log.finish(time.monotonic() - self.started[digest])
+            log.finish(self.clocks[digest].seconds())
         elif state == "diverged":
             log.diverged(reason)
         elif state == "stopped":
-            log.stopped(reason, time.monotonic() - self.started[digest])
+            log.stopped(reason, self.clocks[digest].seconds())
         else:
             log.fail(reason)
         self.board.set_state(digest, state, reason)

@@ -7,17 +7,19 @@ writes to MLflow and to the screen.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
+from ray.train._internal.session import get_session
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
+from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-# A worker group that dies, or runs out of memory and remembers smaller passes, is started again from the last epoch
-# checkpoint so many times.
-MAX_FAILURES = 3
+from sweeps.attempts import MAX_LOSSES, Attempts, is_loss
+from sweeps.elastic import ElasticTrainer
 
 
 def drive_trial(space: dict[str, Any]) -> None:
@@ -26,24 +28,65 @@ def drive_trial(space: dict[str, Any]) -> None:
 
 
 def run_job(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> None:
-    """Run `worker(job)` on all workers of a Ray Train job, to its end.
+    """Run `worker(job)` on all workers of a Ray Train job, to its end, however many of them are lost on the way.
 
-    `job`: digest, config and places (dicts), ray_storage, workers, use_gpu, cpus_per_worker; of a trial also watched.
+    `job`: digest, config and places (dicts), ray_storage, all of `TrialResources.job`; of a trial also watched.
     """
-    resources = {"CPU": job["cpus_per_worker"]} | ({"GPU": 1} if job["use_gpu"] else {})
-    TorchTrainer(
+    _keep_queue_here()
+    for start in range(1, MAX_LOSSES + 1):
+        try:
+            _trainer(job, worker).fit()
+            return
+        except (ControllerError, RayActorError) as error:
+            # Train starts workers again that are lost at their work, but not those lost while they are being started.
+            if start == MAX_LOSSES or not is_loss(getattr(error, "controller_failure", error)):
+                raise
+
+
+def _trainer(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> TorchTrainer:
+    resources = {"CPU": job["cpus_per_worker"]} | ({"GPU": job["gpus_per_worker"]} if job["use_gpu"] else {})
+    is_elastic = job["min_workers"] < job["workers"]
+    trainer = ElasticTrainer if is_elastic else TorchTrainer
+    workers: Any = (job["min_workers"], job["workers"]) if is_elastic else job["workers"]
+    # Attempts knows when to end; a place on the cluster is waited for without end.
+    without_end: dict[str, Any] = {"max_preemption_failures": -1, "controller_failure_limit": -1}
+    return trainer(
         worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(
-            num_workers=job["workers"], use_gpu=job["use_gpu"], resources_per_worker=resources
+            num_workers=workers,
+            use_gpu=job["use_gpu"],
+            resources_per_worker=resources,
+            accelerator_type=job["accelerator"] or None,
+            placement_strategy="STRICT_PACK",  # on one node: between nodes, gradients would take the network
         ),
+        torch_config=TorchConfig(backend=job["backend"]),
         run_config=RunConfig(
             name=job["digest"],
             storage_path=job["ray_storage"],
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            callbacks=[TuneReportCallback()],  # type: ignore[list-item]
+            failure_config=FailureConfig(max_failures=-1, **without_end),
+            callbacks=[Attempts(), TuneReportCallback()],  # type: ignore[list-item]
         ),
-    ).fit()
+    )
+
+
+def _keep_queue_here() -> None:
+    """Put the queue of reports from Train to Tune on this node. Ray 2.60 puts it on any: with that node the trial would
+    be lost whose workers are elsewhere."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    session = get_session()
+    assert session is not None, "a trial's driver is a function of Tune"
+    session._inter_actor_queue = Queue(1, actor_options={"num_cpus": 0, "scheduling_strategy": here})
+
+
+def begin(job: dict[str, Any]) -> None:
+    """What every worker does first: it says how many there are, as the time before, without a place, costs nothing;
+    and it keeps to its CPUs where it trains on them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, int(job["cpus_per_worker"])))
+    ray.train.report({"points": [], "finished": None, "workers": ray.train.get_context().get_world_size()})
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -51,19 +94,17 @@ def train_worker(job: dict[str, Any]) -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
-    import torch
-
     from eval_workers.actors import ask_for_segment
     from mmpo_train.config import from_dict
     from mmpo_train.deepspeed_engine import DeepSpeedEngine
     from mmpo_train.early_stop import Stopped
     from mmpo_train.events import Finished, Point
     from mmpo_train.loop import Diverged
+    from mmpo_train.mirror import place_of
     from mmpo_train.prepare import Places
     from mmpo_train.run import run_trial
 
-    if not job["use_gpu"]:
-        torch.set_num_threads(max(1, int(job["cpus_per_worker"])))
+    begin(job)
 
     def send(points: list[Point], finished: Finished | None) -> None:
         ray.train.report({"points": [tuple(point) for point in points], "finished": finished and tuple(finished)})
@@ -71,24 +112,14 @@ def train_worker(job: dict[str, Any]) -> None:
     def say(text: str) -> None:
         ray.train.report({"points": [], "finished": None, "said": text})
 
+    def safe(step: int) -> None:
+        ray.train.report({"points": [], "finished": None, "safe": step})
+
     config = from_dict(job["config"])
-    places = Places(**{name: Path(path) for name, path in job["places"].items()})
+    places = Places(**{name: place_of(path) for name, path in job["places"].items()})
     try:
-        run_trial(config, places, DeepSpeedEngine, send, ask_for_segment, say, watched=job["watched"])
+        run_trial(config, places, DeepSpeedEngine, send, ask_for_segment, say, safe, watched=job["watched"])
     except Stopped as reason:
         ray.train.report({"points": [], "finished": None, "stopped": str(reason)})
     except Diverged as reason:
         ray.train.report({"points": [], "finished": None, "diverged": str(reason)})
-
-
-def failure_reason(error: BaseException | None) -> str:
-    """One line that says what went wrong in a worker, without the layers it came through."""
-    while True:
-        failures = getattr(error, "worker_failures", None)
-        wrapped = getattr(error, "cause", None) or getattr(error, "_base_exc", None)
-        inner = next(iter(failures.values())) if failures else wrapped
-        if inner is None or inner is error:
-            break
-        error = inner
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1][:300] if lines else 'no message'}"

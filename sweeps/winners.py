@@ -14,6 +14,9 @@ from typing import Any
 from mmpo_train.errors import InputError
 from sweeps.significance import SIGNIFICANCE, p_text, sign_test, t_test, wilson_interval
 
+_NAMED = 12
+"""So many points are named in a sentence."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
@@ -197,5 +200,7 @@ def _reason(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int) -> st
 
 
 def listed(labels: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """`a, b and c`; of very many the first, and how many others."""
+    if len(labels) > _NAMED + 1:
+        labels = [*labels[:_NAMED], f"{len(labels) - _NAMED} others"]
     return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)

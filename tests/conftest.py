@@ -1,6 +1,8 @@
 """What several files share: a random model with the project's own tokenizer, and preference data prepared for it."""
 
 import json
+import logging
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +106,37 @@ def ranked_prepared(base_config, preference_rows, tmp_path_factory):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = replace(base_config, {"dataset": (str(data),), "objective": "kto"})
     return _prepare(config, tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture(scope="session")
+def s3_server():
+    """The address of an S3 that speaks real HTTP, on localhost (moto)."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield "http://{}:{}".format(*server.get_host_and_port())
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server, tmp_path, monkeypatch):
+    """`s3://NAME` of an empty bucket, and an environment that leads there; this node's copies lie in tmp_path."""
+    import boto3
+
+    environment = {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "tests",
+        "AWS_SECRET_ACCESS_KEY": "tests-secret",
+        "MMPO_CACHE": str(tmp_path / "node-1"),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    name = f"bucket-{secrets.token_hex(4)}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    return f"s3://{name}"
 
 
 def _prepare(config, storage):

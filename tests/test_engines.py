@@ -14,6 +14,8 @@ from tests.workers import train_jobs
 
 STEPS = 20
 TOLERANCE = 1e-5
+EVERY_STEP = {"checkpoint_minutes": 1e-9}
+"""Fields of a trial that writes what a resume needs after each step."""
 
 
 def job(config: TrialConfig, places: Places, folder: Path, stop_after_step: int = 10**9, **fields: Any) -> dict:
@@ -74,11 +76,12 @@ def test_engines_layouts_pass_sizes_stages_and_worker_counts_give_the_same_losse
 def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
     workers: int, long_config: TrialConfig, prepared: Any, tmp_path: Path
 ) -> None:
+    """The first from the end of its first epoch, the others from the step before the kill."""
     variants: list[dict[str, Any]] = [
         {},
-        {"zero_stage": 3},
-        {"optimizer": "adamw_8bit"},
-        {"lora_rank": 4, "lora_dropout": 0.1},
+        {"zero_stage": 3, **EVERY_STEP},
+        {"optimizer": "adamw_8bit", **EVERY_STEP},
+        {"lora_rank": 4, "lora_dropout": 0.1, **EVERY_STEP},
     ]
 
     def jobs(folder: str, stop_after_step: int) -> list[dict]:
@@ -91,7 +94,10 @@ def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
     middle_of_second_epoch = len(losses(whole[0])) // 2
     for result in train_jobs(jobs("cut", middle_of_second_epoch), workers):
         assert result["error"] == "killed"
-    for result, expected in zip(train_jobs(jobs("cut", 10**9), workers), whole, strict=True):
+    resumed = train_jobs(jobs("cut", 10**9), workers)
+    begun_after = [len(losses(whole[0])) // 3, *[middle_of_second_epoch - 1] * 3]
+    for result, expected, step in zip(resumed, whole, begun_after, strict=True):
+        assert result["safe"][0] == step
         assert losses(result) == losses(expected)  # to the last bit; the points of before the kill are sent again
         assert [epoch for epoch, _ in result["finished"]] == [1, 2, 3]
         judged = RewardAccuracy()(

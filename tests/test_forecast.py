@@ -12,7 +12,6 @@ import pytest
 
 from mmpo_train.config import replace
 from mmpo_train.errors import InputError
-from sweeps.cluster import TrialResources, plan_resources
 from sweeps.cost import HARDWARE, forecast_trials, hardware, hours_of, lengths_of, read_size, tokens_folder, work_on
 from sweeps.forecast import (
     Forecast,
@@ -30,6 +29,7 @@ from sweeps.forecast import (
     work_of,
 )
 from sweeps.options import SweepOptions, experiment_name
+from sweeps.placement import TrialResources
 from sweeps.planned import Planned
 from sweeps.tracking import Point, connect
 
@@ -129,9 +129,9 @@ def test_accelerators_are_named_as_ray_names_them(driver, name):
 
 
 def test_a_trial_asks_for_gpus_of_a_named_type():
-    gpus = plan_resources(16, 8, 2, 0, "H100")
+    gpus = TrialResources(2, True, 1, 4, "H100")
     assert (str(gpus), hardware(gpus)) == ("2 workers of 1 GPU (H100)", "2 x H100")
-    cpus = plan_resources(2, 0, 1, 0, "H100")
+    cpus = TrialResources(1, False, 1, 2)
     assert (str(cpus), hardware(cpus)) == ("1 worker of 1 CPU", "1 x CPU")
 
 

@@ -17,9 +17,14 @@ BELOW = {"mmpo_train": set(), "eval_workers": {"mmpo_train"}, "sweeps": {"eval_w
 DOORS = {
     "ray": {
         "sweeps/trial.py",
+        "sweeps/attempts.py",
+        "sweeps/elastic.py",
         "sweeps/training.py",
         "sweeps/sft_training.py",
         "sweeps/cluster.py",
+        "sweeps/pace.py",
+        "sweeps/survey.py",
+        "sweeps/doctor_cluster.py",
         "eval_workers/actors.py",
     },
     "mlflow": {"sweeps/mlflow_store.py", "eval_workers/mlflow_record.py"},
@@ -33,6 +38,7 @@ DOORS = {
         "mmpo_train/preference_sources.py",
         "eval_workers/alpaca_data.py",
         "sweeps/model_card.py",
+        "sweeps/doctor_services.py",
     },
     "matplotlib": {"sweeps/joint_plot.py", "sweeps/plots.py", "sweeps/report_plots.py"},
     "tyro": {"mmpo_train/options.py", "mmpo_train/terminal.py", "eval_workers/__main__.py"},

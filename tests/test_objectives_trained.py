@@ -10,6 +10,7 @@ import pytest
 from eval_workers.reward_accuracy import RewardAccuracy
 from mmpo_train.config import OBJECTIVE_FIELDS, ONLINE_OBJECTIVES, replace, to_dict
 from mmpo_train.recipes import objective_settings
+from tests.test_engines import EVERY_STEP
 from tests.workers import train_jobs
 
 OFFLINE = [name for name in OBJECTIVE_FIELDS if name not in ONLINE_OBJECTIVES]
@@ -60,11 +61,11 @@ def test_every_objective_trains_alike_in_padded_rows_on_one_worker_and_in_small_
 
 def test_objectives_with_a_state_or_draws_go_on_after_an_interruption(ranked_prepared: Any, tmp_path: Path) -> None:
     workers = 2
-    variants = [
-        {"objective": "bco_original"},
-        {"objective": "kto_original", "beta": 0.5},
+    variants: list[dict[str, Any]] = [
+        {"objective": "bco_original", **EVERY_STEP},
+        {"objective": "kto_original", "beta": 0.5, **EVERY_STEP},
         {"objective": "mc_po", "negatives": 2},
-        {"objective": "mc_po", "zero_stage": 3},
+        {"objective": "mc_po", "zero_stage": 3, **EVERY_STEP},
         {"objective": "rnce", "lora_rank": 4, "lora_dropout": 0.1},
     ]
     whole = train_jobs(jobs_of(ranked_prepared, tmp_path / "whole", variants), workers)

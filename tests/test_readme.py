@@ -16,10 +16,13 @@ from mmpo_train.merge import MergeOptions
 from mmpo_train.merge import main as merge_main
 from sweeps.ablations import main as ablations_main
 from sweeps.axis import main as axis_main
+from sweeps.doctor import main as doctor_main
+from sweeps.doctor_page import DoctorOptions
 from sweeps.final_runs import main as final_main
 from sweeps.joint_search import main as joint_main
 from sweeps.mc_po_studies import main as studies_main
 from sweeps.objectives import main as objectives_main
+from sweeps.paper import PaperOptions
 from sweeps.paper import main as paper_main
 from sweeps.report import ReportOptions
 from sweeps.report import main as report_main
@@ -38,6 +41,8 @@ COMMANDS = [
     for block in re.findall(r"^```sh\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
     for line in block.splitlines()
 ]
+ON_CLUSTERS = [command for command in COMMANDS if command.startswith(".venv/bin/ray ")]
+COMMANDS = [command for command in COMMANDS if command not in ON_CLUSTERS]
 STAGE1 = [shlex.split(command)[2:] for command in COMMANDS if "sweeps/stage1_lr.py" in command]
 MERGE = [shlex.split(command)[3:] for command in COMMANDS if "-m mmpo_train.merge" in command]
 OTHERS = {
@@ -55,6 +60,7 @@ OTHERS = {
 SWEEPS = [shlex.split(command)[1:] for command in COMMANDS if any(program in command for program in OTHERS)]
 REPORT = [shlex.split(command)[2:] for command in COMMANDS if "sweeps/report.py" in command]
 EVALUATE = [shlex.split(command)[3:] for command in COMMANDS if "-m eval_workers" in command]
+DOCTOR = [shlex.split(command)[3:] for command in COMMANDS if "-m sweeps.doctor" in command]
 TRAIN = [shlex.split(command)[3:] for command in COMMANDS if "-m mmpo_train " in command]
 
 
@@ -100,7 +106,7 @@ def test_every_option_named_exists(capsys):
     assert len(named) > 12
     helps = "".join(
         help_of(main, capsys)
-        for main in (stage1_main, train_main, evaluate_main, merge_main, report_main, *OTHERS.values())
+        for main in (stage1_main, train_main, evaluate_main, merge_main, report_main, doctor_main, *OTHERS.values())
     )
     assert named - set(re.findall(r"--[a-z][a-z-]+", helps)) == set()
 
@@ -153,13 +159,28 @@ def test_report_commands_parse(arguments):
     assert tyro.cli(ReportOptions, args=arguments)
 
 
+@pytest.mark.parametrize("arguments", DOCTOR, ids=" ".join)
+def test_doctor_commands_parse(arguments):
+    assert tyro.cli(DoctorOptions, args=arguments)
+
+
 @pytest.mark.parametrize("arguments", EVALUATE, ids=" ".join)
 def test_evaluation_commands_parse(arguments):
     assert tyro.cli(EvaluateOptions, args=arguments).paths
 
 
+def test_commands_on_clusters_name_files_and_programs_that_exist():
+    assert {command.split()[2] for command in ON_CLUSTERS} <= {"cluster.yaml", "cluster.local.yaml"}
+    assert {command.split()[1] for command in ON_CLUSTERS} == {"up", "exec", "attach", "down"}
+    (submitted,) = [shlex.split(command)[-1].split() for command in ON_CLUSTERS if " exec " in command]
+    assert (
+        submitted[0].startswith("mmpo-sweeps/") and (REPOSITORY / submitted[0].removeprefix("mmpo-sweeps/")).is_file()
+    )
+    assert tyro.cli(PaperOptions, args=submitted[2:]).model
+
+
 def test_the_commands_are_there_at_all():
-    assert len(STAGE1) >= 3 and TRAIN and EVALUATE and REPORT
+    assert len(STAGE1) >= 3 and TRAIN and EVALUATE and REPORT and DOCTOR
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), flags=re.MULTILINE))
     named = {command.split()[1] for command in COMMANDS if command.startswith("make ")}
     assert {"sweep", "test"} <= named <= targets
@@ -182,7 +203,7 @@ def test_the_address_of_the_ledger_is_the_one_the_stage_prints(tmp_path, monkeyp
 
 def test_pictures_are_small_and_load_nothing_from_elsewhere():
     pictures = [path for path in (REPOSITORY / "docs").iterdir() if path.suffix in (".svg", ".png")]
-    assert len(pictures) == 3 and sum(path.stat().st_size for path in pictures) < 300_000
+    assert len(pictures) == 4 and sum(path.stat().st_size for path in pictures) < 500_000
     for path in pictures:
         if path.suffix == ".svg":
             addresses = set(re.findall(r"https?://[^\"'\s)<]+", path.read_text()))

@@ -332,7 +332,7 @@ def test_the_note_has_the_ranking_the_next_command_and_how_to_overrule_and_a_per
     [parent] = search.runs(ledger_kind="stage")
     note = parent.data.tags["mlflow.note.content"]
     assert "1e-4 wins" in note and "python sweeps/stage2_beta.py" in note and "`winner` to `person`" in note
-    assert "| 5e-5 | 0.5750 |" in note and "largest of the grid" in note and "log-ratios to the reference" in note
+    assert "| 5e-5 | &emsp;0.5750 |" in note and "largest of the grid" in note and "log-ratios to the reference" in note
     search.tag(parent, "mlflow.note.content", "mine")
     search(stage1_lr, *RATES)
     [parent] = search.runs(ledger_kind="stage")

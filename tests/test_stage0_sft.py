@@ -46,6 +46,7 @@ def test_a_dry_run_counts_and_starts_nothing(model_folder, chats, tmp_path, caps
     main(["--model", str(model_folder), "--dataset", str(chats), "--storage", str(tmp_path / "runs"), "--dry-run"])
     printed = capsys.readouterr().out
     assert "train 38, validation 2 (2 held out)" in printed and "nothing was started" in printed
+    assert "forecast: 1 steps" in printed and "4 characters taken for a token" in printed
     assert not (tmp_path / "runs" / "mlflow.db").exists()
 
 
@@ -61,21 +62,22 @@ def test_a_killed_stage_0_goes_on_and_a_finished_one_is_found_again(model_folder
         words += ["--set", setting]
     process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 200
-    while not list(storage.glob("trials/*/resume/epoch-*/manifest.json")):
+    while not list(storage.glob("trials/*/resume/step-*/manifest.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     time.sleep(5)  # Ray's processes notice that their driver is gone
 
-    def run() -> str:
+    def run(*more: str) -> str:
         done = subprocess.run(
-            words, cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
+            [*words, *more], cwd=REPOSITORY, capture_output=True, text=True, env=os.environ | {"COLUMNS": "200"}
         )
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
     printed = run()
+    assert "foreseen" in printed
     (folder,) = storage.glob("models/*-sft-*")
     assert f"sweeps/stage1_lr.py --model {folder} --storage {storage}" in printed
     assert find_recipe(str(folder)).name == "llama-3-8b" and (folder / "model.safetensors").is_file()
@@ -91,4 +93,5 @@ def test_a_killed_stage_0_goes_on_and_a_finished_one_is_found_again(model_folder
     started = time.monotonic()
     again = run()
     assert "epoch 40" not in again and time.monotonic() - started < 60
+    assert "finished already: nothing to tune" in run("--dry-run")
     assert len(client.search_runs([experiment.experiment_id])) == 1

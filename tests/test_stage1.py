@@ -157,7 +157,7 @@ def test_a_killed_stage_goes_on_where_it_was(
     words = [word for word in words if word != "1e30"]
     process = subprocess.Popen(words, cwd=REPOSITORY, stdout=subprocess.DEVNULL, start_new_session=True)
     deadline = time.monotonic() + 200
-    while not list(storage.glob("trials/*/resume/epoch-*/manifest.json")):
+    while not list(storage.glob("trials/*/resume/step-*/manifest.json")):
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)

@@ -4,7 +4,7 @@ import pytest
 
 from mmpo_train.errors import InputError
 from sweeps.significance import sign_test, t_test, wilson_interval
-from sweeps.winners import Candidate, rank
+from sweeps.winners import Candidate, listed, rank
 
 
 def bits(right: int, of: int) -> tuple[int, ...]:
@@ -186,3 +186,10 @@ def test_a_point_of_which_one_seed_diverged_has_no_result():
     broken = [*seeded("0.1", bits(9, 10)), Candidate(label="0.1", value=0.1, seed=43, state="diverged")]
     ranking = rank([*broken, *seeded("0.2", bits(5, 10), bits(5, 10))])
     assert [(row.candidate.label, row.accuracy) for row in ranking.rows] == [("0.2", 0.5), ("0.1", None)]
+
+
+def test_a_sentence_names_a_dozen_points_and_counts_the_others():
+    labels = [f"p{number}" for number in range(1000)]
+    assert listed(labels[:3]) == "p0, p1 and p2"
+    assert listed(labels[:13]).endswith("p11 and p12")
+    assert listed(labels).endswith("p10, p11 and 988 others")

@@ -19,7 +19,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def train_jobs(jobs: list[dict[str, Any]], workers: int, engine: str = "deepspeed") -> list[dict[str, Any]]:
-    """Results of the jobs, in order: {points: [[step, ms, metrics], …], finished: [[epoch, folder], …], error}.
+    """Results of the jobs, in order: {points: [[step, ms, metrics], …], finished: [[epoch, folder], …], safe:
+    [step, …], error}.
 
     A job: config (a dict), places (paths as text), and optionally sft, for instruction tuning; stop_after_step, which
     ends it like a kill would: without any goodbye, after the step's report; or out_of_memory, where it happens once, as
@@ -116,7 +117,7 @@ def _run(job: dict[str, Any], make_engine: Any) -> dict[str, Any]:
 
     if "call" in job:
         return importlib.import_module(job["call"]).in_worker(job, lambda one: _run(one, make_engine))
-    result: dict[str, Any] = {"points": [], "finished": [], "error": ""}
+    result: dict[str, Any] = {"points": [], "finished": [], "safe": [], "error": ""}
 
     def send(points: list, finished: Any) -> None:
         result["points"] += points
@@ -131,14 +132,15 @@ def _run(job: dict[str, Any], make_engine: Any) -> dict[str, Any]:
         make_segment(Answering(Path(job["places"]["trials"]) / "verdicts.sqlite"), request)
         return lambda: True
 
+    safe = result["safe"].append
     if job.get("out_of_memory"):
         make_engine = out_of_memory(make_engine, **job["out_of_memory"])
     paths = {name: Path(path) for name, path in job["places"].items()}
     try:
         if job.get("sft"):
-            run_sft(change(SFTTrial(), job["config"]), SFTPlaces(**paths), make_engine, send)
+            run_sft(change(SFTTrial(), job["config"]), SFTPlaces(**paths), make_engine, send, safe=safe)
         else:
-            run_trial(from_dict(job["config"]), Places(**paths), make_engine, send, ask)
+            run_trial(from_dict(job["config"]), Places(**paths), make_engine, send, ask, safe=safe)
     except Diverged as reason:
         result["error"] = str(reason)
     except _Killed:

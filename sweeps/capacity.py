@@ -1,0 +1,157 @@
+"""What a cluster's nodes can hold: counted node by node, as a trial's workers share one. Pure functions on tables."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+ACCELERATOR = "accelerator_type:"
+"""How Ray begins the resource that says of which type a node's GPUs are."""
+HEAD_NODE = "node:__internal_head__"
+"""Ray's resource of the node that no spot market takes away."""
+
+
+@dataclass(frozen=True)
+class NodeKind:
+    """Nodes that are alike."""
+
+    cpus: float
+    gpus: float
+    accelerators: tuple[str, ...] = ()
+    """Types of the GPUs, as Ray names them: an A100 may be A100 and A100-80G."""
+    alive: int = 1
+    most: int = 1
+    """What an autoscaler may make of `alive`; the same where there is none."""
+
+    def fits(self, bundles: int, cpus: float, gpus: int) -> int:
+        """So many times `bundles` of these CPUs and GPUs fit on one such node, all of them together."""
+        by_cpus = self.cpus // (bundles * cpus) if cpus else float("inf")
+        by_gpus = self.gpus // (bundles * gpus) if gpus else float("inf")
+        return int(min(by_cpus, by_gpus))
+
+    def __str__(self) -> str:
+        of_type = f"{'/'.join(self.accelerators)} " if self.accelerators else ""
+        what = counted(self.gpus, f"{of_type}GPU") if self.gpus else counted(self.cpus, "CPU")
+        return f"nodes of {what} ({self.alive} alive{f', at most {self.most}' if self.most > self.alive else ''})"
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """All that trials can be placed on."""
+
+    kinds: tuple[NodeKind, ...]
+    local: bool = False
+    """One machine with a Ray of our own, not a cluster that somebody set up for a purpose."""
+    most_nodes: int | None = None
+    """All that an autoscaler starts, of whatever kind."""
+    unknown: int = 0
+    """Nodes that are still to come and are of no known kind: hosts of a list, before they have joined."""
+    head_memory: float = float("inf")
+    """Bytes of the node that the drivers sit on."""
+
+    @property
+    def gpus(self) -> bool:
+        """Whether there is, or can be, any GPU."""
+        return any(kind.gpus >= 1 and kind.most for kind in self.kinds)
+
+    @property
+    def total_gpus(self) -> float:
+        """Of all nodes that there are or can be."""
+        return sum(kind.gpus * kind.most for kind in self.kinds)
+
+    @property
+    def accelerators(self) -> list[str]:
+        """All types of GPUs."""
+        return sorted({name for kind in self.kinds for name in kind.accelerators})
+
+    def of_type(self, accelerator: str) -> Nodes:
+        """Those with GPUs of this type."""
+        return dataclasses.replace(self, kinds=tuple(kind for kind in self.kinds if accelerator in kind.accelerators))
+
+    def most_at_once(self, bundles: int, cpus: float, gpus: int) -> int:
+        """How many times `bundles`, each group on one node, fit at most on nodes that are there or can be started."""
+        to_come = sum(kind.most - kind.alive for kind in self.kinds)
+        if self.most_nodes is not None:
+            to_come = min(to_come, max(0, self.most_nodes - sum(kind.alive for kind in self.kinds)))
+        held = 0
+        for kind in sorted(self.kinds, key=lambda kind: -kind.fits(bundles, cpus, gpus)):
+            new = min(kind.most - kind.alive, to_come)
+            to_come -= new
+            held += (kind.alive + new) * kind.fits(bundles, cpus, gpus)
+        return held
+
+    def largest(self, cpus: float, gpus: int) -> int:
+        """How many such bundles fit on one node, the roomiest."""
+        return max((kind.fits(1, cpus, gpus) for kind in self.kinds if kind.most), default=0)
+
+    def without(self, gpus: int, accelerator: str = "") -> Nodes:
+        """What is left where one GPU after the other of the nodes with fewest GPUs is taken, of the type if named."""
+        kinds = list(self.kinds)
+        for _ in range(gpus):
+            typed = [kind for kind in kinds if not accelerator or accelerator in kind.accelerators]
+            takers = [kind for kind in typed if kind.gpus >= 1 and kind.most]
+            if not takers:
+                return dataclasses.replace(self, kinds=tuple(kind for kind in kinds if not kind.gpus))
+            kind = min(takers, key=lambda kind: (kind.gpus, -kind.alive))
+            place = kinds.index(kind)
+            one = dataclasses.replace(kind, gpus=kind.gpus - 1, alive=min(1, kind.alive), most=1)
+            rest = dataclasses.replace(kind, alive=kind.alive - one.alive, most=kind.most - 1)
+            kinds[place : place + 1] = [one, rest] if rest.most else [one]
+        return dataclasses.replace(self, kinds=tuple(kinds))
+
+    def __str__(self) -> str:
+        described = [str(kind) for kind in self.kinds if kind.gpus or kind.cpus]
+        return ", ".join(described) if described else "no node that trials can run on"
+
+
+def nodes_of(
+    alive: Iterable[Mapping[str, float]],
+    types: Sequence[tuple[Mapping[str, float], int]] = (),
+    *,
+    most_nodes: int | None = None,
+    head_memory: float = float("inf"),
+) -> Nodes:
+    """Ray's resources of every node that is alive, with (resources, nodes at most) of every type that an autoscaler
+    may start.
+
+    A live node counts as one of a type with the same GPUs. Of a type without resources nothing is known before its
+    nodes join.
+    """
+    alive = list(alive)
+    there = [_kind(resources) for resources in alive]
+    workers = sum(HEAD_NODE not in resources for resources in alive)
+    unknown = sum(max(0, most - workers) for resources, most in types if not _known(resources))
+    kinds: list[NodeKind] = []
+    for resources, most in types:  # machines of one kind may be several types: spot and on-demand
+        if most and _known(resources):
+            _count(kinds, dataclasses.replace(_kind(resources), alive=0, most=most))
+    for kind in there:
+        _count(kinds, kind)
+    return Nodes(tuple(kinds), most_nodes=most_nodes, unknown=unknown, head_memory=head_memory)
+
+
+def _count(kinds: list[NodeKind], new: NodeKind) -> None:
+    """Add nodes to those that they are like, or to the list."""
+    for place, known in enumerate(kinds):
+        # Ray counts the CPUs of a machine itself: beside the same GPUs they need not be what the type says.
+        if (known.gpus, known.accelerators) == (new.gpus, new.accelerators) and (new.gpus or known.cpus == new.cpus):
+            alive = known.alive + new.alive
+            most = max(known.most, alive) if new.alive else known.most + new.most
+            kinds[place] = dataclasses.replace(known, cpus=new.cpus, alive=alive, most=most)
+            return
+    kinds.append(new)
+
+
+def _known(resources: Mapping[str, float]) -> bool:
+    return "CPU" in resources or "GPU" in resources
+
+
+def _kind(resources: Mapping[str, float]) -> NodeKind:
+    names = tuple(sorted(name.removeprefix(ACCELERATOR) for name in resources if name.startswith(ACCELERATOR)))
+    return NodeKind(resources.get("CPU", 0.0), resources.get("GPU", 0.0), names)
+
+
+def counted(number: float, what: str) -> str:
+    """`1 GPU`, `2 GPUs`."""
+    return f"{number:g} {what}{'' if number == 1 else 's'}"
