@@ -7,6 +7,7 @@ from typing import Any
 from ray.exceptions import RayError, RayTaskError
 from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
 MAX_FAULTS = 4
 """The trial fails when its own code has raised so often without getting further: also out of memory, which makes
@@ -49,6 +50,28 @@ class Attempts(UserCallback):
         if self.faults >= MAX_FAULTS or self.losses >= MAX_LOSSES:
             tries = f"{self.faults + self.losses} times in a row after step {max(self.safe, 0)}"
             raise GaveUp(f"{one_line(errors[0])} ({tries})")
+
+
+class Leftovers(WorkerGroupCallback, ControllerCallback):
+    """Gives back the places of workers of which one was lost while they were being started: Ray 2.60 forgets them, and
+    whoever is started instead would wait for them for ever."""
+
+    def __init__(self) -> None:
+        self.starting: Any = None
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        """Called when they have their places."""
+        self.starting = worker_group
+
+    def after_worker_group_training_start(self, worker_group: Any) -> None:
+        """Called when they are at work, and Train knows of them."""
+        self.starting = None
+
+    def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:
+        """Called for any failure."""
+        if self.starting is not None:
+            self.starting.shutdown()
+            self.starting = None
 
 
 def is_loss(error: Exception) -> bool:

@@ -18,7 +18,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweeps.attempts import MAX_LOSSES, Attempts, is_loss
+from sweeps.attempts import MAX_LOSSES, Attempts, Leftovers, is_loss
 from sweeps.elastic import ElasticTrainer
 
 
@@ -65,7 +65,7 @@ def _trainer(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> T
             name=job["digest"],
             storage_path=job["ray_storage"],
             failure_config=FailureConfig(max_failures=-1, **without_end),
-            callbacks=[Attempts(), TuneReportCallback()],  # type: ignore[list-item]
+            callbacks=[Attempts(), Leftovers(), TuneReportCallback()],  # type: ignore[list-item]
         ),
     )
 

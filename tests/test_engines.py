@@ -72,7 +72,7 @@ def test_engines_layouts_pass_sizes_stages_and_worker_counts_give_the_same_losse
             assert_same_losses(result, reference, len(losses(reference)))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
     workers: int, long_config: TrialConfig, prepared: Any, tmp_path: Path
 ) -> None:

@@ -59,6 +59,7 @@ def test_every_objective_trains_alike_in_padded_rows_on_one_worker_and_in_small_
             assert len(set(points[0])) > 2, "the reference point does not move"
 
 
+@pytest.mark.slow
 def test_objectives_with_a_state_or_draws_go_on_after_an_interruption(ranked_prepared: Any, tmp_path: Path) -> None:
     workers = 2
     variants: list[dict[str, Any]] = [

@@ -141,6 +141,7 @@ def test_where_no_prompt_is_left_the_reason_is_told(prepared, server, tmp_path):
     assert not Path(request["target"]).exists()
 
 
+@pytest.mark.slow
 def test_online_trials_are_the_same_on_one_worker_and_two_and_after_an_interruption(prepared, server, tmp_path):
     def jobs(folder: str, stop_after_step: int = 10**9) -> list[dict]:
         built = []

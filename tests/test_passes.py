@@ -456,6 +456,7 @@ def test_workers_of_which_one_runs_out_of_memory_end_and_begin_again_with_smalle
     assert passes_of(tmp_path) == smaller
 
 
+@pytest.mark.slow
 def test_a_trial_that_really_runs_out_of_memory_goes_on_with_smaller_passes(tmp_path: Path) -> None:
     """A process that may take 200 MB more than it has: 10,000 tokens in a pass would need twice that, 1,000 a tenth."""
     from transformers import LlamaConfig, LlamaForCausalLM

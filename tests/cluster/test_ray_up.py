@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -52,12 +53,17 @@ def health(host: Host, address: str) -> bool:
     return subprocess.run(words, capture_output=True).returncode == 0
 
 
-def tunnelled(machines: Hosts, cluster: str) -> subprocess.Popen:
-    """`ray attach --port-forward 5000`, left open."""
+@contextmanager
+def tunnel(machines: Hosts, cluster: str) -> Iterator[None]:
+    """Inside, `ray attach --port-forward 5000` is open on the user's machine."""
     words = machines.user.command("ray", "attach", cluster, "--port-forward", "5000")
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     within(60, "MLflow through the tunnel", lambda: health(machines.user, "127.0.0.1"))
-    return process
+    yield
+    # With its ssh `ray attach` ends too; the host has a process space of its own.
+    machines.user.run("pkill", "--full", "ssh .*5000:localhost:5000")
+    within(60, "the tunnel's end", lambda: not health(machines.user, "127.0.0.1"))
+    process.wait()
 
 
 def test_both_machines_join(machines: Hosts, cluster: str) -> None:
@@ -95,9 +101,8 @@ def test_mlflow_answers_every_machine_and_the_users_tunnel(machines: Hosts, clus
     head, worker = machines.machines
     assert health(worker, head.address)
     assert not health(machines.user, "127.0.0.1")
-    tunnel = tunnelled(machines, cluster)
-    tunnel.kill()
-    tunnel.wait()
+    with tunnel(machines, cluster):
+        pass
     asked = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}"]
     assert worker.run(*asked, "--header", "Host: 10.attacker.com", f"http://{head.address}:5000/") == "403"
 
@@ -132,10 +137,8 @@ def test_a_stage_is_spread_over_both_machines_and_finishes(
         time.sleep(0.5)
     assert process.returncode == 0, log.read_text()[-8000:]
     assert trained_on == {"node1", "node2"}, log.read_text()[-8000:]
-    tunnel = tunnelled(machines, cluster)
-    trials = json.loads(machines.user.run("python", "-c", RUNS))
-    tunnel.kill()
-    tunnel.wait()
+    with tunnel(machines, cluster):
+        trials = json.loads(machines.user.run("python", "-c", RUNS))
     assert sorted(rate for _, rate, _ in trials) == ["0.0005", "0.001"]
     assert all(status == "FINISHED" and 0 <= accuracy <= 1 for status, _, accuracy in trials)
     assert (machines.shared / "mmpo" / "trials").is_dir()
