@@ -123,7 +123,8 @@ def test_real_workers_are_started_again_by_these_rules(tmp_path: Path) -> None:
             run_config=ray.tune.RunConfig(storage_path=str(tmp_path / "ray"), verbose=0),
         )
         trials = {trial.config["job"]["digest"]: trial for trial in tuner.fit()._experiment_analysis.trials}
+        reason = one_line(error_of(trials["raises"]))
     begun = {name: len((tmp_path / name).read_text().splitlines()) for name in trials}
     assert begun == {"raises": MAX_FAULTS, "dies": 6}
     assert trials["dies"].status == "TERMINATED"
-    assert one_line(error_of(trials["raises"])) == "ValueError: no such column (4 times in a row after step 7)"
+    assert reason == "ValueError: no such column (4 times in a row after step 7)"

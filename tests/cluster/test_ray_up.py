@@ -60,8 +60,8 @@ def tunnel(machines: Hosts, cluster: str) -> Iterator[None]:
     process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     within(60, "MLflow through the tunnel", lambda: health(machines.user, "127.0.0.1"))
     yield
-    # With its ssh `ray attach` ends too; the host has a process space of its own.
-    machines.user.run("pkill", "--full", "ssh .*5000:localhost:5000")
+    # All ssh clients of this host: the one that holds the port serves others too, and outlives `ray attach`.
+    machines.user.run("pkill", "--full", "^ssh[: ]")
     within(60, "the tunnel's end", lambda: not health(machines.user, "127.0.0.1"))
     process.wait()
 
