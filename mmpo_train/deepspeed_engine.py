@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +41,8 @@ class DeepSpeedEngine:
     def __init__(self, module: CompletionLogps, config: TrialConfig) -> None:
         if not torch.cuda.is_available():
             os.environ["DS_ACCELERATOR"] = "cpu"
-        import deepspeed
+        with _not_imported("mlflow"):  # takes longer than all else of it, for an auto-tuner that nobody calls
+            import deepspeed
 
         # Its shared-memory extension serves inference alone. Compiling it takes half a minute, and a process killed
         # in the middle leaves a lock that makes every later one wait for ever.
@@ -140,6 +144,19 @@ class DeepSpeedEngine:
     def memory_share(self) -> float | None:
         # ZeRO's own optimiser holds this worker's part alone.
         return memory_share(self.device, 0 if self.moments_of.state else bytes_of_moments(self.moments_of))
+
+
+@contextmanager
+def _not_imported(name: str) -> Iterator[None]:
+    """Inside, importing a library fails as if it were not installed, unless it is loaded."""
+    is_loaded = name in sys.modules
+    if not is_loaded:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not is_loaded:
+            del sys.modules[name]
 
 
 def _share_of_fragment(mapping: Any) -> Share:

@@ -2,8 +2,9 @@
 
 The copy of `s3://bucket/path` lies in `$MMPO_CACHE/s3/bucket/path` (default: ~/.cache/mmpo-sweeps), which is local to
 its node. A folder there is published once it is sealed (`manifest`), its manifest last, and fetched where it is not
-whole, so that what is read is always a verified local folder. Of a storage that is a folder by itself nothing is ever
-copied: all of this does nothing then.
+whole, so that what is read is always a verified local folder. As a node's disk fills, copies of checkpoints and states
+that it has not used for long go. Of a storage that is a folder by itself nothing is ever copied: all of this does
+nothing then.
 """
 
 from __future__ import annotations
@@ -12,13 +13,20 @@ import hashlib
 import os
 import shutil
 import socket
+import time
+from contextlib import suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from mmpo_train import object_store
 from mmpo_train.errors import InputError
 from mmpo_train.manifest import MANIFEST, DamagedFolder, is_whole, put_in_place, read_manifest, verify
+
+_FREE_SHARE = 0.2
+"""Of a node's disk, where it has copies."""
+_UNUSED_SECONDS = 3600.0
+"""A copy that was used later than this is kept, whatever the disk has."""
 
 
 def place_of(name: str | Path) -> Path:
@@ -74,12 +82,10 @@ def fetch(folder: Path) -> None:
     What does not fit its manifest in the object store is no longer published: whoever needs it makes it anew.
     """
     address = address_of(folder)
-    if not address or is_whole(folder):
+    if not address or _is_whole(folder):
         return
-    locks = _cache() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / hashlib.sha256(address.encode()).hexdigest()[:32]):
-        if is_whole(folder):
+    with _lock(address):
+        if _is_whole(folder):
             return
         if not any(_download(address, folder) for _ in range(2)):  # it may have been replaced meanwhile
             object_store.remove(f"{address}/{MANIFEST}")
@@ -88,7 +94,7 @@ def fetch(folder: Path) -> None:
 def is_here(folder: Path) -> bool:
     """Whether a sealed folder is whole on this node, fetched where it was not."""
     fetch(folder)
-    return is_whole(folder)
+    return _is_whole(folder)
 
 
 def fetch_children(folder: Path) -> None:
@@ -111,6 +117,49 @@ def publish(folder: Path) -> None:
         object_store.remove(f"{address}/{MANIFEST}")
     object_store.upload(folder, read_manifest(folder), address)
     object_store.write(f"{address}/{MANIFEST}", manifest)
+    make_room()
+
+
+def make_room() -> None:
+    """Where little of the disk is free, remove copies of what trials have written, the longest unused first.
+
+    Only what the object store has, as it is here, goes.
+    """
+    cache = _cache()
+    if _is_room(cache):
+        return
+    sealed = [path for scheme in object_store.SCHEMES for path in cache.glob(f"{scheme}/**/trials/*/*/*/{MANIFEST}")]
+    for manifest in sorted(sealed, key=_used):
+        if time.time() - _used(manifest) < _UNUSED_SECONDS or _is_room(cache):
+            return
+        # Not to wait for another's lock while one is held. What is being brought is in use.
+        with suppress(Timeout), _lock(address_of(manifest.parent)).acquire(timeout=0):
+            _remove_copy(manifest.parent)
+
+
+def _remove_copy(folder: Path) -> None:
+    published = object_store.read(f"{address_of(folder)}/{MANIFEST}")
+    if published is not None and (folder / MANIFEST).read_bytes() == published:
+        going = folder.with_name(f".going-{folder.name}")
+        folder.rename(going)  # half of a folder must not look like one
+        shutil.rmtree(going)
+
+
+def _used(manifest: Path) -> float:
+    """When the folder was used last, as seconds; now where it has just gone."""
+    return manifest.stat().st_mtime if manifest.is_file() else time.time()
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether it is whole; it counts as used now."""
+    with suppress(FileNotFoundError):
+        os.utime(folder / MANIFEST)
+    return is_whole(folder)
+
+
+def _is_room(cache: Path) -> bool:
+    usage = shutil.disk_usage(cache)
+    return usage.free > _FREE_SHARE * usage.total
 
 
 def withdraw(folder: Path) -> None:
@@ -165,6 +214,12 @@ def _cache() -> Path:
     return Path(os.environ.get("MMPO_CACHE") or "~/.cache/mmpo-sweeps").expanduser().resolve()
 
 
+def _lock(address: str) -> FileLock:
+    locks = _cache() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    return FileLock(locks / hashlib.sha256(address.encode()).hexdigest()[:32])
+
+
 def _children(address: str) -> list[str]:
     paths = [name.split("/") for name in object_store.files_below(address)]
     return [path[0] for path in paths if path[1:] == [MANIFEST]]
@@ -175,6 +230,7 @@ def _download(address: str, folder: Path) -> bool:
     manifest = object_store.read(f"{address}/{MANIFEST}")
     if manifest is None:
         return True
+    make_room()
     staging = folder.with_name(f".fetching-{folder.name}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)

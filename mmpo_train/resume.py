@@ -3,7 +3,8 @@
 trials/<digest>/resume/step-00000123/    the optimiser's state (mmpo_train/training_state.py), trial.json, and
                                          points.json: all points measured until then
 
-Any number of workers can go on from it, with any engine and at any ZeRO stage.
+Any number of workers can go on from it, with any engine and at any ZeRO stage. After the last epoch nothing is left to
+train: the optimiser's state, 12 bytes a parameter, is then left out.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def keep_state(trial_folder: Path, config: TrialConfig | SFTTrial, engine: Engin
     if engine.worker == 0:
         stage(target)
     engine.barrier()
-    engine.save_state(staging)
+    if progress.epochs < config.epochs:
+        engine.save_state(staging)
     engine.barrier()
     if engine.worker == 0:
         facts = {"epoch": progress.epochs, "step": progress.step, "reference_point": progress.reference_point}
@@ -64,15 +66,17 @@ def keep_state(trial_folder: Path, config: TrialConfig | SFTTrial, engine: Engin
     engine.barrier()
 
 
-def resume(trial_folder: Path, engine: Engine) -> Progress:
-    """Put the engine where the newest whole state has it, if there is one. Every worker calls it."""
+def resume(trial_folder: Path, config: TrialConfig | SFTTrial, engine: Engine) -> Progress:
+    """Put the engine where the newest whole state from before the end has it, if any. Every worker calls it."""
     step = first_workers(engine, lambda: newest_step(trial_folder))
     if not step:
         return Progress()
     folder = _folder(trial_folder, step)
-    engine.load_state(folder)
     history = [Point(*point) for point in json.loads((folder / POINTS).read_text())]
-    return Progress(step, int(read_facts(folder)["epoch"]), read_reference_point(folder), history)
+    done = Progress(step, int(read_facts(folder)["epoch"]), read_reference_point(folder), history)
+    if done.epochs < config.epochs:
+        engine.load_state(folder)
+    return done
 
 
 def newest_step(trial_folder: Path) -> int:

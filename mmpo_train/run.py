@@ -65,7 +65,7 @@ def run_trial(
     if engine.worker == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_trial(folder, config)
-    done = resume(folder, engine)
+    done = resume(folder, config, engine)
     safe(done.step)
     outbox = Outbox(send, done.history)
     send_again(outbox, folder, done, engine)

@@ -61,7 +61,7 @@ def run_sft(
         write_trial(folder, trial)
     verify(places.tokens)
     train, validation = read_chats(places.tokens, "train"), read_chats(places.tokens, "validation")
-    done = resume(folder, engine)
+    done = resume(folder, trial, engine)
     safe(done.step)
     outbox = Outbox(send, done.history)
     send_again(outbox, folder, done, engine)

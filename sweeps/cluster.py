@@ -123,8 +123,7 @@ def kept_cluster() -> Iterator[None]:
         yield
     finally:
         _keeping.reset(token)
-        if "ray" in sys.modules:
-            _leave()
+        leave()
 
 
 @contextmanager
@@ -145,11 +144,13 @@ def cluster(verbose: bool) -> Iterator[Nodes]:
         yield nodes_now()
     finally:
         if mine and not _keeping.get():
-            _leave()
+            leave()
 
 
-def _leave() -> None:
-    """Disconnect, and stop what was started."""
+def leave() -> None:
+    """Disconnect, and stop what was started; the next command starts or reaches a Ray of its own."""
+    if "ray" not in sys.modules:
+        return
     import ray
 
     # Ray's handles do not look whether it is being shut down: one that garbage collection drops in another thread, such

@@ -82,11 +82,7 @@ def forecast_trials(
             return work_on(size, train, validation, replace(first, fields))
 
         measured = finished_trials(ledger, experiment_name(first), same, hardware(resources), work_in)
-    if measured:
-        speed = measured_speed(measured)
-    else:
-        speed = modelled_speed(works[0], resources.accelerator if kind == "GPU" else "CPU", workers)
-        speed = Speed(speed.tokens_per_second, speed.start_up_seconds, f"{speed.source}; {counted}")
+    speed = speed_of(measured, works[0], resources, counted)
     seconds = [speed.seconds(work) for work in works]
     once = 0.0
     if not (
@@ -103,6 +99,16 @@ def forecast_trials(
         speed.source,
         options.price_per_gpu_hour,
     )
+
+
+def speed_of(
+    measured: Sequence[tuple[float, float, Work]], work: Work, resources: TrialResources, counted: str
+) -> Speed:
+    """By what was measured, else by the FLOP of the work; `counted` says how its tokens are known."""
+    if measured:
+        return measured_speed(measured)
+    speed = modelled_speed(work, resources.accelerator if resources.use_gpu else "CPU", resources.workers)
+    return Speed(speed.tokens_per_second, speed.start_up_seconds, f"{speed.source}; {counted}")
 
 
 def hardware(resources: TrialResources) -> str:

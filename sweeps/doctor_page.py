@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -23,11 +24,13 @@ from sweeps import doctor_machine, doctor_services, doctor_software, grids
 from sweeps.findings import Examination, Finding, examine, fine
 from sweeps.options import SweepOptions, wish_of
 
+if TYPE_CHECKING:
+    from sweeps.forecast import ModelSize
+    from sweeps.placement import TrialResources
+
 _STYLES = {"fine": "green", "note": "yellow", "problem": "bold red"}
 _LARGE_PARAMETERS = 20_000_000
 """Above this nobody wants to wait for CPUs."""
-_HUB_BYTES_A_PARAMETER = 2
-"""Weights lie there in bf16."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,36 +115,48 @@ def _libraries(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
 
 
 def _memory(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
+    resources = _resources(options)
+    if resources is None:
+        return doctor_machine.memory(0, 0, on_gpus=True)
+    return doctor_machine.memory(_parameters(options, trial), resources.workers, resources.use_gpu)
+
+
+def _resources(options: DoctorOptions) -> TrialResources | None:
+    """A trial's on this machine; None where a cluster's nodes run it, or it fits nowhere, as Ray's line says."""
     from sweeps.cluster import local_nodes
     from sweeps.placement import place
 
-    if os.environ.get("RAY_ADDRESS"):  # trials run on the cluster's nodes; only the driver is here
-        return doctor_machine.memory(0, 0, on_gpus=True)
+    if os.environ.get("RAY_ADDRESS"):
+        return None
     try:
-        resources = place(wish_of(options), local_nodes())
-    except InputError:  # a trial that does not fit is what the line about Ray says
-        return doctor_machine.memory(0, 0, on_gpus=True)
-    return doctor_machine.memory(_parameters(options, trial), resources.workers, resources.use_gpu)
+        return place(wish_of(options), local_nodes())
+    except InputError:
+        return None
 
 
 def _disk(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
     from sweeps.preflight import room_needed
 
-    here = Path(trial.model).expanduser().glob("*.safetensors")
-    weights = sum(path.stat().st_size for path in here) or _HUB_BYTES_A_PARAMETER * _parameters(options, trial)
     trials = len(grids.LEARNING_RATES) * options.seeds
     if object_store.is_address(options.storage):
         mirror.check_access(options.folder)
         yield fine("storage", f"{options.storage} can be written, read and deleted from")
-    needed = room_needed(weights, trials, trial.epochs)
+    resources = _resources(options)
+    at_a_time = resources.concurrent if resources is not None else trials
+    needed = room_needed(trial, _size(options, trial), trials, at_a_time)
     yield from doctor_machine.disk(options.folder, needed, f"stage 1 of {trials} trials")
 
 
 def _parameters(options: DoctorOptions, trial: TrialConfig) -> int:
     """Of the model; 0 where its size is not known yet."""
+    size = _size(options, trial)
+    return size.parameters if size is not None else 0
+
+
+def _size(options: DoctorOptions, trial: TrialConfig) -> ModelSize | None:
     from sweeps.cost import read_size
 
     try:
-        return read_size(Path(trial.model).expanduser(), find_recipe(options.model, options.recipe).name).parameters
+        return read_size(Path(trial.model).expanduser(), find_recipe(options.model, options.recipe).name)
     except InputError:
-        return 0
+        return None

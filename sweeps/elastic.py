@@ -6,18 +6,9 @@ import time
 from typing import Any
 
 from ray._private.state import available_resources_per_node
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision
 
 _SECONDS_BETWEEN_LOOKS = 1.0
-
-
-class ElasticTrainer(TorchTrainer):
-    """TorchTrainer with `OneNode` for Ray 2.60's own policy, for which it has no public place."""
-
-    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        arguments["scaling_policy"] = OneNode(self.scaling_config)
-        return super()._initialize_and_run_controller(**arguments)  # type: ignore[misc]
 
 
 class OneNode(ElasticScalingPolicy):

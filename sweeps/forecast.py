@@ -41,6 +41,11 @@ class ModelSize:
     width: int
     """Attention heads times their size."""
 
+    def adapter_parameters(self, rank: int) -> int:
+        """Of LoRA adapters of that rank at most: on attention's four projections, and on the feed-forward's three,
+        which are taken to be four times as wide."""
+        return rank * self.layers * self.width * (4 * (1 + 1) + 3 * (1 + 4))
+
 
 @dataclass(frozen=True)
 class Lengths:

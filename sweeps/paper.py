@@ -17,7 +17,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.terminal import console, run_program
 from sweeps import grids
 from sweeps.ablations import AblationOptions, ablations
-from sweeps.cluster import kept_cluster, trial_resources
+from sweeps.cluster import kept_cluster, leave, trial_resources
 from sweeps.cost import forecast_trials
 from sweeps.final_runs import FinalOptions, final_runs
 from sweeps.forecast import Forecast, duration, total
@@ -126,7 +126,8 @@ def run_paper(options: PaperOptions) -> bool:
         with kept_cluster():
             _foresee(searches)
         return True
-    stopped = {str(steps[0]).rpartition(",")[0]: reason for steps in searches if (reason := _run(steps))}
+    with kept_cluster():
+        stopped = {str(steps[0]).rpartition(",")[0]: reason for steps in searches if (reason := _run(steps))}
     unwritten = _report(options, searches)
     for search, reason in stopped.items():
         console.print(f"{search} stopped at {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -166,14 +167,14 @@ def _said(error: Exception) -> str:
 
 
 def _run(steps: list[Step]) -> str:
-    """Run the stages of one objective; why it stopped, or nothing. One Ray serves them all."""
-    with kept_cluster():
-        for number, step in enumerate(steps, 1):
-            console.rule(f"{step} ({number} of {len(steps)})", style="dim")
-            try:
-                run_stage(step.stage, step.options)
-            except Exception as error:  # noqa: BLE001  (whatever ends one objective must not end the others)
-                return f"{step.stage.name}: {_said(error)}"
+    """Run the stages of one objective; why it stopped, or nothing."""
+    for number, step in enumerate(steps, 1):
+        console.rule(f"{step} ({number} of {len(steps)})", style="dim")
+        try:
+            run_stage(step.stage, step.options)
+        except Exception as error:  # noqa: BLE001  (whatever ends one objective must not end the others)
+            leave()  # nor may what it has left of Ray
+            return f"{step.stage.name}: {_said(error)}"
     return ""
 
 

@@ -98,18 +98,27 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
     named = known_accelerator(wish.accelerator, nodes) if wish.accelerator else ""
     asked = named or ("" if nodes.local else wish.recipe.accelerator)
     workers = wish.workers or wish.recipe.workers
+    if not 0 <= wish.min_workers <= workers:
+        raise InputError(
+            f"--min-workers-per-trial must be from 1 to the trial's {workers} workers, or 0, got {wish.min_workers}"
+        )
     note = ""
     if asked and asked != ANY:
-        accelerator_type, room = _of_type(asked, workers, nodes)
+        accelerator_type, room = _of_type(asked, wish.min_workers or workers, nodes)
         use_gpu, accelerator = True, accelerator_type
+        fits = room.largest(1, 1)
+        if workers > fits:
+            note = f"no node can have {workers} workers of a trial; it gets {fits}"
+            workers = fits
     else:
         use_gpu, accelerator_type, room = nodes.gpus, "", nodes
         accelerator = "/".join(sorted({kind.accelerators[0] for kind in nodes.kinds if kind.accelerators}))
         fits = room.largest(1, int(use_gpu))
         if fits < 1:
             raise NoRoom(_nothing_fits(nodes))
-        if not wish.workers and workers > fits:
-            note = f"{_recipe_asks(wish.recipe)}; here a trial gets {counted(fits, 'worker')}"
+        if workers > fits and (not wish.workers or 0 < wish.min_workers <= fits):
+            asked_for = _recipe_asks(wish.recipe) if not wish.workers else f"{workers} workers are asked for"
+            note = f"{asked_for}; here a trial gets {counted(fits, 'worker')}"
             workers = fits
         if workers > fits:
             kind, where = "GPU" if use_gpu else "CPU", "this machine" if nodes.local else "its largest node"
@@ -117,10 +126,6 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
                 f"a trial of {workers} workers needs {workers} {kind}s on one node, {where} has {fits}; "
                 f"give --workers-per-trial {fits} or fewer"
             )
-    if not 0 <= wish.min_workers <= (wish.workers or wish.recipe.workers):
-        raise InputError(
-            f"--min-workers-per-trial must be from 1 to the trial's {workers} workers, or 0, got {wish.min_workers}"
-        )
     fewest = min(wish.min_workers, workers)
     resources = TrialResources(workers, use_gpu, 1, 1, accelerator, fewest, accelerator_type)
     at_a_time = concurrency(resources, nodes, wish.concurrent)

@@ -16,8 +16,10 @@ from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
 from mmpo_train.errors import InputError
 from mmpo_train.mirror import address_of, check_access
 from mmpo_train.preference_sources import EMBEDDED
+from mmpo_train.recipes import find_recipe
 from mmpo_train.terminal import console
 from sweeps.addresses import tracking_uri
+from sweeps.cost import read_size
 from sweeps.labels import words
 from sweeps.planned import Planned, unfinished
 
@@ -25,14 +27,17 @@ if TYPE_CHECKING:
     from eval_workers.suites import EvaluationSettings
     from mmpo_train.prepare import Inputs
     from mmpo_train.sft_prepare import SFTInputs
+    from mmpo_train.sft_trial import SFTTrial
+    from sweeps.forecast import ModelSize
     from sweeps.options import SweepOptions
     from sweeps.placement import TrialResources
     from sweeps.points import GridPoint, Stage
     from sweeps.stage0_sft import SFTOptions
     from sweeps.tracking import TrialRecord
 
-_TINY_BYTES = 5_000_000
 _OVERHEAD_BYTES = 20_000_000
+_STATE_BYTES = 12
+"""Of a trained parameter: the weight and two moments in fp32."""
 
 
 def list_trials(
@@ -137,15 +142,15 @@ def _say_where_the_ledger_is(folder: Path) -> None:
     )
 
 
-def check_disk(inputs: Inputs | SFTInputs, trials: int) -> None:
+def check_disk(inputs: Inputs | SFTInputs, trials: int, at_a_time: int = 1) -> None:
     """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours."""
     folder, is_copy = inputs.storage.resolve(), bool(address_of(inputs.storage))
     if is_copy and os.environ.get("RAY_ADDRESS"):
         trials = 0  # what they write lies where they train
     while not folder.exists():
         folder = folder.parent
-    weights = sum(path.stat().st_size for path in inputs.model_folder.glob("*.safetensors")) or _TINY_BYTES
-    needed = room_needed(weights, trials, inputs.config.epochs)
+    size = read_size(inputs.model_folder, find_recipe(inputs.config.model).name) if trials else None
+    needed = room_needed(inputs.config, size, trials, at_a_time)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
@@ -154,6 +159,13 @@ def check_disk(inputs: Inputs | SFTInputs, trials: int) -> None:
         )
 
 
-def room_needed(weights_bytes: float, trials: int, epochs: int) -> float:
-    """Bytes that trials write at most: checkpoints of all epochs, and weights and optimiser states to resume from."""
-    return _OVERHEAD_BYTES + trials * weights_bytes * (epochs + 4)
+def room_needed(config: TrialConfig | SFTTrial, size: ModelSize | None, trials: int, at_a_time: int) -> float:
+    """Bytes that trials write at most: checkpoints of all epochs, and of those that run at a time two states to resume
+    from, as the older one goes once the newer one is whole. Of a model of unknown size nothing is counted."""
+    if size is None:
+        return _OVERHEAD_BYTES
+    lora_rank = config.lora_rank if isinstance(config, TrialConfig) else 0
+    trained = size.adapter_parameters(lora_rank) if lora_rank else size.parameters
+    checkpoint = trained * (2 if config.precision == "bf16" and not lora_rank else 4)
+    states = 2 * _STATE_BYTES * trained * min(trials, at_a_time)
+    return _OVERHEAD_BYTES + trials * config.epochs * checkpoint + states

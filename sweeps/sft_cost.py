@@ -7,16 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sweeps.cost import finished_trials, hardware, read_size
+from sweeps.cost import finished_trials, hardware, read_size, speed_of
 from sweeps.forecast import (
     CHARACTERS_PER_TOKEN,
     Forecast,
     Lengths,
     ModelSize,
-    Speed,
     Work,
-    measured_speed,
-    modelled_speed,
     work_of,
 )
 
@@ -58,14 +55,10 @@ def forecast_sft(
             return sft_work(size, train, validation, change(trial, fields))
 
         measured = finished_trials(ledger, experiment, same, hardware(resources), work_in)
-    kind = "GPU" if resources.use_gpu else "CPU"
-    if measured:
-        speed = measured_speed(measured)
-    else:
-        speed = modelled_speed(work, resources.accelerator if kind == "GPU" else "CPU", resources.workers)
-        speed = Speed(speed.tokens_per_second, speed.start_up_seconds, f"{speed.source}; {counted}")
+    speed = speed_of(measured, work, resources, counted)
     seconds = speed.seconds(work)
     hours = seconds * resources.workers / 3600
+    kind = "GPU" if resources.use_gpu else "CPU"
     return Forecast(1, work.steps, hours, seconds, kind, speed.source, price_per_gpu_hour)
 
 

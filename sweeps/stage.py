@@ -83,7 +83,7 @@ def _run(
     trials = [trial for point in points for trial in point.trials]
     inputs, objective = trials[0].inputs, trials[0].config.objective
     todo = unfinished(trials, find_records(ledger, experiment, trials))
-    check_disk(inputs, len(todo))
+    check_disk(inputs, len(todo), resources.concurrent)
     done = len(trials) - len(todo)
     kept = f", {done} of them finished already{'' if todo else ': nothing to train'}" if done else ""
     console.print(f"[bold]{stage.title}[/]: {objective}, {experiment}, {len(trials)} trials{kept}", highlight=False)

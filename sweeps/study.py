@@ -75,7 +75,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
     ledger = connect(options.tracking_uri or None, options.folder)
     try:
         todo = unfinished(planned, find_records(ledger, experiment, planned))
-        check_disk(planned[0].inputs, len(todo))
+        check_disk(planned[0].inputs, len(todo), resources.concurrent)
         log = ledger.open_stage(
             experiment,
             study.name,

@@ -12,14 +12,10 @@ from typing import Any
 import ray.train
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig
-from ray.train._internal.session import get_session
-from ray.train.torch import TorchConfig, TorchTrainer
-from ray.tune.integration.ray_train import TuneReportCallback
-from ray.util.queue import Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.train.torch import TorchConfig
 
 from sweeps.attempts import MAX_LOSSES, Attempts, Leftovers, is_loss
-from sweeps.elastic import ElasticTrainer
+from sweeps.trainer import ToTune, Trainer
 
 
 def drive_trial(space: dict[str, Any]) -> None:
@@ -32,7 +28,6 @@ def run_job(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> No
 
     `job`: digest, config and places (dicts), ray_storage, all of `TrialResources.job`; of a trial also watched.
     """
-    _keep_queue_here()
     for start in range(1, MAX_LOSSES + 1):
         try:
             _trainer(job, worker).fit()
@@ -43,14 +38,13 @@ def run_job(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> No
                 raise
 
 
-def _trainer(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> TorchTrainer:
+def _trainer(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> Trainer:
     resources = {"CPU": job["cpus_per_worker"]} | ({"GPU": job["gpus_per_worker"]} if job["use_gpu"] else {})
     is_elastic = job["min_workers"] < job["workers"]
-    trainer = ElasticTrainer if is_elastic else TorchTrainer
     workers: Any = (job["min_workers"], job["workers"]) if is_elastic else job["workers"]
     # Attempts knows when to end; a place on the cluster is waited for without end.
     without_end: dict[str, Any] = {"max_preemption_failures": -1, "controller_failure_limit": -1}
-    return trainer(
+    return Trainer(
         worker,
         train_loop_config=job,
         scaling_config=ScalingConfig(
@@ -65,18 +59,9 @@ def _trainer(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> T
             name=job["digest"],
             storage_path=job["ray_storage"],
             failure_config=FailureConfig(max_failures=-1, **without_end),
-            callbacks=[Attempts(), Leftovers(), TuneReportCallback()],  # type: ignore[list-item]
+            callbacks=[Attempts(), Leftovers(), ToTune()],  # type: ignore[list-item]
         ),
     )
-
-
-def _keep_queue_here() -> None:
-    """Put the queue of reports from Train to Tune on this node. Ray 2.60 puts it on any: with that node the trial would
-    be lost whose workers are elsewhere."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    session = get_session()
-    assert session is not None, "a trial's driver is a function of Tune"
-    session._inter_actor_queue = Queue(1, actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
 
 def begin(job: dict[str, Any]) -> None:

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mmpo_train.config import TrialConfig
+from sweeps.forecast import ModelSize
+from sweeps.preflight import room_needed
 from sweeps.stage1_lr import main
 
 
@@ -118,6 +121,18 @@ def test_storage_that_cannot_hold_the_checkpoints_is_refused(
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 2_000_000})())
     said = refusal(capsys, tmp_path / "runs")
     assert "2 MB free" in said and "--storage" in said
+
+
+def test_room_is_counted_for_checkpoints_and_for_the_states_of_trials_under_way() -> None:
+    size = ModelSize(1_000_000, 10, 100)
+    overhead = room_needed(TrialConfig(), None, 6, 2)
+    trial = TrialConfig(epochs=3, precision="fp32")
+    assert room_needed(trial, size, 6, 2) - overhead == 6 * 3 * 4e6 + 2 * 2 * 12e6
+    assert room_needed(trial, size, 1, 2) - overhead == 3 * 4e6 + 2 * 12e6
+    half = room_needed(TrialConfig(epochs=3, precision="bf16"), size, 6, 2) - overhead
+    assert half == 6 * 3 * 2e6 + 2 * 2 * 12e6
+    adapters = room_needed(TrialConfig(epochs=3, lora_rank=2), size, 6, 2) - overhead
+    assert adapters == (6 * 3 * 4 + 2 * 2 * 12) * 2 * 10 * 100 * 23
 
 
 def test_unusable_rows_are_dropped_and_counted_or_refused_when_strict(

@@ -17,6 +17,7 @@ BELOW = {"mmpo_train": set(), "eval_workers": {"mmpo_train"}, "sweeps": {"eval_w
 DOORS = {
     "ray": {
         "sweeps/trial.py",
+        "sweeps/trainer.py",
         "sweeps/attempts.py",
         "sweeps/elastic.py",
         "sweeps/training.py",

@@ -1,6 +1,9 @@
 """One storage on every node, against an S3 that speaks real HTTP (moto): what is published, fetched and refused."""
 
 import json
+import os
+import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -114,6 +117,33 @@ def test_of_withdrawn_folders_nothing_is_left_for_other_nodes(storage, other_nod
     mirror.fetch_children(there)
     assert [path.name for path in there.glob("step-*")] == ["step-2"]
     assert sorted(object_store.files_below(mirror.name_of(there))) == ["step-2/manifest.json", "step-2/numbers"]
+
+
+def test_as_the_disk_fills_copies_go_that_were_not_used_for_long_and_come_back_when_needed(storage, monkeypatch):
+    disk = SimpleNamespace(total=1000, free=100)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: disk)
+    hour = 3600
+    ages = {"trials/a/checkpoints/epoch-0001": 3, "trials/a/resume/step-9": 2, "trials/b/checkpoints/epoch-0001": 0.9}
+    folders = {
+        name: filled(storage / name, numbers=name[:8]) for name in (*ages, "trials/c/checkpoints/epoch-0001", "model/x")
+    }
+    for name, folder in folders.items():
+        if "/c/" not in name:
+            mirror.publish(folder)
+    for name, folder in folders.items():
+        then = time.time() - ages.get(name, 9) * hour
+        os.utime(folder / MANIFEST, (then, then))
+    mirror.make_room()
+    left = {name for name, folder in folders.items() if folder.exists()}
+    assert left == set(folders) - {"trials/a/checkpoints/epoch-0001", "trials/a/resume/step-9"}
+    gone = folders["trials/a/checkpoints/epoch-0001"]
+    assert mirror.is_here(gone) and (gone / "numbers").read_text() == "trials/a"
+    mirror.make_room()
+    assert gone.exists(), "it has just been used"
+    os.utime(gone / MANIFEST, (0, 0))
+    disk.free = 900
+    mirror.make_room()
+    assert gone.exists(), "there is room"
 
 
 def test_single_files_and_unsealed_folders_travel_too(storage, other_node):

@@ -45,6 +45,17 @@ def test_too_few_gpus_of_the_type_on_one_node_are_told_with_the_number_that_fits
     assert (one.workers, one.concurrent, str(one)) == (1, 8, "1 worker of 1 GPU (L40S)")
 
 
+def test_an_elastic_trial_takes_what_one_node_has_where_its_least_fits():
+    pairs = nodes_of([{"CPU": 8.0, "GPU": 2.0, "accelerator_type:L40S": 1.0}] * 3)
+    found = asked("smollm2-135m", pairs, min_workers=2)
+    assert (found.workers, found.min_workers, found.concurrent) == (2, 2, 3)
+    assert found.note == "no node can have 4 workers of a trial; it gets 2"
+    with pytest.raises(NoRoom, match="asks for 3 GPUs of type"):
+        asked("smollm2-135m", pairs, min_workers=3)
+    assert asked("tiny", LAPTOP, workers=16, min_workers=2).workers == 8
+    assert asked("smollm2-135m", CLUSTER, min_workers=2).workers == 4
+
+
 def test_the_command_line_overrules_the_recipe():
     found = asked("smollm2-135m", CLUSTER, accelerator="h100", workers=8)
     assert (found.accelerator_type, found.workers, found.concurrent) == ("H100", 8, 2)

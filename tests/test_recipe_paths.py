@@ -123,11 +123,15 @@ def in_worker(job: dict[str, Any], run: Any) -> dict[str, Any]:
 
 
 def _ways(job: dict[str, Any], one: dict[str, Any], run: Any) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
     results = {"whole": run(one)}
     if job["interrupted"]:
         last = results["whole"]["points"][-1][0]
         again = one | {"places": one["places"] | {"trials": one["places"]["trials"] + "-again"}}
         results["cut"] = run(again | {"stop_after_step": last - 1})
+        states = Path(again["places"]["trials"]).glob("*/resume/step-*/*.safetensors")
+        results["cut"]["state"] = sorted({str(value.dtype) for path in states for value in load_file(path).values()})
         results["resumed"] = run(again)
     return results
 
@@ -230,8 +234,7 @@ def test_llamas_train_adapters_on_the_papers_projections_with_8_bit_states(paths
     assert (adapter["r"], adapter["lora_alpha"], adapter["lora_dropout"]) == (64, 64, 0.01)
     weights = load_file(folder / "adapter_model.safetensors")
     assert {key.split(".")[-3] for key in weights} == ADAPTED[name]
-    [held] = folder.parent.parent.glob("resume/step-*/eight_bit-0000.safetensors")
-    assert torch.uint8 in {value.dtype for value in load_file(held).values()}
+    assert "torch.uint8" in paths[name]["preference"]["cut"]["state"]
 
 
 @pytest.mark.parametrize("name", ADAPTED)

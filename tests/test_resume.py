@@ -63,6 +63,9 @@ def test_a_trial_goes_on_from_within_an_epoch_as_if_nothing_had_been(config, pla
     resume = places.trial(config) / "resume"
     whole = run(config, places)
     assert whole["safe"] == list(range(13)) and [path.name for path in resume.iterdir()] == ["step-00000012"]
+    assert not list(resume.glob("*/*.safetensors")), "nothing goes on from a trial's end"
+    again = run(config, places)
+    assert (again["safe"], again["finished"], again["losses"]) == ([12], [1, 2], whole["losses"])
     shutil.rmtree(places.trial(config))
     for stop, begun in ((4, 0), (6, 4), (9, 6)):
         assert run(config, places, stop)["safe"] == list(range(begun, stop + 1))
