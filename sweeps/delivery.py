@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,7 @@ class Delivery:
         self._destination, self._may_pass, self._shown = destination, may_pass, shown
         self._jobs: deque[tuple[Callable[[], None], str, Callable[[], None] | None]] = deque()
         self._changed = threading.Condition()
+        self._done = 0
         self._stopping = False
         self._hurried = False
         self._thread: threading.Thread | None = None
@@ -40,12 +42,17 @@ class Delivery:
             self._changed.notify_all()
 
     def wait(self, timeout_seconds: float) -> int:
-        """Jobs still not done when all are done or the time is up."""
+        """Jobs still not done when all are done, or none was done for so long."""
         with self._changed:
             self._hurried = True  # somebody waits: try now instead of after the pause
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._jobs, timeout_seconds)
+            while self._jobs:
+                if not self._changed.wait_for(partial(self._more_than, self._done), timeout_seconds):
+                    break
             return len(self._jobs)
+
+    def _more_than(self, done: int) -> bool:
+        return self._done > done
 
     def stop(self) -> None:
         """End the thread after the job in hand; what is queued stays undone."""
@@ -67,6 +74,7 @@ class Delivery:
                 if_refused()
             with self._changed:
                 self._jobs.popleft()
+                self._done += 1
                 self._changed.notify_all()
 
     def _try_until_done(self, job: Callable[[], None], what: str) -> Literal["done", "refused", "stopped"]:

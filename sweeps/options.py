@@ -17,7 +17,7 @@ from sweeps.addresses import masked
 from sweeps.placement import Wish
 
 FLUSH_SECONDS = 120.0
-"""How long the end of a sweep waits for MLflow."""
+"""How long the end of a sweep waits for MLflow while nothing gets through."""
 
 
 @dataclass(frozen=True, kw_only=True)

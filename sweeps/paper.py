@@ -32,6 +32,9 @@ from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
 from sweeps.stage3_margin import Stage3Options, stage3
 
+TINY_EVALUATIONS = "evaluations=reward,harness,alpaca"
+"""Of final runs and ablations on `tiny`, for the report's tables 1 and 2 and its figures, where --set names none."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PaperOptions(SweepOptions):
@@ -67,14 +70,16 @@ def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
     own |= {"model": model, "objective": objective}
     # The search is judged by reward accuracy: other evaluations are for what it ends with.
     search = {**own, "set": tuple(one for one in options.set if not one.strip().startswith("evaluations"))}
-    final: dict[str, Any] = own
+    # What comes with `tiny` judges it in seconds; other models' judges take data and keys, and are asked for by name.
+    judged = (TINY_EVALUATIONS,) if model == "tiny" and "evaluations" not in assigned else ()
+    final: dict[str, Any] = own | {"set": (*options.set, *judged)}
     grid: dict[str, dict[str, Any]] = {"1": {}, "2": {}, "3": {}, "final": {}}
     ablated = final
     if options.quick:
         epochs = f"epochs={grids.QUICK_EPOCHS}"
         search = search | {"set": (*search["set"], epochs)}
-        ablated = own | {"set": (*options.set, epochs)}
-        final = own | {"set": (*options.set, f"epochs={grids.QUICK_FINAL_EPOCHS}")}
+        ablated = own | {"set": (*final["set"], epochs)}
+        final = own | {"set": (*final["set"], f"epochs={grids.QUICK_FINAL_EPOCHS}")}
         grid["1"] = {"learning_rates": grids.QUICK_LEARNING_RATES}
         grid["2"] = {"betas": grids.QUICK_BETAS}
         grid["3"] = {"margins": grids.QUICK_MARGINS.get(margin, ())}

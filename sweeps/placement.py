@@ -17,8 +17,9 @@ ANY = "any"
 """What `--accelerator` takes beside types: any GPU, CPUs where there is none, and as many workers as fit."""
 MEANT = {"L40": ("L40S", "L40")}
 """What stands for other types too: the paper says L40; what clouds have, with the same memory, is the L40S."""
-DRIVER_BYTES = 1.0 * 2**30
-"""What one running trial takes of the head's memory: Tune's driver, Train's controller and its barrier."""
+DRIVER_BYTES = 0.6 * 2**30
+"""What one running trial takes of the head's memory: its driver, with Train's controller in it, and two small actors of
+Train's."""
 
 
 class NoRoom(InputError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,5 +127,11 @@ def _share_of(say: Callable[[str, float], None]) -> Callable[[float], None]:
 
 def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog, name: str) -> None:
     audit = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
-    console.print("\n".join(audit), style="dim", highlight=False)
+    _say_once("\n".join(audit))
     log.log_json(name, {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}})
+
+
+@cache
+def _say_once(text: str) -> None:
+    """A search over many rounds or stages has the same data in all of them."""
+    console.print(text, style="dim", highlight=False)

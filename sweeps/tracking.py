@@ -185,13 +185,15 @@ class Ledger:
         return self._trial_log(held)
 
     def flush(self, timeout_seconds: float) -> None:
-        """Returns when all is delivered. Raises TimeoutError, saying where the rest is safe, when it is not in time."""
+        """Returns when all is delivered. Raises TimeoutError, saying where the rest is safe, when for so long nothing
+        was."""
         waiting = self._delivery.wait(timeout_seconds)
         if waiting:
             why = f" ({self._delivery.problem[:300]})" if self._delivery.problem else ""
             raise TimeoutError(
-                f"{waiting} writes to MLflow at {self.uri} still wait after {timeout_seconds:g} s{why}. What the "
-                f"trials logged is safe in {self._trials_folder}; the same command, run again, delivers it."
+                f"{waiting} writes to MLflow at {self.uri} still wait, and none got through in {timeout_seconds:g} s"
+                f"{why}. What the trials logged is safe in {self._trials_folder}; the same command, run again, "
+                "delivers it."
             )
 
     def close(self, timeout_seconds: float = 30.0) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 from ray import tune
 from ray.train import UserCallback
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.controller import TrainController
 
 from sweeps.elastic import OneNode
@@ -17,8 +18,11 @@ class Trainer(TorchTrainer):
     """TorchTrainer whose controller runs in the trial's driver, which else would do nothing but wait for it.
 
     Ray 2.60 gives it a process of its own, which imports Ray and torch once more before the workers begin to; and has
-    no public place for another policy of an elastic trial either.
+    no public place for another policy of an elastic trial either. Nor is there an actor for Ray's datasets.
     """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]  # type: ignore[misc]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         if self.scaling_config.elasticity_enabled:  # type: ignore[attr-defined]

@@ -1,5 +1,6 @@
 import logging
 import threading
+import time
 
 import pytest
 
@@ -30,6 +31,14 @@ def test_jobs_are_done_in_order_and_a_passing_failure_holds_the_others_back():
     worker.put(lambda: done.append("second"), "the second")
     assert worker.wait(5) == 0
     assert done == ["first", "second"]
+    worker.stop()
+
+
+def test_waiting_goes_on_as_long_as_jobs_get_done():
+    worker = make()
+    for _ in range(8):
+        worker.put(lambda: time.sleep(0.1), "a slow job")
+    assert worker.wait(0.3) == 0
     worker.stop()
 
 

@@ -201,7 +201,7 @@ def test_bf16_rounds_weights_but_not_rotary_frequencies(table):
         assert forward(collate(table, np.arange(5))).dtype == torch.float32
 
 
-@pytest.mark.parametrize("lora_rank", [0, 4])
+@pytest.mark.parametrize("lora_rank", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_compiled_layers_give_the_same_values_and_gradients_for_rows_of_any_length(
     model_folder, table, lora_rank, monkeypatch
 ):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mmpo_train.config import parse_assignments
 from mmpo_train.terminal import console
 from sweeps import conclusion, grids, paper, stage, stage1_lr
 from sweeps.options import SweepOptions
@@ -48,7 +49,8 @@ def search(empty, tmp_path, monkeypatch):
     return made
 
 
-QUICK = ("--objective", "mmpo", "dpo", "simpo", "--quick")
+REWARD_ALONE = ("--set", "evaluations=reward")
+QUICK = ("--objective", "mmpo", "dpo", "simpo", "--quick", *REWARD_ALONE)
 
 
 def test_quick_trains_the_whole_way_in_order_and_again_nothing(search):
@@ -87,7 +89,7 @@ def test_whatever_breaks_a_stage_is_said_and_the_others_go_on(search, monkeypatc
 
     monkeypatch.setattr(stage, "train_planned", train)
     with console.capture() as captured, pytest.raises(SystemExit):
-        paper.main(["--storage", str(search.storage), "--objective", "dpo", "simpo", "--quick"])
+        paper.main(["--storage", str(search.storage), "--objective", "dpo", "simpo", "--quick", *REWARD_ALONE])
     printed = " ".join(captured.get().split())
     assert "tiny, dpo stopped at stage1_lr: RuntimeError: the disk is gone" in printed and "1 of 2" in printed
 
@@ -138,6 +140,17 @@ def test_evaluations_judge_what_the_search_ends_with_alone():
     given = {step.stage.name: step.options.set for step in steps_of(options, "tiny", "mmpo")}
     assert given["stage1_lr"] == given["stage3_margin"] == ("pairs_per_step=8",)
     assert given["final_runs"] == given["ablations"] == options.set
+
+
+def test_tiny_is_judged_by_all_that_the_reports_tables_need_and_other_models_by_what_is_named():
+    def evaluations(model: str, **options) -> dict:
+        steps = steps_of(PaperOptions(quick=True, **options), model, "mmpo")
+        return {step.stage.name: parse_assignments(step.options.set).get("evaluations", "") for step in steps}
+
+    everything = {"final_runs": "reward,harness,alpaca", "ablations": "reward,harness,alpaca"}
+    assert evaluations("tiny") == {"stage1_lr": "", "stage2_beta": "", "stage3_margin": ""} | everything
+    assert set(evaluations("models/mine").values()) == {""}
+    assert evaluations("tiny", set=("evaluations=reward",))["final_runs"] == "reward"
 
 
 def test_without_quick_the_grids_are_the_papers():
