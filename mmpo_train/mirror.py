@@ -130,11 +130,12 @@ def make_room() -> None:
         return
     sealed = [path for scheme in object_store.SCHEMES for path in cache.glob(f"{scheme}/**/trials/*/*/*/{MANIFEST}")]
     for manifest in sorted(sealed, key=_used):
-        if time.time() - _used(manifest) < _UNUSED_SECONDS or _is_room(cache):
+        if _is_room(cache):
             return
         # Not to wait for another's lock while one is held. What is being brought is in use.
         with suppress(Timeout), _lock(address_of(manifest.parent)).acquire(timeout=0):
-            _remove_copy(manifest.parent)
+            if time.time() - _used(manifest) >= _UNUSED_SECONDS:  # nor has another process removed or used it by now
+                _remove_copy(manifest.parent)
 
 
 def _remove_copy(folder: Path) -> None:

@@ -45,7 +45,7 @@ for name in sys.argv[1:]:
                 "built_for": module.cuda.get_arch_list() if gpus else [],
                 "gpus": [{"name": one.name, "arch": f"sm_{one.major}{one.minor}"} for one in properties],
             }
-    except BaseException as error:
+    except BaseException as error:  # SystemExit too: whatever ends an import is what the doctor is asked for
         said["error"] = f"{type(error).__name__}: {error}"
     print(json.dumps(said), file=answers, flush=True)
 """

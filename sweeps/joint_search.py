@@ -130,7 +130,7 @@ def run_joint_search(options: JointOptions) -> None:
         ledger = connect_to_read(options.tracking_uri or None, options.folder)
         _list(search, ledger, experiment)
         return
-    check_disk(search.inputs, search.budget)
+    check_disk(search.inputs, search.budget, search.at_a_time, stops=True)
     check_suites(base, options.evaluation, options.folder)
     ledger = connect(options.tracking_uri or None, options.folder)
     try:

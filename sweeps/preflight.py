@@ -142,15 +142,18 @@ def _say_where_the_ledger_is(folder: Path) -> None:
     )
 
 
-def check_disk(inputs: Inputs | SFTInputs, trials: int, at_a_time: int = 1) -> None:
-    """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours."""
+def check_disk(inputs: Inputs | SFTInputs, trials: int, at_a_time: int = 1, *, stops: bool = False) -> None:
+    """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours.
+
+    Where a search `stops` trials, any of them may stay behind with its state.
+    """
     folder, is_copy = inputs.storage.resolve(), bool(address_of(inputs.storage))
     if is_copy and os.environ.get("RAY_ADDRESS"):
         trials = 0  # what they write lies where they train
     while not folder.exists():
         folder = folder.parent
     size = read_size(inputs.model_folder, find_recipe(inputs.config.model).name) if trials else None
-    needed = room_needed(inputs.config, size, trials, at_a_time)
+    needed = room_needed(inputs.config, size, trials, at_a_time, stops=stops)
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise InputError(
@@ -159,13 +162,17 @@ def check_disk(inputs: Inputs | SFTInputs, trials: int, at_a_time: int = 1) -> N
         )
 
 
-def room_needed(config: TrialConfig | SFTTrial, size: ModelSize | None, trials: int, at_a_time: int) -> float:
+def room_needed(
+    config: TrialConfig | SFTTrial, size: ModelSize | None, trials: int, at_a_time: int, *, stops: bool = False
+) -> float:
     """Bytes that trials write at most: checkpoints of all epochs, and of those that run at a time two states to resume
-    from, as the older one goes once the newer one is whole. Of a model of unknown size nothing is counted."""
+    from, as the older one goes once the newer one is whole. One that is stopped keeps its state, one that is finished
+    does not; of trials that fail none is counted, nor anything of a model of unknown size."""
     if size is None:
         return _OVERHEAD_BYTES
     lora_rank = config.lora_rank if isinstance(config, TrialConfig) else 0
     trained = size.adapter_parameters(lora_rank) if lora_rank else size.parameters
     checkpoint = trained * (2 if config.precision == "bf16" and not lora_rank else 4)
-    states = 2 * _STATE_BYTES * trained * min(trials, at_a_time)
+    running = min(trials, at_a_time)
+    states = (trials + running if stops else 2 * running) * _STATE_BYTES * trained
     return _OVERHEAD_BYTES + trials * config.epochs * checkpoint + states

@@ -129,6 +129,7 @@ def test_room_is_counted_for_checkpoints_and_for_the_states_of_trials_under_way(
     trial = TrialConfig(epochs=3, precision="fp32")
     assert room_needed(trial, size, 6, 2) - overhead == 6 * 3 * 4e6 + 2 * 2 * 12e6
     assert room_needed(trial, size, 1, 2) - overhead == 3 * 4e6 + 2 * 12e6
+    assert room_needed(trial, size, 6, 2, stops=True) - overhead == 6 * 3 * 4e6 + (6 + 2) * 12e6
     half = room_needed(TrialConfig(epochs=3, precision="bf16"), size, 6, 2) - overhead
     assert half == 6 * 3 * 2e6 + 2 * 2 * 12e6
     adapters = room_needed(TrialConfig(epochs=3, lora_rank=2), size, 6, 2) - overhead

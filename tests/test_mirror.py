@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 from types import SimpleNamespace
 
@@ -144,6 +145,22 @@ def test_as_the_disk_fills_copies_go_that_were_not_used_for_long_and_come_back_w
     disk.free = 900
     mirror.make_room()
     assert gone.exists(), "there is room"
+
+
+def test_a_copy_that_another_process_removes_first_is_no_error(storage, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(total=1000, free=100))
+    folder = filled(storage / "trials" / "a" / "checkpoints" / "epoch-0001", numbers="1")
+    mirror.publish(folder)
+    os.utime(folder / MANIFEST, (0, 0))
+    lock = mirror._lock
+
+    def lock_after_the_other(address):
+        shutil.rmtree(folder)
+        return lock(address)
+
+    monkeypatch.setattr(mirror, "_lock", lock_after_the_other)
+    mirror.make_room()
+    assert not folder.exists()
 
 
 def test_single_files_and_unsealed_folders_travel_too(storage, other_node):

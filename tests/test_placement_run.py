@@ -98,6 +98,8 @@ def test_trials_run_on_the_type_asked_for_and_everything_else_on_the_head(
     assert not ray.is_initialized()
     [head], [other] = heads, h100
     assert nodes[other].get("GPU", 0) == 0 and nodes[other].get("CPU", 0) == 0, nodes[other]
+    done_without = ("TrainController", "_QueueActor", "DatasetManager")
+    assert not [kind for kind in actors if any(name in kind for name in done_without)]
     for name in ("ImplicitFunc", "SynchronizationActor", "AutoscalingCoordinator"):
         found = {node for kind, places in actors.items() if name in kind for node in places}
         assert found == {head}, (name, actors)
