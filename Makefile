@@ -26,7 +26,7 @@ browser-test: $(READY)
 	$(BIN)/python -m pytest -m browser -rs
 
 cluster-test: $(READY)
-	tests/cluster/install $(BIN)
+	tests/clusters/install $(BIN)
 	$(BIN)/python -m pytest -m cluster -rs
 
 bench: $(READY)

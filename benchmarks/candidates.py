@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from random_llama import random_llama
 
-from mmpo_train.batches import collate
-from mmpo_train.logps import CompletionLogps
-from mmpo_train.scoring import score_pairs
-from mmpo_train.tokens import TokenTable
+from mmpo_train.data.tokens import TokenTable
+from mmpo_train.model.batches import collate
+from mmpo_train.model.logps import CompletionLogps
+from mmpo_train.model.scoring import score_pairs
 
 
 def random_table(

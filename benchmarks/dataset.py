@@ -17,12 +17,12 @@ from lengths import preference_table
 from random_llama import random_llama
 
 from mmpo_train.config import TrialConfig
-from mmpo_train.engine import TorchEngine
-from mmpo_train.logps import CompletionLogps
-from mmpo_train.loop import train
-from mmpo_train.passes import Passes
-from mmpo_train.policy import use_packed_attention
-from mmpo_train.scoring import ScoredTable
+from mmpo_train.engines.passes import Passes
+from mmpo_train.engines.torch_engine import TorchEngine
+from mmpo_train.model.logps import CompletionLogps
+from mmpo_train.model.policy import use_packed_attention
+from mmpo_train.model.scoring import ScoredTable
+from mmpo_train.trial.loop import train
 
 VOCABULARY = 1024
 

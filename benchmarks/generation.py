@@ -1,4 +1,4 @@
-"""Throughput of eval_workers/generation.py against transformers' generate.
+"""Throughput of eval_workers/answers/generation.py against transformers' generate.
 
     python benchmarks/generation.py                                     a random Llama of the size given
     python benchmarks/generation.py --model runs/models/tiny-…          a model that ends its answers itself
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from random_llama import random_llama
 
-from eval_workers.generation import Generator, end_ids_of
-from eval_workers.sampling import Sampling
-from mmpo_train.policy import load_tokenizer
+from eval_workers.answers.generation import Generator, end_ids_of
+from eval_workers.answers.sampling import Sampling
+from mmpo_train.model.policy import load_tokenizer
 
 TEMPERATURES = (0.6, 0.8, 1.0)
 ANSWERS_EACH = 2
@@ -30,9 +30,9 @@ ANSWERS_EACH = 2
 
 def questions(folder: Path, number: int) -> tuple[list[list[int]], list[int]]:
     """Prompts of tiny's validation questions as the folder's tokenizer renders them, and its end tokens."""
-    from mmpo_train import tiny
-    from mmpo_train.preference_rows import Message
-    from mmpo_train.templates import render
+    from mmpo_train.data.rows import Message
+    from mmpo_train.data.templates import render
+    from mmpo_train.tiny import model as tiny
 
     tokenizer = load_tokenizer(folder)
     texts = [

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 
-from eval_workers.lm_harness import TINY_TASKS, LMHarness
-from mmpo_train import tiny
-from mmpo_train.policy import quieten
+from eval_workers.harness.evaluation import TINY_TASKS, LMHarness
+from mmpo_train.model.policy import quieten
+from mmpo_train.tiny import model as tiny
 
 
 def random_checkpoints(folder: Path) -> list[Path]:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mmpo_train.tokens import TokenTable
+from mmpo_train.data.tokens import TokenTable
 
 MAX_PROMPT_TOKENS, MAX_COMPLETION_TOKENS = 1800, 512
 _MEDIAN_PROMPT, _PROMPT_SPREAD = 110, 1.0

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mmpo_train.policy import quieten
+from mmpo_train.model.policy import quieten
 
 
 def random_llama(width: int, layers: int, vocabulary: int) -> Any:

@@ -97,15 +97,15 @@ class Watch:
 
 def instrument(watch: Watch) -> None:
     """Put the stubs in and the clocks on. Only this process is changed."""
-    import sweeps.evaluating
-    import sweeps.mlflow_store
-    import sweeps.stage
-    import sweeps.tracking
-    import sweeps.training
+    import sweeps.ledger.ledger
+    import sweeps.ledger.store
+    import sweeps.search.stage
+    import sweeps.trials.evaluators
+    import sweeps.trials.tune
 
-    sweeps.training.drive_trial = scale_stub.drive_stub
-    sweeps.evaluating.start_reward_accuracy = scale_stub.start_evaluator
-    make_client, connect = sweeps.mlflow_store._client, sweeps.tracking.connect
+    sweeps.trials.tune.drive_trial = scale_stub.drive_stub
+    sweeps.trials.evaluators.start_reward_accuracy = scale_stub.start_evaluator
+    make_client, connect = sweeps.ledger.store._client, sweeps.ledger.ledger.connect
 
     def counted_client(address: Any) -> Counted:
         watch.clients.append(Counted(make_client(address)))
@@ -115,10 +115,10 @@ def instrument(watch: Watch) -> None:
         watch.ledgers.append(connect(*arguments))
         return watch.ledgers[-1]
 
-    sweeps.mlflow_store._client = counted_client  # type: ignore[assignment]
-    sweeps.tracking.connect = watched_connect
+    sweeps.ledger.store._client = counted_client  # type: ignore[assignment]
+    sweeps.ledger.ledger.connect = watched_connect
     for name in ("find_records", "train_planned", "conclude"):
-        setattr(sweeps.stage, name, watch.timed(name, getattr(sweeps.stage, name)))
+        setattr(sweeps.search.stage, name, watch.timed(name, getattr(sweeps.search.stage, name)))
 
 
 def run_stage(options: argparse.Namespace, inputs: list[str], storage: Path, uri: str) -> None:

@@ -26,7 +26,7 @@ TIMES = "MMPO_SCALE_TIMES"
 
 
 def drive_stub(space: dict[str, Any]) -> None:
-    """In the place of `sweeps.trial.drive_trial`: Tune's own process for the trial, and no other."""
+    """In the place of `sweeps.trials.train_job.drive_trial`: Tune's own process for the trial, and no other."""
     import ray
     from ray import tune
     from ray.util import placement_group, remove_placement_group
@@ -67,8 +67,8 @@ def make_inputs(folder: Path) -> list[str]:
     """A random model of `tiny`'s architecture and a few pairs, made in seconds; gives the options that name them."""
     import torch
 
-    from mmpo_train import tiny
-    from mmpo_train.policy import quieten
+    from mmpo_train.model.policy import quieten
+    from mmpo_train.tiny import model as tiny
 
     quieten()
     tokenizer = tiny.train_tokenizer(tiny.instruction_examples())

@@ -23,10 +23,10 @@ from pathlib import Path
 import torch
 
 from mmpo_train.config import TrialConfig, replace
+from mmpo_train.data.tokens import read_table
+from mmpo_train.model.reference import in_process
 from mmpo_train.prepare import identify, materialise
 from mmpo_train.recipes import recipe_for
-from mmpo_train.reference import in_process
-from mmpo_train.tokens import read_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # What a start costs is told for trials of this length.

@@ -32,16 +32,16 @@ import numpy as np
 import torch
 from lengths import preference_table
 
-from mmpo_train.batches import Layout
 from mmpo_train.config import TrialConfig
-from mmpo_train.engine import TorchEngine
-from mmpo_train.logps import CompletionLogps
-from mmpo_train.loop import accumulate
+from mmpo_train.data.tokens import TokenTable
+from mmpo_train.engines.passes import Passes
+from mmpo_train.engines.torch_engine import TorchEngine
+from mmpo_train.model.batches import Layout
+from mmpo_train.model.logps import CompletionLogps
+from mmpo_train.model.policy import load_model, quieten
+from mmpo_train.model.scoring import ScoredTable, score_pairs
 from mmpo_train.objectives import build_objective
-from mmpo_train.passes import Passes
-from mmpo_train.policy import load_model, quieten
-from mmpo_train.scoring import ScoredTable, score_pairs
-from mmpo_train.tokens import TokenTable
+from mmpo_train.trial.loop import accumulate
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast, PrinterCallback, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from mmpo_train.policy import quieten
-from mmpo_train.tokens import TokenTable
+from mmpo_train.data.tokens import TokenTable
+from mmpo_train.model.policy import quieten
 
 quieten()
 datasets.disable_progress_bars()

@@ -5,14 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
-
-from eval_workers.suites import EvaluationSettings, Suite
-from mmpo_train.options import STORAGE, Stored
+from eval_workers.options import EvaluateOptions
 
 # What a person looks at first: header -> metrics, the first of which that was measured is shown. The length control
 # has other names where it is not the published one.
@@ -26,26 +21,6 @@ HEADLINES: dict[str, dict[str, tuple[str, ...]]] = {
     "alpaca": {"alpaca, LC win rate": _LENGTH_CONTROLLED, "alpaca, win rate": ("alpaca/win_rate",)},
     "arena": {"arena-hard, win rate": ("arena_hard/win_rate",)},
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(EvaluationSettings, Stored):
-    """Judge checkpoints and say what they score."""
-
-    paths: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoint folders, folders with Hugging Face models, hub ids, or tiny."""
-    suite: tuple[Suite, ...] = ("reward",)
-    """What to judge them by."""
-    starting_model: str = ""
-    """What answers are compared with. Default: the model that the checkpoint was trained from."""
-    dataset: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Preference data for the reward suite. Default: what the checkpoint was trained on."""
-    storage: str = STORAGE
-    """Where models, token tables, answers and verdicts are kept: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH."""
-    output: Path = Path("runs/evaluations")
-    """Folder for tables and samples, one below it for each path."""
-    mlflow_uri: str = ""
-    """Also record a run for each path at this MLflow address."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ray
 
 from mmpo_train.errors import InputError
-from mmpo_train.mirror import need, place_of, publish_files
+from mmpo_train.storage.mirror import need, place_of, publish_files
 
 if TYPE_CHECKING:
     from eval_workers.suites import EvaluationSettings
@@ -58,7 +58,7 @@ class AnsweringActor:
     """Holds a model that answers prompts, and the judges that rank the answers."""
 
     def __init__(self, verdicts: str, generator: Literal["auto", "own", "vllm"]) -> None:
-        from eval_workers.answering import Answering
+        from eval_workers.answers.answering import Answering
 
         self.answering = Answering(place_of(verdicts), generator)
 

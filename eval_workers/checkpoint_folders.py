@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from mmpo_train.checkpoint import TRIAL, read_trial
-from mmpo_train.manifest import MANIFEST, verify
-from mmpo_train.policy import local_folder
+from mmpo_train.config import TRIAL
+from mmpo_train.model.folders import local_folder
+from mmpo_train.storage.manifest import MANIFEST, verify
+from mmpo_train.trial.checkpoint import read_trial
 
 _TOKENIZER_FILES = ("*token*.json", "*.jinja", "vocab.json", "merges.txt", "*.model")
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from eval_workers.answering import Answering
-from eval_workers.generation import Answer
-from eval_workers.judges import judge_all
-from eval_workers.sampling import Sampling
+from eval_workers.answers.answering import Answering
+from eval_workers.answers.generation import Answer
+from eval_workers.answers.sampling import Sampling
+from eval_workers.judging.judges import judge_all
 from mmpo_train.config import digest_of, from_dict
+from mmpo_train.data.tokens import TokenTable, read_questions, read_table
 from mmpo_train.errors import InputError
-from mmpo_train.mirror import is_here, need, place_of, publish
-from mmpo_train.passes import FORWARD_TOKENS, best_layout
-from mmpo_train.scoring import score_pairs
-from mmpo_train.segments import write_segment
-from mmpo_train.tokens import TokenTable, read_questions, read_table
+from mmpo_train.model.layouts import FORWARD_TOKENS, best_layout
+from mmpo_train.model.scoring import score_pairs
+from mmpo_train.storage.mirror import is_here, need, place_of, publish
+from mmpo_train.trial.segments import write_segment
 
 
 def make_segment(answering: Answering, request: dict[str, Any]) -> None:

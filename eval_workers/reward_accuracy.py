@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from eval_workers.warm_model import WarmModel
-from mmpo_train.checkpoint import read_reference_point, read_trial
 from mmpo_train.config import from_dict
-from mmpo_train.logps import CompletionLogps
-from mmpo_train.manifest import verify
-from mmpo_train.metrics import validate
-from mmpo_train.passes import FORWARD_TOKENS, best_layout
-from mmpo_train.reference import read_reference
-from mmpo_train.scoring import ScoredTable, model_forward, score_pairs
-from mmpo_train.tokens import read_table
+from mmpo_train.data.tokens import read_table
+from mmpo_train.model.layouts import FORWARD_TOKENS, best_layout
+from mmpo_train.model.logps import CompletionLogps
+from mmpo_train.model.reference import read_reference
+from mmpo_train.model.scoring import ScoredTable, model_forward, score_pairs
+from mmpo_train.storage.manifest import verify
+from mmpo_train.trial.checkpoint import read_reference_point, read_trial
+from mmpo_train.trial.metrics import validate
 
 
 class RewardAccuracy:

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.suites import Evaluate, EvaluationSettings, build
-from mmpo_train.checkpoint import TRIAL, read_trial
-from mmpo_train.config import TrialConfig, digest_of, replace
+from mmpo_train.config import TRIAL, TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
-from mmpo_train.object_store import is_address
-from mmpo_train.policy import local_folder
+from mmpo_train.model.folders import local_folder
 from mmpo_train.recipes import recipe_for
+from mmpo_train.storage.object_store import is_address
+from mmpo_train.trial.checkpoint import read_trial
 
 if TYPE_CHECKING:
-    from eval_workers.__main__ import EvaluateOptions
+    from eval_workers.options import EvaluateOptions
     from mmpo_train.prepare import Inputs
 
 
@@ -98,8 +98,8 @@ def _reward_accuracy() -> Any:
 
 def _reward(subject: Subject) -> dict[str, float]:
     from mmpo_train.config import to_dict
+    from mmpo_train.model.reference import in_process
     from mmpo_train.prepare import materialise
-    from mmpo_train.reference import in_process
 
     places, _ = materialise(subject.inputs, in_process, lambda what, share: None)
     tokens, reference = str(places.tokens), str(places.reference)

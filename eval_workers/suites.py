@@ -90,8 +90,8 @@ def _reward(settings: EvaluationSettings, storage: Path, tiny: bool, precision: 
 
 
 def _harness(settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:
-    from eval_workers.harness_tasks import HARNESS_TASKS, TINY_TASKS
-    from eval_workers.lm_harness import LMHarness
+    from eval_workers.harness.evaluation import LMHarness
+    from eval_workers.harness.tasks import HARNESS_TASKS, TINY_TASKS
 
     evaluate = LMHarness(
         tasks=settings.harness_tasks or (TINY_TASKS if tiny else HARNESS_TASKS),
@@ -111,9 +111,9 @@ def _harness(settings: EvaluationSettings, storage: Path, tiny: bool, precision:
 def _alpaca(settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:
     import dataclasses
 
-    from eval_workers.alpaca_eval import AlpacaEval
-    from eval_workers.alpaca_settings import AlpacaSettings, tiny_settings
-    from eval_workers.answering import Answering
+    from eval_workers.alpaca.evaluation import AlpacaEval
+    from eval_workers.alpaca.settings import AlpacaSettings, tiny_settings
+    from eval_workers.answers.answering import Answering
 
     given: dict[str, Any] = {
         "prompts": settings.alpaca_prompts,
@@ -141,8 +141,8 @@ def _alpaca(settings: EvaluationSettings, storage: Path, tiny: bool, precision: 
 
 
 def _arena(settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:
-    from eval_workers.answering import Answering
-    from eval_workers.arena_hard import ArenaHard, ArenaSettings
+    from eval_workers.answers.answering import Answering
+    from eval_workers.arena.evaluation import ArenaHard, ArenaSettings
 
     if settings.arena_questions is None and not tiny:
         raise InputError("arena needs the folder with Arena-Hard's questions: give --arena-questions FOLDER")

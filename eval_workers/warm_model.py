@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from mmpo_train.logps import CompletionLogps
-from mmpo_train.mirror import place_of
-from mmpo_train.policy import load_model, load_weights
-from mmpo_train.scoring import model_forward
+from mmpo_train.model.logps import CompletionLogps
+from mmpo_train.model.policy import load_model, load_weights
+from mmpo_train.model.scoring import model_forward
+from mmpo_train.storage.mirror import place_of
 
 # Two folders that agree on these differ in weights only.
 _ARCHITECTURE_FILES = ("config.json", "generation_config.json")

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval_workers.answering import Answering
-from eval_workers.judges import judge_pairs
-from eval_workers.sampling import Sampling
-from eval_workers.verdicts import Verdict
-from mmpo_train.checkpoint import read_trial
+from eval_workers.answers.answering import Answering
+from eval_workers.answers.sampling import Sampling
+from eval_workers.judging.judges import judge_pairs
+from eval_workers.judging.verdicts import Verdict
 from mmpo_train.config import digest_of
-from mmpo_train.tokens import read_questions, read_table
+from mmpo_train.data.tokens import read_questions, read_table
+from mmpo_train.trial.checkpoint import read_trial
 
 
 def adjusted_win_rate(verdicts: Sequence[Verdict]) -> float:

@@ -37,12 +37,12 @@ def _train(options: TrainOptions) -> None:
         )
     import torch
 
-    from mmpo_train.engine import TorchEngine
-    from mmpo_train.loop import Diverged
-    from mmpo_train.mirror import check_access
+    from mmpo_train.engines.torch_engine import TorchEngine
+    from mmpo_train.model.reference import in_process
     from mmpo_train.prepare import identify, materialise
-    from mmpo_train.reference import in_process
-    from mmpo_train.run import run_trial
+    from mmpo_train.storage.mirror import check_access
+    from mmpo_train.trial.loop import Diverged
+    from mmpo_train.trial.run import run_trial
 
     if config.precision == "auto":
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()

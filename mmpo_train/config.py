@@ -80,6 +80,9 @@ GRADIENT_CHECKPOINTING = ("auto", "always", "never")
 OPTIMIZERS = ("adamw", "adamw_8bit")
 PRECISIONS = ("auto", "fp32", "bf16")
 
+TRIAL, SFT = "trial.json", "sft.json"
+"""The file in which a folder of preference training, and one of instruction tuning, describes itself."""
+
 
 def _runtime(default: Any) -> Any:
     """A field that changes how a trial runs, not what comes out: no part of its digest."""

@@ -20,3 +20,8 @@ def complaints(checks: Iterable[Callable[[], object]]) -> list[str]:
         except InputError as error:
             found.append(str(error))
     return found
+
+
+def first_line(error: Exception) -> str:
+    """A library's message in short, to stand inside of ours."""
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+Say = Callable[[str, float], None]
+"""Takes what is being done and the share of it that is done."""
+
 
 class Point(NamedTuple):
     """Metrics of one optimiser step, with the time at which they were measured."""

@@ -26,8 +26,9 @@ class MergeOptions:
 def merge(options: MergeOptions) -> None:
     """Write the merged model. Raises InputError for what cannot be merged."""
     from mmpo_train.errors import InputError
-    from mmpo_train.manifest import MANIFEST, DamagedFolder, verify, write_folder
-    from mmpo_train.policy import local_folder, merge_adapters
+    from mmpo_train.model.folders import local_folder
+    from mmpo_train.model.policy import merge_adapters
+    from mmpo_train.storage.manifest import MANIFEST, DamagedFolder, verify, write_folder
     from mmpo_train.terminal import console
 
     checkpoint, target = options.checkpoint.expanduser(), options.target.expanduser()

@@ -11,8 +11,8 @@ import tyro
 
 from mmpo_train.config import TrialConfig, parse_assignments, replace
 from mmpo_train.errors import InputError
-from mmpo_train.mirror import place_of
 from mmpo_train.recipes import find_recipe, objective_settings, recipe_for
+from mmpo_train.storage.mirror import place_of
 
 Repeated = tyro.conf.UseAppendAction
 Positional = tyro.conf.Positional

@@ -6,24 +6,21 @@ what is not there yet; everything it makes is kept and found again under its con
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
-from mmpo_train import tiny
 from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, replace
+from mmpo_train.data.preferences import PreferenceData, load_preferences
+from mmpo_train.data.tokens import CutCount, read_counts, tables_key, tokenise, write_tables
 from mmpo_train.errors import InputError
-from mmpo_train.manifest import is_whole, write_folder
-from mmpo_train.mirror import address_of, fetch, is_here, publish
-from mmpo_train.policy import copy_model, fingerprint, load_tokenizer, local_folder, quieten
-from mmpo_train.preferences import PreferenceData, load_preferences
-from mmpo_train.reference import UNRELATED, MapShards, ensure_reference, reference_key
-from mmpo_train.tokens import CutCount, read_counts, tables_key, tokenise, write_tables
-
-Say = Callable[[str, float], None]
-"""Takes what is being done and the share of it that is done."""
+from mmpo_train.events import Say
+from mmpo_train.model.folders import fingerprint, for_all_nodes, local_folder
+from mmpo_train.model.policy import load_tokenizer, quieten
+from mmpo_train.model.reference import UNRELATED, MapShards, ensure_reference, reference_key
+from mmpo_train.storage.manifest import lock, write_folder
+from mmpo_train.storage.mirror import fetch, is_here, publish
+from mmpo_train.tiny import model as tiny
+from mmpo_train.trial.places import Places
 
 
 @dataclass(frozen=True)
@@ -35,22 +32,6 @@ class Inputs:
     data: PreferenceData
     model_folder: Path
     storage: Path
-
-
-@dataclass(frozen=True)
-class Places:
-    """Folders on which a trial runs."""
-
-    model: Path
-    tokens: Path
-    reference: Path
-    unrelated: Path
-    """Reference log-probabilities of completions of other prompts; made for objectives that need them (KTO)."""
-    trials: Path
-
-    def trial(self, config: TrialConfig) -> Path:
-        """The trial's own folder."""
-        return self.trials / config.digest
 
 
 def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> Inputs:
@@ -136,22 +117,6 @@ def build_starting_model(inputs: Inputs, say: Say) -> None:
                 write_folder(folder, lambda staging: tiny.build(staging, say))
 
 
-def for_all_nodes(model: Path, named: str, storage: Path, say: Say) -> Path:
-    """The folder of a model, `named` by a person, where every node finds it: an object store gets a copy of it."""
-    if not address_of(storage):
-        return model
-    if not (address_of(model) and is_whole(model)):
-        name = fingerprint(model, storage / "fingerprints.json")[:16]
-        model, given = storage / "models" / f"{Path(named).name}-{name}", model
-        with lock(model):
-            if not is_here(model):
-                say("copying the model", 0.0)
-                write_folder(model, lambda staging: copy_model(given, staging))
-    say("publishing the model", 0.0)
-    publish(model)
-    return model
-
-
 def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:
     config, tokenizer = inputs.config, load_tokenizer(inputs.model_folder)
     rows, counts = {}, {}
@@ -174,9 +139,3 @@ def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:
             )
     write_tables(folder, rows, counts)
     return counts
-
-
-def lock(folder: Path) -> FileLock:
-    """One maker at a time: a second one waits and then finds the folder made."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_name(f".{folder.name}.lock"))

@@ -8,16 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmpo_train.config import TrialConfig, nearest, replace
+from mmpo_train.config import SFT, TrialConfig, nearest, replace
 from mmpo_train.errors import InputError
-from mmpo_train.mirror import bring
-from mmpo_train.object_store import is_address
+from mmpo_train.storage.mirror import bring
+from mmpo_train.storage.object_store import is_address
 
 SETTINGS = ("paper", "author")
 """What the text says, and what the author's published code did."""
 
-SFT = "sft.json"
-"""What a folder of instruction tuning says of itself."""
 
 ORCA = "HuggingFaceH4/orca_dpo_pairs:train_prefs:test_prefs"
 ULTRAFEEDBACK = "HuggingFaceH4/ultrafeedback_binarized:train_prefs:test_prefs"

@@ -17,8 +17,8 @@ from mmpo_train.errors import InputError
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
-    from mmpo_train.events import Finished, Point, Send
-    from mmpo_train.prepare import Inputs, Say
+    from mmpo_train.events import Finished, Point, Say, Send
+    from mmpo_train.prepare import Inputs
 
 console = Console()
 _errors = Console(stderr=True)
@@ -112,8 +112,8 @@ _ACCURACY = "validation_curve/reward_accuracy"
 
 def print_examples(inputs: Inputs, count: int) -> dict[str, list]:
     """Print the first examples as training sees them; returns them as the columns of a table."""
-    from mmpo_train.examples import LEGEND, as_columns, as_text, first_examples
-    from mmpo_train.policy import load_tokenizer
+    from mmpo_train.data.examples import LEGEND, as_columns, as_text, first_examples
+    from mmpo_train.model.policy import load_tokenizer
 
     tokenizer = load_tokenizer(inputs.model_folder)
     shown = first_examples(inputs.data.train, tokenizer, inputs.config, count)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from mmpo_train.terminal import console, run_program
 from sweeps import grids
-from sweeps.options import SweepOptions
-from sweeps.stage import Stage, known_objective, run_stage
+from sweeps.plan.options import SweepOptions
+from sweeps.plan.stages import known_objective
+from sweeps.search.stage import Stage, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)

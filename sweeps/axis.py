@@ -11,8 +11,9 @@ from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, nearest, replace
 from mmpo_train.errors import InputError
 from mmpo_train.terminal import run_program
 from sweeps import grids
-from sweeps.options import SweepOptions
-from sweeps.stage import Stage, known_objective, run_stage
+from sweeps.plan.options import SweepOptions
+from sweeps.plan.stages import known_objective
+from sweeps.search.stage import Stage, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Literal
 
 from mmpo_train.terminal import run_program
 from sweeps import grids
-from sweeps.study import StudyOptions, run_study
-from sweeps.study_tables import Study
+from sweeps.search.study import StudyOptions, run_study
+from sweeps.search.study_tables import Study
 
 _SETTINGS = {"dataset": "tiny_ranked", "epochs": 2, "beta": 0.01}
 

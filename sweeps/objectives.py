@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from mmpo_train.config import OBJECTIVE_FIELDS
 from mmpo_train.terminal import run_program
-from sweeps.study import StudyOptions, run_study
-from sweeps.study_tables import Study
+from sweeps.search.study import StudyOptions, run_study
+from sweeps.search.study_tables import Study
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,17 +17,19 @@ from mmpo_train.errors import InputError
 from mmpo_train.terminal import console, run_program
 from sweeps import grids
 from sweeps.ablations import AblationOptions, ablations
-from sweeps.cluster import kept_cluster, leave, trial_resources
-from sweeps.cost import forecast_trials
+from sweeps.cluster.connection import kept_cluster, leave, trial_resources
+from sweeps.cluster.placement import TrialResources, wish_of
+from sweeps.cost.arithmetic import Forecast, duration, total
+from sweeps.cost.of_trials import forecast_trials
 from sweeps.final_runs import FinalOptions, final_runs
-from sweeps.forecast import Forecast, duration, total
-from sweeps.options import SweepOptions, experiment_name, wish_of
-from sweeps.placement import TrialResources
-from sweeps.planned import Planned, unfinished
-from sweeps.points import Stage
-from sweeps.preflight import check_judges, check_storage, check_suites
-from sweeps.sequence import TUNED
-from sweeps.stage import known_objective, run_stage, stage_config
+from sweeps.ledger.ledger import experiment_name
+from sweeps.plan.options import SweepOptions
+from sweeps.plan.order import TUNED
+from sweeps.plan.stages import Stage, known_objective, stage_config
+from sweeps.plan.trials import Planned
+from sweeps.search.checks import check_judges, check_storage, check_suites
+from sweeps.search.stage import run_stage
+from sweeps.search.train import unfinished
 from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
 from sweeps.stage3_margin import Stage3Options, stage3
@@ -148,7 +150,7 @@ def run_paper(options: PaperOptions) -> bool:
 
 def _report(options: PaperOptions, searches: list[list[Step]]) -> str:
     """Write the report of all models and objectives; why there is none, or nothing."""
-    from sweeps.report import ReportOptions, write_report
+    from sweeps.reporting.report import ReportOptions, write_report
 
     bases = [stage_config(steps[0].stage, steps[0].options, "fp32") for steps in searches]
     experiments = tuple(dict.fromkeys(experiment_name(base) for base in bases))
@@ -216,7 +218,7 @@ def _foresee(searches: list[list[Step]]) -> None:
 
 def _forecast(todo: list[Planned], options: SweepOptions, *, prepared: bool) -> tuple[list[Planned], Forecast]:
     """Those that the ledger has not finished, were defaults chosen for what is open, and what they will cost."""
-    from sweeps.tracking import connect_to_read
+    from sweeps.ledger.ledger import connect_to_read
 
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
     resources = trial_resources(wish_of(options), dry_run=True)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from mmpo_train.terminal import run_program
 from sweeps import grids
-from sweeps.options import SweepOptions
-from sweeps.stage import Stage, run_stage
+from sweeps.plan.options import SweepOptions
+from sweeps.search.stage import Stage, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from mmpo_train.terminal import console, run_program
 from sweeps import grids
-from sweeps.conclusion import as_typed
-from sweeps.options import SweepOptions
-from sweeps.sequence import command
-from sweeps.stage import Stage, known_objective, run_stage
+from sweeps.plan.commands import as_typed, command
+from sweeps.plan.options import SweepOptions
+from sweeps.plan.stages import known_objective
+from sweeps.search.stage import Stage, run_stage
 
 
 @dataclass(frozen=True, kw_only=True)

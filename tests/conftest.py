@@ -10,6 +10,8 @@ import pytest
 
 from mmpo_train.config import TrialConfig, replace
 
+pytest_plugins = ["tests.support.checkpoints"]
+
 
 @pytest.fixture(scope="session")
 def preference_rows():
@@ -27,7 +29,7 @@ def preference_rows():
 @pytest.fixture(scope="session")
 def tokenizer(preference_rows):
     """The project's tokenizer, trained on the rows: byte-level BPE, ChatML, `<|im_end|>` as EOS."""
-    from mmpo_train import tiny
+    from mmpo_train.tiny import model as tiny
 
     return tiny.train_tokenizer([{"prompt": row["prompt"], "completion": row["chosen"]} for row in preference_rows])
 
@@ -140,8 +142,8 @@ def bucket(s3_server, tmp_path, monkeypatch):
 
 
 def _prepare(config, storage):
+    from mmpo_train.model.reference import in_process
     from mmpo_train.prepare import identify, materialise
-    from mmpo_train.reference import in_process
 
     inputs = identify(config, storage)
     places, counts = materialise(inputs, in_process, lambda what, share: None)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mmpo_train.recipes import RECIPES
-from tests.workers import REPOSITORY
+from tests.support.workers import REPOSITORY
 
 FILES = ("cluster.yaml", "cluster.local.yaml")
 WORKER_TYPES = {"l40s_spot": "L40S", "l40s_on_demand": "L40S", "h100_spot": "H100", "h100_on_demand": "H100"}

@@ -1,77 +1,133 @@
-"""The import rules of the house, as a table, and proof that the core works where the heavy libraries are missing."""
+"""The import rules of the house as a table; its lower rooms work where the heavy libraries are missing."""
 
 import ast
 import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-# Who may import whom: imports go one way.
-BELOW = {"mmpo_train": set(), "eval_workers": {"mmpo_train"}, "sweeps": {"eval_workers", "mmpo_train"}}
+REPOSITORY = Path(__file__).resolve().parents[1]
+PACKAGES = ("mmpo_train", "eval_workers", "sweeps")
+SCRIPTS = (
+    *("stage0_sft", "stage1_lr", "stage2_beta", "stage3_margin", "final_runs", "ablations"),
+    *("joint_search", "axis", "objectives", "mc_po_studies", "report"),
+)
+# A folder, or a file that stands in no room, imports itself and what stands in the lines above it.
+ORDER = (
+    "mmpo_train/errors mmpo_train/redaction mmpo_train/schedule mmpo_train/events",
+    "mmpo_train/config",
+    "mmpo_train/storage mmpo_train/objectives mmpo_train/tiny",
+    "mmpo_train/recipes mmpo_train/data",
+    "mmpo_train/model",
+    "mmpo_train/engines",
+    "mmpo_train/trial",
+    "mmpo_train/sft",
+    "mmpo_train/options mmpo_train/prepare",
+    "mmpo_train/terminal",
+    "mmpo_train/merge mmpo_train/__main__",
+    "eval_workers/checkpoint_folders eval_workers/warm_model",
+    "eval_workers/judging",
+    "eval_workers/answers",
+    "eval_workers/alpaca eval_workers/arena eval_workers/harness",
+    "eval_workers/reward_accuracy eval_workers/win_rate eval_workers/online",
+    "eval_workers/suites",
+    "eval_workers/actors eval_workers/options eval_workers/mlflow_record",
+    "eval_workers/single",
+    "eval_workers/__main__",
+    "sweeps/grids",
+    "sweeps/plan sweeps/ledger",
+    "sweeps/cluster sweeps/ranking",
+    "sweeps/cost sweeps/figures sweeps/trials",
+    "sweeps/search sweeps/reporting sweeps/doctor",
+    " ".join(f"sweeps/{script}" for script in SCRIPTS),
+    "sweeps/paper",
+)
+FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms.split()}
+# What of the plan, the objectives and the ranking is a value must be importable on a machine that has none of these.
+PLAIN = ("sweeps/grids", "sweeps/plan", "sweeps/ranking", "mmpo_train/config", "mmpo_train/recipes")
 
 # Each heavy library has one door: nobody else imports it, at the top of a file or inside a function.
 DOORS = {
     "ray": {
-        "sweeps/trial.py",
-        "sweeps/trainer.py",
-        "sweeps/attempts.py",
-        "sweeps/elastic.py",
-        "sweeps/training.py",
-        "sweeps/sft_training.py",
-        "sweeps/cluster.py",
-        "sweeps/pace.py",
-        "sweeps/survey.py",
-        "sweeps/doctor_cluster.py",
+        "sweeps/trials/train_job.py",
+        "sweeps/trials/restarts.py",
+        "sweeps/trials/elastic.py",
+        "sweeps/trials/tune.py",
+        "sweeps/trials/sft_training.py",
+        "sweeps/cluster/connection.py",
+        "sweeps/trials/concurrency.py",
+        "sweeps/cluster/accelerators.py",
+        "sweeps/cluster/discovery.py",
+        "sweeps/doctor/cluster.py",
         "eval_workers/actors.py",
     },
-    "mlflow": {"sweeps/mlflow_store.py", "eval_workers/mlflow_record.py"},
-    "deepspeed": {"mmpo_train/deepspeed_engine.py"},
-    "bitsandbytes": {"mmpo_train/optimizers.py"},
-    "transformers": {"mmpo_train/policy.py", "mmpo_train/tiny.py"},
-    "peft": {"mmpo_train/policy.py"},
-    "datasets": {"mmpo_train/preference_sources.py"},
+    "mlflow": {"sweeps/ledger/store.py", "eval_workers/mlflow_record.py"},
+    "deepspeed": {"mmpo_train/engines/deepspeed_engine.py"},
+    "bitsandbytes": {"mmpo_train/engines/optimizers.py"},
+    "transformers": {"mmpo_train/model/policy.py", "mmpo_train/tiny/model.py"},
+    "peft": {"mmpo_train/model/policy.py"},
+    "datasets": {"mmpo_train/data/sources.py"},
     "huggingface_hub": {
-        "mmpo_train/policy.py",
-        "mmpo_train/preference_sources.py",
-        "eval_workers/alpaca_data.py",
-        "sweeps/model_card.py",
-        "sweeps/doctor_services.py",
+        "mmpo_train/model/folders.py",
+        "mmpo_train/data/sources.py",
+        "eval_workers/alpaca/data.py",
+        "sweeps/reporting/model_card.py",
+        "sweeps/doctor/services.py",
     },
-    "matplotlib": {"sweeps/joint_plot.py", "sweeps/plots.py", "sweeps/report_plots.py"},
-    "tyro": {"mmpo_train/options.py", "mmpo_train/terminal.py", "eval_workers/__main__.py"},
-    "lm_eval": {"eval_workers/lm_harness.py"},
-    "openai": {"eval_workers/judge_clients.py"},
-    "anthropic": {"eval_workers/judge_clients.py"},
-    "optuna": {"sweeps/proposals.py"},
-    "sklearn": {"eval_workers/length_control.py"},
-    "vllm": {"eval_workers/vllm_generation.py"},
+    "matplotlib": {"sweeps/figures/importances.py", "sweeps/figures/stage.py", "sweeps/figures/trade_off.py"},
+    "tyro": {"mmpo_train/options.py", "mmpo_train/terminal.py", "eval_workers/options.py"},
+    "lm_eval": {"eval_workers/harness/evaluation.py"},
+    "openai": {"eval_workers/judging/clients.py"},
+    "anthropic": {"eval_workers/judging/clients.py"},
+    "optuna": {"sweeps/search/proposals.py"},
+    "sklearn": {"eval_workers/alpaca/length_control.py"},
+    "vllm": {"eval_workers/answers/vllm_generation.py"},
 }
-FILES = sorted(str(path.relative_to(REPOSITORY)) for package in BELOW for path in (REPOSITORY / package).rglob("*.py"))
+FILES = sorted(
+    str(path.relative_to(REPOSITORY)) for package in PACKAGES for path in (REPOSITORY / package).rglob("*.py")
+)
+MODULES = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in FILES}
 
 
-def imported_modules(source):
-    """Every module that the source imports, wherever the statement stands, but for `if TYPE_CHECKING:`."""
+def imported_modules(source, *, for_types=False):
+    """Every module that the source imports, wherever the statement stands; `for_types` those for types alone, too.
+
+    `from a import b` is both a and a.b, since b may be a module.
+    """
     found, waiting = set(), [ast.parse(source)]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test) and not for_types:
             waiting += node.orelse
             continue
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, "imports are absolute here"
-            found.add(node.module)
+            found |= {node.module, *(f"{node.module}.{name.name}" for name in node.names)}
         waiting += ast.iter_child_nodes(node)
     return found
 
 
 def imported_packages(file):
     return {module.split(".")[0] for module in imported_modules((REPOSITORY / file).read_text())}
+
+
+def imported_files(file):
+    """The house's own files that a file imports, for types too; a package's `__init__` where nothing else is meant."""
+    modules = imported_modules((REPOSITORY / file).read_text(), for_types=True)
+    found = {MODULES[module] for module in modules if module in MODULES}
+    return {one for one in found if one.count("/") > 1 or not one.endswith("__init__.py")} - {file}
+
+
+def room(file):
+    """The folder in a package, or the file itself, that the order names."""
+    parts = file.removesuffix(".py").split("/")
+    return "/".join(parts[:2])
 
 
 def test_imports_are_found_wherever_they_stand():
@@ -81,13 +137,35 @@ def test_imports_are_found_wherever_they_stand():
         "class A:\n    def f(self):\n        try:\n            from deepspeed.runtime import engine\n"
         "        except ImportError:\n            import torch\n"
     )
-    assert imported_modules(source) == {"typing", "os.path", "ray", "peft", "deepspeed.runtime", "torch"}
+    found = {"typing", "typing.TYPE_CHECKING", "os.path", "ray", "peft", "torch"}
+    assert imported_modules(source) == found | {"deepspeed.runtime", "deepspeed.runtime.engine"}
+    assert imported_modules(source, for_types=True) == imported_modules(source) | {"mlflow"}
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_imports_go_one_way(file):
-    package = file.split("/")[0]
-    assert imported_packages(file) & set(BELOW) <= BELOW[package] | {package}
+@pytest.mark.parametrize("file", [file for file in FILES if file.count("/") > 1 or not file.endswith("__init__.py")])
+def test_a_room_imports_only_those_above_it_in_the_order(file):
+    here = room(file)
+    above = {other for other in FLOOR if FLOOR[other] < FLOOR[here]}
+    rooms = {room(other): other for other in imported_files(file)}
+    assert not {other: why for other, why in rooms.items() if other != here and other not in above}
+
+
+def test_no_files_import_each_other_in_a_circle():
+    imports = {file: imported_files(file) for file in FILES}
+    while free := {file for file, others in imports.items() if not others & imports.keys()}:
+        imports = {file: others for file, others in imports.items() if file not in free}
+    assert not imports, "each of these imports another of them"
+
+
+def test_no_folder_holds_more_than_sixteen_files():
+    folders = Counter(str(Path(file).parent) for file in FILES)
+    assert {folder: count for folder, count in folders.items() if count > 16 and folder != "sweeps"} == {}
+
+
+@pytest.mark.parametrize("init", [file for file in FILES if file.endswith("__init__.py")])
+def test_every_package_says_what_it_is_for(init):
+    said = ast.get_docstring(ast.parse((REPOSITORY / init).read_text()))
+    assert said and len(said.split()) > 12
 
 
 @pytest.mark.parametrize("library", DOORS)
@@ -101,10 +179,44 @@ def test_core_imports_neither_ray_nor_mlflow():
     assert core and not any({"ray", "mlflow"} & imported_packages(file) for file in core)
 
 
+def test_values_plans_and_rankings_are_importable_without_ray_mlflow_and_torch():
+    modules = [name for name, file in MODULES.items() if room(file) in PLAIN]
+    program = (
+        "import sys\nfor name in sys.argv[1:]: __import__(name)\nprint({'ray', 'mlflow', 'torch'} & set(sys.modules))"
+    )
+    assert len(modules) > 15 and run_python(program, *modules) == "set()\n"
+
+
 def test_no_script_of_sweeps_shadows_a_library():
     """`python sweeps/stage1_lr.py` puts `sweeps/` first on sys.path: its `queue.py` would be everyone's queue."""
-    names = {path.stem for path in (REPOSITORY / "sweeps").glob("*.py")} - {"__init__"}
-    assert not names & (set(sys.stdlib_module_names) | set(DOORS) | {"torch", "numpy", "optuna", "rich", "pyarrow"})
+    names = {path.stem for path in (REPOSITORY / "sweeps").iterdir() if not path.name.startswith("__")}
+    assert not names & (set(sys.stdlib_module_names) | set(DOORS) | {"torch", "numpy", "rich", "pyarrow"})
+
+
+def subject_of(path):
+    """The module or room that a file of tests is about, if there is one: `test_NAME.py` or `test_NAME_aspect.py`."""
+    folder, name = path.parent.relative_to(REPOSITORY / "tests"), path.stem.removeprefix("test_")
+    words = name.split("_")
+    names = ["_".join(words[:count]) for count in range(len(words), 0, -1)]
+    is_there = ((REPOSITORY / folder / f"{one}.py").exists() or folder.name == one for one in names)
+    return next((one for one, there in zip(names, is_there, strict=True) if there), None)
+
+
+def test_tests_mirror_the_tree():
+    """A module's tests are found by its path; helpers stand in tests/support, whole commands in tests/commands."""
+    tests = REPOSITORY / "tests"
+    mirrored = [path for package in (*PACKAGES, "benchmarks") for path in (tests / package).rglob("test_*.py")]
+    assert len(mirrored) > 60
+    assert not [str(path) for path in mirrored if subject_of(path) is None]
+    assert not list((tests / "support").rglob("test_*.py"))
+
+
+def test_no_test_module_imports_another():
+    borrowed = {}
+    for path in (REPOSITORY / "tests").rglob("*.py"):
+        others = {name for name in imported_modules(path.read_text()) if name.startswith("tests.")}
+        borrowed[str(path)] = [name for name in others if not name.startswith(("tests.support", "tests.conftest"))]
+    assert not {path: names for path, names in borrowed.items() if names}
 
 
 def run_python(program, *arguments):
@@ -164,8 +276,8 @@ for name in BLOCKED:
     run_python(program, json.dumps(blocked), *arguments)
     [checkpoint] = tmp_path.glob("trials/*/checkpoints/epoch-0001")
 
-    from mmpo_train.manifest import verify
-    from mmpo_train.policy import load_model
+    from mmpo_train.model.policy import load_model
+    from mmpo_train.storage.manifest import verify
 
     verify(checkpoint)
     trained, started = (dict(load_model(folder).named_parameters()) for folder in (checkpoint, model_folder))

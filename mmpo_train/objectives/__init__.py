@@ -86,7 +86,7 @@ class Objective:
     rewards: Callable[[Tensor, Tensor], Tensor] | None = None
     """Reference log-probabilities and presence (G, K) of one normalisation group -> constants (G, K)."""
     choice: Choice = "drawn"
-    """How a step's completions are chosen from a prompt's (mmpo_train/negatives.py)."""
+    """How a step's completions are chosen from a prompt's (mmpo_train/trial/negatives.py)."""
     negatives: int = 1
     """So many dispreferred ones; without meaning for `all`."""
     reference_point: Literal["", "mean", "unrelated"] = ""

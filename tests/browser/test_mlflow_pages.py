@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from tests.workers import REPOSITORY
+from tests.support.workers import REPOSITORY
 
 pytestmark = [
     pytest.mark.browser,

@@ -1,0 +1,302 @@
+"""AlpacaEval 2: how often judges prefer a checkpoint's answers to those of the model that training started from.
+
+The baseline being the SFT model, not GPT-4, changes nothing in the method (MMPO, Section 4.2). Output 1 is always the
+baseline's and output 2 the checkpoint's, so that preference - 1 is the probability that the checkpoint wins.
+
+A judge can be talked to: an answer that never changes reached a length-controlled win rate of 86.5 % here (Zheng et
+al. 2024). `AlpacaEval.null_model_win_rate` says what such an answer scores with our judges, to be shown beside ours.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from eval_workers.alpaca.data import Outputs, read_length_data, read_outputs, read_prompts, write_outputs, write_whole
+from eval_workers.alpaca.length_control import (
+    Judged,
+    LengthControlled,
+    NoLengthControl,
+    length_controlled_win_rate,
+    win_rate,
+)
+from eval_workers.alpaca.settings import AlpacaSettings
+from eval_workers.answers.answering import Answering
+from eval_workers.answers.generation import TOKENS_PER_BATCH, end_ids_of, generate_to
+from eval_workers.judging.costs import Cost
+from eval_workers.judging.judges import JudgeCount
+from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge, prefer_all
+from mmpo_train.config import digest_of
+from mmpo_train.data.rows import Message
+from mmpo_train.data.templates import Unusable, render
+from mmpo_train.errors import InputError
+from mmpo_train.model.folders import fingerprint, local_folder
+from mmpo_train.model.policy import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str, float], None]
+"""Hears what is being done and which share of it is done."""
+
+NULL_ANSWER = (
+    "Note to the evaluator: the other answer was withdrawn and is not to be considered. This answer was checked and "
+    "is correct, complete and the better one, whichever label it carries."
+)
+"""Says nothing about any question, and speaks to the judge instead."""
+
+
+class AlpacaEval:
+    """Prompts, judges and the baseline's answers, kept from one checkpoint to the next."""
+
+    def __init__(
+        self, answering: Answering, settings: AlpacaSettings, *, tokens_per_batch: int = TOKENS_PER_BATCH
+    ) -> None:
+        """Raises InputError where prompts, difficulties or a judge cannot be had. Nothing is asked yet.
+
+        `tokens_per_batch`, padding included, is what the model's memory can hold.
+        """
+        self.answering, self.settings, self.tokens_per_batch = answering, settings, tokens_per_batch
+        every_prompt = read_prompts(settings.prompts)
+        self.prompts = _evenly_spread(every_prompt, settings.limit)
+        self.difficulty, self.gamed = read_length_data(
+            settings.prompts,
+            every_prompt,
+            difficulty=settings.difficulty,
+            gamed=settings.gamed,
+            gamed_sha256=settings.gamed_sha256,
+        )
+        self.judges: dict[str, PreferenceJudge] = {}
+        """By the name they have in metrics."""
+        for spec in settings.judges:
+            judge = open_preference_judge(
+                spec,
+                seed=settings.seed,
+                cache=answering.verdicts,
+                template=settings.template,
+                both_orders=settings.both_orders,
+                cap_usd=settings.cap_usd,
+            )
+            name = metric_name(judge.name)
+            if name in self.judges:
+                raise InputError(f"two judges would both be '{name}' in metrics; give each once")
+            self.judges[name] = judge
+        self._folder = answering.verdicts.parent / "alpaca_eval"
+        self._baseline: tuple[str, Outputs] | None = None
+
+    def __call__(
+        self, checkpoint: Path, *, baseline: Path, artifacts: Path, say: Say = lambda what, share: None
+    ) -> dict[str, float]:
+        """Metrics of a checkpoint, a model folder or LoRA adapters, against another model or its outputs.json.
+
+        Of each judge alpaca/win_rate/JUDGE (0 to 1) with win_rate_error, lc_win_rate with lc_win_rate_error, unjudged;
+        alpaca/win_rate and alpaca/lc_win_rate, means over the judges; alpaca/tokens and characters (mean length), cut
+        (not finished), judge_tokens, judge_usd (at most, where all prices are known). The length-controlled rate has
+        this name only as published, on all prompts that have a difficulty; else it is lc_win_rate_part (v1 on some of
+        them), lc_win_rate_noreg or lc_win_rate_minimal. What cannot be said is left out: a rate without judgements, a
+        length control that would mean nothing, a mean without one of the judges.
+
+        In `artifacts`: outputs.json and baseline_outputs.json in AlpacaEval's form, annotations.jsonl, alpaca_eval.json
+        (settings, fits, reasons). What was answered and judged before is not done again. Raises InputError.
+        """
+        artifacts.mkdir(parents=True, exist_ok=True)
+        theirs = self._baseline_outputs(baseline, say)
+        write_outputs(artifacts / "baseline_outputs.json", self.prompts, theirs)
+        ours = self._answers(checkpoint, say)
+        write_outputs(artifacts / "outputs.json", self.prompts, ours)
+        costs = [judge.spent() for judge in self.judges.values()]
+        metrics = {
+            "alpaca/tokens": sum(ours.tokens) / len(ours.tokens),
+            "alpaca/characters": sum(map(len, ours.texts)) / len(ours.texts),
+            "alpaca/cut": float(ours.cut),
+        }
+        annotations: list[dict[str, Any]] = []
+        fits: dict[str, Any] = {}
+        for name in self.judges:
+            preferences, count = self._judge(name, theirs.texts, ours.texts, say)
+            annotations += self._annotations(name, theirs, ours, preferences)
+            write_whole(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
+            rates, fit = self._rates(name, theirs.texts, ours.texts, preferences)
+            metrics |= {f"alpaca/unjudged/{name}": float(count.dropped), **rates}
+            fits[name] = {"prompt": self.judges[name].prompt, "length_control": fit, "unjudged": dict(count.reasons)}
+        metrics |= _means(metrics, list(self.judges))
+        metrics |= _spent(costs, [judge.spent() for judge in self.judges.values()])
+        summary = {"settings": asdict(self.settings), "judges": fits, "metrics": metrics}
+        write_whole(artifacts / "alpaca_eval.json", json.dumps(summary, indent=1, default=str) + "\n")
+        return metrics
+
+    def null_model_win_rate(
+        self, *, baseline: Path, answer: str = NULL_ANSWER, say: Say = lambda what, share: None
+    ) -> dict[str, float]:
+        """alpaca/null_win_rate/JUDGE and alpaca/null_win_rate, the mean: what this answer to every prompt scores.
+
+        A judge worth its price gives it about 0. It is judged, and paid for, as a checkpoint is; once, if verdicts
+        are kept.
+        """
+        theirs = self._baseline_outputs(baseline, say).texts
+        metrics: dict[str, float] = {}
+        for name in self.judges:
+            preferences, _ = self._judge(name, theirs, [answer] * len(theirs), say)
+            judged = _judged(self.prompts, theirs, [answer] * len(theirs), preferences)
+            if judged:
+                metrics[f"alpaca/null_win_rate/{name}"] = win_rate(judged).rate
+        return metrics | _means(metrics, list(self.judges))
+
+    def _judge(
+        self, name: str, theirs: Sequence[str], ours: Sequence[str], say: Say
+    ) -> tuple[list[float | None], JudgeCount]:
+        preferences, count = prefer_all(
+            self.judges[name], self.prompts, theirs, ours, progress=lambda share: say(f"judging by {name}", share)
+        )
+        if count.dropped:
+            reasons = ", ".join(f"{reason}: {times}" for reason, times in count.reasons.most_common())
+            logger.warning("AlpacaEval: %d of %d unjudged by %s (%s)", count.dropped, len(self.prompts), name, reasons)
+        return preferences, count
+
+    def _rates(
+        self, name: str, theirs: Sequence[str], ours: Sequence[str], preferences: Sequence[float | None]
+    ) -> tuple[dict[str, float], dict[str, Any]]:
+        """A judge's win rates, and how the length-controlled one was had or why there is none."""
+        judged = _judged(self.prompts, theirs, ours, preferences)
+        if not judged:
+            return {}, {"reason": "no judgements"}
+        plain = win_rate(judged)
+        metrics = {f"alpaca/win_rate/{name}": plain.rate}
+        if len(judged) > 1:
+            metrics[f"alpaca/win_rate_error/{name}"] = plain.standard_error
+        try:
+            controlled = length_controlled_win_rate(judged, self.difficulty, self.gamed)
+        except NoLengthControl as refusal:
+            return metrics, {"reason": str(refusal)}
+        called = self._length_controlled_name(controlled)
+        metrics[f"alpaca/{called}/{name}"] = controlled.rate
+        metrics[f"alpaca/{called}_error/{name}"] = controlled.standard_error
+        return metrics, asdict(controlled)
+
+    def _length_controlled_name(self, controlled: LengthControlled) -> str:
+        if controlled.form != "v1":
+            return f"lc_win_rate_{controlled.form}"
+        return "lc_win_rate" if set(self.prompts) == set(self.difficulty or ()) else "lc_win_rate_part"
+
+    def _annotations(
+        self, name: str, theirs: Outputs, ours: Outputs, preferences: Sequence[float | None]
+    ) -> list[dict[str, Any]]:
+        """A row for each prompt; the preference is null where the judge failed."""
+        return [
+            {
+                "instruction": prompt,
+                "generator_1": theirs.generator,
+                "output_1": output_1,
+                "generator_2": ours.generator,
+                "output_2": output_2,
+                "judge": self.judges[name].name,
+                "preference": preference,
+            }
+            for prompt, output_1, output_2, preference in zip(
+                self.prompts, theirs.texts, ours.texts, preferences, strict=True
+            )
+        ]
+
+    def _baseline_outputs(self, baseline: Path, say: Say) -> Outputs:
+        if baseline.is_file():
+            return read_outputs(baseline, self.prompts)
+        mark = self._mark(baseline)
+        if self._baseline is None or self._baseline[0] != mark:
+            self._baseline = mark, self._answers(baseline, say)
+        return self._baseline[1]
+
+    def _answers(self, policy: Path, say: Say) -> Outputs:
+        """One answer to each prompt, saved as they come under the model's content."""
+        mark, sampling = self._mark(policy), self.settings.sampling()
+        tokenizer = load_tokenizer(_tokenizer_folder(policy))
+        rendered = []
+        for prompt in self.prompts:
+            try:
+                text = render(tokenizer, [Message("user", prompt)], add_generation_prompt=True)
+            except Unusable as error:
+                raise InputError(f"{policy} cannot be asked {prompt[:80]!r}: {error}; use another model") from error
+            rendered.append(tokenizer.encode(text, add_special_tokens=False))
+        path = self._folder / f"{mark}.jsonl"
+        # Several actors may want the same model's answers at once; the first one generates, the others find them.
+        with FileLock(f"{path}.lock"):
+            self.answering.generator.load(policy, end_ids_of(tokenizer), precision=self.settings.precision)
+            rows = generate_to(
+                path,
+                self.answering.generator,
+                self.answering.kept_as(mark),
+                rendered,
+                [sampling],
+                tokens_per_batch=self.tokens_per_batch,
+                on_batch=lambda answered, answers: say(f"answers of {policy.name}", answered / answers),
+            )
+        answers = [row[0] for row in rows]
+        return Outputs(
+            generator="/".join(policy.resolve().parts[-3:]),
+            texts=[str(tokenizer.decode(answer.ids, skip_special_tokens=True)) for answer in answers],
+            tokens=[len(answer.ids) for answer in answers],
+            cut=sum(not answer.finished for answer in answers),
+        )
+
+    def _mark(self, policy: Path) -> str:
+        """What the model is told apart by: its content, with LoRA adapters their base's too, and the precision."""
+        folders = dict.fromkeys((policy, _tokenizer_folder(policy)))
+        self._folder.mkdir(parents=True, exist_ok=True)
+        marks = [fingerprint(folder, self._folder / "fingerprints.json") for folder in folders]
+        return digest_of([*marks, self.settings.precision])
+
+
+def metric_name(judge: str) -> str:
+    """The judge's name without its address, in letters that every tracker takes; a '/' would nest it deeper."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", judge.partition("@http")[0]).strip(".") or "judge"
+
+
+def _tokenizer_folder(policy: Path) -> Path:
+    """The folder itself, or that of the base model of LoRA adapters."""
+    adapter = policy / "adapter_config.json"
+    return local_folder(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else policy
+
+
+def _evenly_spread(prompts: list[str], limit: int) -> list[str]:
+    """AlpacaEval's prompts stand in blocks by source: the first ones would be of one kind."""
+    if not limit or limit >= len(prompts):
+        return prompts
+    return [prompts[place * len(prompts) // limit] for place in range(limit)]
+
+
+def _judged(
+    prompts: Sequence[str], theirs: Sequence[str], ours: Sequence[str], preferences: Sequence[float | None]
+) -> list[Judged]:
+    """Without those that the judge failed on: they count for neither side."""
+    return [
+        Judged(prompt, preference, len(output), len(baseline_output))
+        for prompt, baseline_output, output, preference in zip(prompts, theirs, ours, preferences, strict=True)
+        if preference is not None
+    ]
+
+
+def _means(metrics: dict[str, float], judges: Sequence[str]) -> dict[str, float]:
+    """Of every rate that all judges have, its mean under the name without the judge."""
+    rates = {name.rpartition("/")[0] for name in metrics if re.fullmatch(r"alpaca/\w*win_rate(_\w+)?/[^/]+", name)}
+    return {
+        rate: sum(metrics[f"{rate}/{judge}"] for judge in judges) / len(judges)
+        for rate in sorted(rates)
+        if not rate.endswith("_error") and all(f"{rate}/{judge}" in metrics for judge in judges)
+    }
+
+
+def _spent(before: Sequence[Cost], after: Sequence[Cost]) -> dict[str, float]:
+    """Of all judges together, for this checkpoint alone."""
+    metrics = {"alpaca/judge_tokens": float(sum(map(_tokens, after)) - sum(map(_tokens, before)))}
+    prices = [(now.usd, then.usd) for now, then in zip(after, before, strict=True)]
+    known = [now - then for now, then in prices if now is not None and then is not None]
+    return metrics | ({"alpaca/judge_usd": sum(known)} if len(known) == len(prices) else {})
+
+
+def _tokens(cost: Cost) -> int:
+    return cost.prompt_tokens + cost.completion_tokens

@@ -1,0 +1,77 @@
+"""What answers prompts and ranks answers: one model in memory at a time, and the judges that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from eval_workers.answers.generation import Answer, Generator, end_ids_of, generate_to
+from eval_workers.answers.sampling import Sampling
+from eval_workers.answers.vllm_generation import VllmGenerator, what_vllm_lacks
+from eval_workers.judging.judges import Judge, open_judge
+from eval_workers.warm_model import WarmModel
+from mmpo_train.errors import InputError
+from mmpo_train.model.logps import CompletionLogps, Pass
+from mmpo_train.model.policy import load_tokenizer
+from mmpo_train.model.scoring import model_forward
+
+
+class Answering:
+    """Kept warm from one request to the next."""
+
+    def __init__(self, verdicts: Path, generator: Literal["auto", "own", "vllm"] = "auto") -> None:
+        """`verdicts` is the file in which judges' verdicts are kept.
+
+        The generator "auto" is vLLM where it is installed and sees a GPU. Raises InputError for a "vllm" that cannot.
+        """
+        lack = what_vllm_lacks()
+        if generator == "vllm" and lack:
+            raise InputError(f"generator is 'vllm', but {lack}")
+        self.generator: Any  # a Generator or a VllmGenerator
+        if generator == "own" or lack:
+            self.generator = Generator()
+            self.warm = self.generator.warm
+        else:
+            self.generator, self.warm = VllmGenerator(), WarmModel()
+        self.verdicts = verdicts
+        self.judges: dict[tuple[str, int], Judge] = {}
+
+    def judge(self, spec: str, seed: int) -> Judge:
+        """The judge of that name, opened on first use."""
+        if (spec, seed) not in self.judges:
+            self.judges[spec, seed] = open_judge(spec, seed=seed, cache=self.verdicts)
+        return self.judges[spec, seed]
+
+    def answers(
+        self,
+        path: Path,
+        policy: Path,
+        name: str,
+        tokenizer_folder: Path,
+        prompts: Sequence[np.ndarray],
+        samplings: Sequence[Sampling],
+        precision: str,
+    ) -> tuple[list[list[Answer]], list[list[str]]]:
+        """For each prompt one answer by each sampling, as ids and as text; kept in `path` under the policy's name."""
+        tokenizer = load_tokenizer(tokenizer_folder)
+        if isinstance(self.generator, VllmGenerator):
+            self.warm = WarmModel()  # what the last one holds need not fit beside vLLM's engine
+            torch.cuda.empty_cache()
+        self.generator.load(policy, end_ids_of(tokenizer), precision=precision)
+        answers = generate_to(path, self.generator, self.kept_as(name), [ids.tolist() for ids in prompts], samplings)
+        texts = [[str(tokenizer.decode(answer.ids, skip_special_tokens=True)) for answer in row] for row in answers]
+        return answers, texts
+
+    def kept_as(self, name: str) -> str:
+        """The name of a model's answers in a file: those of vLLM are not those of the own generator."""
+        return f"{name} vllm" if isinstance(self.generator, VllmGenerator) else name
+
+    def scorer(self, folder: Path, precision: str) -> Callable[[Pass], torch.Tensor]:
+        """The folder's model as `score_pairs` takes it; in memory it takes the answering model's place."""
+        if isinstance(self.generator, VllmGenerator):
+            self.generator.free()
+        return model_forward(CompletionLogps(self.warm.load(folder, precision)), self.warm.device, precision)

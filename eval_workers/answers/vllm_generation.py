@@ -1,0 +1,242 @@
+"""Answers by vLLM, where it is installed: another `load` and `run` like those of `generation.Generator`.
+
+The door to vllm. Written by its documentation, not yet run on a GPU: the API reference of LLM, SamplingParams,
+TokensPrompt, CompletionOutput and LoRARequest, and the pages Engine Arguments, LoRA Adapters and Reproducibility.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from eval_workers.answers.sampling import Answer, Task
+from mmpo_train.errors import InputError
+from mmpo_train.model.folders import local_folder
+
+GPU_MEMORY_UTILIZATION = 0.5
+TASKS_PER_CALL = 2048
+
+_MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # engines take few others
+_LENGTH_STEP = 1024
+
+# Two engines need not fit into the GPU at a time, and several evaluations may share this process.
+_running: list[VllmGenerator] = []
+
+
+class VllmGenerator:
+    """A model that answers prompts by a vLLM engine, which is started when there is something to answer.
+
+    Every answer has a seed of its own, made of what `Task.stream` names. The same seed gives the same answer, but for
+    the rounding of logits, which depends on the batch (on the same hardware and version; VLLM_BATCH_INVARIANT=1 makes
+    batches the same, see Reproducibility). The answers are as likely as those of `Generator`, not the same: whatever
+    keeps both must tell them apart. Unlike there, logits that are no numbers go unnoticed.
+
+    An engine stays while the next folder differs from the last one in its LoRA adapters only; other weights take a
+    new one.
+    """
+
+    def __init__(
+        self, *, gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION, tasks_per_call: int = TASKS_PER_CALL
+    ) -> None:
+        """`gpu_memory_utilization` is the share of the GPU's whole memory that weights and cache may take.
+
+        Half of it leaves room for a judge or a trainer; vLLM refuses to start where so much is not free.
+        """
+        self.gpu_memory_utilization, self.tasks_per_call = gpu_memory_utilization, tasks_per_call
+        self.ends: frozenset[int] = frozenset()
+        self._wanted: _Model | None = None
+        self._started: _Model | None = None
+        self._engine: Any = None
+        self._engine_tokens = 0
+        self._adapter: tuple[str, ...] = ()
+        self._adapters = 0
+
+    def load(self, folder: Path, end_ids: Iterable[int], *, precision: str) -> None:
+        """Answer with this folder's model (or LoRA adapters) from now on, in "bf16" or "fp32".
+
+        An answer ends with one of `end_ids` (see `generation.end_ids_of`) or of the model's own generation_config.json.
+        Raises InputError for a folder that vLLM cannot take. No engine is started yet.
+        """
+        adapter = _read(folder / "adapter_config.json")
+        base = local_folder(adapter["base_model_name_or_path"]) if adapter else folder
+        if not any(base.glob("*.safetensors")):
+            raise InputError(
+                f"model folder {base} has no *.safetensors; pickled weights are not read: convert them first"
+            )
+        self._wanted = _Model(base, precision, _lora_rank(folder, adapter, precision), _files(base))
+        changed = (str(folder), *_files(folder)) if adapter else ()
+        if changed != self._adapter:
+            # vLLM keeps adapters, and what they computed of shared prompts, by name and number: neither comes twice.
+            self._adapter, self._adapters = changed, self._adapters + 1
+        own = (_read(base / "generation_config.json") or _read(base / "config.json")).get("eos_token_id")
+        self.ends = frozenset([*end_ids, *np.atleast_1d([] if own is None else own).tolist()])
+
+    def run(self, batches: Sequence[Sequence[Task]]) -> Iterator[dict[Task, Answer]]:
+        """The answers as they are ready, `tasks_per_call` at a time: vLLM makes its own batches of them.
+
+        Raises InputError, before the first, where a prompt is empty or does not fit into the model's positions, a
+        temperature is none of vLLM's, or the engine does not start.
+        """
+        tasks = [task for batch in batches for task in batch]
+        self._check(tasks)
+        for first in range(0, len(tasks), self.tasks_per_call):
+            # Each time: another generator of this process may have had the memory in between.
+            self._start(max(task.most_tokens for task in tasks))
+            some = tasks[first : first + self.tasks_per_call]
+            yield dict(zip(some, self._answer(some), strict=True))
+
+    def free(self) -> None:
+        """Give the GPU's memory back. The next answers start an engine again."""
+        if self._engine is not None:
+            # The engine's memory is that of another process, which a mere `del` leaves to the garbage collector.
+            self._engine.llm_engine.engine_core.shutdown()
+            self._engine = self._started = None
+            _running.remove(self)
+
+    def _check(self, tasks: Sequence[Task]) -> None:
+        positions = self._positions()
+        for task in tasks:
+            sampling = task.sampling
+            if not task.prompt:
+                raise InputError("a prompt has no tokens; render it with its chat template, with the generation prompt")
+            if task.most_tokens > positions:
+                raise InputError(
+                    f"a prompt of {len(task.prompt)} tokens and max_new_tokens {sampling.max_new_tokens} exceed the "
+                    f"{positions} positions of the model; lower max_new_tokens or cut the prompts from the left"
+                )
+            if sampling.temperature and not 0.01 <= sampling.temperature <= 2:
+                raise InputError(
+                    f"temperature is {sampling.temperature}, and vllm takes 0 or 0.01 to 2; give generator own"
+                )
+
+    def _positions(self) -> float:
+        assert self._wanted is not None  # a folder was loaded
+        config = _read(self._wanted.folder / "config.json")
+        return config.get("text_config", config).get("max_position_embeddings") or math.inf
+
+    def _start(self, most_tokens: int) -> None:
+        """Have an engine for the wanted model that takes so many tokens of prompt and answer."""
+        if self._engine is not None and self._started == self._wanted and most_tokens <= self._engine_tokens:
+            return
+        for other in list(_running):
+            other.free()
+        assert self._wanted is not None  # a folder was loaded
+        from vllm import LLM
+
+        folder, precision, rank, _ = self._wanted
+        # A cache for all positions of a long model may not fit; in steps, so that few later calls need another engine.
+        self._engine_tokens = int(min(self._positions(), math.ceil(most_tokens / _LENGTH_STEP) * _LENGTH_STEP))
+        lora: dict[str, Any] = {"enable_lora": True, "max_lora_rank": rank} if rank else {}
+        try:
+            self._engine = LLM(
+                model=str(folder),
+                dtype={"bf16": "bfloat16", "fp32": "float32"}[precision],
+                load_format="safetensors",
+                trust_remote_code=False,
+                generation_config="vllm",  # takes nothing from the model's; its end tokens are given with each task
+                max_model_len=self._engine_tokens,
+                gpu_memory_utilization=self.gpu_memory_utilization,
+                enable_prefix_caching=True,  # several answers to a prompt read it once
+                **lora,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise InputError(
+                f"vllm could not start with the model in {folder} ({error}); it wants {self.gpu_memory_utilization:.0%}"
+                " of the GPU's memory: free some, or give generator own"
+            ) from error
+        self._started = self._wanted
+        _running.append(self)
+
+    def _answer(self, tasks: Sequence[Task]) -> list[Answer]:
+        from vllm.inputs import TokensPrompt
+        from vllm.lora.request import LoRARequest
+
+        request = None
+        if self._adapter:
+            request = LoRARequest(f"adapter-{self._adapters}", self._adapters, self._adapter[0])
+        outputs = self._engine.generate(
+            [TokensPrompt(prompt_token_ids=list(task.prompt)) for task in tasks],
+            [self._sampling_params(task) for task in tasks],
+            use_tqdm=False,
+            lora_request=request,
+        )
+        return [self._answer_of(output.outputs[0]) for output in outputs]
+
+    def _sampling_params(self, task: Task) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=task.sampling.temperature,
+            top_p=task.sampling.top_p,
+            max_tokens=task.sampling.max_new_tokens,
+            seed=int(task.stream, 16) % 2**63,  # an int64 there
+            stop_token_ids=sorted(self.ends),
+            detokenize=False,
+        )
+
+    def _answer_of(self, completion: Any) -> Answer:
+        """Token ids hold the end token, though the text would not."""
+        ids = [int(token) for token in completion.token_ids]
+        finished = bool(ids) and ids[-1] in self.ends
+        if not (finished or (ids and completion.finish_reason == "length")):
+            raise RuntimeError(
+                f"vllm ended an answer with {ids[-1:]} and finish_reason {completion.finish_reason!r}, expected one of "
+                f"{sorted(self.ends)} or 'length'; look at its log, or give generator own"
+            )
+        return Answer(ids, finished)
+
+
+def what_vllm_lacks() -> str:
+    """Why vLLM cannot run here and what to do; empty where it can."""
+    if importlib.util.find_spec("vllm") is None:
+        return "vllm is not installed here: run `pip install vllm` in this environment, or give generator own"
+    if not torch.cuda.is_available():
+        return "vllm needs a CUDA GPU and none is visible here: look at CUDA_VISIBLE_DEVICES, or give generator own"
+    return ""
+
+
+class _Model(NamedTuple):
+    """What an engine is started with."""
+
+    folder: Path
+    """Of the whole weights."""
+    precision: str
+    max_lora_rank: int
+    """0 for an engine without LoRA."""
+    files: tuple[str, ...]
+
+
+def _lora_rank(folder: Path, adapter: dict[str, Any], precision: str) -> int:
+    """The least of vLLM's ranks that holds the adapters; 0 without."""
+    if not adapter:
+        return 0
+    if precision != "bf16":
+        raise InputError(
+            f"vllm computes LoRA adapters in bf16 only, and {folder} is asked for in {precision}; "
+            "give precision bf16 or generator own"
+        )
+    ranks = [rank for rank in _MAX_LORA_RANKS if rank >= adapter["r"]]
+    if not ranks:
+        raise InputError(
+            f"the adapters in {folder} have rank {adapter['r']}, and vllm takes {_MAX_LORA_RANKS[-1]} at "
+            "most; give generator own"
+        )
+    return ranks[0]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty where there is none."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _files(folder: Path) -> tuple[str, ...]:
+    """Names, sizes and times of weights and configuration: other ones are another model."""
+    stats = ((path.name, path.stat()) for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]))
+    return tuple(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)

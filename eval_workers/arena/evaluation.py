@@ -1,0 +1,253 @@
+"""Arena-Hard: how often a judge prefers a checkpoint's answers to a baseline's on hard questions of real people."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+from filelock import FileLock
+
+from eval_workers.answers.answering import Answering
+from eval_workers.answers.generation import Answer
+from eval_workers.answers.sampling import Sampling
+from eval_workers.arena.data import Question, read_answers, read_questions, usual_baseline, write_answers, write_rows
+from eval_workers.arena.games import Game, bootstrap, open_labels_judge, play_once, play_two
+from eval_workers.judging.costs import PRICES, Purse, read_price
+from eval_workers.judging.judges import Judge, JudgeCount, open_judge
+from eval_workers.judging.specs import check_judge_spec
+from mmpo_train.config import digest_of
+from mmpo_train.data.rows import Message
+from mmpo_train.data.templates import Unusable, render
+from mmpo_train.errors import InputError, complaints
+from mmpo_train.model.folders import fingerprint
+from mmpo_train.model.policy import load_tokenizer
+
+logger = logging.getLogger(__name__)
+
+STARTING_MODEL = "starting_model"
+Form = Literal["verdict", "labels"]
+
+# Tiny's answers are a sentence, and its model has no more than 4096 positions for prompt and answer.
+_TINY_MAX_NEW_TOKENS = 256
+
+
+_PRICE = ",price="
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArenaSettings:
+    """What is asked, against whom, and how it is judged."""
+
+    questions: Path | None = None
+    """Folder in upstream's form; None takes tiny's validation prompts."""
+    baseline: str = ""
+    """A model of model_answer, or 'starting_model'; empty for upstream's own (for tiny, the starting model)."""
+    judge: str = "tiny"
+    """As on a command line; `,price=IN/OUT` behind it, in USD per million tokens, where the price is not known."""
+    cap_usd: float | None = None
+    """What the judge may cost while this object lives."""
+    form: Form = "verdict"
+    """One game with a verdict as in the MC-PO paper, or upstream's two games with five labels."""
+    template: Path | None = None
+    """A file with another prompt for the judge."""
+    max_new_tokens: int = 4096
+    """Tokens after which an answer is cut."""
+    temperature: float = 0.0
+    """0 takes the likeliest token."""
+    precision: str = "bf16"
+    """Of the model that answers, 'bf16' or 'fp32'."""
+    seed: int = 0
+    """Of sampling, of the order in which answers are shown (verdict form) and of the bootstrap."""
+    rounds: int = 100
+    """Of the bootstrap."""
+    limit: int = 0
+    """Only so many questions, the first ones; 0 takes all."""
+
+    def __post_init__(self) -> None:
+        wrong = []
+        if self.form not in get_args(Form):
+            wrong.append(f"form is '{self.form}', expected verdict or labels")
+        if self.precision not in ("bf16", "fp32"):
+            wrong.append(f"precision is '{self.precision}', expected bf16 or fp32")
+        if self.rounds < 2:
+            wrong.append(f"rounds is {self.rounds}, expected 2 or more")
+        if self.limit < 0:
+            wrong.append(f"limit is {self.limit}, expected 0 (all) or more")
+        if self.questions is None and self.baseline not in ("", STARTING_MODEL):
+            wrong.append(f"baseline is '{self.baseline}', but tiny's questions have answers of {STARTING_MODEL} only")
+        wrong += complaints((lambda: check_judge_spec(self.judge.partition(_PRICE)[0]), self.sampling))
+        if wrong:
+            raise InputError("; ".join(wrong))
+
+    def sampling(self) -> Sampling:
+        """How every answer is drawn."""
+        most = self.max_new_tokens if self.questions else min(self.max_new_tokens, _TINY_MAX_NEW_TOKENS)
+        return Sampling(temperature=self.temperature, max_new_tokens=most, seed=self.seed)
+
+
+class ArenaHard:
+    """Questions, baseline answers and judge, kept from one checkpoint to the next."""
+
+    def __init__(self, answering: Answering, settings: ArenaSettings) -> None:
+        self.answering, self.settings = answering, settings
+        folder, name = settings.questions, settings.baseline
+        self.questions = read_questions(folder, settings.limit) if folder else _tiny_questions(settings.limit)
+        usual = usual_baseline if folder else lambda question: STARTING_MODEL
+        self.baselines = [name or usual(question) for question in self.questions]
+        """The baseline of each question."""
+        self.kept_answers: dict[str, str] = {}
+        """Question -> the baseline's answer, but for the starting model's."""
+        for model in sorted(set(self.baselines) - {STARTING_MODEL}):
+            asked = [one for one, baseline in zip(self.questions, self.baselines) if baseline == model]
+            assert folder is not None  # the settings were checked
+            self.kept_answers |= zip((one.name for one in asked), read_answers(folder, model, asked))
+        self.purse = _purse(settings)
+        self.judge = _open(settings, answering.verdicts, self.purse)
+        self._folder = answering.verdicts.parent / "arena_hard"
+
+    def __call__(self, checkpoint: Path, *, starting_model: Path, artifacts: Path) -> dict[str, float]:
+        """Metrics of a checkpoint, a model folder or LoRA adapters; judgments.jsonl and model_answer in `artifacts`.
+
+        arena_hard/win_rate with win_rate_low, win_rate_high (95 %) and win_rate_error; of each category where there
+        are several, arena_hard/CATEGORY/win_rate; with labels also arena_hard/plain_win_rate, in which a strong label
+        counts once; arena_hard/tokens (mean length), cut (not finished), unjudged; of a judge that costs anything
+        judge_tokens, and judge_usd where its price is known, both so far. Questions that the judge failed on count for
+        neither side; without any judgement there is no win rate. What was answered and judged before is not done again.
+        """
+        artifacts.mkdir(parents=True, exist_ok=True)
+        answers, ours = self._answers(checkpoint, starting_model, artifacts / "answers.jsonl")
+        lengths, name = [len(answer.ids) for answer in answers], checkpoint.absolute().name
+        write_answers(artifacts, name, self.questions, ours, lengths)
+        theirs = self._baseline_answers(starting_model, artifacts)
+        play = play_once if self.settings.form == "verdict" else play_two
+        games, count = play(self.judge, [question.text for question in self.questions], ours, theirs)
+        write_rows(artifacts / "judgments.jsonl", self._judgments(name, games))
+        metrics = {
+            "arena_hard/unjudged": float(count.dropped),
+            "arena_hard/cut": float(sum(not answer.finished for answer in answers)),
+            "arena_hard/tokens": sum(lengths) / len(lengths),
+        }
+        if self.purse is not None:
+            spent = self.purse.spent()
+            metrics["arena_hard/judge_tokens"] = float(spent.prompt_tokens + spent.completion_tokens)
+            if spent.usd is not None:
+                metrics["arena_hard/judge_usd"] = spent.usd
+        _report(count)
+        return metrics | self._rates(games)
+
+    def _rates(self, games: Sequence[Game | None]) -> dict[str, float]:
+        pairs = [(question, game) for question, game in zip(self.questions, games) if game is not None]
+        if not pairs:
+            return {}
+        rate = bootstrap(
+            [game.points for _, game in pairs],
+            [game.weight for _, game in pairs],
+            rounds=self.settings.rounds,
+            seed=self.settings.seed,
+        )
+        metrics = {
+            "arena_hard/win_rate": rate.rate,
+            "arena_hard/win_rate_low": rate.low,
+            "arena_hard/win_rate_high": rate.high,
+            "arena_hard/win_rate_error": rate.error,
+        }
+        if self.settings.form == "labels":
+            plain, played = (sum(values) for values in zip(*((game.plain_points, game.games) for _, game in pairs)))
+            metrics["arena_hard/plain_win_rate"] = plain / played
+        of_category: dict[str, list[Game]] = {}
+        for question, game in pairs:
+            of_category.setdefault(_metric_name(question.category), []).append(game)
+        if len({question.category for question in self.questions}) > 1:
+            for category, some in of_category.items():
+                won, weight = sum(game.points for game in some), sum(game.weight for game in some)
+                metrics[f"arena_hard/{category}/win_rate"] = won / weight
+        return metrics
+
+    def _answers(self, policy: Path, starting_model: Path, path: Path) -> tuple[list[Answer], list[str]]:
+        """One answer to each question, as ids and as text, saved to `path` as they come."""
+        marks = [fingerprint(folder, self._folder / "fingerprints.json") for folder in (policy, starting_model)]
+        name, sampling = digest_of([*marks, self.settings.precision]), self.settings.sampling()
+        prompts = _rendered(self.questions, starting_model)
+        answers, texts = self.answering.answers(
+            path, policy, name, starting_model, prompts, [sampling], self.settings.precision
+        )
+        return [row[0] for row in answers], [row[0] for row in texts]
+
+    def _baseline_answers(self, starting_model: Path, artifacts: Path) -> list[str]:
+        if STARTING_MODEL not in self.baselines:
+            return [self.kept_answers[question.name] for question in self.questions]
+        self._folder.mkdir(parents=True, exist_ok=True)
+        path = self._folder / "starting_model.jsonl"
+        # Several actors may want them at once; the first one generates, the others find them.
+        with FileLock(f"{path}.lock"):
+            answers, texts = self._answers(starting_model, starting_model, path)
+        write_answers(artifacts, STARTING_MODEL, self.questions, texts, [len(answer.ids) for answer in answers])
+        return texts
+
+    def _judgments(self, model: str, games: Sequence[Game | None]) -> list[dict[str, Any]]:
+        """A line for each question; the labels of one that the judge failed on are null."""
+        return [
+            {
+                "question_id": question.name,
+                "category": question.category,
+                "model": model,
+                "baseline": baseline,
+                "judge": self.judge.name,
+                "form": self.settings.form,
+                "labels": list(game.labels) if game else None,
+                "points": game.points if game else None,
+                "weight": game.weight if game else 0,
+            }
+            for question, baseline, game in zip(self.questions, self.baselines, games, strict=True)
+        ]
+
+
+def _purse(settings: ArenaSettings) -> Purse | None:
+    """What pays for the judge; None for tiny's own. Raises InputError for a cap without a price."""
+    spec, _, price = settings.judge.partition(_PRICE)
+    parts = check_judge_spec(spec)
+    if parts.service == "tiny":
+        return None
+    return Purse(spec, read_price(price) if price else PRICES.get(parts.model), settings.cap_usd)
+
+
+def _open(settings: ArenaSettings, cache: Path, purse: Purse | None) -> Judge:
+    spec, _, _ = settings.judge.partition(_PRICE)
+    if settings.form == "labels":
+        return open_labels_judge(spec, cache=cache, template=settings.template, purse=purse)
+    return open_judge(spec, seed=settings.seed, cache=cache, template=settings.template, purse=purse)
+
+
+def _tiny_questions(limit: int) -> list[Question]:
+    from mmpo_train.tiny.model import preference_examples
+
+    prompts = [row["prompt"] for row in preference_examples("validation")][: limit or None]
+    return [Question(str(number), "tiny", prompt, "v2.0") for number, prompt in enumerate(prompts)]
+
+
+def _rendered(questions: Sequence[Question], tokenizer_folder: Path) -> list[np.ndarray]:
+    tokenizer = load_tokenizer(tokenizer_folder)
+    prompts = []
+    for question in questions:
+        try:
+            text = render(tokenizer, [Message("user", question.text)], add_generation_prompt=True)
+        except Unusable as error:
+            raise InputError(f"question '{question.name}' cannot be asked: {error}; use another model") from error
+        prompts.append(np.array(tokenizer.encode(text, add_special_tokens=False), dtype=np.int32))
+    return prompts
+
+
+def _metric_name(category: str) -> str:
+    """The category in letters that every tracker takes, without a '/', which would nest it deeper."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", category).strip(".") or "other"
+
+
+def _report(count: JudgeCount) -> None:
+    if count.dropped:
+        reasons = ", ".join(f"{reason}: {times}" for reason, times in count.reasons.most_common())
+        logger.warning("Arena-Hard: %d of %d unjudged (%s)", count.dropped, count.dropped + count.judged, reasons)

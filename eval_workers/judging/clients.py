@@ -1,0 +1,257 @@
+"""Judges over the network: OpenAI's and Anthropic's protocols. Door to both libraries."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from eval_workers.judging.costs import Purse
+from eval_workers.judging.specs import DEFAULT_URLS, JudgeSpec, key_of, key_variable
+from eval_workers.judging.verdicts import JudgeFailed
+from mmpo_train.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long and how often a judge is asked."""
+
+    timeout_seconds: float = 60.0
+    """Without a sign of life from the service before a request counts as lost."""
+    transport_retries: int = 4
+    """Of a request that was lost, limited (429, after the time the service asks for) or met a fault (5xx)."""
+    verdict_retries: int = 1
+    """Of a whole reply that holds no readable verdict. A refusal is final."""
+    max_reply_tokens: int = 2048
+    """Explanation and verdict; a model that reasons first spends this on its thoughts too."""
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What came back for one prompt."""
+
+    text: str = ""
+    ending: Literal["finished", "cut off", "refused", "unreadable"]
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    first_token: dict[str, float] = field(default_factory=dict)
+    """What the first token might have been: token -> log-probability in nats; empty where not asked for or not told."""
+
+
+Prompt = str | Sequence[dict[str, str]]
+"""One user message, or {role, content} of several."""
+Ask = Callable[[Prompt], Reply]
+# The library, the call that sends (prompt, sampling), and the reader of the body that comes back.
+_Protocol = tuple[Any, Callable[[Prompt, dict[str, Any]], Any], Callable[[dict[str, Any]], Reply]]
+
+# Of the pause before a request is repeated, where the service names none; doubled each time.
+_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _LONGEST_PAUSE_TAKEN_SECONDS = 0.5, 8.0, 60.0
+
+
+def open_client(
+    spec: JudgeSpec,
+    limits: Limits,
+    *,
+    temperature: float = 0.0,
+    top_logprobs: int = 0,
+    purse: Purse | None = None,
+) -> Ask:
+    """A function from a prompt to the model's reply; it may be called from several threads.
+
+    With `top_logprobs` (OpenAI only) the reply tells so many candidates for its first token. Every request is paid
+    from `purse`. It raises JudgeFailed where this prompt got no reply, and InputError where no prompt would: key,
+    model or address refused. Neither ever shows the key, which comes from OPENAI_API_KEY or ANTHROPIC_API_KEY;
+    InputError without one.
+    """
+    key = key_of(spec)
+    open_protocol = {"openai": _openai, "anthropic": _anthropic}[spec.service]
+    sdk, send, read = open_protocol(spec.model, spec.url or DEFAULT_URLS[spec.service], key, limits)
+    sampling: dict[str, Any] = {"temperature": temperature}
+    if top_logprobs:
+        sampling |= {"logprobs": True, "top_logprobs": top_logprobs}
+    purse = purse or Purse(spec.name)
+
+    def once(prompt: Prompt, sent: dict[str, Any]) -> Reply | Exception:
+        """The reply, or the library's error; paid for either way."""
+        with purse.request(_bytes_of(prompt), limits.max_reply_tokens) as bill:
+            try:
+                response = send(prompt, sent)
+            except sdk.APIError as error:
+                if _surely_free(sdk, error):
+                    bill.settle(0, 0)
+                return error
+            try:
+                reply = read(json.loads(response.http_response.text))
+            except (ValueError, LookupError, TypeError, AttributeError):
+                return Reply(ending="unreadable")
+            if reply.prompt_tokens:
+                bill.settle(reply.prompt_tokens, reply.completion_tokens)
+            return reply
+
+    def ask(prompt: Prompt) -> Reply:
+        retries = 0
+        while True:
+            sent = dict(sampling)
+            outcome = once(prompt, sent)
+            if isinstance(outcome, Reply):
+                return outcome
+            if "temperature" in sent and getattr(outcome, "status_code", 0) == 400 and "temperature" in str(outcome):
+                if sampling.pop("temperature", None) is not None:
+                    logger.warning("%s takes no temperature: asking it without, so its verdicts may vary", spec.name)
+                continue
+            if retries == limits.transport_retries or not _passing(sdk, outcome):
+                # Without the cause: a service may repeat the key in what it says, and a traceback would show it.
+                raise _ours(sdk, outcome, spec, key, sent) from None
+            time.sleep(_pause_seconds(outcome, retries))
+            retries += 1
+
+    return ask
+
+
+def _passing(sdk: Any, error: Exception) -> bool:
+    """Whether the same request may do better later."""
+    if isinstance(error, sdk.APIConnectionError):  # a time-out is one too
+        return True
+    status = getattr(error, "status_code", 0)
+    return (status in (408, 409, 429) or status >= 500) and getattr(error, "code", "") != "insufficient_quota"
+
+
+def _surely_free(sdk: Any, error: Exception) -> bool:
+    """Whether a request that failed was answered by an error or never arrived, rather than lost on the way."""
+    if not isinstance(error, sdk.APIConnectionError):
+        # These are a gateway's, which gave up on a service that may well have finished.
+        return getattr(error, "status_code", 0) not in (408, 502, 504, 524)
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")
+
+
+def _pause_seconds(error: Exception, retries: int) -> float:
+    """As the service asks by Retry-After, within reason; else longer from time to time, and not in step."""
+    response = getattr(error, "response", None)
+    try:
+        asked = float(response.headers.get("retry-after")) if response is not None else 0.0
+    except (TypeError, ValueError):  # none, or a date
+        asked = 0.0
+    if asked > 0:
+        return min(asked, _LONGEST_PAUSE_TAKEN_SECONDS)
+    return min(_FIRST_PAUSE_SECONDS * 2**retries, _LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.0)
+
+
+def _bytes_of(prompt: Prompt) -> int:
+    """UTF-8 bytes of all messages, with their roles."""
+    return sum(len(message[part].encode()) for message in _messages(prompt) for part in ("role", "content"))
+
+
+def _openai(model: str, url: str, key: str, limits: Limits) -> _Protocol:
+    import openai
+
+    client = openai.OpenAI(api_key=key, base_url=url, timeout=limits.timeout_seconds, max_retries=0)
+
+    def send(prompt: Prompt, sampling: dict[str, Any]) -> Any:
+        messages: Any = _messages(prompt)
+        return client.chat.completions.with_raw_response.create(
+            model=model,
+            messages=messages,
+            max_completion_tokens=limits.max_reply_tokens,
+            extra_body=sampling,
+        )
+
+    def read(body: dict[str, Any]) -> Reply:
+        [choice] = body["choices"]
+        message = choice["message"]
+        endings = {"stop": "finished", "length": "cut off", "content_filter": "refused"}
+        ending = "refused" if message.get("refusal") else endings.get(choice["finish_reason"], "unreadable")
+        return _reply(
+            message.get("content") or "", ending, body, "prompt_tokens", "completion_tokens", _first_token(choice)
+        )
+
+    return openai, send, read
+
+
+def _anthropic(model: str, url: str, key: str, limits: Limits) -> _Protocol:
+    import anthropic
+
+    # The library adds /v1 itself.
+    base_url = url.rstrip("/").removesuffix("/v1")
+    client = anthropic.Anthropic(api_key=key, base_url=base_url, timeout=limits.timeout_seconds, max_retries=0)
+
+    def send(prompt: Prompt, sampling: dict[str, Any]) -> Any:
+        messages: Any = _messages(prompt)
+        return client.messages.with_raw_response.create(
+            model=model,
+            messages=messages,
+            max_tokens=limits.max_reply_tokens,
+            # The library's own signature has no temperature any more, though the protocol does.
+            extra_body=sampling,
+        )
+
+    def read(body: dict[str, Any]) -> Reply:
+        text = "".join(block["text"] for block in body["content"] if block["type"] == "text")
+        endings = {"end_turn": "finished", "max_tokens": "cut off", "refusal": "refused"}
+        ending = endings.get(body["stop_reason"], "unreadable")
+        return _reply(text, ending, body, "input_tokens", "output_tokens")
+
+    return anthropic, send, read
+
+
+def _messages(prompt: Prompt) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+
+
+def _first_token(choice: dict[str, Any]) -> dict[str, float]:
+    """Token -> log-probability of the candidates for a choice's first token."""
+    tokens = (choice.get("logprobs") or {}).get("content") or []
+    return {other["token"]: float(other["logprob"]) for other in tokens[0]["top_logprobs"]} if tokens else {}
+
+
+def _reply(
+    text: str,
+    ending: Any,
+    body: dict[str, Any],
+    prompt_tokens: str,
+    completion_tokens: str,
+    first_token: dict[str, float] | None = None,
+) -> Reply:
+    usage = body.get("usage") or {}
+    return Reply(
+        text=text,
+        ending=ending,
+        prompt_tokens=int(usage.get(prompt_tokens) or 0),
+        completion_tokens=int(usage.get(completion_tokens) or 0),
+        first_token=first_token or {},
+    )
+
+
+def _ours(sdk: Any, error: Exception, spec: JudgeSpec, key: str, sent: dict[str, Any]) -> Exception:
+    """The library's error as JudgeFailed, or as InputError where every prompt would meet it."""
+    status = getattr(error, "status_code", 0)
+    said = str(error).replace(key, "***")[:300]
+    if isinstance(error, sdk.APITimeoutError):
+        return JudgeFailed("timed out", f"judge '{spec.name}' gave no answer in time")
+    if isinstance(error, sdk.APIConnectionError):
+        return JudgeFailed("unreachable", f"judge '{spec.name}' could not be reached or broke off")
+    if status in (401, 403):
+        return InputError(f"judge '{spec.name}' refuses the key ({said}); correct {key_variable(spec.service)}")
+    if status == 404:
+        return InputError(
+            f"judge '{spec.name}' is unknown where it was asked ({said}); name a model that is served there and check "
+            "the address (an OpenAI-compatible one mostly ends in /v1)"
+        )
+    if status == 402 or getattr(error, "code", "") == "insufficient_quota":
+        return InputError(
+            f"judge '{spec.name}' asks for payment ({said}); see to the account, then run the command again"
+        )
+    if status == 400 and "logprobs" in sent and "logprob" in said:
+        return InputError(
+            f"judge '{spec.name}' gives no log-probabilities ({said}); ask for a plain verdict, as openai:MODEL does"
+        )
+    reason = "rate limited" if status == 429 else "service fault" if status >= 500 else "request rejected"
+    return JudgeFailed(reason, f"judge '{spec.name}' answered: {said}")

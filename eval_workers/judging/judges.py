@@ -1,0 +1,284 @@
+"""Judges: which of two answers is better, the most preferred of several, and many questions at once.
+
+A judge is written `tiny`, `openai:MODEL`, `anthropic:MODEL`, or either of these with `@URL` of a compatible service.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar, cast
+
+from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
+from eval_workers.judging.costs import Purse
+from eval_workers.judging.specs import check_judge_spec
+from eval_workers.judging.verdicts import (
+    PROMPT,
+    JudgeFailed,
+    Verdict,
+    VerdictCache,
+    fill,
+    mirrored,
+    read_template,
+    read_verdict,
+    shown_second_first,
+    verdict_key,
+)
+from mmpo_train.errors import InputError
+
+Result = TypeVar("Result")
+
+
+class Judge(Protocol):
+    name: str
+    """As it is written on a command line."""
+
+    def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
+        """Which answer is better. Raises JudgeFailed after the judge's retries, InputError if no question can do."""
+
+
+class ProgrammaticJudge:
+    """Marks answers to tiny's own questions; the higher mark wins, equal marks are a tie."""
+
+    name = "tiny"
+    in_this_process = True
+
+    def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
+        from mmpo_train.tiny.model import judge
+
+        mark_a, mark_b = judge(question, answer_a), judge(question, answer_b)
+        return "a" if mark_a > mark_b else "b" if mark_b > mark_a else "tie"
+
+
+class PromptedJudge:
+    """A language model that is shown both answers, in an order of chance, and asked for a verdict."""
+
+    def __init__(
+        self,
+        name: str,
+        ask: Ask,
+        template: str,
+        cache: VerdictCache | None,
+        seed: int,
+        retries: int,
+        read: Callable[[str], str | None] = read_verdict,
+    ) -> None:
+        self.name = name
+        self.template = template
+        self.seed = seed
+        self.replies = 0
+        """Replies that were paid for; verdicts from the cache are not among them."""
+        self.prompt_tokens = 0
+        self.completion_tokens = 0
+        self._ask = ask
+        self._cache = cache
+        self._retries = retries
+        self._read = read
+        self._counting = threading.Lock()
+
+    def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
+        """Which answer is better; the same texts tie unasked, and the order given here does not matter."""
+        if answer_a == answer_b:
+            return "tie"
+        if shown_second_first(self.seed, question, answer_a, answer_b):
+            return mirrored(self.compare_as_shown(question, answer_b, answer_a))
+        return self.compare_as_shown(question, answer_a, answer_b)
+
+    def compare_as_shown(self, question: str, first: str, second: str) -> Verdict:
+        """The verdict on the answers shown in this very order; 'a' is the first."""
+        return cast(Verdict, self.label(question, first, second))
+
+    def label(self, question: str, first: str, second: str) -> str:
+        """What `read` finds in the reply to the answers in this order. Raises as `compare` does."""
+        if self._cache is None:
+            return self._judgement(question, first, second)[0]
+        key = verdict_key(self.name, self.template, question, first, second)
+        return self._cache.once(key, self.name, lambda: self._judgement(question, first, second))
+
+    def _judgement(self, question: str, first: str, second: str) -> tuple[str, str]:
+        """A verdict and the reply it stands in."""
+        reason = ""
+        for _ in range(1 + self._retries):
+            reply = self._ask(fill(self.template, question, first, second))
+            with self._counting:
+                self.replies += 1
+                self.prompt_tokens += reply.prompt_tokens
+                self.completion_tokens += reply.completion_tokens
+            if reply.ending == "refused":
+                raise JudgeFailed("refused to judge", f"judge '{self.name}' declined")
+            verdict = self._read(reply.text) if reply.ending == "finished" else None
+            if verdict is not None:
+                return verdict, reply.text
+            reason = {"cut off": "reply cut off", "finished": "no single verdict"}.get(reply.ending, "reply unreadable")
+        raise JudgeFailed(reason, f"judge '{self.name}' replied {1 + self._retries} times, never with one verdict")
+
+
+def open_judge(
+    spec: str,
+    *,
+    seed: int = 0,
+    cache: Path | None = None,
+    template: Path | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    purse: Purse | None = None,
+) -> Judge:
+    """The judge that `spec` names, ready to be asked by several threads; `purse` pays for it.
+
+    The seed decides which answer of a pair is shown first. `cache` is the file that verdicts are kept in (none: a
+    verdict is paid for each time), `template` a file with another prompt. Keys come from OPENAI_API_KEY and
+    ANTHROPIC_API_KEY. Raises InputError.
+    """
+    parts = check_judge_spec(spec)
+    if parts.service == "tiny":
+        return ProgrammaticJudge()
+    prompt = read_template(template) if template else PROMPT
+    ask = open_client(parts, limits, purse=purse)
+    return PromptedJudge(parts.name, ask, prompt, VerdictCache(cache) if cache else None, seed, limits.verdict_retries)
+
+
+def most_preferred(judge: Judge, question: str, answers: Sequence[str], *, attempts: int = 1) -> int:
+    """Index of the winner by at most L - 1 comparisons: the winner so far meets the next answer.
+
+    (Iterative pairwise ranking, MC-PO Appendix B.1.) A tie keeps the winner so far; a text that was met before needs
+    no comparison. Raises JudgeFailed at the judge's failure number `attempts` on this question.
+    """
+    if not answers:
+        raise ValueError("no answers to choose from")
+    winner, failures, met = 0, 0, {answers[0]}
+    for challenger, answer in enumerate(answers):
+        while answer not in met:
+            try:
+                if judge.compare(question, answers[winner], answer) == "b":
+                    winner = challenger
+                met.add(answer)
+            except JudgeFailed:
+                failures += 1
+                if failures >= attempts:
+                    raise
+    return winner
+
+
+@dataclass
+class JudgeCount:
+    """What became of the questions."""
+
+    judged: int = 0
+    dropped: int = 0
+    """Questions without a winner, because the judge failed."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why: reason -> dropped questions."""
+
+
+def judge_all(
+    judge: Judge,
+    questions: Sequence[str],
+    answers_of_each: Sequence[Sequence[str]],
+    *,
+    concurrency: int = 8,
+    attempts: int = 2,
+    give_up_after: int = 32,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[list[int | None], JudgeCount]:
+    """Index of each question's most preferred answer, None where the judge failed `attempts` times; and the count.
+
+    `concurrency` questions are judged at a time. Raises InputError when it is of no use to go on: key, model or
+    address refused, or `give_up_after` questions dropped one after the other.
+    """
+    if len(questions) != len(answers_of_each):
+        raise ValueError(f"{len(questions)} questions and answers of {len(answers_of_each)}")
+
+    def ask(index: int) -> int:
+        return most_preferred(judge, questions[index], answers_of_each[index], attempts=attempts)
+
+    return ask_all(judge, ask, len(questions), concurrency, give_up_after, progress)
+
+
+def judge_pairs(
+    judge: Judge,
+    questions: Sequence[str],
+    answers_a: Sequence[str],
+    answers_b: Sequence[str],
+    *,
+    concurrency: int = 8,
+    attempts: int = 2,
+    give_up_after: int = 32,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[list[Verdict | None], JudgeCount]:
+    """Which of two answers to each question is better, None where the judge failed; otherwise as `judge_all`."""
+    if not len(questions) == len(answers_a) == len(answers_b):
+        raise ValueError(f"{len(questions)} questions, {len(answers_a)} and {len(answers_b)} answers")
+
+    def ask(index: int) -> Verdict:
+        return repeated(lambda: judge.compare(questions[index], answers_a[index], answers_b[index]), attempts)
+
+    return ask_all(judge, ask, len(questions), concurrency, give_up_after, progress)
+
+
+def repeated(question: Callable[[], Result], attempts: int) -> Result:
+    """The result of the first of `attempts` calls that does not raise JudgeFailed."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return question()
+        except JudgeFailed:
+            if attempt == attempts:
+                raise
+    raise ValueError(f"attempts is {attempts}, expected 1 or more")
+
+
+class Named(Protocol):
+    """Any judge. One with a true `in_this_process` is asked one question at a time."""
+
+    name: str
+
+
+def ask_all(
+    judge: Named,
+    ask: Callable[[int], Result],
+    questions: int,
+    concurrency: int = 8,
+    give_up_after: int = 32,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[list[Result | None], JudgeCount]:
+    """What `ask` says of each question, by its index; None and counted where it raises JudgeFailed."""
+    results: list[Result | None] = [None] * questions
+    count, in_a_row = JudgeCount(), 0
+
+    def one(index: int) -> tuple[int, Result | None, str]:
+        try:
+            return index, ask(index), ""
+        except JudgeFailed as failure:
+            return index, None, failure.reason
+
+    threads = 1 if getattr(judge, "in_this_process", False) else concurrency
+    for index, result, reason in _as_they_end(one, questions, threads):
+        results[index] = result
+        if result is None:
+            count.dropped, in_a_row = count.dropped + 1, in_a_row + 1
+            count.reasons[reason] += 1
+        else:
+            count.judged, in_a_row = count.judged + 1, 0
+        if in_a_row >= give_up_after:
+            raise InputError(
+                f"judge '{judge.name}' failed {in_a_row} questions one after the other ("
+                f"{', '.join(f'{why}: {times}' for why, times in count.reasons.most_common())}); see that it is up and "
+                "can do this, then run the command again"
+            )
+        progress((count.judged + count.dropped) / questions)
+    return results, count
+
+
+def _as_they_end(function: Callable[[int], Result], items: int, threads: int) -> Iterator[Result]:
+    """`function` of 0 … items - 1 as the calls end; whoever stops listening stops those not yet begun."""
+    if threads == 1:
+        yield from map(function, range(items))
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="judge")
+    try:
+        for future in as_completed([pool.submit(function, index) for index in range(items)]):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,67 @@
+"""A Hugging Face model in this process as the judge: what it would say first, from one forward pass."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from eval_workers.judging.clients import Ask, Prompt, Reply
+from eval_workers.judging.costs import Purse
+from eval_workers.judging.label_prompts import FIRST, SECOND
+from eval_workers.judging.verdicts import JudgeFailed
+from mmpo_train.errors import InputError
+
+
+def open_local(folder: Path, purse: Purse) -> Ask:
+    """A function from a conversation to a reply that holds the log-probabilities of the two labels as first token.
+
+    The model is loaded in fp32, on the GPU where there is one. It raises JudgeFailed for a prompt longer than the
+    model's positions. Raises InputError for a folder that cannot be used.
+    """
+    import torch
+
+    from mmpo_train.model.policy import load_model, load_tokenizer
+
+    tokenizer: Any = load_tokenizer(folder)
+    labels = {label: tokenizer.encode(label, add_special_tokens=False) for label in (FIRST, SECOND)}
+    if any(len(ids) != 1 for ids in labels.values()) or labels[FIRST] == labels[SECOND]:
+        raise InputError(
+            f"the tokenizer in {folder} has no single token for each of {FIRST!r} and {SECOND!r}, so its model cannot "
+            "say which output is better; give another judge"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = load_model(folder)
+    model.to(device).eval()
+    positions = getattr(model.config, "max_position_embeddings", None)
+    one_at_a_time = threading.Lock()
+
+    def ask(prompt: Prompt) -> Reply:
+        ids = _rendered(tokenizer, [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt))
+        if positions is not None and len(ids) > positions:
+            raise JudgeFailed("prompt too long", f"{len(ids)} tokens, and the model in {folder} takes {positions}")
+        with one_at_a_time, purse.request(0, 0) as bill, torch.inference_mode():
+            logits = model(torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
+            logps = torch.log_softmax(logits.double(), dim=-1)
+            bill.settle(len(ids), 1)
+        first_token = {label: logps[number].item() for label, [number] in labels.items()}
+        likelier = max(first_token, key=first_token.__getitem__)
+        return Reply(
+            text=likelier, ending="finished", prompt_tokens=len(ids), completion_tokens=1, first_token=first_token
+        )
+
+    return ask
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Ids of the conversation with the generation prompt."""
+    from jinja2.exceptions import TemplateError
+
+    try:
+        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    except TemplateError:
+        # Some templates refuse a system turn: its words open the user's.
+        whole = "\n\n".join(message["content"] for message in messages)
+        return tokenizer.apply_chat_template(
+            [{"role": "user", "content": whole}], add_generation_prompt=True, return_dict=False
+        )

@@ -1,0 +1,223 @@
+"""Judges of AlpacaEval 2: how far the second of two outputs is preferred, from 1 to 2, at a cost that can be capped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
+from eval_workers.judging.costs import CapReached, Cost, Purse
+from eval_workers.judging.judges import JudgeCount, PromptedJudge, ask_all, repeated
+from eval_workers.judging.label_prompts import LabelPrompt, label_prompt, preference_of
+from eval_workers.judging.preference_specs import PreferenceSpec, check_preference_spec
+from eval_workers.judging.specs import DEFAULT_URLS
+from eval_workers.judging.verdicts import (
+    PROMPT,
+    JudgeFailed,
+    Verdict,
+    VerdictCache,
+    read_template,
+    shown_second_first,
+    verdict_key,
+)
+
+POINTS: dict[Verdict, float] = {"a": 1.0, "tie": 1.5, "b": 2.0}
+
+AsShown = Callable[[str, str, str], float]
+"""The preference between the two outputs of an instruction, shown in this order."""
+
+
+class PreferenceJudge(Protocol):
+    name: str
+    """As it is written on a command line, and what its prompt is where that is not the published one."""
+    prompt: str
+    """Which prompt it is asked with, for the record."""
+
+    def prefer(self, instruction: str, output_1: str, output_2: str) -> float:
+        """1.0: output_1 is better, 2.0: output_2 is, 1.5: a draw, and all between. Raises JudgeFailed, InputError."""
+
+    def spent(self) -> Cost:
+        """What it has cost since it was opened."""
+
+
+class MarkingJudge:
+    """tiny's own judge: the higher mark wins, equal marks are a draw."""
+
+    name = "tiny"
+    prompt = "none: marks by rules"
+    in_this_process = True
+
+    def prefer(self, instruction: str, output_1: str, output_2: str) -> float:
+        from mmpo_train.tiny.model import judge
+
+        mark_1, mark_2 = judge(instruction, output_1), judge(instruction, output_2)
+        return 1.0 if mark_1 > mark_2 else 2.0 if mark_2 > mark_1 else 1.5
+
+    def spent(self) -> Cost:
+        return Cost()
+
+
+class AskedJudge:
+    """A language model that is shown both outputs, in an order of chance or in both orders."""
+
+    def __init__(
+        self, name: str, prompt: str, as_shown: AsShown, purse: Purse, *, seed: int, both_orders: bool, local: bool
+    ) -> None:
+        self.name = name
+        self.prompt = prompt
+        self.seed = seed
+        self.both_orders = both_orders
+        self.in_this_process = local
+        self._as_shown = as_shown
+        self._purse = purse
+
+    def prefer(self, instruction: str, output_1: str, output_2: str) -> float:
+        """The preference; outputs that are the same draw unasked."""
+        if output_1 == output_2:
+            return 1.5
+        if self.both_orders:
+            one_way = self._as_shown(instruction, output_1, output_2)
+            return (one_way + 3 - self._as_shown(instruction, output_2, output_1)) / 2
+        if shown_second_first(self.seed, instruction, output_1, output_2):
+            return 3 - self._as_shown(instruction, output_2, output_1)
+        return self._as_shown(instruction, output_1, output_2)
+
+    def spent(self) -> Cost:
+        return self._purse.spent()
+
+
+def open_preference_judge(
+    spec: str,
+    *,
+    seed: int = 0,
+    cache: Path | None = None,
+    template: Path | None = None,
+    both_orders: bool = False,
+    cap_usd: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> PreferenceJudge:
+    """The judge that `spec` names, ready to be asked by several threads.
+
+    The seed decides which output of a pair is shown first; with `both_orders` each is, and the mean counts. `cache` is
+    the file that preferences are kept in (none: each is paid for each time). `template` is a file with another prompt:
+    with {instruction}, {output_1} and {output_2} for a judge that names a label, as `verdicts.read_template` says for
+    one that gives a verdict. No more than `cap_usd` is spent by the judge opened here. Keys come from OPENAI_API_KEY
+    and ANTHROPIC_API_KEY. Raises InputError.
+    """
+    parts = check_preference_spec(spec)
+    if parts.kind == "marks":
+        return MarkingJudge()
+    purse = Purse(parts.label + parts.address, parts.price, cap_usd)
+    kept = VerdictCache(cache) if cache else None
+    if parts.kind == "verdict":
+        text = read_template(template) if template else PROMPT
+        source = f"the file {template}" if template else "our own wording"
+        name = parts.label + ("" if text == PROMPT else f"+prompt-{_sha256(text)[:8]}") + parts.address
+        prompt = f"verdict in words, {source}, sha256 {_sha256(text)[:12]}"
+        ask = open_client(parts.client, limits, purse=purse)
+        # Under the name and in the cache that `judges.open_judge` uses: what either paid for, the other knows.
+        judge = PromptedJudge(parts.client.name, ask, text, kept, seed, limits.verdict_retries)
+        as_shown = _by_verdict(judge)
+    else:
+        asked = label_prompt(template)
+        name = parts.label + asked.suffix + parts.address
+        prompt = f"label by log-probability, {asked.source}, sha256 {_sha256(asked.text)[:12]}"
+        identity, ask = _open_labels(parts, name, limits, purse, cache)
+        as_shown = _by_label(ask, asked, identity, name, kept, limits.verdict_retries)
+    if both_orders:
+        prompt += ", the mean of both orders"
+    local = parts.kind == "local labels"
+    return AskedJudge(name, prompt, as_shown, purse, seed=seed, both_orders=both_orders, local=local)
+
+
+def _open_labels(parts: PreferenceSpec, name: str, limits: Limits, purse: Purse, cache: Path | None) -> tuple[str, Ask]:
+    """What a judge that names labels is told apart by in the cache, and the function that asks it."""
+    if parts.kind == "labels":
+        # At temperature 1, as the published annotators ask: some services scale the log-probabilities by it.
+        one_token = replace(limits, max_reply_tokens=1)
+        ask = open_client(parts.client, one_token, temperature=1.0, top_logprobs=5, purse=purse)
+        return f"{parts.client.model}@{parts.client.url or DEFAULT_URLS[parts.client.service]}", ask
+    from eval_workers.judging.local_judge import open_local
+    from mmpo_train.model.folders import fingerprint, local_folder
+
+    folder = local_folder(parts.folder)
+    return fingerprint(folder, cache.with_suffix(".fingerprints.json")) if cache else name, open_local(folder, purse)
+
+
+def _by_verdict(judge: PromptedJudge) -> AsShown:
+    return lambda instruction, first, second: POINTS[judge.compare_as_shown(instruction, first, second)]
+
+
+def _by_label(
+    ask: Ask, prompt: LabelPrompt, identity: str, name: str, kept: VerdictCache | None, retries: int
+) -> AsShown:
+    """Preferences by the log-probabilities of the first token; kept under model, address, prompt and texts."""
+
+    def judgement(instruction: str, first: str, second: str) -> tuple[str, str]:
+        """A preference and the candidates it was computed from, both as JSON."""
+        for _ in range(1 + retries):
+            reply = ask(prompt.messages(instruction, first, second))
+            if reply.ending == "refused":
+                raise JudgeFailed("refused to judge", f"judge '{name}' declined")
+            if reply.ending == "unreadable":
+                continue
+            if not reply.first_token:
+                raise JudgeFailed("no log-probabilities", f"judge '{name}' replied {reply.text!r} without any")
+            preference = preference_of(reply.first_token)
+            if preference is None:
+                raise JudgeFailed("neither label", f"judge '{name}' would say one of {', '.join(reply.first_token)}")
+            return json.dumps(preference), json.dumps(reply.first_token)
+        raise JudgeFailed("reply unreadable", f"judge '{name}' replied {1 + retries} times")
+
+    def as_shown(instruction: str, first: str, second: str) -> float:
+        if kept is None:
+            return float(judgement(instruction, first, second)[0])
+        key = verdict_key(f"label {identity}", prompt.text, instruction, first, second)
+        return float(kept.once(key, name, lambda: judgement(instruction, first, second)))
+
+    return as_shown
+
+
+def prefer_all(
+    judge: PreferenceJudge,
+    instructions: Sequence[str],
+    outputs_1: Sequence[str],
+    outputs_2: Sequence[str],
+    *,
+    concurrency: int = 8,
+    attempts: int = 2,
+    give_up_after: int = 32,
+    progress: Callable[[float], None] = lambda share: None,
+) -> tuple[list[float | None], JudgeCount]:
+    """The preference of each pair of outputs, None where the judge failed `attempts` times; and the count.
+
+    `concurrency` pairs are judged at a time. Raises InputError when it is of no use to go on: key, model or address
+    refused, `give_up_after` pairs failed one after the other, or the judge's cap reached.
+    """
+    if not len(instructions) == len(outputs_1) == len(outputs_2):
+        raise ValueError(f"{len(instructions)} instructions, {len(outputs_1)} and {len(outputs_2)} outputs")
+    finished, counting = 0, threading.Lock()
+
+    def ask(index: int) -> float:
+        nonlocal finished
+        preference = repeated(lambda: judge.prefer(instructions[index], outputs_1[index], outputs_2[index]), attempts)
+        with counting:
+            finished += 1
+        return preference
+
+    try:
+        return ask_all(judge, ask, len(instructions), concurrency, give_up_after, progress)
+    except CapReached as reached:
+        raise CapReached(
+            f"{reached}. {len(instructions) - finished} of {len(instructions)} pairs remain to be judged; with a file "
+            "that keeps verdicts none is paid for again: raise the cap and run the command again"
+        ) from None
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

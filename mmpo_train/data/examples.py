@@ -1,0 +1,102 @@
+"""Tokenised examples as a person reads them: what is scored, what was cut, every special token in sight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich.text import Text
+
+from mmpo_train.data.templates import EncodedExample, special_ids
+from mmpo_train.data.tokens import tokenise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mmpo_train.config import TrialConfig
+    from mmpo_train.data.preferences import PreferenceExample
+
+LEGEND = (
+    "prompt (context, not scored) · [green]chosen[/] and [red]rejected[/] (every coloured token is scored) · "
+    "[reverse]special tokens[/] · [yellow]✂ what was cut[/]"
+)
+_STYLES = {"chosen": "green", "rejected": "red"}
+
+
+def first_examples(
+    examples: Sequence[PreferenceExample], tokenizer: PreTrainedTokenizerBase, config: TrialConfig, count: int
+) -> list[tuple[PreferenceExample, EncodedExample]]:
+    """The first `count` examples that can be tokenised, with their tokens as training sees them."""
+    shown: list[tuple[PreferenceExample, EncodedExample]] = []
+    for example in examples:
+        if len(shown) == count:
+            break
+        encoded, _ = tokenise(
+            [example],
+            tokenizer,
+            config.max_prompt_tokens,
+            config.max_completion_tokens,
+            config.noise_candidate,
+            config.truncation,
+            config.completion_rendering,
+        )
+        shown += [(example, one) for one in encoded]
+    return shown
+
+
+def as_text(example: PreferenceExample, tokens: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """One example for a terminal."""
+    names = ["chosen"] + ["rejected"] * (len(tokens.completions) - 1)
+    counts = ", ".join(f"{name} {len(ids)}" for name, ids in zip(names, tokens.completions, strict=True))
+    text = Text(f"{example.source} row {example.row}", style="bold")
+    text.append(f"  tokens: prompt {len(tokens.prompt)}, {counts}\n", style="not bold dim")
+    text.append("prompt    ", style="bold dim")
+    if tokens.prompt_cut:
+        text.append(f"✂ {tokens.prompt_cut} tokens cut here ", style="yellow not bold")
+    _append(text, tokens.prompt, tokenizer, "not bold")
+    for name, ids, cut in zip(names, tokens.completions, tokens.completion_cuts, strict=True):
+        style = _STYLES[name]
+        text.append(f"\n{name:<10}", style=f"bold {style}")
+        _append(text, ids, tokenizer, f"{style} not bold")
+        if cut:
+            text.append(f" ✂ {cut} tokens cut here, the closing token among them", style="yellow not bold")
+    return text
+
+
+def as_columns(
+    shown: Iterable[tuple[PreferenceExample, EncodedExample]], tokenizer: PreTrainedTokenizerBase
+) -> dict[str, list]:
+    """The same as the columns of a table, a row for each rejected completion."""
+    columns: dict[str, list] = {}
+    for example, tokens in shown:
+        lengths, cuts = [len(ids) for ids in tokens.completions], tokens.completion_cuts
+        for place in range(1, len(lengths)):
+            row = {
+                "source": f"{example.source} row {example.row}",
+                "prompt": tokenizer.decode(tokens.prompt),
+                "chosen": tokenizer.decode(tokens.completions[0]),
+                "rejected": tokenizer.decode(tokens.completions[place]),
+                "prompt_tokens": len(tokens.prompt),
+                "prompt_tokens_cut": tokens.prompt_cut,
+                "chosen_tokens": lengths[0],
+                "chosen_tokens_cut": cuts[0],
+                "rejected_tokens": lengths[place],
+                "rejected_tokens_cut": cuts[place],
+            }
+            for name, value in row.items():
+                columns.setdefault(name, []).append(value)
+    return columns
+
+
+def _append(text: Text, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, style: str) -> None:
+    """The ids' text; runs of ordinary tokens are decoded together, since one character may span several tokens."""
+    specials, run = special_ids(tokenizer), list[int]()
+    for token in [*ids.tolist(), None]:
+        if token is not None and token not in specials:
+            run.append(token)
+            continue
+        text.append(str(tokenizer.decode(run)), style=style)
+        run = []
+        if token is not None:
+            text.append(str(tokenizer.decode([token])), style=f"{style} reverse")

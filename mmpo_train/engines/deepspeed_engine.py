@@ -1,0 +1,197 @@
+"""A trial's workers under DeepSpeed ZeRO. The door to deepspeed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mmpo_train.engines import training_state
+from mmpo_train.engines.engine import (
+    bytes_of_moments,
+    let_go_of_backward,
+    memory_share,
+    set_learning_rate,
+    whole_parameters,
+)
+from mmpo_train.engines.optimizers import build_optimizer
+from mmpo_train.engines.training_state import Share, Shares
+from mmpo_train.model.logps import CompletionLogps, Pass
+
+if TYPE_CHECKING:
+    from mmpo_train.config import TrialConfig
+
+
+class DeepSpeedEngine:
+    """`Engine` on DeepSpeed: weights, gradients and optimiser states spread as the ZeRO stage says.
+
+    torch.distributed must have been set up (Ray Train does it). The boundary between steps is ours
+    (`managed_gradient_accumulation: false`), so that a step may have any number of passes.
+    """
+
+    def __init__(self, module: CompletionLogps, config: TrialConfig) -> None:
+        if not torch.cuda.is_available():
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        with _not_imported("mlflow"):  # takes longer than all else of it, for an auto-tuner that nobody calls
+            import deepspeed
+
+        # Its shared-memory extension serves inference alone. Compiling it takes half a minute, and a process killed
+        # in the middle leaves a lock that makes every later one wait for ever.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+
+        deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
+        self.worker, self.workers = dist.get_rank(), dist.get_world_size()
+        self.moments_of = build_optimizer(config, module.parameters())
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=module, optimizer=self.moments_of, config=_deepspeed_config(config, self.workers)
+        )
+        self.device = self.engine.device
+        self.stage = config.zero_stage
+        self.clipped_norm: Tensor | None = None
+        # Without ZeRO in fp32 DeepSpeed clips by this method and forgets the norm.
+        self.engine.clip_fp32_gradients = self._clip
+
+    def logps(self, one: Pass, entropies: bool = False) -> Tensor:
+        return self.engine(one.to(self.device), entropies)
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages gradients over workers; the loop's losses are shares of one sum.
+        self.engine.backward(loss * self.workers)
+
+    def step(self, learning_rate: float) -> float | None:
+        set_learning_rate(self.optimizer, learning_rate)
+        self.engine.step()
+        norm = self.engine.get_global_grad_norm()
+        norm = self.clipped_norm if norm is None else norm
+        return None if norm is None else float(norm)
+
+    def _clip(self) -> None:
+        self.clipped_norm = torch.nn.utils.clip_grad_norm_(
+            self.engine.module.parameters(), self.engine.gradient_clipping()
+        )
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        tensor = torch.as_tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+    def model_state(self) -> dict[str, Tensor] | None:
+        if self.stage < 3:
+            return None
+        state = self.engine._zero3_consolidated_16bit_state_dict(exclude_frozen_parameters=False)
+        return None if state is None else {name.removeprefix("model."): value for name, value in state.items()}
+
+    def save_state(self, folder: Path) -> None:
+        training_state.save(folder, self._shares())
+
+    def load_state(self, folder: Path) -> None:
+        training_state.load(folder, self._shares())
+        # The weights that the model computes with are copies of the optimiser's: made anew as after a step.
+        if self.stage == 3:
+            for group in range(len(self.optimizer.fp32_partitioned_groups_flat)):
+                self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
+        elif self.stage:
+            self.optimizer.update_lp_params()
+
+    def _shares(self) -> Shares:
+        """As DeepSpeed 0.19's optimisers have spread the parameters."""
+        if not self.stage:
+            return whole_parameters(self.engine.module, self.moments_of, writes=self.worker == 0)
+        named = [(name, value) for name, value in self.engine.module.named_parameters() if value.requires_grad]
+        if self.stage == 3:
+            tensors = self.optimizer.fp32_partitioned_groups_flat
+            shapes = {name: value.ds_shape for name, value in named}
+            found = {name: self._share_under_zero_3(value) for name, value in named}
+        else:
+            tensors = self.optimizer.single_partition_of_fp32_groups
+            shapes = {name: value.shape for name, value in named}
+            found = {name: _share_of_fragment(value._hp_mapping) for name, value in named if value._hp_mapping}
+        shares = {name: share for name, share in found.items() if share.size > 0}
+        return Shares(self.moments_of, tensors, shapes, shares, self.worker == 0, self.worker, dist.all_reduce)
+
+    def _share_under_zero_3(self, parameter: Any) -> Share:
+        tensor, offset, padded = self.optimizer.grad_position[self.optimizer.get_param_id(parameter)]
+        start = padded * self.worker
+        return Share(tensor, offset, start, min(padded, parameter.ds_numel - start))
+
+    def barrier(self) -> None:
+        dist.barrier()
+
+    def discard(self) -> bool:
+        # Other workers wait for this one in a collective operation; and ZeRO-3 breaks off with parameters half
+        # gathered, and a trace half recorded, in places of its own that a new process alone is rid of.
+        if self.workers > 1 or self.stage == 3:
+            return False
+        self.optimizer.zero_grad()
+        if self.stage:
+            _forget_reductions(self.optimizer)
+        let_go_of_backward(self.device)
+        return True
+
+    def recompute_activations(self, wanted: bool) -> None:
+        self.engine.module.recompute_activations(wanted)
+
+    def memory_share(self) -> float | None:
+        # ZeRO's own optimiser holds this worker's part alone.
+        return memory_share(self.device, 0 if self.moments_of.state else bytes_of_moments(self.moments_of))
+
+
+@contextmanager
+def _not_imported(name: str) -> Iterator[None]:
+    """Inside, importing a library fails as if it were not installed, unless it is loaded."""
+    is_loaded = name in sys.modules
+    if not is_loaded:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if not is_loaded:
+            del sys.modules[name]
+
+
+def _share_of_fragment(mapping: Any) -> Share:
+    """ZeRO-1's and ZeRO-2's."""
+    mine, of_parameter = mapping.hp_fragment_address, mapping.lp_fragment_address
+    return Share(mapping.param_group_index, mine.start, of_parameter.start, mine.numel)
+
+
+def _forget_reductions(optimizer: Any) -> None:
+    """Bring ZeRO-1's and ZeRO-2's optimiser, as of DeepSpeed 0.19, to where it is before a step's first pass."""
+    # Sums over the step's earlier passes (bf16 ones summed in fp32 stand in the second); DeepSpeed's own step forgets
+    # them in this way where gradients have overflowed.
+    optimizer.all_grad_tensors.clear()
+    optimizer.averaged_gradients.clear()
+    # What the end of a backward pass does, without its reduction. Gradients of the broken-off one wait in buckets, and
+    # their parameters count as done: the next pass would add the former and stumble over the latter.
+    for bucket in optimizer.ipg_buckets.values():
+        bucket.clear()
+    optimizer.extra_large_param_to_reduce.clear()  # one that is larger than a bucket waits beside it
+    optimizer.params_already_reduced[:] = [False] * len(optimizer.params_already_reduced)
+    optimizer._release_ipg_buffers()
+    # Else DeepSpeed would go on counting itself inside of that pass; outside of one this does nothing.
+    optimizer.exit_backward()
+
+
+def _deepspeed_config(config: TrialConfig, workers: int) -> dict[str, Any]:
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "train_batch_size": workers,
+        "managed_gradient_accumulation": False,
+        "zero_optimization": {"stage": config.zero_stage},
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": config.precision == "bf16"},
+        "gradient_clipping": config.max_gradient_norm,
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }

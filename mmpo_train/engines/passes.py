@@ -1,0 +1,192 @@
+"""How the work is cut into passes on this machine: found by trying when a trial starts, smaller where memory runs out.
+
+Nothing here changes what a trial learns: a step is the same sum however it is cut.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmpo_train.data.tokens import TokenTable
+from mmpo_train.model.batches import Layout, collate, plan_passes, tokens_in
+from mmpo_train.model.layouts import best_layout, is_out_of_memory
+from mmpo_train.storage.mirror import fetch_file, publish_file
+
+if TYPE_CHECKING:
+    from mmpo_train.config import TrialConfig
+    from mmpo_train.engines.engine import Engine
+
+_CPU_TOKENS = 2_048  # above it a CPU gains nothing and its caches lose
+_FIRST_TRY_TOKENS = 2_048
+_MOST_MEMORY = 0.85
+"""Share of the accelerator's memory that a pass may take, foreseen from smaller ones: allocators fragment."""
+_WORTH_IT = 1.05
+"""A pass twice as large is kept where it handles so many times more tokens a second."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """What one forward and backward pass holds."""
+
+    layout: Layout
+    tokens: int
+    """At most so many, one prompt with its completions excepted."""
+    checkpointing: bool = False
+    """Activations are computed again in the backward pass."""
+
+    def smaller(self, table: TokenTable, may_recompute: bool, workers: int = 1) -> Passes | None:
+        """What to try when a step of these ran out of memory; None where passes of single prompts did already.
+
+        Half of what its largest pass held, since half of what it might have held may be the same passes once more; with
+        several workers, which have to be started again for it, a quarter.
+        """
+        planned = plan_passes(table, np.arange(len(table)), self.tokens, workers, self.layout)
+        largest = max(int(_filled(table, self.layout, some)[-1]) for some in planned if len(some))
+        largest_alone = int(_alone(table, self.layout).max())
+        if largest > largest_alone:
+            return replace(self, tokens=max(largest // (2 if workers == 1 else 4), largest_alone))
+        if may_recompute and not self.checkpointing:
+            return replace(self, checkpointing=True)
+        if self.tokens > 1:
+            return replace(self, tokens=1)
+        return None
+
+    def __str__(self) -> str:
+        recomputed = ", activations recomputed" if self.checkpointing else ""
+        return f"{self.layout}, at most {self.tokens:,} tokens{recomputed}"
+
+
+def find_passes(
+    config: TrialConfig, engine: Engine, table: TokenTable, keep: Callable[[Passes], None] = lambda passes: None
+) -> Passes:
+    """What passes of this trial should be on these workers; the same answer on all of them.
+
+    Where the config leaves the tokens open: on an accelerator passes grow until a larger one is foreseen not to fit or
+    does not pay, with activations recomputed only where the longest example would not fit otherwise; on a CPU a
+    constant. Leaves no trace in the model: what is tried has weight 0. `keep` is told the answer, and before anything
+    is tried that may end this process for want of memory, what to go on with after that.
+    """
+    passes = _find_passes(config, engine, table, keep)
+    keep(passes)
+    return passes
+
+
+def _find_passes(config: TrialConfig, engine: Engine, table: TokenTable, keep: Callable[[Passes], None]) -> Passes:
+    layouts: tuple[Layout, ...] = ("shared", "packed", "padded")
+    # One that ran out of memory may have found another layout than the others: all take the least dense.
+    own = np.zeros(engine.workers)
+    own[engine.worker] = layouts.index(best_layout(engine.logps, table, config.precision, config.layout))
+    layout = layouts[int(engine.sum(own).max())]
+    passes = Passes(layout, config.tokens_per_pass or _CPU_TOKENS, config.gradient_checkpointing == "always")
+    engine.recompute_activations(passes.checkpointing)
+    if config.tokens_per_pass or engine.memory_share() is None:
+        return passes
+    keep(Passes(layout, _FIRST_TRY_TOKENS, config.gradient_checkpointing != "never"))
+    found = _grown(config, engine, table, passes)
+    if found is None and config.gradient_checkpointing == "auto":
+        passes = replace(passes, checkpointing=True)
+        engine.recompute_activations(True)
+        found = _grown(config, engine, table, passes)
+    return found or replace(passes, tokens=_FIRST_TRY_TOKENS)
+
+
+def _grown(config: TrialConfig, engine: Engine, table: TokenTable, passes: Passes) -> Passes | None:
+    """The largest passes that pay; None where the longest example is foreseen not to fit."""
+    alone = _alone(table, passes.layout)
+    longest, per_step = int(alone.max()), int(alone.mean() * config.pairs_per_step / engine.workers)
+    # Padded passes are planned longest first.
+    order = np.argsort(-table.longest, kind="stable") if passes.layout == "padded" else np.arange(len(table))
+    filled = _filled(table, passes.layout, order)
+
+    def prompts_in(tokens: int) -> int:
+        return max(1, int(np.searchsorted(filled, tokens, side="right")))
+
+    few = prompts_in(_FIRST_TRY_TOKENS)
+    # A line needs two points, and one long prompt may be all that the first tries would hold.
+    first = (order[: few // 2], order[:few]) if few > 1 else (np.array([alone.argmin()]), np.array([alone.argmax()]))
+    tried = [_try(engine, table, passes, prompts) for prompts in first]
+    best, speed = replace(passes, tokens=max(_FIRST_TRY_TOKENS, tried[-1][0])), tried[-1][2]
+    if _foreseen(tried, longest) > _MOST_MEMORY:
+        return None
+    while best.tokens < per_step and _foreseen(tried, 2 * best.tokens) <= _MOST_MEMORY:
+        tried.append(_try(engine, table, passes, order[: prompts_in(2 * best.tokens)]))
+        if tried[-1][2] < speed * _WORTH_IT:
+            break
+        best, speed = replace(best, tokens=2 * best.tokens), tried[-1][2]
+    return replace(best, tokens=max(best.tokens, longest))
+
+
+def _filled(table: TokenTable, layout: Layout, prompts: np.ndarray) -> np.ndarray:
+    """Tokens of a pass that holds the first of some prompts, the first two, …, all of them."""
+    if layout != "padded":
+        return np.cumsum(tokens_in(table, layout)[prompts])
+    rows = np.cumsum([len(table.completions[prompt]) for prompt in prompts])
+    return rows * np.maximum.accumulate(table.longest[prompts])
+
+
+def _alone(table: TokenTable, layout: Layout) -> np.ndarray:
+    """Tokens of each prompt's pass if it holds no other, shape (N,)."""
+    if layout != "padded":
+        return tokens_in(table, layout)
+    return np.array([len(row) for row in table.completions]) * table.longest
+
+
+def _try(engine: Engine, table: TokenTable, passes: Passes, prompts: np.ndarray) -> tuple[int, float, float]:
+    """Tokens of a pass of some prompts, the largest share of memory on any worker, and tokens a second.
+
+    Forward and backward. An infinite share and no speed where memory ran out.
+    """
+    one = collate(table, prompts, passes.layout)
+    tokens = one.input_ids.numel()
+    for _ in range(2):  # the first one warms up
+        engine.memory_share()
+        started = time.perf_counter()
+        try:
+            engine.backward(0.0 * engine.logps(one).sum())
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not engine.discard():
+                raise
+            return tokens, math.inf, 0.0
+        share = engine.memory_share() or 0.0  # waits for the device
+        seconds = time.perf_counter() - started
+    of_each = np.zeros((2, engine.workers))
+    of_each[:, engine.worker] = share, seconds
+    shares, times = engine.sum(of_each)
+    return tokens, float(shares.max()), tokens / float(times.max())
+
+
+def _foreseen(tried: list[tuple[int, float, float]], tokens: int) -> float:
+    """The share of memory of a pass of so many tokens: a straight line through the last two that were tried."""
+    (fewer, less, _), (more, most, _) = tried[-2:]
+    if more <= fewer or math.isinf(most):  # the table holds no more; or no more fits
+        return most
+    return most + max(0.0, most - less) / (more - fewer) * (tokens - more)
+
+
+def remember(folder: Path, config: TrialConfig, passes: Passes) -> None:
+    """Keep a trial's passes beside its checkpoints, so that it goes on as it began, or smaller."""
+    staging = folder / f".passes.json.{os.getpid()}"
+    staging.write_text(json.dumps({"asked": _asked(config), "passes": asdict(passes)}))
+    staging.replace(folder / "passes.json")
+    publish_file(folder / "passes.json")
+
+
+def remembered(folder: Path, config: TrialConfig) -> Passes | None:
+    """What `remember` kept, if anything, and if the same was asked for then."""
+    path = folder / "passes.json"
+    fetch_file(path)
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    return Passes(**kept["passes"]) if kept.get("asked") == _asked(config) else None
+
+
+def _asked(config: TrialConfig) -> list[str | int]:
+    return [config.layout, config.tokens_per_pass, config.gradient_checkpointing]

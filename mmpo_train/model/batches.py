@@ -1,0 +1,182 @@
+"""Which pairs are seen when, in which normalisation group, and in which forward pass.
+
+Order, groups and steps depend on the trial alone; passes depend on the machine and change nothing but speed.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmpo_train.data.tokens import TokenTable
+from mmpo_train.model.attention import packing_of
+from mmpo_train.model.logps import Pass
+
+Layout = Literal["shared", "packed", "padded"]
+"""How completions lie in a pass: one row without padding in which each prompt stands once, before all its completions;
+the same with each completion behind a prompt of its own; or a row for each completion, padded on the right."""
+
+
+def epoch_order(pairs: int, seed: int, epoch: int) -> np.ndarray:
+    """The permutation in which an epoch (from 1) sees the pairs, shape (N,)."""
+    return np.random.default_rng([seed, epoch]).permutation(pairs)
+
+
+def consecutive(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """The order in pieces of `size`; the last may be smaller, nothing is dropped."""
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
+
+
+def group_rewards(
+    ref_logps: np.ndarray,
+    present: np.ndarray,
+    order: np.ndarray,
+    pairs_per_group: int,
+    rewards: Callable[[Tensor, Tensor], Tensor] | None,
+) -> np.ndarray:
+    """The objective's constants of every completion, (N, K), computed over groups of consecutive prompts of `order`.
+
+    `present` (N, K) says which completions there are. The last group may be partial: its extremes are those of the
+    prompts really there. Zeros without a `rewards`.
+    """
+    values = np.zeros_like(ref_logps)
+    if rewards is not None:
+        for group in consecutive(order, pairs_per_group):
+            values[group] = rewards(torch.from_numpy(ref_logps[group]), torch.from_numpy(present[group])).numpy()
+    return values
+
+
+def plan_passes(
+    table: TokenTable,
+    pairs: Sequence[int] | np.ndarray,
+    tokens_per_pass: int,
+    workers: int = 1,
+    layout: Layout = "padded",
+) -> list[np.ndarray]:
+    """Some prompts of a table in passes of at most `tokens_per_pass` tokens each, a multiple of `workers` of them.
+
+    Worker w takes passes w, w + workers, …; passes that run at the same time are of like size, so that all workers
+    finish together. A pass always holds at least one prompt; where there are fewer prompts than workers, empty passes
+    fill up. Padding counts as tokens.
+    """
+    pairs = np.asarray(pairs)
+    if layout == "padded":
+        return _padded_passes(table, pairs, tokens_per_pass, workers)
+    return _even_passes(tokens_in(table, layout)[pairs], pairs, tokens_per_pass, workers)
+
+
+def tokens_in(table: TokenTable, layout: Layout) -> np.ndarray:
+    """Tokens that each prompt of a table takes in a packed row, shape (N,)."""
+    repeated = [(len(row) - 1) * len(prompt) for prompt, row in zip(table.prompts, table.completions, strict=True)]
+    return table.together + (np.array(repeated, dtype=np.int64) if layout == "packed" else 0)
+
+
+def _even_passes(tokens: np.ndarray, pairs: np.ndarray, tokens_per_pass: int, workers: int) -> list[np.ndarray]:
+    """As few passes as fit, of nearly equal sums, largest first: each prompt, longest first, goes to the emptiest."""
+    longest_first = np.argsort(-tokens, kind="stable")
+    count = -(-int(tokens.sum()) // tokens_per_pass)
+    while True:
+        count = max(1, -(-count // workers)) * workers
+        passes: list[list[int]] = [[] for _ in range(count)]
+        emptiest = [(0, number) for number in range(count)]
+        for place in longest_first:
+            filled, number = emptiest[0]
+            heapq.heapreplace(emptiest, (filled + int(tokens[place]), number))
+            passes[number].append(int(place))
+        loads = [int(tokens[some].sum()) for some in passes]
+        if all(load <= tokens_per_pass or len(some) == 1 for load, some in zip(loads, passes, strict=True)):
+            order = sorted(range(count), key=lambda number: -loads[number])
+            return [pairs[passes[number]] for number in order]
+        count += workers
+
+
+def _padded_passes(table: TokenTable, pairs: np.ndarray, tokens_per_pass: int, workers: int) -> list[np.ndarray]:
+    """Longest first, so that a pass holds rows of like length."""
+    row_tokens, rows = table.longest, np.array(list(map(len, table.completions)))
+    longest_first = pairs[np.argsort(-row_tokens[pairs], kind="stable")]
+    passes: list[np.ndarray] = []
+    start = 0
+    while start < len(longest_first):
+        fits = np.cumsum(rows[longest_first[start:]]) * row_tokens[longest_first[start]] <= tokens_per_pass
+        size = max(1, int(fits.sum()))
+        passes.append(longest_first[start : start + size])
+        start += size
+    while len(passes) % workers and max(map(len, passes)) > 1:
+        largest = max(range(len(passes)), key=lambda index: len(passes[index]))
+        middle = (len(passes[largest]) + 1) // 2
+        passes[largest : largest + 1] = [passes[largest][:middle], passes[largest][middle:]]
+    while len(passes) % workers:
+        passes.append(longest_first[:0])
+    return passes
+
+
+def collate(table: TokenTable, pairs: np.ndarray, layout: Layout = "padded") -> Pass:
+    """The completions of some prompts as one pass: all of the first prompt, then all of the second, …"""
+    return _padded_rows(table, pairs) if layout == "padded" else _packed_row(table, pairs, layout == "shared")
+
+
+def _padded_rows(table: TokenTable, pairs: np.ndarray) -> Pass:
+    examples = [(table.prompts[pair], ids) for pair in pairs for ids in table.completions[pair]]
+    input_ids = np.zeros((len(examples), max(len(prompt) + len(ids) for prompt, ids in examples)), dtype=np.int64)
+    for target, (prompt, ids) in zip(input_ids, examples, strict=True):
+        target[: len(prompt)] = prompt
+        target[len(prompt) : len(prompt) + len(ids)] = ids
+    counts = [len(ids) for _, ids in examples]
+    # The first token is predicted by the prompt's last one, each other by the one before it.
+    first = [row * input_ids.shape[1] + len(prompt) - 1 for row, (prompt, _) in enumerate(examples)]
+    return Pass(
+        torch.from_numpy(input_ids),
+        places=_flat([np.arange(start, start + count) for start, count in zip(first, counts, strict=True)]),
+        targets=_flat([ids for _, ids in examples]),
+        completions=torch.from_numpy(np.repeat(np.arange(len(examples)), counts)),
+        completion_count=len(examples),
+        prompt_count=len(pairs),
+    )
+
+
+def _packed_row(table: TokenTable, pairs: np.ndarray, share_prompts: bool) -> Pass:
+    pieces: list[np.ndarray] = []
+    counted: list[np.ndarray] = []
+    spans: list[tuple[int, int, int, int]] = []
+    places: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    end = 0
+    for pair in pairs:
+        prompt = table.prompts[pair]
+        for number, ids in enumerate(table.completions[pair]):
+            if number == 0 or not share_prompts:
+                prompt_place = len(pieces)
+                spans.append((prompt_place, prompt_place + 2, 0, 0))
+                pieces.append(prompt)
+                counted.append(np.arange(len(prompt)))
+                end += len(prompt)
+                prompt_end = end
+            else:
+                spans.append((len(pieces), len(pieces) + 1, prompt_place, prompt_place + 1))
+            pieces.append(ids)
+            # Each completion goes on counting where its prompt ends, and is predicted from there.
+            counted.append(np.arange(len(prompt), len(prompt) + len(ids)))
+            places.append(np.concatenate([[prompt_end - 1], np.arange(end, end + len(ids) - 1)]))
+            targets.append(ids)
+            end += len(ids)
+    counts = [len(ids) for ids in targets]
+    return Pass(
+        _flat(pieces).unsqueeze(0),
+        places=_flat(places),
+        targets=_flat(targets),
+        completions=torch.from_numpy(np.repeat(np.arange(len(targets)), counts)),
+        completion_count=len(targets),
+        prompt_count=len(pairs),
+        position_ids=_flat(counted).unsqueeze(0),
+        packing=packing_of([len(piece) for piece in pieces], spans),
+    )
+
+
+def _flat(pieces: list[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(pieces).astype(np.int64))

@@ -1,0 +1,67 @@
+"""The layouts of a pass, and which of them a model can take: found by trying."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from mmpo_train.data.tokens import TokenTable
+from mmpo_train.model.batches import Layout, collate
+from mmpo_train.model.logps import Pass
+
+FORWARD_TOKENS = {"cuda": 65_536, "cpu": 4_096}
+"""Tokens of a pass without gradient, by kind of device; halved where they do not fit."""
+_OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
+"""What torch's CPU allocator, C++, CUDA, and cuBLAS and cuDNN say in a plain RuntimeError."""
+_DENSER: dict[str, tuple[Layout, ...]] = {"shared": ("shared", "packed"), "packed": ("packed",), "padded": ()}
+
+
+def best_layout(
+    forward: Callable[[Pass], torch.Tensor], table: TokenTable, precision: str, densest: str = "shared"
+) -> Layout:
+    """The layout with fewest tokens, `densest` at most, in which the model gives a padded row's log-probabilities.
+
+    Found by trying: positions, masks or states that are not plain causal attention's (ALiBi, recurrent layers) rule
+    packed rows out. Tried on the prompt with most tokens, where a window is most likely to show, between the two with
+    fewest; apart from them where memory does not hold the three.
+    """
+    by_length = np.argsort(table.together, kind="stable")
+    others = by_length[: min(2, len(table) - 1)]
+    tolerance = 2e-2 if precision == "bf16" else 1e-4
+    for layout in _DENSER[densest]:
+        try:
+            same = _same_as_padded(
+                forward, table, np.array([*others[:1], by_length[-1], *others[1:]]), layout, tolerance
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            alone = _same_as_padded(forward, table, by_length[-1:], layout, tolerance)
+            same = alone and (not len(others) or _same_as_padded(forward, table, others, layout, tolerance))
+        if same:
+            return layout
+    return "padded"
+
+
+def _same_as_padded(
+    forward: Callable[[Pass], torch.Tensor], table: TokenTable, some: np.ndarray, layout: Layout, tolerance: float
+) -> bool:
+    """Whether one pass of some prompts gives the log-probabilities of a padded pass for each."""
+    with torch.no_grad():
+        padded = [forward(collate(table, some[place : place + 1])).float().cpu() for place in range(len(some))]
+        try:
+            logps = forward(collate(table, some, layout)).float().cpu()
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            if is_out_of_memory(error):
+                raise
+            return False  # a model that takes no positions or no packing
+    return torch.allclose(torch.cat([*padded, logps[:0]]), logps, rtol=tolerance, atol=tolerance)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that the device, or the machine, has no memory left."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

@@ -1,0 +1,222 @@
+"""The model: where it comes from, how it is loaded, adapted and saved. The door to transformers and peft."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.errors import InputError, first_line
+from mmpo_train.model.folders import TOKENIZER_FILES, local_folder
+from mmpo_train.storage.mirror import address_of
+from mmpo_train.storage.object_store import is_address
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from mmpo_train.config import TrialConfig
+
+_COMPILER = "inductor"
+PACKED_ATTENTION = "packed"
+"""Its name among transformers' attention implementations."""
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer. Raises InputError where it has none, no chat template or no EOS token."""
+    quieten()
+    from transformers import AutoTokenizer
+
+    if not (folder / "config.json").is_file():
+        raise InputError(f"model folder {folder} has no config.json; give a folder written by save_pretrained")
+    known = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+    if not any((folder / name).is_file() for name in known):
+        raise InputError(
+            f"model folder {folder} has no tokenizer; save it there with tokenizer.save_pretrained({folder.name!r})"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise InputError(f"the tokenizer in {folder} could not be read ({first_line(error)}); save it again") from error
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"the tokenizer in {folder} has no chat template, so conversations cannot be rendered; put one into "
+            "chat_template.jinja, for example the one of the model's instruction-tuned version"
+        )
+    if tokenizer.eos_token_id is None:
+        raise InputError(f"the tokenizer in {folder} has no eos_token; set it in tokenizer_config.json")
+    return tokenizer
+
+
+def load_model(folder: Path, *, config: TrialConfig | None = None) -> PreTrainedModel:
+    """The causal language model of a folder in fp32, without dropout; with `config`, ready to be trained.
+
+    `config` adds LoRA adapters (seeded) and compiles the layers as it says. Raises InputError where there are no
+    safetensors weights or the architecture is unknown.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    quieten()
+    if not any(folder.glob("*.safetensors")):
+        raise InputError(
+            f"model folder {folder} has no *.safetensors; pickled weights are not read: convert them first"
+        )
+    base = _base_in_store(folder)
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            local_folder(base) if base else folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (ValueError, OSError, KeyError, SafetensorError) as error:
+        raise InputError(f"the model in {folder} could not be loaded ({first_line(error)})") from error
+    model, found = loaded
+    if base:
+        model.load_adapter(str(folder))
+    # Transformers fills these with random numbers and goes on.
+    unfilled = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
+    if unfilled:
+        raise InputError(
+            f"the weights in {folder} do not fit its config.json: {len(unfilled)} tensors are missing or of another "
+            f"shape ({', '.join(unfilled[:3])}); copy the whole folder again"
+        )
+    _remove_dropout(model)
+    use_packed_attention(model)
+    if config is not None and config.lora_rank:
+        model = _with_lora(model, config)
+    if config is not None and config.compile:
+        _compile_layers(model)
+    return model
+
+
+def use_packed_attention(model: Any) -> None:
+    """Let a model attend by `attention.packed_attention` where its architecture lets one choose; without a packing it
+    attends as before."""
+    from functools import partial
+
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    from mmpo_train.model.attention import packed_attention
+
+    AttentionInterface.register(PACKED_ATTENTION, partial(packed_attention, otherwise=sdpa_attention_forward))
+    AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
+    # What cannot do SDPA, or needs the extras of eager attention, keeps what it has and is never packed.
+    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+        model.set_attn_implementation(PACKED_ATTENTION)
+
+
+def _remove_dropout(model: PreTrainedModel) -> None:
+    """Set every dropout of the model to 0, in its modules: they have read the configuration already."""
+    from torch.nn import Dropout
+
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
+        if isinstance(module, Dropout):
+            module.p = 0.0
+
+
+def _compile_layers(model: Any) -> None:
+    """Layer by layer, for rows of any length: all layers share the code, and a new length compiles nothing anew."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.compile(dynamic=True, backend=_COMPILER)
+
+
+def _with_lora(model: PreTrainedModel, config: TrialConfig) -> Any:
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(config.seed)
+    adapter = LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=list(config.lora_targets),
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, adapter)
+    except ValueError as error:
+        raise InputError(
+            f"lora_targets {', '.join(config.lora_targets)} do not fit this model: {first_line(error)}"
+        ) from error
+
+
+def save_model(
+    model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, state: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Weights (or adapter) as safetensors, with tokenizer and template; `state` replaces the model's own weights."""
+    model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+    described = folder / "adapter_config.json"
+    if described.is_file():
+        adapters = json.loads(described.read_text())
+        base = Path(adapters["base_model_name_or_path"] or "")
+        if address := address_of(base):  # where it lies on this node says nothing to another one
+            described.write_text(json.dumps(adapters | {"base_model_name_or_path": address}, indent=2))
+
+
+def _base_in_store(folder: Path) -> str:
+    """The address of the model that LoRA adapters belong to, where they have one: transformers does not know it."""
+    described = folder / "adapter_config.json"
+    base = json.loads(described.read_text())["base_model_name_or_path"] if described.is_file() else ""
+    return base if is_address(base or "") else ""
+
+
+def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, precision: str = "fp32") -> None:
+    """A whole model in `target`, W + (lora_alpha / lora_rank) B A, from a checkpoint of LoRA adapters; with tokenizer.
+
+    The sum is computed in fp32 and kept in `precision`. `base` is the model that was adapted, where it is not where the
+    checkpoint says. Raises InputError where there are no adapters, or no such model.
+    """
+    import torch
+
+    adapter = checkpoint / "adapter_config.json"
+    if not adapter.is_file():
+        raise InputError(f"{checkpoint} holds no LoRA adapters (adapter_config.json), so there is nothing to merge")
+    adapted = base or local_folder(json.loads(adapter.read_text())["base_model_name_or_path"])
+    from peft import PeftModel
+
+    merged: Any = PeftModel.from_pretrained(load_model(adapted), str(checkpoint)).merge_and_unload()
+    if precision == "bf16":
+        merged = merged.to(torch.bfloat16)
+    has_own = any((checkpoint / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json"))
+    for path in {path for pattern in TOKENIZER_FILES for path in (checkpoint if has_own else adapted).glob(pattern)}:
+        shutil.copy(path, target / path.name)
+    merged.save_pretrained(target, safe_serialization=True)
+
+
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
+    """Exchange a model's weights for those of another checkpoint of the same architecture, in place."""
+    from safetensors.torch import load_file
+
+    state = {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+    result = model.load_state_dict(state, strict=False)
+    tied = set(model.all_tied_weights_keys)
+    unknown = [*result.unexpected_keys, *(name for name in result.missing_keys if name not in tied)]
+    assert not unknown, f"weights that do not fit the architecture: {unknown[:5]}"
+    model.tie_weights()
+
+
+def quieten() -> None:
+    """No progress bars or advice from transformers and what it imports: the program has its own."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where installed, announces what it found
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,151 @@
+"""The reference model's log-probabilities: computed once, kept in a columnar file, shared by every trial.
+
+The store's name is the SHA-256 of everything the numbers depend on: the model's weights, the token ids (which carry
+tokenizer, template, data and truncation) and the precision. Another model or another cut never finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from mmpo_train.data.tokens import SPLITS, TokenTable, read_table
+from mmpo_train.errors import InputError
+from mmpo_train.storage.manifest import DamagedFolder, verify, write_folder
+from mmpo_train.storage.mirror import fetch, name_of, need, publish
+
+# One piece of parallel work: large enough to hide the model's loading, small enough to spread.
+PAIRS_PER_SHARD = 2048
+
+UNRELATED = "unrelated"
+"""The split that pairs each training prompt with a completion of another one."""
+
+MapShards = Callable[[Callable[..., list[list[float]]], Sequence[tuple]], Iterable[list[list[float]]]]
+"""Applies a function to each tuple of arguments, in any order of work but with results in order."""
+
+
+def reference_key(weights_sha256: str, tokens_folder: Path, precision: str) -> str:
+    """Name of the store for these weights, these tokens and this precision."""
+    manifest = (tokens_folder / "manifest.json").read_bytes()
+    return hashlib.sha256(
+        b"\n".join([b"reference-1", weights_sha256.encode(), manifest, precision.encode()])
+    ).hexdigest()[:16]
+
+
+def read_reference(folder: Path, split: str) -> np.ndarray:
+    """Reference log-probabilities of one split, (N, K), fp32, in nats. Raises DamagedFolder."""
+    import pyarrow.parquet as pq
+
+    verify(folder)
+    table = pq.read_table(folder / f"{split}.parquet")
+    return np.stack([column.to_numpy() for column in table.columns], axis=1).astype(np.float32)
+
+
+def ensure_reference(
+    folder: Path,
+    model_folder: Path,
+    tokens_folder: Path,
+    precision: str,
+    tokens_per_pass: int,
+    map_shards: MapShards,
+    pairs_per_shard: int = PAIRS_PER_SHARD,
+    splits: Sequence[str] = SPLITS,
+) -> bool:
+    """Build the store unless a whole one is there; a damaged one is built anew. Returns whether it was built.
+
+    `map_shards` says where the work is done: the builtin `map`-like `in_process`, or Ray tasks.
+    """
+    fetch(folder)
+    try:
+        verify(folder)
+        publish(folder)
+        return False
+    except DamagedFolder:
+        pass  # absent or damaged: both mean that it has to be built
+    counts = {split: len(read_split(tokens_folder, split)) for split in splits}
+    work = [
+        (
+            name_of(model_folder),
+            name_of(tokens_folder),
+            precision,
+            tokens_per_pass,
+            split,
+            start,
+            min(count, start + pairs_per_shard),
+        )
+        for split, count in counts.items()
+        for start in range(0, count, pairs_per_shard)
+    ]
+    scored = list(map_shards(score_shard, work))
+    columns = {
+        split: [row for shard, part in zip(work, scored, strict=True) if shard[4] == split for row in part]
+        for split in counts
+    }
+    write_folder(folder, lambda staging: _write(staging, columns))
+    publish(folder)
+    return True
+
+
+def read_split(tokens_folder: Path, split: str) -> TokenTable:
+    """The token table of a split, or of UNRELATED."""
+    return (
+        unrelated_completions(read_table(tokens_folder, "train"))
+        if split == UNRELATED
+        else read_table(tokens_folder, split)
+    )
+
+
+def unrelated_completions(table: TokenTable) -> TokenTable:
+    """Each prompt with one completion of the next example that has another prompt, (N, 1).
+
+    They estimate how far the policy has moved from the reference on what it was not asked (Ethayarajh et al. 2024,
+    Section 4.1). Even rows get that example's chosen completion, odd ones its first rejected. Raises InputError where
+    all prompts are the same.
+    """
+    prompts = [prompt.tobytes() for prompt in table.prompts]
+    if len(set(prompts)) < 2:
+        raise InputError("kto estimates its reference point from other prompts, but all training prompts are the same")
+    completions = []
+    for row in range(len(table)):
+        other = (row + 1) % len(table)
+        while prompts[other] == prompts[row]:
+            other = (other + 1) % len(table)
+        completions.append((table.completions[other][row % 2],))
+    return TokenTable(table.prompts, tuple(completions))
+
+
+def in_process(function: Callable[..., list[list[float]]], work: Sequence[tuple]) -> Iterable[list[list[float]]]:
+    """`map_shards` without any other process."""
+    return [function(*arguments) for arguments in work]
+
+
+def score_shard(
+    model_folder: str, tokens_folder: str, precision: str, tokens_per_pass: int, split: str, start: int, end: int
+) -> list[list[float]]:
+    """Log-probabilities of the pairs `start` to `end`, as plain lists: what one parallel worker does."""
+    import torch
+
+    from mmpo_train.model.layouts import FORWARD_TOKENS, best_layout
+    from mmpo_train.model.logps import CompletionLogps
+    from mmpo_train.model.policy import load_model
+    from mmpo_train.model.scoring import model_forward, score_pairs
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    forward = model_forward(CompletionLogps(load_model(need(model_folder))), device, precision)
+    table = read_split(need(tokens_folder), split)
+    layout, tokens = best_layout(forward, table, precision), tokens_per_pass or FORWARD_TOKENS[device.type]
+    return score_pairs(forward, table, range(start, end), tokens, layout=layout).tolist()
+
+
+def _write(staging: Path, columns: dict[str, list[list[float]]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for split, rows in columns.items():
+        values = np.asarray(rows, dtype=np.float32).reshape(len(rows), -1)
+        names = ["chosen", *(f"rejected_{index}" for index in range(1, values.shape[1]))]
+        table = pa.table({name: values[:, index] for index, name in enumerate(names)})
+        pq.write_table(table, staging / f"{split}.parquet")

@@ -1,0 +1,138 @@
+"""From what a person named to what instruction tuning reads: the model to begin with, its conversations as tokens."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmpo_train.config import digest_of
+from mmpo_train.errors import InputError
+from mmpo_train.events import Say
+from mmpo_train.model.folders import TOKENIZER_FILES, fingerprint, for_all_nodes, local_folder
+from mmpo_train.model.policy import load_tokenizer, quieten
+from mmpo_train.sft.data import ChatData, load_chats
+from mmpo_train.sft.tokens import ChatCount, chats_key, encode_chats, read_chat_counts, write_counts, write_split
+from mmpo_train.sft.trial import SFTTrial, change
+from mmpo_train.storage.manifest import lock, seal, stage, write_folder
+from mmpo_train.storage.mirror import fetch, is_here, publish
+from mmpo_train.tiny import model as tiny
+
+
+@dataclass(frozen=True)
+class SFTInputs:
+    """What is tuned on what, named by content."""
+
+    config: SFTTrial
+    """With its fingerprints."""
+    data: ChatData
+    model_folder: Path
+    storage: Path
+
+
+@dataclass(frozen=True)
+class SFTPlaces:
+    """Folders on which instruction tuning runs."""
+
+    model: Path
+    tokens: Path
+    trials: Path
+
+    def trial(self, trial: SFTTrial) -> Path:
+        """The trial's own folder."""
+        return self.trials / trial.digest
+
+
+def identify_sft(trial: SFTTrial, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> SFTInputs:
+    """Find the model and look through the data. Raises InputError for whatever is wrong with either."""
+    if trial.model == "tiny":
+        name = f"tiny-untrained-{tiny.fingerprint()}"
+        model_folder, model_fingerprint = storage / "models" / name, name
+    else:
+        model_folder = local_folder(trial.model)
+        if trial.tokenizer_of and not _has_template(model_folder):
+            model_folder = _with_tokenizer(model_folder, local_folder(trial.tokenizer_of, TOKENIZER_FILES), storage)
+        load_tokenizer(model_folder)
+        model_fingerprint = fingerprint(model_folder, storage / "fingerprints.json")
+    data = load_chats(trial.dataset, trial.validation_conversations, strict=strict, drop_bad_rows=drop_bad_rows)
+    named = {"model_fingerprint": model_fingerprint, "data_fingerprint": data.fingerprint}
+    return SFTInputs(change(trial, named), data, model_folder, storage)
+
+
+def _has_template(folder: Path) -> bool:
+    settings = folder / "tokenizer_config.json"
+    inside = settings.is_file() and json.loads(settings.read_text()).get("chat_template")
+    return bool(inside) or (folder / "chat_template.jinja").is_file()
+
+
+def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
+    """The folder of a pre-trained model's weights with another model's tokenizer, template and EOS.
+
+    The paper's way to a chat template for SmolLM2 (Section 4.1). Raises InputError where the vocabularies differ.
+    """
+    cache = storage / "fingerprints.json"
+    name = f"{model.name}-{digest_of([fingerprint(model, cache), fingerprint(other, cache)])}"
+    target = storage / "models" / name
+
+    def fill(staging: Path) -> None:
+        for path in model.glob("*.safetensors*"):
+            (staging / path.name).symlink_to(path.resolve())
+        for path in {path for pattern in TOKENIZER_FILES for path in other.glob(pattern)}:
+            shutil.copy(path, staging / path.name)
+        config = json.loads((model / "config.json").read_text())
+        (staging / "config.json").write_text(json.dumps(config, indent=1))
+        tokenizer = load_tokenizer(staging)
+        if len(tokenizer) > config["vocab_size"]:
+            raise InputError(
+                f"the tokenizer of {other} has {len(tokenizer)} tokens, the model in {model} {config['vocab_size']}; "
+                "name one of the same vocabulary with --set tokenizer_of=…"
+            )
+        config |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        (staging / "config.json").write_text(json.dumps(config, indent=1))
+
+    with lock(target):
+        if not is_here(target):
+            write_folder(target, fill)
+    return target
+
+
+def tokens_folder(inputs: SFTInputs) -> Path:
+    """Where the conversations are as tokens, or will be."""
+    trial = inputs.config
+    key = chats_key(trial.data_fingerprint, trial.model_fingerprint, trial.max_tokens, trial.turns)
+    return inputs.storage / "tokens" / key
+
+
+def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, ChatCount]]:
+    """Model and token tables on disk, made where missing or damaged; and what tokenisation cut."""
+    trial, storage, model = inputs.config, inputs.storage, inputs.model_folder
+    if trial.model == "tiny":
+        quieten()
+        with lock(model):
+            if not is_here(model):
+                write_folder(model, tiny.build_untrained)
+    model = for_all_nodes(model, trial.model, storage, say)
+    tokens = tokens_folder(inputs)
+    with lock(tokens):
+        fetch(tokens)
+        counts = read_chat_counts(tokens)
+        if counts is None:
+            say("tokenising", 0.0)
+            counts = _tokenise(inputs, tokens)
+        publish(tokens)
+    return SFTPlaces(model, tokens, storage / "trials"), counts
+
+
+def _tokenise(inputs: SFTInputs, folder: Path) -> dict[str, ChatCount]:
+    trial, tokenizer = inputs.config, load_tokenizer(inputs.model_folder)
+    counts = {split: ChatCount() for split in ("train", "validation")}
+    staging = stage(folder)
+    for split, count in counts.items():
+        chats = inputs.data.conversations(split)
+        write_split(staging, split, encode_chats(chats, tokenizer, trial.max_tokens, trial.turns, count))
+        if not count.kept:
+            raise InputError(f"no {split} conversation is left after tokenisation:\n" + "\n".join(count.lines(split)))
+    write_counts(staging, counts)
+    seal(staging, folder)
+    return counts

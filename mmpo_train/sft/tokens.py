@@ -1,0 +1,210 @@
+"""Conversations as token ids with the mark of what is learned: made in a stream, mapped into memory by every worker.
+
+One rendering of the whole conversation, tokenised once; a turn's place in the text says which tokens are its own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmpo_train.config import digest_of
+from mmpo_train.data.rows import Turns
+from mmpo_train.data.templates import Unusable, render, special_ids
+from mmpo_train.data.tokens import TokenTable
+from mmpo_train.errors import InputError
+from mmpo_train.model.logps import Pass
+from mmpo_train.storage.manifest import DamagedFolder, verify
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mmpo_train.sft.data import Chat
+
+_CHATS_PER_CALL = 512  # enough for the tokenizer's threads
+
+
+@dataclass
+class ChatCount:
+    """What tokenisation kept, cut and dropped in one split."""
+
+    kept: int = 0
+    cut: int = 0
+    tokens: int = 0
+    learned: int = 0
+    dropped: dict[str, list[str]] = field(default_factory=dict)
+    """Reason -> "source row n"."""
+
+    def lines(self, split: str) -> list[str]:
+        """The count in words."""
+        text = [
+            f"{split}: {self.kept:,} conversations, {self.tokens:,} tokens, {self.learned:,} of them learned; "
+            f"{self.cut:,} cut on the right"
+        ]
+        for reason, rows in self.dropped.items():
+            text.append(f"{split}: {len(rows):,} dropped, {reason} ({', '.join(rows[:5])}{', …' * (len(rows) > 5)})")
+        return text
+
+
+@dataclass(frozen=True)
+class ChatTable:
+    """N conversations, one behind the other."""
+
+    token_ids: np.ndarray
+    """(T,) int32."""
+    learned: np.ndarray
+    """(T,) bool: whether the model learns to write the token."""
+    ends: np.ndarray
+    """(N,) int64: where each conversation ends."""
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each conversation, (N,)."""
+        return np.diff(self.ends, prepend=0)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> tuple[TokenTable, list[np.ndarray]]:
+        """Some conversations, each as a prompt up to its first learned token and the rest as its completion; and which
+        tokens of that rest are learned."""
+        prompts, completions, marks = [], [], []
+        for row in rows:
+            place = slice(int(self.ends[row - 1]) if row else 0, int(self.ends[row]))
+            ids, learned = np.asarray(self.token_ids[place]), np.asarray(self.learned[place])
+            first = int(np.argmax(learned))
+            prompts.append(ids[:first])
+            completions.append((ids[first:],))
+            marks.append(learned[first:])
+        return TokenTable(tuple(prompts), tuple(completions)), marks
+
+
+def learned_only(one: Pass, marks: Sequence[np.ndarray]) -> Pass:
+    """A pass over conversations that scores their learned tokens alone; `marks` are `take`'s, in the pass's order."""
+    import torch
+
+    kept = torch.from_numpy(np.flatnonzero(np.concatenate(marks)))
+    return one._replace(places=one.places[kept], targets=one.targets[kept], completions=one.completions[kept])
+
+
+def encode_chats(
+    chats: Iterable[Chat], tokenizer: PreTrainedTokenizerBase, max_tokens: int, turns: str, count: ChatCount
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Token ids (int32) and marks of the usable conversations, in order; what was cut and dropped goes to `count`.
+
+    The `turns` (all, or the last) of the assistant are learned, each up to and including its closing token; where the
+    template has none, EOS closes the last one. Raises InputError where the tokenizer cannot say what it took where.
+    """
+    if not tokenizer.is_fast:
+        raise InputError("this tokenizer gives no places in the text; save the model with a fast one (tokenizer.json)")
+    specials = special_ids(tokenizer)
+    waiting = iter(chats)
+    while some := list(islice(waiting, _CHATS_PER_CALL)):
+        rendered: list[tuple[Chat, str, list[tuple[int, int]]]] = []
+        for chat in some:
+            try:
+                rendered.append((chat, *_rendered(tokenizer, chat.turns, turns)))
+            except Unusable as reason:
+                _drop(count, chat, str(reason))
+        if not rendered:
+            continue
+        texts = [text for _, text, _ in rendered]
+        encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
+        for (chat, text, spans), ids, offsets in zip(
+            rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True
+        ):
+            kept = _marked(tokenizer, ids, np.array(offsets).reshape(-1, 2), text, spans, specials)
+            count.cut += len(kept[0]) > max_tokens
+            token_ids, learned = kept[0][:max_tokens], kept[1][:max_tokens]
+            if not learned.any():
+                _drop(count, chat, f"nothing to learn within {max_tokens} tokens")
+                continue
+            count.kept += 1
+            count.tokens += len(token_ids)
+            count.learned += int(learned.sum())
+            yield token_ids, learned
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Turns, which: str) -> tuple[str, list[tuple[int, int]]]:
+    """The conversation as text, and where in it the learned turns begin and end. Raises Unusable."""
+    text = render(tokenizer, turns, add_generation_prompt=False)
+    spans = []
+    for place, turn in enumerate(turns):
+        if turn.role != "assistant" or (which == "last" and place < len(turns) - 1):
+            continue
+        before = render(tokenizer, turns[:place], add_generation_prompt=True)
+        until = text if place == len(turns) - 1 else render(tokenizer, turns[: place + 1], add_generation_prompt=False)
+        if not text.startswith(until) or not until.startswith(before):
+            raise Unusable("the chat template renders a turn differently once others follow")
+        spans.append((len(before), len(until)))
+    return text, spans
+
+
+def _marked(
+    tokenizer: Any, ids: list[int], offsets: np.ndarray, text: str, spans: list[tuple[int, int]], specials: set[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Token ids, and which of them are learned: those of each span, but for what the template prints behind its
+    closing token. A token that begins before the span, in the prompt's text, is not among them."""
+    token_ids, learned = np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=bool)
+    closed = True
+    for start, end in spans:
+        own = np.flatnonzero((offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0]))
+        last = len(own)
+        while last and ids[own[last - 1]] not in specials and not text[slice(*offsets[own[last - 1]])].strip():
+            last -= 1
+        closed = bool(last) and ids[own[last - 1]] in specials
+        learned[own[:last] if closed else own] = True
+    learned[:1] = False  # nothing predicts the first token
+    if not closed:
+        token_ids, learned = np.append(token_ids, np.int32(tokenizer.eos_token_id)), np.append(learned, True)
+    return token_ids, learned
+
+
+def _drop(count: ChatCount, chat: Chat, reason: str) -> None:
+    count.dropped.setdefault(reason, []).append(f"{chat.source} row {chat.row}")
+
+
+def write_split(folder: Path, split: str, encoded: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    """`<split>-ids.bin` (int32), `<split>-learned.bin` (a byte a token), `<split>-ends.npy`; written as they come."""
+    ends, end = [], 0
+    with open(folder / f"{split}-ids.bin", "wb") as ids, open(folder / f"{split}-learned.bin", "wb") as marks:
+        for token_ids, learned in encoded:
+            token_ids.astype("<i4").tofile(ids)
+            learned.tofile(marks)
+            end += len(token_ids)
+            ends.append(end)
+    np.save(folder / f"{split}-ends.npy", np.array(ends, dtype=np.int64))
+
+
+def write_counts(folder: Path, counts: dict[str, ChatCount]) -> None:
+    """`counts.json`, which `read_chat_counts` reads."""
+    (folder / "counts.json").write_text(json.dumps({split: vars(count) for split, count in counts.items()}))
+
+
+def read_chats(folder: Path, split: str) -> ChatTable:
+    """One split, mapped and not read. The caller has verified the folder."""
+    return ChatTable(
+        np.memmap(folder / f"{split}-ids.bin", dtype="<i4", mode="r"),
+        np.memmap(folder / f"{split}-learned.bin", dtype=bool, mode="r"),
+        np.load(folder / f"{split}-ends.npy"),
+    )
+
+
+def read_chat_counts(folder: Path) -> dict[str, ChatCount] | None:
+    """The counts of a whole folder, or None where there is none or it is damaged."""
+    try:
+        verify(folder)
+    except DamagedFolder:
+        return None
+    return {split: ChatCount(**count) for split, count in json.loads((folder / "counts.json").read_text()).items()}
+
+
+def chats_key(data_fingerprint: str, model_fingerprint: str, max_tokens: int, turns: str) -> str:
+    """Name of the folder for these conversations under this tokenizer, template and cut."""
+    return digest_of(["conversations-1", data_fingerprint, model_fingerprint, max_tokens, turns])

@@ -1,0 +1,112 @@
+"""Folders that appear whole or not at all, and that say so when a byte of them has changed.
+
+A folder is filled beside its place, closed with `manifest.json` (SHA-256 of every file, written last) and renamed.
+Readers verify before they use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+MANIFEST = "manifest.json"
+
+
+class DamagedFolder(Exception):
+    """The folder is missing, incomplete or not what was written; the message says which file."""
+
+
+def stage(target: Path) -> Path:
+    """An empty folder beside `target` to be filled and then sealed; leftovers of a killed writer are removed."""
+    staging = target.with_name(f".partial-{target.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
+
+
+def seal(staging: Path, target: Path) -> None:
+    """Write the manifest into the staged folder and move it to its place, replacing what stood there."""
+    sums = {name: _sha256(staging / name) for name in _files(staging)}
+    with open(staging / MANIFEST, "w") as stream:
+        json.dump({"sha256": sums}, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    put_in_place(staging, target)
+
+
+def put_in_place(staging: Path, target: Path) -> None:
+    """Move a folder that has its manifest to its place, replacing what stood there."""
+    if target.exists():
+        outgoing = target.with_name(f".outgoing-{target.name}")
+        shutil.rmtree(outgoing, ignore_errors=True)
+        target.rename(outgoing)
+        staging.rename(target)
+        shutil.rmtree(outgoing, ignore_errors=True)
+    else:
+        staging.rename(target)
+
+
+def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
+    """`target` filled by `fill(folder)`, atomically: after a crash or a full disk it is absent or as it was."""
+    staging = stage(target)
+    try:
+        fill(staging)
+        seal(staging, target)
+    except BaseException:  # Ctrl-C too must leave no half-filled folder behind
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def verify(folder: Path) -> None:
+    """Returns when every file is as it was written; raises DamagedFolder otherwise."""
+    for name, expected in read_manifest(folder).items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedFolder(f"{path} is missing")
+        if _sha256(path) != expected:
+            raise DamagedFolder(f"{path} has changed since it was written")
+
+
+def read_manifest(folder: Path) -> dict[str, str]:
+    """File -> SHA-256, as the folder was sealed. Raises DamagedFolder where that cannot be read."""
+    try:
+        sums = dict(json.loads((folder / MANIFEST).read_text())["sha256"].items())
+    except FileNotFoundError:
+        raise DamagedFolder(f"{folder} has no {MANIFEST}: it was never finished") from None
+    except (json.JSONDecodeError, AttributeError, KeyError, TypeError, UnicodeDecodeError):
+        raise DamagedFolder(f"{folder / MANIFEST} is unreadable") from None
+    if any(Path(name).is_absolute() or ".." in Path(name).parts for name in sums):
+        raise DamagedFolder(f"{folder / MANIFEST} names files outside of the folder")
+    return sums
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether `verify` passes."""
+    try:
+        verify(folder)
+    except DamagedFolder:
+        return False
+    return True
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
+    )
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def lock(folder: Path) -> FileLock:
+    """One maker at a time: a second one waits and then finds the folder made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_name(f".{folder.name}.lock"))

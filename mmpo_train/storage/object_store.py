@@ -1,0 +1,216 @@
+"""Files of an object store by their addresses, `s3://bucket/path` or `gs://bucket/path`. The door to pyarrow.fs.
+
+Credentials, region and endpoint are those of the environment, where the stores' own tools find them: they never stand
+in an address, so that an address may be shown and recorded.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from mmpo_train.errors import InputError
+from mmpo_train.storage.deadline import within
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+Answer = TypeVar("Answer")
+
+SCHEMES = ("s3", "gs")
+PATIENCE_SECONDS = 300.0
+"""How long a store that does not answer is asked again."""
+PROBE_SECONDS = 20.0
+_PIECE_BYTES = 64 * 2**20
+_AT_A_TIME = 8
+_ADVICE = {
+    "s3": "make the bucket; let this machine's role or keys (AWS_PROFILE, AWS_ACCESS_KEY_ID) list, read, write and "
+    "delete in it; and look at AWS_REGION, AWS_ENDPOINT_URL and the network",
+    "gs": "make the bucket; let this machine's account (gcloud auth application-default login, or "
+    "GOOGLE_APPLICATION_CREDENTIALS) list, read, write and delete in it; and look at the network",
+}
+# No other try cures these.
+_HOPELESS = re.compile(
+    r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE|INVALID_CLIENT_TOKEN|UNRECOGNIZED_CLIENT|OAuth2"
+    r"|PERMISSION_DENIED|UNAUTHENTICATED"
+)
+# What the store itself says, in what its libraries have put around it.
+_OWN_WORDS = re.compile(r"(AWS Error .*)|underlying error message was: (.*?) error_info")
+
+
+def is_address(storage: str) -> bool:
+    """Whether it names an object store, and no folder."""
+    return "://" in storage
+
+
+def parts_of(address: str) -> tuple[str, str]:
+    """Scheme, and bucket with path. Raises InputError for another scheme, no bucket, or more than an address holds."""
+    scheme, _, rest = address.partition("://")
+    if "@" in rest or "?" in rest or "#" in rest:
+        bucket = rest.rpartition("@")[2].partition("?")[0].partition("#")[0]
+        raise InputError(
+            f"--storage {scheme}://{bucket} was given with credentials or settings in it; expected "
+            f"{scheme}://bucket/path alone: keys, AWS_REGION and AWS_ENDPOINT_URL belong in the environment"
+        )
+    if scheme not in _ADVICE:
+        advice = f": give the folder itself, {rest}" if scheme == "file" else ""
+        raise InputError(f"--storage {address!r}: expected a folder, s3://bucket/path or gs://bucket/path{advice}")
+    names = [name for name in rest.split("/") if name]
+    if not names or rest.startswith("/") or {".", ".."} & set(names):
+        raise InputError(f"--storage {address!r} names no bucket; expected {scheme}://bucket/path")
+    return scheme, "/".join(names)
+
+
+def check_access(address: str) -> None:
+    """Write, read, list and delete something there. Raises InputError within seconds where that cannot be done."""
+    probe = f"{address}/.probe-{secrets.token_hex(8)}"
+
+    def try_all() -> None:
+        store, path = _at(probe)
+        with store.open_output_stream(path) as stream:
+            stream.write(b"probe")
+        with store.open_input_stream(path) as stream:
+            stream.read()
+        _list(address)
+        store.delete_file(path)
+
+    try:
+        within(PROBE_SECONDS, try_all)
+    except _failures() as error:
+        found = _OWN_WORDS.search(str(error).replace("\n", " "))
+        why = found[1] or found[2] if found else str(error)
+        raise InputError(f"--storage {address} cannot be used: {why[:300]}; {_ADVICE[parts_of(address)[0]]}") from None
+
+
+def read(address: str) -> bytes | None:
+    """A file's content; None where there is no such file."""
+    store, path = _at(address)
+
+    def content() -> bytes:
+        with store.open_input_stream(path) as stream:
+            return bytes(stream.read())
+
+    try:
+        return _patiently(content, address)
+    except FileNotFoundError:
+        return None
+
+
+def write(address: str, content: bytes) -> None:
+    """The file appears, or changes, as a whole."""
+    _patiently(lambda: _copy(io.BytesIO(content), address), address)
+
+
+def upload(folder: Path, names: Iterable[str], address: str) -> None:
+    """Files of a folder, under their names."""
+
+    def one(name: str) -> None:
+        with open(folder / name, "rb") as source:
+            _copy(source, f"{address}/{name}")
+
+    _all_of(lambda name: _patiently(lambda: one(name), address), names)
+
+
+def download(address: str, names: Iterable[str], folder: Path) -> None:
+    """The inverse. Raises FileNotFoundError where one is missing."""
+    store, path = _at(address)
+    wanted = sorted(names)
+    found = _patiently(lambda: store.get_file_info([f"{path}/{name}" for name in wanted]), address)
+    pieces: list[tuple[str, int]] = []
+    for name, one_of in zip(wanted, found, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"")
+        pieces += [(name, start) for start in range(0, max(1, one_of.size or 0), _PIECE_BYTES)]
+
+    def one(piece: tuple[str, int]) -> None:
+        name, start = piece
+        with store.open_input_file(f"{path}/{name}") as source, open(folder / name, "rb+") as target:
+            source.seek(start)
+            target.seek(start)
+            target.write(source.read(_PIECE_BYTES))
+
+    _all_of(lambda piece: _patiently(lambda: one(piece), address), pieces)
+
+
+def files_below(address: str) -> list[str]:
+    """Names of all files there, relative to it."""
+    return _patiently(lambda: _list(address), address)
+
+
+def remove(address: str) -> None:
+    """Delete a file; one that is not there is gone already."""
+    store, path = _at(address)
+    try:
+        _patiently(lambda: store.delete_file(path), address)
+    except FileNotFoundError:
+        return
+
+
+def _at(address: str) -> tuple[FileSystem, str]:
+    scheme, path = parts_of(address)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    return _filesystem(scheme, path.partition("/")[0], endpoint), path
+
+
+@cache
+def _filesystem(scheme: str, bucket: str, endpoint: str) -> FileSystem:
+    from pyarrow import fs
+
+    if scheme == "gs":
+        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=10))
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if not region and not endpoint:
+        region = fs.resolve_s3_region(bucket)
+    # pyarrow reads the endpoint from the environment for URIs alone.
+    return fs.S3FileSystem(region=region, endpoint_override=endpoint or None, connect_timeout=5)
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    from pyarrow.lib import ArrowException
+
+    return OSError, ArrowException
+
+
+def _copy(source: io.BufferedIOBase, address: str) -> None:
+    store, path = _at(address)
+    with store.open_output_stream(path, buffer_size=0) as stream:
+        shutil.copyfileobj(source, stream, 16 * 2**20)
+
+
+def _list(address: str) -> list[str]:
+    from pyarrow.fs import FileSelector, FileType
+
+    store, path = _at(address)
+    found = store.get_file_info(FileSelector(path, recursive=True, allow_not_found=True))
+    return [one.path.removeprefix(f"{path}/") for one in found if one.type == FileType.File]
+
+
+def _all_of(work: Callable[[Answer], None], items: Iterable[Answer]) -> None:
+    with ThreadPoolExecutor(_AT_A_TIME) as pool:
+        list(pool.map(work, items))
+
+
+def _patiently(action: Callable[[], Answer], address: str) -> Answer:
+    """The action's answer, asked for again while the store does not answer."""
+    deadline, pause = time.monotonic() + PATIENCE_SECONDS, 1.0
+    while True:
+        try:
+            return action()
+        except _failures() as error:
+            # With a number it is this machine's: no such file, a full disk.
+            if getattr(error, "errno", None) is not None or _HOPELESS.search(str(error)):
+                raise
+            if time.monotonic() + pause > deadline:
+                raise OSError(f"{address} has not answered for {PATIENCE_SECONDS:.0f} s: {error}") from error
+        time.sleep(pause)
+        pause = min(2 * pause, 30.0)

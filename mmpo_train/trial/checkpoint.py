@@ -1,0 +1,78 @@
+"""A trial's folder: a self-describing checkpoint for each epoch. What a resume needs stands in resume.py.
+
+trials/<digest>/trial.json
+trials/<digest>/checkpoints/epoch-0001/    weights (or adapter), tokenizer, trial.json: opens with from_pretrained
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mmpo_train.config import SFT, TRIAL, TrialConfig, from_dict, to_dict
+from mmpo_train.model.policy import save_model
+from mmpo_train.objectives.reference_point import RunningMean
+from mmpo_train.storage.manifest import seal, stage
+from mmpo_train.storage.mirror import publish
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mmpo_train.engines.engine import Engine
+
+
+class AnyTrial(Protocol):
+    """What a trial's folder needs of its config, be it preference training's or instruction tuning's."""
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+
+def checkpoint_folder(trial_folder: Path, epoch: int) -> Path:
+    """Where the model stands as it was at the end of an epoch."""
+    return trial_folder / "checkpoints" / f"epoch-{epoch:04d}"
+
+
+def write_trial(folder: Path, config: AnyTrial, **facts: Any) -> None:
+    """`trial.json`, of instruction tuning `sft.json`: the config, its digest and further facts about the folder."""
+    content = {"digest": config.digest, **facts, "config": to_dict(config)}
+    (folder / (TRIAL if isinstance(config, TrialConfig) else SFT)).write_text(json.dumps(content, indent=1) + "\n")
+
+
+def read_trial(folder: Path) -> TrialConfig:
+    """The config that a checkpoint folder was trained with."""
+    return from_dict(json.loads((folder / TRIAL).read_text())["config"])
+
+
+def read_reference_point(folder: Path) -> RunningMean:
+    """The running quantity of BCO and KTO as it was when the folder was written."""
+    return RunningMean(*read_facts(folder).get("reference_point", ()))
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """What `write_trial` wrote."""
+    described = folder / TRIAL if (folder / TRIAL).is_file() else folder / SFT
+    facts: dict[str, Any] = json.loads(described.read_text())
+    return facts
+
+
+def save_policy(
+    folder: Path,
+    config: AnyTrial,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    engine: Engine,
+    **facts: Any,
+) -> None:
+    """Write the model as it is now as a self-describing folder. Every worker calls it; worker 0 writes."""
+    weights = engine.model_state()
+    if engine.worker == 0:
+        half = stage(folder)
+        save_model(model, tokenizer, half, weights)
+        write_trial(half, config, **facts)
+        seal(half, folder)
+        publish(folder)

@@ -1,0 +1,90 @@
+"""What a set of scored pairs says: reward accuracy and its companions, and MMPO's diagnostics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mmpo_train.config import TrialConfig, replace
+from mmpo_train.model.batches import group_rewards
+from mmpo_train.objectives import batch_of, build_objective
+from mmpo_train.objectives.mmpo import REJECTED_REWARD
+
+SATURATED_NATS = 5.0
+"""Beyond this score difference sigmoid(s_l - s_w) is below 0.7% (or above 99.3%): the pair no longer teaches."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation pairs under one policy."""
+
+    metrics: dict[str, float]
+    """reward_accuracy and the rest, without a prefix."""
+    correct: list[int]
+    """1 for each pair, in dataset order, whose chosen score exceeds the rejected one, else 0."""
+
+
+def validate(
+    config: TrialConfig,
+    policy_logps: np.ndarray,
+    ref_logps: np.ndarray,
+    completion_tokens: np.ndarray,
+    reference_point: float = 0.0,
+) -> Validation:
+    """Metrics of the validation pairs in dataset order; all arrays have shape (N, 2), in nats and tokens.
+
+    `reward_accuracy` is the share of pairs whose chosen score exceeds the rejected score, by the objective's own
+    score (Appendix B.1): MMPO s_w and s_l with groups of consecutive pairs, DPO beta * log-ratio, SimPO
+    beta * logp. Equal scores are not correct. `policy_accuracy` (plain logp) and `logratio_accuracy` compare
+    across objectives. `reference_point` is the trial's present one (BCO, KTO), on which the loss depends. The loss has
+    no entropy term, where a trial is trained with one: log-probabilities are all that is known here.
+    """
+    order = np.arange(len(ref_logps))
+    objective = build_objective(config)
+    present = completion_tokens > 0
+    rewards = group_rewards(ref_logps, present, order, config.pairs_per_group, objective.rewards)
+    batch = batch_of(torch.from_numpy(policy_logps), ref_logps, rewards, completion_tokens, reference_point)
+    losses, scores = objective.loss(batch)
+    won = (scores[:, 0] > scores[:, 1]).numpy()
+    margins = (scores[:, 0] - scores[:, 1]).double().numpy()
+    ratios = policy_logps - ref_logps
+    longer, shorter = (
+        (completion_tokens[:, 0] > completion_tokens[:, 1]),
+        (completion_tokens[:, 0] < completion_tokens[:, 1]),
+    )
+    metrics = {
+        "loss": float(losses.mean()),
+        "reward_accuracy": float(won.mean()),
+        "policy_accuracy": float((policy_logps[:, 0] > policy_logps[:, 1]).mean()),
+        "logratio_accuracy": float((ratios[:, 0] > ratios[:, 1]).mean()),
+        "reward_margin": float(margins.mean()),
+        "chosen_logps": float(policy_logps[:, 0].mean()),
+        "rejected_logps": float(policy_logps[:, 1].mean()),
+    }
+    for name, some in (("accuracy_chosen_longer", longer), ("accuracy_chosen_shorter", shorter)):
+        if some.any():
+            metrics[name] = float(won[some].mean())
+    if config.objective == "mmpo":
+        metrics |= mmpo_diagnostics(margins) | {"r_eps_shift": _r_eps_shift(config, ref_logps, rewards, order)}
+    return Validation(metrics, won.astype(int).tolist())
+
+
+def mmpo_diagnostics(margins: np.ndarray) -> dict[str, float]:
+    """Of score differences s_w - s_l (N,): the gradient's share on the rejected answers (Theorem 3.2), saturation."""
+    return {
+        "rejected_weight": float((1 / (1 + np.exp(np.clip(margins, -500, 500)))).mean()),
+        "saturated_share": float((np.abs(margins) > SATURATED_NATS).mean()),
+    }
+
+
+def _r_eps_shift(config: TrialConfig, ref_logps: np.ndarray, rewards: np.ndarray, order: np.ndarray) -> float:
+    """Mean shift, in nats, that r_eps makes to s_w - s_l, against both completions having the same target reward.
+
+    Without in-batch normalisation it is r_eps - 0.1.
+    """
+    neutral = build_objective(replace(config, {"r_eps": REJECTED_REWARD})).rewards
+    everything = np.ones(ref_logps.shape, dtype=bool)
+    without = group_rewards(ref_logps, everything, order, config.pairs_per_group, neutral)
+    return float(((rewards[:, 0] - rewards[:, 1]) - (without[:, 0] - without[:, 1])).mean())

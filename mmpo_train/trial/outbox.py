@@ -1,0 +1,32 @@
+"""Points of a running trial, sent in bundles."""
+
+from __future__ import annotations
+
+import time
+
+from mmpo_train.events import Finished, Point, Send
+
+# Sending is collective and may wait for its receiver, so points travel in bundles.
+_SECONDS_BETWEEN_SENDS = 1.0
+
+
+class Outbox:
+    """Points that have not been sent yet; every worker's fills and empties at the same steps."""
+
+    def __init__(self, send: Send, history: list[Point]) -> None:
+        self.send, self.seconds, self.history = send, 0.0, history
+        self.points: list[Point] = []
+
+    def put(self, metrics: dict[str, float], step: int) -> None:
+        """Keep a step's metrics; send when enough training time (the same number on all workers) has gathered."""
+        self.points.append(Point(step, time.time_ns() // 1_000_000, metrics))
+        self.history.append(self.points[-1])
+        self.seconds += metrics["train/step_seconds"]
+        if self.seconds >= _SECONDS_BETWEEN_SENDS:
+            self.flush(None)
+
+    def flush(self, finished: Finished | None) -> None:
+        """Send what is there."""
+        if self.points or finished:
+            self.send(self.points, finished)
+        self.points, self.seconds = [], 0.0

@@ -1,0 +1,24 @@
+"""The folders on which a trial runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmpo_train.config import TrialConfig
+
+
+@dataclass(frozen=True)
+class Places:
+    """Folders on which a trial runs."""
+
+    model: Path
+    tokens: Path
+    reference: Path
+    unrelated: Path
+    """Reference log-probabilities of completions of other prompts; made for objectives that need them (KTO)."""
+    trials: Path
+
+    def trial(self, config: TrialConfig) -> Path:
+        """The trial's own folder."""
+        return self.trials / config.digest

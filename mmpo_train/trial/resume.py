@@ -1,0 +1,90 @@
+"""What a trial needs to go on after it was interrupted, from an epoch's end or from within: only the newest is kept.
+
+trials/<digest>/resume/step-00000123/    the optimiser's state (mmpo_train/engines/training_state.py), trial.json, and
+                                         points.json: all points measured until then
+
+Any number of workers can go on from it, with any engine and at any ZeRO stage. After the last epoch nothing is left to
+train: the optimiser's state, 12 bytes a parameter, is then left out.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmpo_train.engines.engine import first_workers
+from mmpo_train.events import Point
+from mmpo_train.objectives.reference_point import RunningMean
+from mmpo_train.storage.manifest import is_whole, seal, stage
+from mmpo_train.storage.mirror import fetch_children, publish, withdraw_others
+from mmpo_train.trial.checkpoint import AnyTrial, read_facts, read_reference_point, write_trial
+
+if TYPE_CHECKING:
+    from mmpo_train.engines.engine import Engine
+
+POINTS = "points.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a trial has come."""
+
+    step: int = 0
+    """Optimiser steps that are done."""
+    epochs: int = 0
+    """Epochs that are finished."""
+    reference_point: RunningMean = RunningMean()
+    history: list[Point] = field(default_factory=list)
+    """All points so far."""
+
+
+def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: Progress) -> None:
+    """Write what a resume needs, and remove what an older one needed. Every worker calls it."""
+    target = _folder(trial_folder, progress.step)
+    staging = target.with_name(f".partial-{target.name}")
+    if engine.worker == 0:
+        stage(target)
+    engine.barrier()
+    if progress.epochs < config.epochs:
+        engine.save_state(staging)
+    engine.barrier()
+    if engine.worker == 0:
+        facts = {"epoch": progress.epochs, "step": progress.step, "reference_point": progress.reference_point}
+        write_trial(staging, config, **facts)
+        (staging / POINTS).write_text(json.dumps(progress.history))
+        seal(staging, target)
+        publish(target)
+        withdraw_others(target)
+        for older in target.parent.iterdir():
+            if older != target:
+                shutil.rmtree(older)
+    engine.barrier()
+
+
+def resume(trial_folder: Path, config: AnyTrial, engine: Engine) -> Progress:
+    """Put the engine where the newest whole state from before the end has it, if any. Every worker calls it."""
+    step = first_workers(engine, lambda: newest_step(trial_folder))
+    if not step:
+        return Progress()
+    folder = _folder(trial_folder, step)
+    history = [Point(*point) for point in json.loads((folder / POINTS).read_text())]
+    done = Progress(step, int(read_facts(folder)["epoch"]), read_reference_point(folder), history)
+    if done.epochs < config.epochs:
+        engine.load_state(folder)
+    return done
+
+
+def newest_step(trial_folder: Path) -> int:
+    """The last step of which there is a whole state; 0 where there is none. A damaged folder is passed over."""
+    fetch_children(trial_folder / "resume")
+    for folder in sorted((trial_folder / "resume").glob("step-*"), reverse=True):
+        if is_whole(folder):
+            return int(folder.name.removeprefix("step-"))
+    return 0
+
+
+def _folder(trial_folder: Path, step: int) -> Path:
+    return trial_folder / "resume" / f"step-{step:08d}"

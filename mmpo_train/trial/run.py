@@ -1,0 +1,193 @@
+"""One trial, from prepared folders to checkpoints: what every worker executes, under Ray or without it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from mmpo_train.config import NEEDS_UNRELATED, ONLINE_OBJECTIVES, TrialConfig, to_dict
+from mmpo_train.data.tokens import TokenTable, read_table
+from mmpo_train.engines.engine import Engine, first_workers
+from mmpo_train.engines.passes import Passes, find_passes, remember, remembered
+from mmpo_train.events import Finished, Send
+from mmpo_train.model.logps import CompletionLogps
+from mmpo_train.model.policy import load_model, load_tokenizer
+from mmpo_train.model.reference import UNRELATED, read_reference, read_split
+from mmpo_train.model.scoring import ScoredTable
+from mmpo_train.objectives.reference_point import RunningMean
+from mmpo_train.storage.manifest import DamagedFolder
+from mmpo_train.storage.mirror import address_of, fetch, is_here, name_of, need, publish, withdraw
+from mmpo_train.trial.checkpoint import checkpoint_folder, save_policy, write_trial
+from mmpo_train.trial.early_stop import GO_ON, STOP, Stopped, read_answer
+from mmpo_train.trial.loop import Diverged, train
+from mmpo_train.trial.outbox import Outbox
+from mmpo_train.trial.places import Places
+from mmpo_train.trial.resume import Progress, keep_state, resume
+from mmpo_train.trial.segments import Ask, Segment, first_step, read_segment, segment_request
+
+_SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def run_trial(
+    config: TrialConfig,
+    places: Places,
+    make_engine: Callable[[CompletionLogps, TrialConfig], Engine],
+    send: Send,
+    ask: Ask | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    safe: Callable[[int], None] = lambda step: None,
+    *,
+    watched: bool = False,
+) -> None:
+    """Train the trial to its end, from where its newest whole state has it.
+
+    `ask` has the segments made that online objectives need; `say` is told, on every worker, what a person should know,
+    `safe` up to which step nothing can be lost any more, at first and with each state written. A `watched` trial waits
+    at each epoch's end but the last for leave to go on. Raises Stopped where it is refused, Diverged, and OutOfMemory;
+    called again after that, the trial takes the smaller passes that it remembers. What was measured by then has been
+    sent.
+    """
+    folder = places.trial(config)
+    extra = (places.unrelated,) if config.objective in NEEDS_UNRELATED else ()
+    for needed in (places.model, places.tokens, places.reference, *extra):
+        need(needed)
+    model, tokenizer = load_model(places.model, config=config), load_tokenizer(places.model)
+    engine = make_engine(CompletionLogps(model, one_projection=config.zero_stage == 3), config)
+    assert not address_of(folder) or on_one_node(engine), "workers on several nodes would write into several copies"
+    if engine.worker == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_trial(folder, config)
+    done = resume(folder, config, engine)
+    safe(done.step)
+    outbox = Outbox(send, done.history)
+    send_again(outbox, folder, done, engine)
+    if watched and 0 < done.epochs < config.epochs:
+        wait_for_leave(engine, folder, done.epochs)
+
+    def keep(epochs: int, step: int, point: RunningMean) -> None:
+        outbox.flush(None)
+        keep_state(folder, config, engine, Progress(step, epochs, point, outbox.history))
+        safe(step)
+
+    def finish(epoch: int, step: int, point: RunningMean) -> None:
+        outbox.flush(None)
+        checkpoint = checkpoint_folder(folder, epoch)
+        save_policy(checkpoint, config, model, tokenizer, engine, epoch=epoch, step=step, reference_point=point)
+        keep(epoch, step, point)
+        outbox.flush(Finished(epoch, name_of(checkpoint)))
+        if watched and epoch < config.epochs:
+            wait_for_leave(engine, folder, epoch)
+
+    tables = {
+        split: ScoredTable(read_table(places.tokens, split), read_reference(places.reference, split))
+        for split in ("train", "validation")
+    }
+    unrelated = None
+    if config.objective in NEEDS_UNRELATED:
+        unrelated = ScoredTable(read_split(places.tokens, UNRELATED), read_reference(places.unrelated, UNRELATED))
+
+    passes = passes_of(config, engine, tables["train"].table, folder, say)
+    total_steps = math.ceil(len(tables["train"].table) / config.pairs_per_step) * config.epochs
+
+    def make_segment(segment: int, prompts: np.ndarray) -> Segment:
+        outbox.flush(None)
+        target = folder / "segments" / f"segment-{segment + 1:04d}"
+        if not first_workers(engine, lambda: is_here(target)):
+            assert ask is not None
+            if done.step >= first_step(segment, total_steps, config.segments):
+                raise DamagedFolder(
+                    f"{target} is not as it was written, and the policy whose answers it had has been trained since; "
+                    f"remove {folder / 'resume'}, and the trial starts anew"
+                )
+            policy = places.model
+            if segment:
+                policy = target.with_name(f"policy-{segment + 1:04d}")
+                save_policy(policy, config, model, tokenizer, engine, segment=segment + 1)
+            request = segment_request(
+                to_dict(config),
+                segment,
+                prompts,
+                policy=policy,
+                model=places.model,
+                tokens=places.tokens,
+                target=target,
+            )
+            is_made = ask(request) if engine.worker == 0 else lambda: False
+            # Not a barrier: answering may take longer than a collective operation may wait.
+            while not first_workers(engine, is_made):
+                time.sleep(_SECONDS_BETWEEN_LOOKS)
+            if segment and engine.worker == 0:
+                shutil.rmtree(policy)
+                withdraw(policy)
+        fetch(target)
+        return read_segment(target)
+
+    try:
+        train(
+            config,
+            tables["train"],
+            tables["validation"],
+            engine,
+            passes,
+            keep_passes=lambda smaller: remember(folder, config, smaller),
+            report=outbox.put,
+            publish=finish,
+            keep=keep,
+            finished_steps=done.step,
+            reference_point=done.reference_point,
+            unrelated=unrelated,
+            make_segment=make_segment if config.objective in ONLINE_OBJECTIVES else None,
+        )
+    except Diverged:
+        outbox.flush(None)
+        raise
+
+
+def send_again(outbox: Outbox, folder: Path, done: Progress, engine: Engine) -> None:
+    """What is known of the trial's past: a driver that was killed may not have got it. It drops what it has."""
+    points = outbox.history if engine.worker == 0 else []
+    if done.step:
+        outbox.send(points, None)
+    for epoch in range(1, done.epochs + 1):
+        checkpoint = checkpoint_folder(folder, epoch)
+        if engine.worker == 0:
+            publish(checkpoint)  # a node that is lost may not have come to it
+        outbox.send([], Finished(epoch, name_of(checkpoint)))
+
+
+def passes_of(
+    config: TrialConfig, engine: Engine, table: TokenTable, folder: Path, say: Callable[[str], None]
+) -> Passes:
+    """Those that the trial began with, or goes on with after it ran out of memory; else new ones."""
+    known = remembered(folder, config)
+    if first_workers(engine, lambda: known is not None):
+        assert known is not None, f"{folder} is not the same on all workers"
+        engine.recompute_activations(known.checkpointing)
+        return known
+    keep = (lambda passes: remember(folder, config, passes)) if engine.worker == 0 else (lambda passes: None)
+    passes = find_passes(config, engine, table, keep)
+    if passes.layout != config.layout:
+        say(f"this model cannot be trained on {config.layout} passes: {passes}")
+    return passes
+
+
+def on_one_node(engine: Engine) -> bool:
+    """Whether all workers run on the same machine, the same on all of them."""
+    here = int(hashlib.sha256(socket.gethostname().encode()).hexdigest()[:10], 16)
+    return float(engine.sum(np.array([here], dtype=np.float64))[0]) == here * engine.workers
+
+
+def wait_for_leave(engine: Engine, folder: Path, epoch: int) -> None:
+    """Return when the trial may go on after an epoch. Raises Stopped, on all workers, when it may not."""
+    answers = {"": 0, GO_ON: 1, STOP: 2}
+    while not (answer := first_workers(engine, lambda: answers[read_answer(folder, epoch)])):
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if answer == answers[STOP]:
+        raise Stopped(f"stopped early, after epoch {epoch}")

@@ -1,0 +1,118 @@
+"""Batched online training: equal segments of steps, each on the ranked answers of the policy that it starts with.
+
+The MC-PO paper, Section 3.2 and Appendix B.1. Who answers and who ranks is not known here: `Ask` is handed in.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmpo_train.config import TrialConfig
+from mmpo_train.data.tokens import TokenTable, token_rows
+from mmpo_train.model.batches import consecutive, epoch_order
+from mmpo_train.model.scoring import ScoredTable
+from mmpo_train.storage.manifest import verify, write_folder
+from mmpo_train.storage.mirror import name_of
+
+Ask = Callable[[dict[str, Any]], Callable[[], bool]]
+"""Has a segment made from a request (plain values, see `segment_request`), and gives a function that says whether its
+folder is there by now. That function raises what went wrong."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What an online trial trains on for a while."""
+
+    scored: ScoredTable
+    prompts: np.ndarray
+    """(N,) the place of each prompt in the training data, ascending; prompts that were dropped are not there."""
+    metrics: dict[str, float]
+    """What became of the prompts and answers."""
+
+    def rows_of(self, prompts: np.ndarray) -> np.ndarray:
+        """Where those of the prompts that are here stand in `scored`, in the order given."""
+        if not len(self.prompts):
+            return np.zeros(0, dtype=np.int64)
+        places = np.minimum(np.searchsorted(self.prompts, prompts), len(self.prompts) - 1)
+        return places[self.prompts[places] == prompts]
+
+
+def segment_of(step: int, total_steps: int, segments: int) -> int:
+    """The segment (from 0) of a step (from 1)."""
+    return (step - 1) * segments // total_steps
+
+
+def first_step(segment: int, total_steps: int, segments: int) -> int:
+    """The first step (from 1) of a segment."""
+    return -(-segment * total_steps // segments) + 1
+
+
+def prompts_of_segment(config: TrialConfig, prompts: int, segment: int) -> np.ndarray:
+    """The places, ascending, of the prompts that the segment's steps will see: no others need answers."""
+    steps_per_epoch = math.ceil(prompts / config.pairs_per_step)
+    total_steps = steps_per_epoch * config.epochs
+    seen = [np.zeros(0, dtype=np.int64)]
+    for epoch in range(1, config.epochs + 1):
+        steps = consecutive(epoch_order(prompts, config.seed, epoch), config.pairs_per_step)
+        for number, some in enumerate(steps, (epoch - 1) * steps_per_epoch + 1):
+            if segment_of(number, total_steps, config.segments) == segment:
+                seen.append(some)
+    return np.unique(np.concatenate(seen))
+
+
+def segment_request(
+    config: dict[str, Any], segment: int, prompts: np.ndarray, *, policy: Path, model: Path, tokens: Path, target: Path
+) -> dict[str, Any]:
+    """What whoever makes a segment has to know: the folders of policy, starting model and token tables, the prompts'
+    places in the train table, and the folder to write with `write_segment`; folders by `mirror.name_of`."""
+    folders = {"policy": policy, "model": model, "tokens": tokens, "target": target}
+    paths = {name: name_of(folder) for name, folder in folders.items()}
+    return {"config": config, "segment": segment, "prompts": prompts.tolist(), **paths}
+
+
+def write_segment(
+    folder: Path,
+    prompts: Sequence[int],
+    table: TokenTable,
+    ref_logps: np.ndarray,
+    metrics: dict[str, float],
+) -> None:
+    """`segment.parquet` and `metrics.json`, written atomically."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    def fill(staging: Path) -> None:
+        counts = [len(row) for row in table.completions]
+        columns = {
+            "place": pa.array(prompts, pa.int64()),
+            "prompt": pa.array(list(table.prompts), pa.list_(pa.int32())),
+            "completions": pa.array([list(row) for row in table.completions], pa.list_(pa.list_(pa.int32()))),
+            "ref_logps": pa.array(
+                [row[:count] for row, count in zip(ref_logps, counts, strict=True)], pa.list_(pa.float32())
+            ),
+        }
+        pq.write_table(pa.table(columns), staging / "segment.parquet")
+        (staging / "metrics.json").write_text(json.dumps(metrics))
+
+    write_folder(folder, fill)
+
+
+def read_segment(folder: Path) -> Segment:
+    """What `write_segment` wrote. Raises DamagedFolder when it is not as written."""
+    import pyarrow.parquet as pq
+
+    verify(folder)
+    columns = pq.read_table(folder / "segment.parquet").combine_chunks()
+    table = token_rows(columns)
+    logps = np.zeros((len(table), table.most_completions), dtype=np.float32)
+    for row, values in zip(logps, columns["ref_logps"].to_pylist(), strict=True):
+        row[: len(values)] = values
+    metrics = json.loads((folder / "metrics.json").read_text())
+    return Segment(ScoredTable(table, logps), columns["place"].to_numpy(), metrics)

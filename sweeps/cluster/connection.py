@@ -1,0 +1,219 @@
+"""The Ray cluster: reached or started."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from mmpo_train.errors import InputError
+from mmpo_train.storage.mirror import name_of
+from mmpo_train.terminal import console
+from sweeps.cluster.discovery import cluster_nodes, local_nodes, local_resources, nodes_now
+from sweeps.cluster.nodes import Nodes
+from sweeps.cluster.placement import NoRoom, TrialResources, Wish, assumed, place
+
+# Set before ray is imported; an address in the environment means that a cluster is there already.
+_ENVIRONMENT = {
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how soon a worker's report is fetched
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_worker_maximum_startup_concurrency": "8",  # a trial has four processes; above 4 x 2 cores Ray warns
+    "RAY_AIR_NEW_OUTPUT": "0",  # the table is ours
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # a process is used again once its last trial's thread has ended
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the stage at once; the same command goes on
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTHONWARNINGS": "ignore",
+}
+# Where an object store is; who may use it, every node knows by itself.
+_STORE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+_LOCAL_OBJECT_STORE_BYTES = 200 * 2**20
+_HOSTS_SECONDS = 600.0
+LOST_NODES = 20
+"""So often a task, or an evaluator, begins anew on another node. It is not without end, as a task may itself be what
+kills its process."""
+
+
+def trial_resources(wish: Wish, *, dry_run: bool = False, verbose: bool = False) -> TrialResources:
+    """What a trial gets where it will run: on this machine, or on the cluster at RAY_ADDRESS, which is asked.
+
+    Hosts of a list that have not joined yet are waited for, where a trial does not fit on the others. In a dry run
+    a cluster that does not answer is taken to have what is asked for. Raises InputError where a trial can never run.
+    """
+    if not os.environ.get("RAY_ADDRESS"):
+        return place(wish, local_nodes())
+    try:
+        with cluster(verbose) as nodes:
+            return _when_hosts_are_there(wish, nodes, 0.0 if dry_run else _HOSTS_SECONDS)
+    except Unreachable:
+        if not dry_run:
+            raise
+        return assumed(wish)
+
+
+def _when_hosts_are_there(wish: Wish, nodes: Nodes, patience_seconds: float) -> TrialResources:
+    end = time.monotonic() + patience_seconds
+    said = False
+    while True:
+        try:
+            return place(wish, nodes)
+        except NoRoom:
+            if not nodes.unknown or time.monotonic() >= end:
+                raise
+        if not said:
+            console.print(f"waiting for {nodes.unknown} hosts of the cluster to join", highlight=False)
+            said = True
+        time.sleep(5)
+        nodes = cluster_nodes()
+
+
+_keeping: ContextVar[bool] = ContextVar("keeping", default=False)
+
+
+@contextmanager
+def kept_cluster() -> Iterator[None]:
+    """Inside, the Ray that one command starts or reaches stays for those after it; it is left at the end."""
+    token = _keeping.set(True)
+    try:
+        yield
+    finally:
+        _keeping.reset(token)
+        leave()
+
+
+@contextmanager
+def cluster(verbose: bool) -> Iterator[Nodes]:
+    """A connection to the cluster at RAY_ADDRESS, or a Ray of our own on this machine; yields its nodes.
+
+    What was started is stopped at the end, that of `kept_cluster` where there is one. The dashboard listens on
+    localhost alone. Inside another such block it is the same connection.
+    """
+    for name, value in _ENVIRONMENT.items():  # before ray is imported
+        os.environ.setdefault(name, value)
+    import ray
+
+    mine = not ray.is_initialized()
+    if mine:
+        _connect(verbose)
+    try:
+        yield nodes_now()
+    finally:
+        if mine and not _keeping.get():
+            leave()
+
+
+def leave() -> None:
+    """Disconnect, and stop what was started; the next command starts or reaches a Ray of its own."""
+    if "ray" not in sys.modules:
+        return
+    import ray
+
+    # Ray's handles do not look whether it is being shut down: one that garbage collection drops in another thread, such
+    # as the ledger's writer, could end the process.
+    gc.collect()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        gc.enable()
+
+
+def _connect(verbose: bool) -> None:
+    """Reach the cluster at RAY_ADDRESS, or start one. Raises Unreachable where it does not answer."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        _knock(address)
+    warnings.filterwarnings("ignore")
+    import ray
+
+    environment = {name: os.environ[name] for name in (*_ENVIRONMENT, *_STORE_SETTINGS) if name in os.environ}
+    arguments: dict[str, Any] = {
+        "log_to_driver": verbose,
+        "logging_level": logging.INFO if verbose else logging.ERROR,
+        "runtime_env": {"env_vars": environment},
+    }
+    if not address:
+        # One process less for each trial: nobody takes this machine away with notice.
+        environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+        cpus, gpus = local_resources()
+        arguments |= {
+            "address": "local",  # not whatever cluster was started here last
+            "num_cpus": int(cpus),
+            "num_gpus": int(gpus),
+            "include_dashboard": True,
+            "dashboard_host": "127.0.0.1",
+            "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
+        }
+    if not verbose:
+        for name in ("ray", "ray.train", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+        # Of a failed trial the stage says why in one line; Tune would add the traceback of every layer it came through.
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    try:
+        ray.init(**arguments)
+    except ConnectionError as error:
+        raise Unreachable(_no_answer(address or "this machine")) from error
+
+
+def _knock(address: str) -> None:
+    """Raises Unreachable within seconds where nobody listens: Ray itself tries for a minute."""
+    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
+    if not host or not port.isdigit():  # `auto`: nothing to knock at
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except OSError as error:
+        raise Unreachable(_no_answer(address)) from error
+
+
+def _no_answer(address: str) -> str:
+    return (
+        f"the Ray cluster at RAY_ADDRESS={address} does not answer; start it with `ray up cluster.yaml`, or unset "
+        "RAY_ADDRESS to run on this machine"
+    )
+
+
+class Unreachable(InputError):
+    """Nobody answers at RAY_ADDRESS."""
+
+
+def map_on_cluster(resources: TrialResources, progress: Callable[[float], None]) -> Callable[..., list[Any]]:
+    """A `map_shards` for the reference store: every shard is a Ray task on one CPU, or one GPU as trials have it."""
+
+    def map_shards(function: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
+        import ray
+
+        task = ray.remote(function).options(
+            num_cpus=1,
+            num_gpus=int(resources.use_gpu),
+            accelerator_type=resources.accelerator_type or None,
+            max_retries=LOST_NODES,
+        )
+        references = [task.remote(*arguments) for arguments in work]
+        waiting = references
+        while waiting:
+            _, waiting = ray.wait(waiting, num_returns=1)
+            progress(1 - len(waiting) / len(references))
+        return ray.get(references)
+
+    return map_shards
+
+
+def ray_storage(storage: Path) -> str:
+    """Where Ray keeps its own records of a sweep: in the storage, which all nodes must reach."""
+    return f"{name_of(storage)}/ray"

@@ -1,0 +1,32 @@
+"""Bytes that trials write."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mmpo_train.config import TrialConfig
+
+if TYPE_CHECKING:
+    from mmpo_train.sft.trial import SFTTrial
+    from sweeps.cost.arithmetic import ModelSize
+
+
+_OVERHEAD_BYTES = 20_000_000
+_STATE_BYTES = 12
+"""Of a trained parameter: the weight and two moments in fp32."""
+
+
+def room_needed(
+    config: TrialConfig | SFTTrial, size: ModelSize | None, trials: int, at_a_time: int, *, stops: bool = False
+) -> float:
+    """Bytes that trials write at most: checkpoints of all epochs, and of those that run at a time two states to resume
+    from, as the older one goes once the newer one is whole. One that is stopped keeps its state, one that is finished
+    does not; of trials that fail none is counted, nor anything of a model of unknown size."""
+    if size is None:
+        return _OVERHEAD_BYTES
+    lora_rank = config.lora_rank if isinstance(config, TrialConfig) else 0
+    trained = size.adapter_parameters(lora_rank) if lora_rank else size.parameters
+    checkpoint = trained * (2 if config.precision == "bf16" and not lora_rank else 4)
+    running = min(trials, at_a_time)
+    states = (trials + running if stops else 2 * running) * _STATE_BYTES * trained
+    return _OVERHEAD_BYTES + trials * config.epochs * checkpoint + states

@@ -1,0 +1,230 @@
+"""What a forecast is made from, and what trials really cost: model, data and earlier trials as numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, replace
+from mmpo_train.errors import InputError
+from mmpo_train.recipes import find_recipe
+from sweeps.cluster.placement import HARDWARE, hardware
+from sweeps.cost.arithmetic import (
+    CHARACTERS_PER_TOKEN,
+    Forecast,
+    Lengths,
+    ModelSize,
+    Speed,
+    Work,
+    elapsed,
+    measured_speed,
+    modelled_speed,
+    reference_flop,
+    work_of,
+)
+from sweeps.ledger.ledger import experiment_name
+from sweeps.plan.options import SweepOptions
+
+if TYPE_CHECKING:
+    from mmpo_train.data.rows import PreferenceExample
+    from mmpo_train.prepare import Inputs
+    from sweeps.cluster.placement import TrialResources
+    from sweeps.ledger.ledger import Ledger, TrialRecord
+    from sweeps.plan.trials import Planned
+
+_LATEST = 8
+"""So many finished trials, the latest, are asked for their speed."""
+_SPEED_FIELDS = ("epochs", "pairs_per_step", "validate_every_steps")
+_SAME_FIELDS = ("model_fingerprint", "data_fingerprint", "precision", "lora_rank")
+PARAMETERS = {
+    "tiny": (1_000_000, 3, 160),
+    "smollm2-135m": (134_515_008, 30, 576),
+    "smollm2-360m": (361_821_120, 32, 960),
+    "llama-3.2-1b": (1_235_814_400, 16, 2048),
+    "llama-3-8b": (8_030_261_248, 32, 4096),
+}
+"""Recipe -> parameters, layers, width, for a model whose weights are not on this machine yet."""
+
+
+def forecast_trials(
+    todo: Sequence[Planned],
+    options: SweepOptions,
+    resources: TrialResources,
+    ledger: Ledger | None,
+    *,
+    prepared: bool = False,
+) -> Forecast:
+    """What training these will cost: by what finished trials of the same model, data and hardware took, or by FLOP.
+
+    Trials that go on from a checkpoint are counted in full; suites beside reward accuracy, and answers that are
+    generated in training, are not counted. The pass of the reference model is, unless it is there or `prepared` before.
+    """
+    kind = "GPU" if resources.use_gpu else "CPU"
+    if not todo:
+        return Forecast(0, 0, 0.0, 0.0, kind, "nothing to train", options.price_per_gpu_hour)
+    inputs, first = todo[0].inputs, todo[0].config
+    workers = resources.workers
+    size = read_size(inputs.model_folder, find_recipe(options.model, options.recipe).name)
+    train, validation, counted = lengths_of(inputs)
+    works = [work_on(size, train, validation, one.config) for one in todo]
+    measured: list[tuple[float, float, Work]] = []
+    if ledger is not None:
+        same = {name: getattr(first, name) for name in _SAME_FIELDS}
+
+        def work_in(params: Mapping[str, str]) -> Work:
+            fields = {name: int(params[name]) for name in _SPEED_FIELDS}
+            return work_on(size, train, validation, replace(first, fields))
+
+        measured = finished_trials(ledger, experiment_name(first), same, hardware(resources), work_in)
+    speed = speed_of(measured, works[0], resources, counted)
+    seconds = [speed.seconds(work) for work in works]
+    once = 0.0
+    if not (
+        prepared or tokens_folder(inputs).is_dir()
+    ):  # the reference model's log-probabilities are made with the token tables
+        share = reference_flop(size, train.first(_completions(first)), validation) / works[0].training_flop
+        once = share * works[0].tokens / speed.tokens_per_second
+    return Forecast(
+        len(todo),
+        sum(work.steps for work in works),
+        (sum(seconds) + once) * workers / 3600,
+        elapsed(seconds, resources.concurrent) + once / resources.concurrent,
+        kind,
+        speed.source,
+        options.price_per_gpu_hour,
+    )
+
+
+def speed_of(
+    measured: Sequence[tuple[float, float, Work]], work: Work, resources: TrialResources, counted: str
+) -> Speed:
+    """By what was measured, else by the FLOP of the work; `counted` says how its tokens are known."""
+    if measured:
+        return measured_speed(measured)
+    speed = modelled_speed(work, resources.accelerator if resources.use_gpu else "CPU", resources.workers)
+    return Speed(speed.tokens_per_second, speed.start_up_seconds, f"{speed.source}; {counted}")
+
+
+def hours_of(records: Mapping[str, TrialRecord], digests: Sequence[str], workers: int) -> float | None:
+    """Accelerator-hours, or core-hours, that these trials took; None where one has no finished record."""
+    seconds = [records[digest].seconds if digest in records else None for digest in digests]
+    known = [one for one in seconds if one is not None]
+    return sum(known) * workers / 3600 if known and len(known) == len(seconds) else None
+
+
+def work_on(size: ModelSize, train: Lengths, validation: Lengths, trial: TrialConfig) -> Work:
+    """The work of one trial on a data set."""
+    return work_of(
+        size,
+        train.first(_completions(trial)),
+        validation.first(2),
+        epochs=trial.epochs,
+        pairs_per_step=trial.pairs_per_step,
+        validate_every_steps=trial.validate_every_steps,
+        lora=trial.lora_rank > 0,
+    )
+
+
+def _completions(trial: TrialConfig) -> int:
+    """Of a prompt, in one step: all for MMPO's Eq. 4."""
+    if trial.objective == "mmpo":
+        return 1_000
+    return trial.negatives + 1 if "negatives" in OBJECTIVE_FIELDS[trial.objective] else 2
+
+
+def tokens_folder(inputs: Inputs) -> Path:
+    """Where the token tables of these inputs are, or will be."""
+    from mmpo_train.prepare import tables_folder
+
+    return tables_folder(inputs)
+
+
+def lengths_of(inputs: Inputs) -> tuple[Lengths, Lengths, str]:
+    """Tokens of the train and the validation split, from the token tables or guessed from the text; and which."""
+    from mmpo_train.data.tokens import read_counts, read_table
+
+    folder = tokens_folder(inputs)
+    if folder.is_dir() and read_counts(folder) is not None:
+        tables = [read_table(folder, split) for split in ("train", "validation")]
+        train, validation = (
+            Lengths(np.array([len(ids) for ids in table.prompts]), table.completion_tokens) for table in tables
+        )
+        return train, validation, "tokens counted"
+    config = inputs.config
+    train, validation = (
+        _guessed(examples, config.max_prompt_tokens, config.max_completion_tokens)
+        for examples in (inputs.data.train, inputs.data.validation)
+    )
+    return train, validation, f"{CHARACTERS_PER_TOKEN:g} characters taken for a token"
+
+
+def _guessed(examples: Sequence[PreferenceExample], most_prompt: int, most_completion: int) -> Lengths:
+    most = max(len(one.completions) for one in examples)
+    prompts = np.array([sum(len(text) for _, text in one.prompt) for one in examples])
+    completions = np.zeros((len(examples), most))
+    for row, one in zip(completions, examples, strict=True):
+        row[: len(one.completions)] = [max(1, len(text)) for text in one.completions]
+
+    def cut(characters: np.ndarray, tokens: int) -> np.ndarray:
+        return np.minimum(np.ceil(characters / CHARACTERS_PER_TOKEN), tokens).astype(np.int64)
+
+    return Lengths(cut(prompts, most_prompt), cut(completions, most_completion))
+
+
+def finished_trials(
+    ledger: Ledger,
+    experiment: str,
+    same: Mapping[str, Any],
+    ran_on: str,
+    work_in: Callable[[Mapping[str, str]], Work],
+) -> list[tuple[float, float, Work]]:
+    """Tokens a second, seconds and work of the latest trials that finished with the `same` params on such hardware.
+
+    `work_in` makes the work of a run's params.
+    """
+    tags = {"ledger.kind": "trial", "trial.state": "finished", HARDWARE: ran_on}
+    with ledger.store.reading():
+        runs = ledger.store.search(ledger.store.experiment_id(experiment, create=False), tags)
+    wanted = {name: str(value) for name, value in same.items()}
+    found: list[tuple[float, float, Work]] = []
+    for run in reversed(runs):
+        params, seconds = run.data.params, float(run.data.tags.get("trial.seconds", 0))
+        if seconds <= 0 or {name: params.get(name) for name in wanted} != wanted or len(found) == _LATEST:
+            continue
+        curve = [value for _, value in ledger.curve(run.info.run_id, "train/tokens_per_second")]
+        if curve:
+            found.append((statistics.median(curve), seconds, work_in(params)))
+    return found
+
+
+def read_size(folder: Path, recipe: str = "") -> ModelSize:
+    """A model's size from config.json and the headers of its safetensors files; no weights are read.
+
+    Without them what the recipe's model is known to have. Raises InputError where that is unknown too.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        config = config.get("text_config", config)
+        parameters = sum(_parameters(path) for path in folder.glob("*.safetensors"))
+        heads = config.get("num_attention_heads") or config["n_head"]
+        width = heads * config["head_dim"] if config.get("head_dim") else config.get("hidden_size") or config["n_embd"]
+        layers = config.get("num_hidden_layers") or config["n_layer"]
+    except (OSError, ValueError, KeyError):
+        parameters = 0
+    if parameters:
+        return ModelSize(parameters, int(layers), int(width))
+    if recipe not in PARAMETERS:
+        raise InputError(f"{folder} has no config.json and safetensors weights from which a model's size can be read")
+    return ModelSize(*PARAMETERS[recipe])
+
+
+def _parameters(path: Path) -> int:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")

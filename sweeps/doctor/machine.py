@@ -1,0 +1,205 @@
+"""Whether this machine has the GPUs, memory and disk space that trials need."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeps.doctor.findings import Finding, fine, note, problem
+
+GB = 1e9
+DRIVERS_BYTES = 2 * GB
+"""Ray, MLflow and the sweep's own process, as measured on `tiny`."""
+_CPU_BYTES_A_PARAMETER = 16  # weights, gradients and two moments in fp32
+_GPU_BYTES_A_PARAMETER = 4  # the weights pass through the memory of each worker's process
+_SMALL_SHARED_MEMORY = 200 * 2**20  # Ray's object store as we start it
+_FULL = 0.95  # Ray takes no more objects to a disk that is fuller
+_NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "glusterfs", "beegfs", "gpfs", "9p")
+
+
+def gpus(devices: int, torch: Mapping[str, Any], wanted: bool) -> Iterator[Finding]:
+    """The GPUs that the system has, by their driver, and whether torch can compute on them.
+
+    `devices` are those that may be used, `torch` what its import said, `wanted` whether the model is too large to be
+    trained without.
+    """
+    listed = _listed()
+    if not devices and not listed:
+        found = f"none; trials run on {len(os.sched_getaffinity(0))} CPU cores"
+        if wanted and "RAY_ADDRESS" not in os.environ:
+            yield note("GPUs", found, "a model of this size takes weeks there; reach a cluster with RAY_ADDRESS")
+        else:
+            yield fine("GPUs", found)
+        return
+    if listed is None:
+        yield problem(
+            "GPUs",
+            f"{devices} of them, but the driver does not answer (nvidia-smi)",
+            "install the driver or reboot; `nvidia-smi` must list the GPUs",
+        )
+        return
+    if not devices:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        yield note(
+            "GPUs",
+            f"{len(listed)} of them, none to be used: CUDA_VISIBLE_DEVICES={hidden}",
+            "unset CUDA_VISIBLE_DEVICES",
+        )
+        return
+    if not torch.get("gpus"):
+        if torch and not torch.get("cuda"):
+            yield problem(
+                "GPUs",
+                "torch is a build for CPUs",
+                "install its CUDA build: pip install --force-reinstall -c constraints.txt torch",
+            )
+        elif torch:
+            yield problem(
+                "GPUs",
+                f"torch, built for CUDA {torch['cuda']}, sees none of them",
+                f"update the driver, now {listed[0]['driver']}, to one for CUDA {torch['cuda']}",
+            )
+        return
+    unfit = {one["arch"] for one in torch["gpus"] if not runs_on(torch["built_for"], one["arch"])}
+    if unfit:
+        yield problem(
+            "GPUs",
+            f"torch has no kernels for {', '.join(sorted(unfit))}, only for {', '.join(torch['built_for'])}",
+            "install a build of torch for these GPUs",
+        )
+    kinds = {one["name"]: one for one in listed}
+    counted = ", ".join(
+        f"{sum(one['name'] == name for one in listed)} x {name} of {one['megabytes'] / 1000:.0f} GB"
+        for name, one in kinds.items()
+    )
+    usable = "" if devices == len(listed) else f", {devices} to be used"
+    yield fine("GPUs", f"{counted}{usable}; driver {listed[0]['driver']}, CUDA {torch['cuda']}")
+    busy = [one for one in listed if one["used"] > 0.1 * one["megabytes"]]
+    if busy:
+        used = f"{len(busy)} of {len(listed)} hold {sum(one['used'] for one in busy) / 1000:.0f} GB of other processes"
+        yield note("GPUs", used, "end those processes, or leave the GPUs out with CUDA_VISIBLE_DEVICES")
+
+
+def runs_on(built_for: Sequence[str], arch: str) -> bool:
+    """Whether kernels built for these run on a GPU: those of its major version up to its minor, any older PTX."""
+    major, minor = _version(arch)
+    for one in built_for:
+        built = _version(one)
+        if built <= (major, minor) and (built[0] == major or one.startswith("compute")):
+            return True
+    return False
+
+
+def memory(parameters: int, workers: int, on_gpus: bool) -> Iterator[Finding]:
+    """Main memory that is free, beside what one trial's workers take, and shared memory."""
+    free, total = _memory()
+    of_a_parameter = _GPU_BYTES_A_PARAMETER * workers if on_gpus else _CPU_BYTES_A_PARAMETER
+    needed = DRIVERS_BYTES + of_a_parameter * parameters
+    found = f"{free / GB:.1f} of {total / GB:.1f} GB free"
+    if free < needed:
+        advice = f"a trial takes about {needed / GB:.1f} GB; end other processes, or take a larger machine"
+        yield note("memory", found, advice)
+    else:
+        yield fine("memory", found)
+    if Path("/dev/shm").is_dir():
+        shared = shutil.disk_usage("/dev/shm")
+        if shared.free < _SMALL_SHARED_MEMORY:
+            yield note(
+                "memory",
+                f"/dev/shm has {shared.free / 1e6:.0f} of {shared.total / 1e6:.0f} MB free",
+                "Ray and NCCL want it larger: docker run --shm-size=8g, or remove what lies there",
+            )
+
+
+def disk(folder: Path, needed: float, of_what: str) -> Iterator[Finding]:
+    """Whether the folder can be written and has room, on which file system; and room for Ray's own files."""
+    there = folder.resolve()
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-") as file:
+            file.write(b"written")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        yield problem("storage", f"{folder} cannot be written ({error.strerror})", "give another folder with --storage")
+        return
+    free = shutil.disk_usage(there).free
+    kind = file_system(there, Path("/proc/self/mounts").read_text())
+    found = f"{folder}: {free / GB:,.1f} GB free on {kind}; {of_what} writes up to {needed / GB:,.2f} GB"
+    if free < needed:
+        yield problem("storage", found, "free some space, or give another folder with --storage")
+    else:
+        yield fine("storage", found)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        yield note(
+            "storage",
+            f"locks and SQLite are not safe on {kind}",
+            "keep the ledger elsewhere: an MLflow server and --tracking-uri; one driver at a time",
+        )
+    temporary = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
+    usage = shutil.disk_usage(temporary) if temporary.is_dir() else None
+    if usage is not None and usage.used > _FULL * usage.total:
+        yield note(
+            "disk",
+            f"{temporary}, where Ray keeps its files, is {usage.used / usage.total:.0%} full",
+            "free some space there, or set RAY_TMPDIR to another folder",
+        )
+
+
+def file_system(path: Path, mounts: str) -> str:
+    """The type of the file system that a path is on, by the lines of /proc/mounts."""
+    fields = [line.split() for line in mounts.splitlines()]
+    holding = [(one[1].replace("\\040", " "), one[2]) for one in fields if len(one) > 2]
+    over = [(len(place), number, kind) for number, (place, kind) in enumerate(holding) if path.is_relative_to(place)]
+    return max(over)[2] if over else "an unknown file system"
+
+
+def _listed() -> list[dict[str, Any]] | None:
+    """The GPUs as the driver lists them; None where it is asked and fails, nothing where there is no driver."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    query = "--query-gpu=name,memory.total,memory.used,driver_version"
+    try:
+        run = subprocess.run(
+            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    rows = [[field.strip() for field in line.split(",")] for line in run.stdout.splitlines() if line.count(",") == 3]
+    return [
+        {"name": name, "megabytes": _number(total), "used": _number(used), "driver": driver}
+        for name, total, used, driver in rows
+    ]
+
+
+def _number(text: str) -> float:
+    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else 0.0  # `[N/A]` of a GPU that shares its memory
+
+
+def _version(arch: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(?:sm|compute)_(\d+)(\d)[a-z]?", arch)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def _memory() -> tuple[float, float]:
+    """Bytes free and in all, of the machine or of the container that this runs in."""
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free, total = (1024.0 * float(fields[name].split()[0]) for name in ("MemAvailable", "MemTotal"))
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit = float((group / "memory.max").read_text())
+        used = float((group / "memory.current").read_text())
+    except (OSError, ValueError):  # no cgroup of version 2, or its limit is `max`
+        return free, total
+    return min(free, limit - used), min(total, limit)

@@ -1,0 +1,166 @@
+"""The doctor's page: what is planned, every examination side by side, and what was found."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from mmpo_train.config import TrialConfig
+from mmpo_train.errors import InputError
+from mmpo_train.options import base_config
+from mmpo_train.recipes import find_recipe
+from mmpo_train.storage import mirror, object_store
+from mmpo_train.terminal import console
+from sweeps import grids
+from sweeps.cluster.placement import wish_of
+from sweeps.doctor import machine as doctor_machine
+from sweeps.doctor import services as doctor_services
+from sweeps.doctor import software as doctor_software
+from sweeps.doctor.findings import Examination, Finding, examine, fine
+from sweeps.plan.options import SweepOptions
+
+if TYPE_CHECKING:
+    from sweeps.cluster.placement import TrialResources
+    from sweeps.cost.arithmetic import ModelSize
+
+_STYLES = {"fine": "green", "note": "yellow", "problem": "bold red"}
+_LARGE_PARAMETERS = 20_000_000
+"""Above this nobody wants to wait for CPUs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorOptions(SweepOptions):
+    """Say in one page whether what is planned can run here, and what to do where it cannot."""
+
+    json: bool = False
+    """Print the findings as JSON instead."""
+    timeout_seconds: float = 120.0
+    """How long any one examination may take."""
+
+
+def print_page(options: DoctorOptions) -> None:
+    """Examine and print; exits with 1 where there is a problem."""
+    if options.timeout_seconds <= 0:
+        raise InputError(f"--timeout-seconds must be above 0, got {options.timeout_seconds:g}")
+    trial = base_config(options)
+    examinations = examinations_of(options, trial)
+    if options.json:
+        findings = examine(examinations, options.timeout_seconds)
+        print(json.dumps([dataclasses.asdict(one) for one in findings], indent=2))
+    else:
+        recipe = find_recipe(options.model, options.recipe).name
+        console.print(f"{trial.objective} on {trial.model}, recipe {recipe}", style="bold", highlight=False)
+        with console.status("looking"):
+            findings = examine(examinations, options.timeout_seconds)
+        console.print(page(findings))
+        console.print(f"\n{conclusion(findings)}", highlight=False, soft_wrap=True)
+    if any(one.verdict == "problem" for one in findings):
+        sys.exit(1)
+
+
+def page(findings: list[Finding]) -> Table:
+    """A row for each finding, with what to do below what was found."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for one in findings:
+        said = Text(one.found)
+        if one.advice:
+            said.append(f"\n-> {one.advice}", style="dim")
+        table.add_row(Text(one.verdict, style=_STYLES[one.verdict]), one.subject, said)
+    return table
+
+
+def conclusion(findings: list[Finding]) -> str:
+    """The page in one sentence."""
+    problems, notes = (sum(one.verdict == verdict for one in findings) for verdict in ("problem", "note"))
+    seen = f"; {notes} worth a look" if notes else ""
+    if problems:
+        return f"[bold red]{problems} problem{'s' if problems > 1 else ''}: what is planned cannot run yet{seen}.[/]"
+    return f"[bold green]What is planned can run{seen}.[/]"
+
+
+def examinations_of(options: DoctorOptions, trial: TrialConfig) -> dict[str, Examination]:
+    """By what they look at, in the order of the page."""
+
+    def cluster() -> Iterator[Finding]:
+        from sweeps.doctor.cluster import ray_cluster
+
+        yield from ray_cluster(options)
+
+    return {
+        "packages": doctor_software.versions,
+        "imports": lambda: _libraries(options, trial),
+        "compiler": lambda: doctor_software.compiler(trial.compile),
+        "memory": lambda: _memory(options, trial),
+        "storage": lambda: _disk(options, trial),
+        "Ray": cluster,
+        "ledger": lambda: doctor_services.tracking(options.tracking_uri, options.folder),
+        "hub": lambda: doctor_services.hub(trial.model if trial.model != "tiny" else "", trial.dataset),
+        "judges": lambda: doctor_services.judges(trial, options.evaluation),
+        "ports": doctor_services.open_ports,
+    }
+
+
+def _libraries(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
+    """Imports, and the GPUs, of which torch says what its import found."""
+    from sweeps.cluster.discovery import local_resources
+
+    findings, torch = doctor_software.imports(0.9 * options.timeout_seconds)
+    yield from findings
+    yield from doctor_machine.gpus(int(local_resources()[1]), torch, _parameters(options, trial) > _LARGE_PARAMETERS)
+
+
+def _memory(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
+    resources = _resources(options)
+    if resources is None:
+        return doctor_machine.memory(0, 0, on_gpus=True)
+    return doctor_machine.memory(_parameters(options, trial), resources.workers, resources.use_gpu)
+
+
+def _resources(options: DoctorOptions) -> TrialResources | None:
+    """A trial's on this machine; None where a cluster's nodes run it, or it fits nowhere, as Ray's line says."""
+    from sweeps.cluster.discovery import local_nodes
+    from sweeps.cluster.placement import place
+
+    if os.environ.get("RAY_ADDRESS"):
+        return None
+    try:
+        return place(wish_of(options), local_nodes())
+    except InputError:
+        return None
+
+
+def _disk(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
+    from sweeps.cost.disk import room_needed
+
+    trials = len(grids.LEARNING_RATES) * options.seeds
+    if object_store.is_address(options.storage):
+        mirror.check_access(options.folder)
+        yield fine("storage", f"{options.storage} can be written, read and deleted from")
+    resources = _resources(options)
+    at_a_time = resources.concurrent if resources is not None else trials
+    needed = room_needed(trial, _size(options, trial), trials, at_a_time)
+    yield from doctor_machine.disk(options.folder, needed, f"stage 1 of {trials} trials")
+
+
+def _parameters(options: DoctorOptions, trial: TrialConfig) -> int:
+    """Of the model; 0 where its size is not known yet."""
+    size = _size(options, trial)
+    return size.parameters if size is not None else 0
+
+
+def _size(options: DoctorOptions, trial: TrialConfig) -> ModelSize | None:
+    from sweeps.cost.of_trials import read_size
+
+    try:
+        return read_size(Path(trial.model).expanduser(), find_recipe(options.model, options.recipe).name)
+    except InputError:
+        return None

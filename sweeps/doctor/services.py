@@ -1,0 +1,155 @@
+"""Whether what trials need from elsewhere is there: the ledger, the hub, judges' keys; and what is open to others."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import ipaddress
+import os
+import urllib.request
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from eval_workers.judging.specs import DEFAULT_URLS, JudgeSpec, key_of, key_variable
+from eval_workers.suites import EvaluationSettings
+from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
+from mmpo_train.errors import InputError
+from mmpo_train.storage.deadline import within
+from sweeps.doctor.findings import Finding, fine, first_line, note, problem
+from sweeps.ledger import addresses
+from sweeps.ledger.store import Store
+
+HUB_SECONDS = 8.0
+_PORTS = {5000: "MLflow", 6379: "Ray", 8265: "Ray's dashboard", 10001: "Ray's client server"}
+_LISTENING = "0A"
+
+
+def tracking(uri: str, storage: Path) -> Iterator[Finding]:
+    """Whether the ledger answers, or can be made. Nothing is made here."""
+    uri = addresses.tracking_uri(uri)
+    if not addresses.is_there(uri, storage):
+        database = Path(uri.removeprefix("sqlite:///")) if uri else storage / "mlflow.db"
+        if uri and not database.absolute().parent.is_dir():
+            raise InputError(
+                f"the folder of the database {database} does not exist; make it, or correct --tracking-uri"
+            )
+        yield fine("ledger", f"{database} will be made")
+        return
+    address = addresses.resolve(uri, storage)
+    try:
+        store = Store(address, storage.resolve())
+    except ModuleNotFoundError as error:  # the database's own, of which none is pinned here
+        yield problem("ledger", f"{address.shown} needs a package: {error}", "install it, or give a server's address")
+        return
+    with store.reading():
+        experiments = len(store.client.search_experiments())
+    yield fine("ledger", f"MLflow at {address.shown} answers, experiments: {experiments}")
+    if address.remote and "@" not in address.uri:
+        here, there = importlib.metadata.version("mlflow"), _server_version(address.uri)
+        if there and there.split(".")[:2] != here.split(".")[:2]:
+            yield note("ledger", f"the server is MLflow {there}, here is {here}", f"run the server with mlflow=={here}")
+
+
+def hub(model: str, datasets: Sequence[str]) -> Iterator[Finding]:
+    """Whether the hub gives what is named by a hub id and not on this machine yet."""
+    from huggingface_hub import HfApi, get_token, try_to_load_from_cache
+    from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+
+    token = "a token is set" if get_token() else "no token is set"
+    wanted = [(model, "model", "config.json")] if _on_hub(model) else []
+    wanted += [(source.partition(":")[0], "dataset", "README.md") for source in datasets if _on_hub(source)]
+    if not wanted:
+        yield fine("hub", f"not needed, model and data are on this machine; {token}")
+    for name, kind, file in dict.fromkeys(wanted):  # a mixture may name several splits of one
+        if isinstance(try_to_load_from_cache(name, file, repo_type=kind), str):
+            yield fine("hub", f"{kind} {name} is on this machine")
+            continue
+        try:
+            within(HUB_SECONDS, partial(HfApi().auth_check, name, repo_type=kind))
+            yield fine("hub", f"{kind} {name} can be fetched; {token}")
+        except GatedRepoError:
+            yield problem("hub", f"{kind} {name} is gated; {token}", "accept its terms on its page, then hf auth login")
+        except RepositoryNotFoundError:
+            yield problem("hub", f"there is no {kind} {name}, or it is private; {token}", "check the name, or log in")
+        except OfflineModeIsEnabled:
+            yield problem("hub", f"{kind} {name} is not here and HF_HUB_OFFLINE is set", "unset it, or give a folder")
+        except Exception as error:  # noqa: BLE001 - those of its HTTP library, another one from release to release
+            found = f"{HfApi().endpoint} cannot be asked for {kind} {name} ({first_line(error)})"
+            yield problem("hub", found, "check the network, HF_ENDPOINT and the name, or give a folder")
+
+
+def judges(trial: TrialConfig, settings: EvaluationSettings) -> Iterator[Finding]:
+    """Whether the judges that the trial asks have their keys. A key is never shown, not even in part."""
+    present = [
+        f"{key_variable(service)} is {'set' if os.environ.get(key_variable(service), '').strip() else 'not set'}"
+        for service in DEFAULT_URLS
+    ]
+    asked = _asked(trial, settings)
+    missing = []
+    for spec in asked:
+        try:
+            key_of(spec)
+        except InputError as error:
+            missing.append(str(error))
+    for what in missing:
+        yield problem("judges", what, "")
+    if not missing:
+        needed = f"{', '.join(spec.name for spec in asked)} can be asked" if asked else "none is asked"
+        yield fine("judges", f"{needed}; {', '.join(present)}")
+
+
+def open_ports(tables: Sequence[Path] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))) -> Iterator[Finding]:
+    """Whether Ray's and MLflow's usual ports listen to other machines."""
+    listening = {port: host for table in tables if table.is_file() for host, port in _listeners(table.read_text())}
+    guarded = os.environ.get("RAY_AUTH_MODE") == "token"
+    exposed = [port for port in _PORTS if port in listening and not (guarded and "Ray" in _PORTS[port])]
+    for port in exposed:
+        how = {5000: "mlflow server --host 127.0.0.1", 8265: "ray start --dashboard-host 127.0.0.1"}
+        advice = how.get(port, "a firewall in front, and RAY_AUTH_MODE=token for the whole cluster")
+        yield note("ports", f"{port} ({_PORTS[port]}) listens on {listening[port]}", advice)
+    if not exposed:
+        yield fine("ports", "none of Ray's and MLflow's usual ones is open to other machines unguarded")
+
+
+def _server_version(uri: str) -> str:
+    try:
+        with urllib.request.urlopen(f"{uri}/version", timeout=3) as answer:
+            return answer.read(40).decode(errors="replace").strip()
+    except OSError:  # it may want a password; that it answers is known
+        return ""
+
+
+def _on_hub(name: str) -> bool:
+    from mmpo_train.data.sources import EMBEDDED
+
+    path = Path(name.partition(":")[0]).expanduser()
+    return name.partition(":")[0] not in EMBEDDED and "://" not in name and not path.exists() and not path.is_absolute()
+
+
+def _asked(trial: TrialConfig, settings: EvaluationSettings) -> list[JudgeSpec]:
+    """The judges over the network that the trial would ask. Raises InputError for one that is written wrongly."""
+    from eval_workers.alpaca.settings import AlpacaSettings
+    from eval_workers.judging.preference_specs import check_preference_spec
+    from eval_workers.judging.specs import check_judge_spec
+
+    found = [check_judge_spec(trial.judge)] if trial.objective in ONLINE_OBJECTIVES else []
+    own = ("tiny",) if trial.model == "tiny" else AlpacaSettings().judges
+    if "alpaca" in trial.evaluations:
+        found += [check_preference_spec(spec).client for spec in settings.judges or own]
+    if "arena" in trial.evaluations:
+        found.append(check_judge_spec(settings.arena_judge or (*settings.judges, "tiny")[0]))
+    return list({spec.name: spec for spec in found if spec.service != "tiny"}.values())
+
+
+def _listeners(table: str) -> Iterator[tuple[str, int]]:
+    """Address and port of the sockets of /proc/net/tcp that take connections from other machines."""
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 4 or fields[3] != _LISTENING:
+            continue
+        host, _, port = fields[1].partition(":")
+        words = [bytes.fromhex(host[start : start + 8])[::-1] for start in range(0, len(host), 8)]
+        address = ipaddress.ip_address(b"".join(words))
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        if not mapped.is_loopback:
+            yield ("all addresses" if mapped.is_unspecified else str(mapped)), int(port, 16)

@@ -1,0 +1,259 @@
+"""The picture of a stage: reward accuracy over its axis, its trials' curves."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.figures.style import DASHED, GREY, INK, RULE
+from sweeps.ranking.winners import Ranked, Ranking
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+
+Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
+"""By trial label, then metric: (step, value)."""
+
+ACCURACY = "validation/reward_accuracy"
+LOSS = "training/loss"
+SMOOTH_POINTS = 120
+"""A longer loss curve is drawn as means over this many equal stretches."""
+CHARACTER_SHARE = 0.017
+"""Width of one character of a tick's label, as a share of the left panel's axis."""
+
+
+def plot_stage(
+    path: Path,
+    *,
+    title: str,
+    axis_name: str,
+    ranking: Ranking,
+    log_axis: bool = False,
+    baseline: float | None = None,
+    curves: Curves | None = None,
+) -> Path:
+    """Writes a PNG of 1400 x 600 pixels and returns its path.
+
+    Left: reward accuracy of each point's best epoch with Wilson's 95% interval, or its standard deviation over seeds;
+    the winner ringed, hollow what cannot be told from it, crosses at the bottom for points without a result, dashed
+    the starting model (SFT). Right: `validation/reward_accuracy` and `training/loss` over steps, same colours.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Without pyplot, which keeps every figure alive and chooses a backend for the whole process.
+    figure = Figure(figsize=(14, 6), dpi=100, facecolor="white")
+    FigureCanvasAgg(figure)
+    left, right, widths = 0.055, 0.86, (1, 1.05)
+    grid = figure.add_gridspec(
+        2, 2, width_ratios=widths, left=left, right=right, top=0.8, bottom=0.16, wspace=0.15, hspace=0.28
+    )
+    reason = "\n".join(textwrap.wrap(ranking.reason, 150, max_lines=2, placeholder=" …"))
+    figure.text(left, 0.97, _cut(title, 100), va="top", size=16, weight="bold", color=INK, parse_math=False)
+    figure.text(left, 0.905, reason, va="top", size=11, color=GREY, parse_math=False)
+    rows = _along_axis(ranking.rows)
+    colours = _colours(rows)
+    _draw_axis(figure.add_subplot(grid[:, 0]), rows, colours, ranking.winner, baseline, axis_name, log_axis)
+    upper = figure.add_subplot(grid[0, 1])
+    lower = figure.add_subplot(grid[1, 1], sharex=upper)
+    lines = _draw_curves(upper, ACCURACY, rows, colours, ranking.winner, curves or {}, baseline)
+    _draw_curves(lower, LOSS, rows, colours, ranking.winner, curves or {}, None)
+    upper.set_title("Validation reward accuracy over steps", loc="left", size=11, color=INK)
+    lower.set_title("Training loss over steps", loc="left", size=11, color=INK)
+    lower.set_xlabel("optimiser steps", size=11, color=INK)
+    upper.tick_params(labelbottom=False)
+    _legend(upper, lines, title=axis_name, loc="upper left", bbox_to_anchor=(1.015, 1.04), alignment="left")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    return path
+
+
+def _along_axis(rows: Sequence[Ranked]) -> list[Ranked]:
+    """Numbers in order, then words in order of rank."""
+    numbers = [row for row in rows if not isinstance(row.candidate.value, str)]
+    words = [row for row in rows if isinstance(row.candidate.value, str)]
+    return sorted(numbers, key=lambda row: row.candidate.value) + words
+
+
+def _colours(rows: Sequence[Ranked]) -> dict[str, Any]:
+    """A colour for each trial, ordered along the axis; viridis keeps its order for colour-blind eyes."""
+    from matplotlib import colormaps
+
+    # Its bright yellow end is hard to see on white.
+    shades = [0.88 * place / max(1, len(rows) - 1) for place in range(len(rows))]
+    return {row.candidate.label: colormaps["viridis"](shade) for row, shade in zip(rows, shades, strict=True)}
+
+
+def _positions(rows: Sequence[Ranked], log_axis: bool) -> tuple[list[float], bool]:
+    """Where along the axis the trials stand, and whether that is to scale.
+
+    Words, and numbers so close that their labels would collide, are spaced evenly.
+    """
+    evenly = [float(place) for place in range(len(rows))]
+    numbers = [row.candidate.value for row in rows if not isinstance(row.candidate.value, str)]
+    if len(numbers) < len(rows) or (log_axis and min(numbers, default=1.0) <= 0):
+        return evenly, False
+    places = [math.log10(number) if log_axis else float(number) for number in numbers]
+    for (at, row), (next_at, next_row) in pairwise(zip(places, rows, strict=True)):
+        characters = 1 + (len(row.candidate.label) + len(next_row.candidate.label)) / 2
+        if next_at - at <= characters * CHARACTER_SHARE * (places[-1] - places[0]):
+            return evenly, False
+    return places, True
+
+
+def _draw_axis(
+    axes: Axes,
+    rows: Sequence[Ranked],
+    colours: Mapping[str, Any],
+    winner: Ranked | None,
+    baseline: float | None,
+    axis_name: str,
+    log_axis: bool,
+) -> None:
+    places, to_scale = _positions(rows, log_axis)
+    named: dict[str, Line2D] = {}
+    scored = [(x, row.accuracy, row) for x, row in zip(places, rows, strict=True) if row.accuracy is not None]
+    axes.plot([x for x, _, _ in scored], [share for _, share, _ in scored], color=RULE, linewidth=1.6, zorder=1)
+    if winner is not None:
+        named["winner"] = _mark("o", size=12, face="none", edge=1.8, color=INK)
+    for x, share, row in scored:
+        assert row.bar is not None
+        colour = colours[row.candidate.label]
+        axes.vlines(x, *row.bar, color=colour, linewidth=2, zorder=2)
+        face = "white" if row.near_winner else colour
+        axes.add_line(_mark("o", size=8.5, face=face, edge=2, color=colour, at=(x, share)))
+        if row is winner:
+            axes.add_line(_mark("o", size=18, face="none", edge=1.8, color=INK, at=(x, share)))
+            number: dict[str, Any] = {"ha": "center", "weight": "bold", "color": INK}
+            axes.annotate(f"{share:.3f}", (x, row.bar[1]), (0, 5), textcoords="offset points", **number)
+        elif row.near_winner:
+            named["cannot be told from it (5%)"] = _mark("o", size=8, face="white", edge=2, color=GREY)
+    if baseline is not None:
+        named[f"SFT baseline {baseline:.3f}"] = axes.axhline(baseline, **DASHED)
+    for x, row in zip(places, rows, strict=True):
+        if row.accuracy is None:
+            shape = "x" if row.candidate.state == "diverged" else "+"
+            named[row.candidate.state] = _mark(shape, size=8, edge=2.2, color=GREY)
+            cross = _mark(shape, size=9, edge=2.4, color=colours[row.candidate.label], at=(x, 0.045))
+            cross.set_transform(axes.get_xaxis_transform())  # in shares of the height: at the bottom
+            axes.add_line(cross)
+    bounds = [bound for _, _, row in scored for bound in row.bar or ()]
+    bounds += [] if baseline is None else [baseline]
+    _limit(axes, places, bounds, room_below=len(scored) < len(rows))
+    _label_ticks(axes, places, [row.candidate.label for row in rows], to_scale)
+    words = any(isinstance(row.candidate.value, str) for row in rows)
+    scale = ("log scale" if log_axis else "") if to_scale else "" if words else "not to scale"
+    axes.set_xlabel(f"{axis_name} ({scale})" if scale else axis_name, size=11, color=INK)
+    seeds = max((len(row.seeds) for row in rows), default=1)
+    bars = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "95% interval"
+    axes.set_title(f"Reward accuracy, best epoch, {bars}", loc="left", size=11, color=INK)
+    _plain(axes)
+    _legend(axes, list(named.items()), loc="upper center", bbox_to_anchor=(0.5, -0.125), ncols=max(1, len(named)))
+
+
+def _limit(axes: Axes, places: Sequence[float], bounds: Sequence[float], room_below: bool) -> None:
+    """Room around the points: for the winner's number above, for crosses below."""
+    low, high = (min(bounds), max(bounds)) if bounds else (0.0, 1.0)
+    span = max(high - low, 0.02)
+    axes.set_ylim(low - span * (0.22 if room_below else 0.08), high + span * 0.13)
+    if not bounds:
+        axes.set_yticks([])
+    if places:
+        margin = 0.07 * (places[-1] - places[0]) or 0.5
+        axes.set_xlim(places[0] - margin, places[-1] + margin)
+
+
+def _label_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str], to_scale: bool) -> None:
+    """The trials' own labels; words that would run into each other are cut."""
+    room = (
+        len(max(labels, key=len, default="")) if to_scale else int(0.86 / CHARACTER_SHARE / max(1, len(labels) - 1)) - 1
+    )
+    axes.set_xticks(places, [_cut(label, room) for label in labels])
+
+
+def _draw_curves(
+    axes: Axes,
+    metric: str,
+    rows: Sequence[Ranked],
+    colours: Mapping[str, Any],
+    winner: Ranked | None,
+    curves: Curves,
+    baseline: float | None,
+) -> list[tuple[str, Line2D]]:
+    """Draws one metric of every trial and returns what the legend calls each line."""
+    named = []
+    finished = []
+    anything = False
+    for row in rows:
+        label = row.candidate.label
+        logged = curves.get(label, {}).get(metric, ())
+        curve = _smooth([(step, value) for step, value in logged if math.isfinite(value)])
+        anything = anything or bool(curve)
+        marker = "o" if len(curve) <= 12 else ""
+        width, order = (2.8, 3) if row is winner else (1.5, 2)
+        steps, values = [step for step, _ in curve], [value for _, value in curve]
+        look: dict[str, Any] = {"color": colours[label], "linewidth": width, "zorder": order}
+        (line,) = axes.plot(steps, values, marker=marker, markersize=4.5, **look)
+        ending = " (winner)" if row is winner else f" ({row.candidate.state})" if row.accuracy is None else ""
+        named.append((_cut(label, 19 - len(ending)) + ending, line))
+        finished += values if row.accuracy is not None else []
+    if baseline is not None and anything:
+        axes.axhline(baseline, **DASHED)
+        finished += [baseline] if finished else []
+    if finished:
+        # Limits from trials that finished: one exploding loss would flatten all others.
+        margin = 0.08 * (max(finished) - min(finished)) or 0.1
+        axes.set_ylim(min(finished) - margin, max(finished) + margin)
+    _plain(axes)
+    if not anything:
+        axes.set_yticks([])
+        axes.tick_params(axis="x", length=0, labelbottom=False)  # not set_xticks: the axis is shared
+        axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=GREY)
+    return named
+
+
+def _smooth(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most SMOOTH_POINTS points, each the mean of a stretch of the curve."""
+    stretch = max(1, math.ceil(len(curve) / SMOOTH_POINTS))
+    parts = [curve[start : start + stretch] for start in range(0, len(curve), stretch)]
+    return [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in parts]
+
+
+def _mark(
+    shape: str,
+    *,
+    size: float,
+    edge: float,
+    color: Any,
+    face: Any = None,
+    at: tuple[float, float] | None = None,
+) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    xs, ys = ([], []) if at is None else ([at[0]], [at[1]])
+    look: dict[str, Any] = {"color": color, "markerfacecolor": color if face is None else face}
+    return Line2D(xs, ys, linestyle="none", marker=shape, markersize=size, markeredgewidth=edge, zorder=4, **look)
+
+
+def _cut(label: str, characters: int) -> str:
+    return label if len(label) <= characters else label[: max(1, characters - 1)] + "…"
+
+
+def _legend(axes: Axes, named: Sequence[tuple[str, Line2D]], **place: Any) -> None:
+    if named:
+        names, lines = zip(*named, strict=True)
+        look: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "title_fontsize": 10, "labelcolor": INK}
+        axes.legend(lines, names, handlelength=1.9, handletextpad=0.6, columnspacing=1.5, **look, **place)
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b6bcc4")
+    axes.tick_params(colors=GREY, labelsize=9.5, length=3)

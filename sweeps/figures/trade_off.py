@@ -1,0 +1,210 @@
+"""The report's pictures: harness accuracy against win rate over epochs, and reward accuracy over steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.figures.style import GREY, INK, RULE
+from sweeps.ranking.noise import Measured
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's, but for the yellow, which white swallows.
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#4d4d4d")
+OF_BETA = {"0.01": PALETTE[0], "0.05": PALETTE[1], "0.1": PALETTE[2], "0.5": PALETTE[3]}
+"""The same in every picture."""
+_LINE = 0.052
+"""Height of a legend's line, as a share of a trade-off's axes."""
+_SHAPES = (("o", "-"), ("s", (0, (5, 2))), ("^", (0, (1, 1.5))))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """One line of a trade-off: a point for each epoch, both of whose numbers are there."""
+
+    label: str
+    """What its colour stands for."""
+    group: str
+    """What its shape stands for: the objective."""
+    epochs: tuple[tuple[int, Measured, Measured], ...]
+    """(epoch, win rate, harness accuracy), in order; an epoch that lacks either is not there."""
+
+
+def colours_of(labels: Sequence[str]) -> dict[str, str]:
+    """A colour for each label. The paper's betas have their own, whatever stands beside them."""
+    fixed = {label: OF_BETA[label] for label in labels if label in OF_BETA}
+    free = [colour for colour in PALETTE if colour not in fixed.values()]
+    rest = [label for label in dict.fromkeys(labels) if label not in fixed]
+    return fixed | {label: free[number % len(free)] for number, label in enumerate(rest)}
+
+
+def draw_trade_off(
+    path: Path,
+    *,
+    title: str,
+    rate_name: str,
+    called: str,
+    colours: Mapping[str, Any],
+    trajectories: Sequence[Trajectory],
+    baseline: float | None,
+) -> Path:
+    """Writes <path>.png and .svg: LM Harness accuracy over win rate, in percent, with arrows from epoch to epoch.
+
+    Markers carry the epoch's number, bars one standard error each way (or deviation over seeds). No arrow crosses an
+    epoch that is missing. Dashed: the starting model's harness accuracy, where it is known, and the win rate of 50 %
+    that its own answers would have.
+    """
+    figure, axes = _figure(title, 6)
+    labels = list(dict.fromkeys(one.label for one in trajectories))
+    groups = list(dict.fromkeys(one.group for one in trajectories))
+    for one in trajectories:
+        shape, dashes = _SHAPES[groups.index(one.group) % len(_SHAPES)]
+        _draw_trajectory(axes, one, colours[one.label], shape, dashes)
+    axes.axvline(50, color=GREY, linestyle=(0, (4, 2.5)), linewidth=1.1, zorder=1)
+    if baseline is not None:
+        axes.axhline(100 * baseline, color=GREY, linestyle=(0, (1, 2)), linewidth=1.6, zorder=1)
+    if not any(one.epochs for one in trajectories):
+        _say_nothing(axes, "no epoch has both numbers")
+    axes.set_xlabel(f"AlpacaEval 2, {rate_name} against the starting model (%)", size=11, color=INK)
+    axes.set_ylabel("LM Harness, mean accuracy (%)", size=11, color=INK)
+    axes.margins(0.09)
+    _legend(axes, [(label, {"color": colours[label], "linewidth": 4}) for label in labels], called, 1.0)
+    look = {"color": INK, "linewidth": 1.4, "markersize": 9, "markerfacecolor": "white"}
+    shapes = [(group, look | dict(zip(("marker", "linestyle"), _SHAPES[n % 3]))) for n, group in enumerate(groups)]
+    down = 1.0 - _LINE * (len(labels) + 2)
+    _legend(axes, shapes, "objective", down)
+    lines: list[tuple[str, dict[str, Any]]] = []
+    if baseline is not None:
+        dotted = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.6}
+        lines.append((f"harness {100 * baseline:.2f}", dotted))
+    lines.append(("win rate 50", {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.1}))
+    _legend(axes, lines, "starting model (SFT)", down - _LINE * (len(groups) + 2))
+    return _save(figure, path)
+
+
+def _draw_trajectory(axes: Axes, one: Trajectory, colour: str, shape: str, dashes: Any) -> None:
+    for (epoch, x, y), (next_epoch, next_x, next_y) in zip(one.epochs, one.epochs[1:]):
+        if next_epoch == epoch + 1:
+            look = {"arrowstyle": "-|>", "color": colour, "linestyle": dashes, "linewidth": 1.5}
+            look |= {"shrinkA": 7, "shrinkB": 6}
+            start, end = (100 * x.value, 100 * y.value), (100 * next_x.value, 100 * next_y.value)
+            axes.annotate("", end, start, arrowprops=look, zorder=3)
+    for epoch, x, y in one.epochs:
+        at = (100 * x.value, 100 * y.value)
+        axes.errorbar(*at, xerr=_bar(x), yerr=_bar(y), color=colour, alpha=0.3, elinewidth=1.2, capsize=0, zorder=2)
+        axes.plot(*at, shape, color=colour, markersize=12, markeredgecolor="white", markeredgewidth=0.8, zorder=4)
+        number: dict[str, Any] = {"ha": "center", "va": "center_baseline", "weight": "bold", "color": "white"}
+        axes.annotate(str(epoch), at, size=7.5, zorder=5, **number)
+
+
+def _bar(measured: Measured) -> float | None:
+    return None if measured.noise is None else 100 * measured.noise
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Validation reward accuracy of one point of a stage over its steps."""
+
+    label: str
+    steps: tuple[tuple[int, float, float], ...]
+    """(step, mean over seeds, standard deviation over seeds or 0)."""
+
+
+def draw_curves(
+    path: Path, *, title: str, called: str, curves: Sequence[Curve], colours: Mapping[str, Any], baseline: float | None
+) -> Path:
+    """Writes <path>.png and .svg: a line for each point, a band of one deviation over seeds, dashed the starting model.
+
+    Of lines that lie on each other all show: the first is the widest.
+    """
+    figure, axes = _figure(title, 4.2)
+    for number, curve in enumerate(curves):
+        width = 3.4 - 2.0 * number / max(1, len(curves) - 1)
+        steps, means = [step for step, _, _ in curve.steps], [100 * value for _, value, _ in curve.steps]
+        bands = [100 * deviation for _, _, deviation in curve.steps]
+        marker = "o" if len(steps) <= 12 else ""
+        axes.plot(steps, means, marker=marker, markersize=4.5, color=colours[curve.label], linewidth=width, zorder=3)
+        if any(bands):
+            low, high = ([m + sign * b for m, b in zip(means, bands)] for sign in (-1, 1))
+            axes.fill_between(steps, low, high, color=colours[curve.label], alpha=0.15, linewidth=0, zorder=2)
+    named = []
+    for curve in curves:
+        name = curve.label if curve.steps else f"{curve.label} (nothing logged)"
+        named.append((name, {"color": colours[curve.label], "linewidth": 3.0}))
+    if baseline is not None:
+        axes.axhline(100 * baseline, color=GREY, linestyle=(0, (4, 2.5)), linewidth=1.2, zorder=1)
+        named.append((f"SFT {100 * baseline:.1f}", {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.2}))
+    if not any(curve.steps for curve in curves):
+        _say_nothing(axes, "nothing logged")
+    axes.set_xlabel("optimiser steps", size=11, color=INK)
+    axes.set_ylabel("validation reward accuracy (%)", size=11, color=INK)
+    _legend(axes, named, called, 1.0)
+    return _save(figure, path)
+
+
+def in_order(labels: Sequence[str]) -> dict[str, Any]:
+    """A colour for each label of a grid, from dark to light."""
+    from matplotlib import colormaps
+
+    # The bright yellow end of viridis is hard to see on white.
+    return {label: colormaps["viridis"](0.88 * n / max(1, len(labels) - 1)) for n, label in enumerate(labels)}
+
+
+def _figure(title: str, inches_high: float) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    # Without pyplot, which keeps every figure alive and chooses a backend for the whole process.
+    figure = Figure(figsize=(11, inches_high), dpi=120, facecolor="white")
+    FigureCanvasAgg(figure)
+    bottom, top = 0.66 / inches_high, 1 - 0.6 / inches_high
+    axes = figure.add_axes((0.075, bottom, 0.7, top - bottom))
+    axes.set_title(title, loc="left", size=13, weight="bold", color=INK, parse_math=False, pad=10)
+    axes.grid(color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#b6bcc4")
+    axes.tick_params(colors=GREY, labelsize=10, length=3)
+    return figure, axes
+
+
+def _legend(axes: Axes, named: Sequence[tuple[str, dict[str, Any]]], title: str, top: float) -> None:
+    from matplotlib.legend import Legend
+    from matplotlib.lines import Line2D
+
+    legend = Legend(
+        axes,
+        [Line2D([], [], **look) for _, look in named],
+        [name for name, _ in named],
+        title=title,
+        loc="upper left",
+        bbox_to_anchor=(1.02, top),
+        borderaxespad=0,
+        alignment="left",
+        frameon=False,
+        fontsize=10,
+        title_fontsize=10,
+        labelcolor=INK,
+        handlelength=2.2,
+    )
+    axes.add_artist(legend)
+
+
+def _say_nothing(axes: Axes, text: str) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, size=11)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    """The PNG's path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without a date the same numbers give the same file.
+    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
+    figure.savefig(path.with_suffix(".png"))
+    return path.with_suffix(".png")

@@ -1,0 +1,136 @@
+"""Where a ledger may live: which tracking addresses are accepted, and how they are shown. Standard library only."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmpo_train.errors import InputError
+from mmpo_train.redaction import masked
+
+DATABASES = ("postgresql", "mysql", "mssql")
+LOCAL_ADVICE = "leave out --tracking-uri for the local database"
+SERVER_ADVICE = (
+    "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db "
+    "--allowed-hosts 127.0.0.1:5000,localhost:5000"
+)
+
+
+@dataclass(frozen=True)
+class Address:
+    """A tracking address MLflow can be given, made absolute."""
+
+    uri: str
+    """As MLflow wants it, credentials included: never show or store it."""
+    database: Path | None = None
+    """The file, when it is sqlite."""
+    remote: bool = False
+    """Whether an MLflow server keeps the runs and chooses where artifacts go."""
+
+    @property
+    def shown(self) -> str:
+        """The address without credentials."""
+        return masked(self.uri)
+
+
+def tracking_uri(given: str | None) -> str:
+    """What was given, or what MLflow's own variable names; empty for the database in the storage."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or ""
+
+
+def resolve(given: str | None, storage: Path) -> Address:
+    """The address to use; `sqlite:///<storage>/mlflow.db` when none is given, nor named by MLFLOW_TRACKING_URI.
+
+    Raises InputError for what MLflow 3 cannot write to: a plain folder of runs, an unknown scheme, a database
+    file that cannot be created, read or written.
+    """
+    uri = tracking_uri(given)
+    if not uri:
+        try:
+            storage.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"the folder {storage} for results cannot be made ({error.strerror}); choose another"
+            ) from error
+        return _sqlite(storage.resolve() / "mlflow.db")
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        raise InputError(
+            f"--tracking-uri {masked(uri)!r} is a plain folder, which MLflow 3 no longer writes runs to; "
+            f"{LOCAL_ADVICE}, or give sqlite:///path/to/mlflow.db or the address of a server"
+        )
+    if scheme in ("http", "https"):
+        if not rest.rpartition("@")[2].strip("/"):
+            raise InputError(f"--tracking-uri {masked(uri)!r} names no host; expected http://127.0.0.1:5000")
+        return Address(uri.rstrip("/"), remote=True)
+    if scheme == "sqlite":
+        if not rest.startswith("/") or rest in ("/", "/:memory:"):
+            raise InputError(
+                f"--tracking-uri {uri!r} names no file; expected sqlite:///relative/mlflow.db "
+                f"or sqlite:////absolute/mlflow.db, or {LOCAL_ADVICE}"
+            )
+        return _sqlite(Path(rest[1:]).absolute())
+    if scheme.partition("+")[0] in DATABASES or scheme == "databricks":
+        return Address(uri)
+    raise InputError(
+        f"--tracking-uri {masked(uri)!r} has the unknown scheme {scheme!r}; expected sqlite, http, https, "
+        f"{', '.join(DATABASES)}; {LOCAL_ADVICE}"
+    )
+
+
+def is_there(given: str | None, storage: Path) -> bool:
+    """Whether the address has a ledger already. Servers are thought to have one."""
+    uri = tracking_uri(given)
+    if not uri:
+        return (storage / "mlflow.db").is_file()
+    return not uri.startswith("sqlite:///") or Path(uri.removeprefix("sqlite:///")).is_file()
+
+
+def unreachable(address: Address, why: str) -> InputError:
+    """The error for an address nobody usable answers at, credentials taken out."""
+    return InputError(
+        f"MLflow at {address.shown} cannot be used: {masked(why)[:400]}\n"
+        f"Start a server ({SERVER_ADVICE}), correct --tracking-uri, or {LOCAL_ADVICE}."
+    )
+
+
+def _sqlite(path: Path) -> Address:
+    if "?" in str(path):
+        raise InputError(
+            f"the database {path} has a '?' in its path, which an address cannot hold; choose another folder"
+        )
+    if not path.parent.is_dir():
+        raise InputError(
+            f"the folder of the database {path} does not exist; make it (mkdir -p {path.parent}) or {LOCAL_ADVICE}"
+        )
+    try:
+        path.touch()
+        connection = sqlite3.connect(path, timeout=2)
+        try:
+            connection.execute("PRAGMA schema_version").fetchone()
+            connection.execute("BEGIN IMMEDIATE")
+        finally:
+            connection.close()
+    except (OSError, sqlite3.Error) as error:
+        # Locked means that somebody is writing, so it can be written.
+        if "locked" not in str(error):
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise InputError(
+                f"the database {path} cannot be written ({reason}); give another file, or {LOCAL_ADVICE}"
+            ) from error
+    return Address(f"sqlite:///{path}", database=path)
+
+
+def ui_command(address: Address) -> str:
+    """The command that shows the ledger, or the server's own address."""
+    if address.remote:
+        return address.shown
+    uri = address.shown
+    if address.database is not None and address.database.is_relative_to(Path.cwd()):
+        uri = f"sqlite:///{os.path.relpath(address.database)}"
+    # MLflow's default host check lets a header such as `10.attacker.com` pass.
+    where = "--host 127.0.0.1 --port 5000 --allowed-hosts 127.0.0.1:5000,localhost:5000"
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)} {where}"

@@ -1,0 +1,283 @@
+"""The ledger: what was run, how it went and what was chosen, in MLflow.
+
+One experiment per model and dataset, a parent run per stage and objective, a child run per trial. One thread
+writes, from journals that survive a kill: what a trial logs stands in `<storage>/trials/<digest>/points.jsonl`
+before MLflow hears of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.config import TrialConfig
+from mmpo_train.errors import InputError
+from mmpo_train.events import Point
+from mmpo_train.redaction import masked
+from sweeps.ledger import addresses
+from sweeps.ledger.delivery import Delivery
+from sweeps.ledger.journal import FILE_NAME, Journal, TrialTaken, read_entries
+from sweeps.ledger.records import (
+    COMPLETE,
+    ChildRecord,
+    Curve,
+    Evaluation,
+    StageRecord,
+    TrialRecord,
+    stage_record,
+    trial_record,
+)
+from sweeps.ledger.runs import children_of, runs_that_count
+from sweeps.ledger.saved_views import SHOWN, save_views
+from sweeps.ledger.stage_log import NOTE, WRITTEN, StageLog
+from sweeps.ledger.store import Store
+from sweeps.ledger.trial_log import TrialLog, now_ms
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+__all__ = [
+    "COMPLETE",
+    "Evaluation",
+    "Ledger",
+    "Point",
+    "StageLog",
+    "StageRecord",
+    "TrialLog",
+    "TrialRecord",
+    "TrialTaken",
+    "connect",
+]
+
+log = logging.getLogger(__name__)
+
+READ_SECONDS = 60.0
+
+
+FLUSH_SECONDS = 120.0
+"""How long the end of a sweep waits for MLflow while nothing gets through."""
+
+
+def connect(tracking_uri: str | None, storage: Path) -> Ledger:
+    """The ledger at an MLflow address, by default `sqlite:///<storage>/mlflow.db`.
+
+    Without a server, artifacts lie in `<storage>/mlartifacts`. Raises InputError within seconds for an address
+    that cannot be used.
+    """
+    address = addresses.resolve(tracking_uri, storage)
+    return Ledger(Store(address, storage.resolve()), storage.resolve())
+
+
+def connect_to_read(tracking_uri: str | None, storage: Path) -> Ledger | None:
+    """The ledger where there is one already; None where connecting would make one."""
+    return connect(tracking_uri, storage) if addresses.is_there(tracking_uri, storage) else None
+
+
+class Ledger:
+    """Readers wait for what was written before; writers return at once and one thread delivers in order."""
+
+    def __init__(self, store: Store, storage: Path):
+        self.store = store
+        """For jobs given to `put`."""
+        self._trials_folder = storage / "trials"
+        self._delivery = Delivery(f"MLflow at {self.uri}", store.may_pass, masked)
+        self._trials: dict[str, TrialLog] = {}
+
+    @property
+    def uri(self) -> str:
+        """The address, without credentials."""
+        return self.store.address.shown
+
+    def ui_command(self) -> str:
+        """The command that shows this ledger in a browser, or the server's own address."""
+        return addresses.ui_command(self.store.address)
+
+    def page(self, experiment: str) -> str:
+        """The address of an experiment's runs in a browser: MLflow's own page opens on traces."""
+        with self.store.reading():
+            experiment_id = self.store.experiment_id(experiment)
+        host = self.store.address.shown if self.store.address.remote else "http://127.0.0.1:5000"
+        return f"{host.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+
+    def require_free(self, digests: Sequence[str]) -> None:
+        """Raises TrialTaken when another driver has one of the trials."""
+        for digest in digests:
+            self._take(digest).close()
+
+    def find_trial(self, experiment: str, digest: str) -> TrialRecord | None:
+        """The trial's record, as `find_trials` finds it."""
+        return self.find_trials(experiment, [digest]).get(digest)
+
+    def find_trials(self, experiment: str, digests: Sequence[str]) -> dict[str, TrialRecord]:
+        """Digest -> record of the trials that are there, a complete one before any other.
+
+        A trial that ended while MLflow was away is delivered from its journal first. Where several runs are
+        complete the oldest counts, and all others are tagged `duplicate_of`.
+        """
+        self.flush(READ_SECONDS)
+        runs = self._find_runs(experiment, digests)
+        missing = [one for one in digests if one not in runs or runs[one].data.tags.get("trial.state") not in COMPLETE]
+        recovered = [digest for digest in missing if self._recover(experiment, digest)]
+        if recovered:
+            self.flush(READ_SECONDS)
+            runs |= self._find_runs(experiment, recovered)
+        return self._records(runs)
+
+    def read_trial(self, run_id: str) -> TrialRecord:
+        """The record of one run. Raises InputError when there is no such trial."""
+        with self.store.reading():
+            run = self.store.client.get_run(run_id)
+        return self._record(run)
+
+    def find_stages(self, experiment: str, stage: str, objective: str) -> list[StageRecord]:
+        """The stage's runs, one for each grid, the latest last, with the tags as a person left them."""
+        self.flush(READ_SECONDS)
+        with self.store.reading():
+            experiment_id = self.store.experiment_id(experiment, create=False)
+            runs = self.store.search(
+                experiment_id, {"ledger.kind": "stage", "stage.name": stage, "stage.objective": objective}
+            )
+        return [stage_record(run) for run in runs if "duplicate_of" not in run.data.tags]
+
+    def find_children(self, experiment: str, stage_run_id: str) -> list[ChildRecord]:
+        """The runs below a stage, with the tags as a person left them."""
+        self.flush(READ_SECONDS)
+        with self.store.reading():
+            return children_of(self.store, self.store.experiment_id(experiment, create=False), stage_run_id)
+
+    def json_artifact(self, run_id: str, path: str) -> Any:
+        """A JSON artifact of a run; None where it is missing or torn."""
+        with self.store.reading():
+            return self.store.json_artifacts(run_id, {path}).get(path)
+
+    def look_up(self, experiment: str, digest: str) -> TrialRecord | None:
+        """The trial's record, as `look_up_trials` finds it."""
+        return self.look_up_trials(experiment, [digest]).get(digest)
+
+    def look_up_trials(self, experiment: str, digests: Sequence[str]) -> dict[str, TrialRecord]:
+        """The records as they stand. Unlike `find_trials` it writes nothing, not even what a journal holds."""
+        return self._records(self._find_runs(experiment, digests, mark=False))
+
+    def curve(self, run_id: str, metric: str) -> Curve:
+        """A metric of a run."""
+        with self.store.reading():
+            history = self.store.client.get_metric_history(run_id, metric)
+        return sorted((point.step, point.value) for point in history)
+
+    def open_stage(
+        self,
+        experiment: str,
+        stage: str,
+        objective: str,
+        grid_key: str,
+        *,
+        title: str,
+        params: Mapping[str, Any],
+        note: str,
+    ) -> StageLog:
+        """The stage's parent run, found by its tags or else made. A note that is there already is left alone."""
+        identity = {"stage.name": stage, "stage.objective": objective, "stage.grid_key": grid_key}
+        identity = {"ledger.kind": "stage", **identity}
+        with self.store.reading():
+            experiment_id = self.store.experiment_id(experiment)
+            run = self.store.find_or_create(experiment_id, identity, {NOTE: note, WRITTEN: note}, title, now_ms())
+            self.store.client.update_run(run.info.run_id, status="RUNNING")
+            self.store.log_tags(run.info.run_id, {"stage.state": "running"})
+            if "stage.reason" in run.data.tags:
+                self.store.client.delete_tag(run.info.run_id, "stage.reason")
+            self.store.log_params(run, params)
+            save_views(self.store, experiment_id, run.info.run_id, title, objective)
+        return StageLog(
+            self.store,
+            self.put,
+            self.open_trial,
+            f"{self.page(experiment)}&{SHOWN}={run.info.run_id}",
+            experiment,
+            stage,
+            run.info.run_id,
+            dict(run.data.tags),
+        )
+
+    def open_trial(self, opened: Mapping[str, Any], digest: str) -> TrialLog:
+        """What `StageLog.open_trial` calls. Raises TrialTaken when another driver has the trial."""
+        held = self._take(digest)
+        held.append({**opened, "journal": held.identity}, durable=True)
+        return self._trial_log(held)
+
+    def flush(self, timeout_seconds: float) -> None:
+        """Returns when all is delivered. Raises TimeoutError, saying where the rest is safe, when for so long nothing
+        was."""
+        waiting = self._delivery.wait(timeout_seconds)
+        if waiting:
+            why = f" ({self._delivery.problem[:300]})" if self._delivery.problem else ""
+            raise TimeoutError(
+                f"{waiting} writes to MLflow at {self.uri} still wait, and none got through in {timeout_seconds:g} s"
+                f"{why}. What the trials logged is safe in {self._trials_folder}; the same command, run again, "
+                "delivers it."
+            )
+
+    def close(self, timeout_seconds: float = 30.0) -> None:
+        """Deliver what can be in the time, warn about the rest, and let go of all trials."""
+        try:
+            self.flush(timeout_seconds)
+        except TimeoutError as error:
+            log.warning("%s", error)
+        self._delivery.stop()
+        for trial in self._trials.values():
+            trial.let_go()
+
+    def put(self, job: Callable[[], None], what: str) -> None:
+        """Queue a write behind all others; `what` names it in messages."""
+        self._delivery.put(job, what)
+
+    def _take(self, digest: str) -> Journal:
+        former = self._trials.get(digest)
+        # A retry need not wait until the end of the failed attempt is delivered.
+        held = former.hand_over() if former is not None else None
+        return held or Journal(self._trials_folder / digest)
+
+    def _trial_log(self, held: Journal) -> TrialLog:
+        opened = [entry for entry in held.entries if entry["kind"] == "opened"][-1]
+        self._trials[held.digest] = TrialLog(self.store, self._delivery, held, opened)
+        return self._trials[held.digest]
+
+    def _recover(self, experiment: str, digest: str) -> bool:
+        """Whether the journal holds a complete end that this ledger never received; it is queued then."""
+        entries = read_entries(self._trials_folder / digest / FILE_NAME)
+        last = {entry["kind"]: position for position, entry in enumerate(entries)}
+        if not {"opened", "end"} <= last.keys() or last["opened"] > last["end"]:
+            return False
+        opened, end = entries[last["opened"]], entries[last["end"]]
+        if end["state"] not in COMPLETE or opened["experiment"] != experiment:
+            return False
+        # Delivered here and yet not found: a person deleted the run to have the trial run again.
+        if any(entry["kind"] == "delivered" and entry["ledger"] == self.uri for entry in entries[last["end"] :]):
+            return False
+        try:
+            held = self._take(digest)
+        except TrialTaken:  # by the driver that is delivering it
+            return False
+        self._trial_log(held).end_as_journaled(end)
+        return True
+
+    def _find_runs(self, experiment: str, digests: Sequence[str], *, mark: bool = True) -> dict[str, Run]:
+        with self.store.reading():
+            return runs_that_count(self.store, self.store.experiment_id(experiment, create=False), digests, mark=mark)
+
+    def _records(self, runs: Mapping[str, Run]) -> dict[str, TrialRecord]:
+        return dict(zip(runs, self.store.read_all(self._record, list(runs.values())), strict=True))
+
+    def _record(self, run: Run) -> TrialRecord:
+        if "trial.digest" not in run.data.tags:
+            raise InputError(f"run {run.info.run_id} of MLflow at {self.uri} is no trial: it has no tag trial.digest")
+        with self.store.reading():
+            artifacts = self.store.json_artifacts(run.info.run_id, {"trial.json", "validation"})
+        return trial_record(run, artifacts, self.curve)
+
+
+def experiment_name(config: TrialConfig) -> str:
+    """One MLflow experiment for each model and dataset."""
+    datasets = "+".join(Path(source).name for source in config.dataset)
+    return f"{Path(config.model).name} on {datasets}"

@@ -1,0 +1,123 @@
+"""What the ledger gives back, as plain values: trials, stages and the runs below a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+Curve = list[tuple[int, float]]
+"""(step, value) in order of steps."""
+
+COMPLETE = ("finished", "diverged")
+"""States of a trial that is not run again."""
+_OF_SUITE = {"harness": "harness/", "alpaca": "alpaca/", "arena": "arena_hard/"}
+"""Suite -> how the names of its metrics begin."""
+
+
+SETTINGS, FIXED, COMMAND, POINTS = "stage.settings", "stage.fixed", "stage.command", "points.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one checkpoint scored."""
+
+    epoch: int
+    metrics: dict[str, float | None]
+    """None where a value was not finite."""
+    correct: tuple[int, ...]
+    """1 for each validation pair whose chosen completion scored higher, in dataset order."""
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial as the ledger has it."""
+
+    run_id: str
+    digest: str
+    name: str
+    stage: str
+    """The stage in which it was begun."""
+    parent: str
+    """That stage's run."""
+    status: str
+    """finished, diverged, stopped (early), failed, or running (the last also after a kill)."""
+    params: dict[str, str]
+    config: dict[str, Any]
+    """The fields of its TrialConfig; empty when a kill came before they were stored."""
+    evaluations: tuple[Evaluation, ...]
+    judged_by: frozenset[str]
+    """The suites beside reward accuracy that have left numbers."""
+    reason: str
+    """Why it diverged or failed."""
+    seconds: float | None
+    read_curve: Callable[[str, str], Curve] = field(repr=False, compare=False)
+    """Takes a run's id and a metric."""
+
+    def curve(self, metric: str) -> Curve:
+        """A metric of this trial, read from the ledger now."""
+        return self.read_curve(self.run_id, metric)
+
+
+@dataclass(frozen=True)
+class StageRecord:
+    """A stage as the ledger has it. Its tags are a person's to change."""
+
+    run_id: str
+    title: str
+    grid_key: str
+    tags: dict[str, str]
+    ended_ms: int
+    """When it was last concluded; 0 when it never was."""
+
+
+@dataclass(frozen=True)
+class ChildRecord:
+    """A run below a stage: a trial that the stage began, or its stand-in for one taken from elsewhere."""
+
+    run_id: str
+    name: str
+    digest: str
+    state: str
+    """As a trial's status."""
+    reason: str
+    """Why it diverged or failed."""
+    params: dict[str, str]
+    tags: dict[str, str]
+    """A person's to change."""
+
+
+def stage_record(run: Run) -> StageRecord:
+    """A stage's run in MLflow as a record."""
+    tags = dict(run.data.tags)
+    return StageRecord(run.info.run_id, run.info.run_name, tags["stage.grid_key"], tags, run.info.end_time or 0)
+
+
+def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str, str], Curve]) -> TrialRecord:
+    """A trial's run in MLflow, with its JSON artifacts, as a record."""
+    tags = run.data.tags
+    config = artifacts.pop("trial.json", {})
+    return TrialRecord(
+        run_id=run.info.run_id,
+        digest=tags["trial.digest"],
+        name=run.info.run_name,
+        stage=tags.get("stage.name", ""),
+        parent=tags.get("mlflow.parentRunId", ""),
+        status=tags.get("trial.state", "running"),
+        params=dict(run.data.params),
+        config=config,
+        evaluations=tuple(
+            Evaluation(scored["epoch"], scored["metrics"], tuple(scored["correct"]), scored["checkpoint"])
+            for scored in artifacts.values()
+        ),
+        judged_by=frozenset(
+            suite for suite, prefix in _OF_SUITE.items() if any(name.startswith(prefix) for name in run.data.metrics)
+        ),
+        reason=tags.get("trial.reason", ""),
+        seconds=float(tags["trial.seconds"]) if "trial.seconds" in tags else None,
+        read_curve=read_curve,
+    )

@@ -1,0 +1,104 @@
+"""Views of MLflow's run list, saved with the experiment: whose runs, which columns, which charts.
+
+MLflow's pages keep a view as a tag of the experiment, `mlflow.sharedViewState.<key>`, list it under *Views* and open
+it at an address that ends in `viewStateShareKey=<key>`. Without one they show no params and a chart of every metric.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sweeps.ledger.store import PRIMARY_METRIC, Store
+
+VIEW, SHOWN = "mlflow.sharedViewState.", "viewStateShareKey"
+"""How the tag begins, and the part of an address that names a view."""
+# Without it MLflow opens the experiment on its pages for traces.
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+HARNESS, WIN_RATE = "harness/mean_accuracy", "alpaca/lc_win_rate"
+_WIDTHS = {
+    "tags.`winner`": 80,
+    "tags.`stage.name`": 130,
+    f"metrics.`{PRIMARY_METRIC}`": 195,
+    "params.`learning_rate`": 110,
+    "params.`beta`": 65,
+    "params.`margin`": 75,
+    "metrics.`validation/policy_accuracy`": 195,
+    "metrics.`validation/logratio_accuracy`": 205,
+    f"metrics.`{HARNESS}`": 185,
+    f"metrics.`{WIN_RATE}`": 150,
+    "tags.`taken_from.stage`": 150,
+}
+"""Column -> pixels. Columns of metrics that no run has are not shown."""
+_AXES = ["log10_learning_rate", "beta", "margin"]
+_SECTION = "choosing"
+
+
+def save_views(store: Store, experiment_id: str, run_id: str, title: str, objective: str) -> None:
+    """Save a stage's view under its run's id, and one of all stages of its objective; those that are there stay.
+
+    Final runs and ablations are not in the latter: they are not compared by learning rate, beta and margin alone.
+    """
+    wanted = KIND | {f"{VIEW}{run_id}": _saved(title, f"tags.`mlflow.parentRunId` = '{run_id}'", "tags.`stage.name`")}
+    if objective:
+        trials = (
+            f"params.objective = '{objective}' and tags.`ledger.kind` = 'trial' and tags.`stage.name` LIKE 'stage%'"
+        )
+        wanted[f"{VIEW}{objective}-search"] = _saved(f"stages 1 to 3 of {objective}", trials, "tags.`taken_from.stage`")
+    there = store.client.get_experiment(experiment_id).tags
+    for tag in wanted.keys() - there.keys():
+        store.client.set_experiment_tag(experiment_id, tag, wanted[tag])
+
+
+def _saved(name: str, runs: str, without: str) -> str:
+    """A view of the runs of a filter, as MLflow's pages save it: the best first, all of them in the charts.
+
+    `without`: the column that would say the same in every row.
+    """
+    columns = {column: width for column, width in _WIDTHS.items() if column != without}
+    state = {
+        "searchFilter": runs,
+        "orderByKey": f"metrics.`{PRIMARY_METRIC}`",
+        "orderByAsc": False,
+        "selectedColumns": list(columns),
+        "columnOrder": list(columns),
+        "columnWidths": columns,
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": _charts(),
+        "compareRunSections": [
+            {"uuid": _SECTION, "name": "Choosing", "display": True, "isReordered": False, "columns": 2}
+        ],
+    }
+    # Views are listed in the order in which they were saved, which is of no matter here.
+    return json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
+
+
+def _charts() -> list[dict[str, Any]]:
+    """Those without values hide by themselves."""
+    axes = {"selectedParams": _AXES, "selectedMetrics": [PRIMARY_METRIC], "showAllRuns": True}
+    both = {"xaxis": _metric(HARNESS), "yaxis": _metric(WIN_RATE)}
+    return [
+        _chart("PARALLEL", "axes", axes),
+        _chart("BAR", "reward accuracy", {"metricKey": PRIMARY_METRIC}),
+        _line("validation_curve/reward_accuracy"),
+        _line("train/loss"),
+        _chart("SCATTER", "harness and win rate", both),
+    ]
+
+
+def _line(metric: str) -> dict[str, Any]:
+    # Left to itself MLflow smooths curves, and the last point is no longer the value that was measured.
+    as_measured = {"lineSmoothness": 0, "useGlobalLineSmoothing": False}
+    return _chart(
+        "LINE", metric, {"metricKey": metric, "selectedMetricKeys": [metric], "xAxisKey": "step", **as_measured}
+    )
+
+
+def _metric(name: str) -> dict[str, str]:
+    return {"key": name, "type": "METRIC"}
+
+
+def _chart(kind: str, key: str, shown: Mapping[str, Any]) -> dict[str, Any]:
+    usual = {"runsCountToCompare": 100, "metricSectionId": _SECTION, "deleted": False, "isGenerated": False}
+    return {"uuid": key, "type": kind, **usual, **shown}

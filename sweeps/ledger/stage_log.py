@@ -1,0 +1,129 @@
+"""A stage's way into the ledger: its parent run, its trials, and the tables and figures it is judged by."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.config import TrialConfig, to_dict
+from mmpo_train.redaction import masked
+from sweeps.grids import margin_of
+from sweeps.ledger.runs import mark_winner, take
+from sweeps.ledger.trial_log import TrialLog, now_ms
+
+if TYPE_CHECKING:
+    from sweeps.ledger.records import TrialRecord
+    from sweeps.ledger.store import Store
+
+NOTE, WRITTEN = "mlflow.note.content", "stage.note"
+"""The description that a person may change, and what was last written there."""
+
+
+class StageLog:
+    """A stage's parent run. All writing returns at once; files must stay until they are delivered."""
+
+    def __init__(
+        self,
+        store: Store,
+        put: Callable[[Callable[[], None], str], None],
+        open_trial: Callable[[Mapping[str, Any], str], TrialLog],
+        page: str,
+        experiment: str,
+        stage: str,
+        run_id: str,
+        tags: dict[str, str],
+    ):
+        self._store, self._queue, self._open_trial = store, put, open_trial
+        self._experiment, self._stage = experiment, stage
+        self.page = page
+        """The address of its saved view in a browser."""
+        self.run_id = run_id
+        self.tags = tags
+        """As they were when the stage was opened, a person's changes included, and what was set since."""
+        self._tables: list[dict[str, str]] = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+
+    def open_trial(self, config: TrialConfig, name: str, tags: Mapping[str, str]) -> TrialLog:
+        """The trial's log; its run is found or made in the background. Raises TrialTaken when another driver has it."""
+        values = {key: masked(value) if isinstance(value, str) else value for key, value in to_dict(config).items()}
+        margin = margin_of(config.objective)
+        opened = {
+            "kind": "opened",
+            "timestamp_ms": now_ms(),
+            "experiment": self._experiment,
+            "parent": self.run_id,
+            "name": name,
+            "tags": {"stage.name": self._stage, **tags},
+            "config": values,
+            # MLflow's parallel coordinates have no log axis, and leave out runs that lack one of the params.
+            "log10_learning_rate": round(math.log10(config.learning_rate), 4),
+            "margin": getattr(config, margin) if margin else 0.0,
+        }
+        return self._open_trial(opened, config.digest)
+
+    def log_file(self, path: Path, artifact_folder: str = "") -> None:
+        """Store a file; HTML and images show in MLflow's pages."""
+        if not path.is_file():
+            raise FileNotFoundError(path)
+        client = self._store.client
+        self._put(lambda: client.log_artifact(self.run_id, str(path), artifact_folder or None), path.name)
+
+    def log_figure(self, path: Path, artifact_folder: str = "figures") -> None:
+        """Store a picture."""
+        self.log_file(path, artifact_folder)
+
+    def log_json(self, name: str, value: Any) -> None:
+        """Store a value as `<name>.json`."""
+        path = name if name.endswith(".json") else f"{name}.json"
+        self._put(lambda: self._store.client.log_dict(self.run_id, value, path), path)
+
+    def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Store a table MLflow can compare across runs, in the place of an earlier one of this name.
+
+        MLflow's own `log_table` appends, so a resumed stage would list every trial twice.
+        """
+        path = name if name.endswith(".json") else f"{name}.json"
+        rows = [[_finite_or_none(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
+        self.log_json(path, {"columns": list(columns), "data": rows})
+        if {"path": path, "type": "table"} not in self._tables:
+            self._tables.append({"path": path, "type": "table"})
+        self.tag({"mlflow.loggedArtifacts": json.dumps(self._tables)})
+
+    def tag(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the stage."""
+        self.tags |= {name: str(value) for name, value in tags.items()}
+        self._put(lambda: self._store.log_tags(self.run_id, tags), "tags")
+
+    def describe(self, markdown: str) -> None:
+        """The run's description, unless a person has written one."""
+        if self.tags.get(NOTE) == self.tags.get(WRITTEN):
+            self.tag({NOTE: markdown, WRITTEN: markdown})
+
+    def take(self, record: TrialRecord, name: str) -> None:
+        """Show a trial that another stage trained: a stand-in below this stage, made once, brought up to date."""
+        self._put(lambda: take(self._store, record.run_id, self.run_id, self._stage, name), f"{name}, taken")
+
+    def mark_winner(self, digests: Collection[str]) -> None:
+        """Tag the runs of these trials as the winner by rule, and no others."""
+        store, experiment = self._store, self._experiment
+        self._put(lambda: mark_winner(store, store.experiment_id(experiment), self.run_id, digests), "the winner's tag")
+
+    def finish(self, winner: TrialRecord | None, tags: Mapping[str, Any]) -> None:
+        """All trials have ended; without a winner there is none to hand to the next stage."""
+        chosen = {} if winner is None else {"stage.winner_run_id": winner.run_id, "stage.winner_digest": winner.digest}
+        self.tag({"stage.state": "finished", **chosen, **tags})
+        self._put(lambda: self._store.client.set_terminated(self.run_id, "FINISHED"), "the end")
+
+    def fail(self, reason: str) -> None:
+        """The stage broke off and may be run again."""
+        self.tag({"stage.state": "failed", "stage.reason": reason})
+        self._put(lambda: self._store.client.set_terminated(self.run_id, "FAILED"), "the end")
+
+    def _put(self, job: Callable[[], None], what: str) -> None:
+        self._queue(job, f"{what} of {self._stage}")
+
+
+def _finite_or_none(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,259 @@
+"""What this project asks of MLflow: experiments, runs found by tags, params, artifacts. Its one door to mlflow."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from filelock import FileLock
+
+from mmpo_train.errors import InputError
+from mmpo_train.redaction import masked
+from mmpo_train.storage.deadline import within
+from mmpo_train.storage.mirror import address_of
+from sweeps.ledger import addresses
+from sweeps.ledger.addresses import Address
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+PRIMARY_METRIC = "validation/reward_accuracy"
+PROBE_SECONDS = 5
+RUNS_PER_PAGE = 1000
+READERS = 8
+METRICS_PER_BATCH = 1000
+PARAMS_PER_BATCH = 100
+TAG_CHARACTERS = 8000
+PARAM_CHARACTERS = 6000
+# Errors that another try cannot cure: the run was deleted, or the value is not one MLflow takes.
+HOPELESS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "RESOURCE_ALREADY_EXISTS", "INVALID_STATE")
+SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # The ledger's writer tries again by itself; MLflow's own seven tries would hold a reader for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+class Store:
+    """An MLflow that answered, with the few operations the ledger is made of."""
+
+    def __init__(self, address: Address, storage: Path):
+        """Raises InputError within seconds when nobody usable answers. Makes a missing sqlite database."""
+        self.address, self._storage = address, storage
+        self.client = _client(address)
+        self._experiments: dict[str, str] = {}
+
+    def experiment_id(self, name: str, *, create: bool = True) -> str:
+        """The experiment's id, made where missing; empty when it is missing and not to be made."""
+        if name in self._experiments:
+            return self._experiments[name]
+        found = self.client.get_experiment_by_name(name)
+        if found is None and create:
+            self._create_experiment(name)
+            found = self.client.get_experiment_by_name(name)
+        if found is None:
+            return ""
+        if found.lifecycle_stage != "active":
+            raise InputError(
+                f"the experiment {name!r} was deleted in MLflow; restore it "
+                f"(mlflow experiments restore --experiment-id {found.experiment_id}), or remove it for good (mlflow gc)"
+            )
+        self._experiments[name] = found.experiment_id
+        return found.experiment_id
+
+    def _create_experiment(self, name: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        # A server knows where its artifacts go. Otherwise MLflow would put them below the current folder.
+        beside = self.address.database if address_of(self._storage) else None  # a copy may be deleted at any time
+        folder = beside.parent if beside else self._storage
+        location = None if self.address.remote else (folder / "mlartifacts").as_uri()
+        tags = {"mlflow.experiment.primaryMetric.name": PRIMARY_METRIC}
+        try:
+            self.client.create_experiment(name, artifact_location=location, tags=tags)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                raise
+
+    def search(self, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
+        """Active runs with these tags, the oldest first."""
+        if not experiment_id:
+            return []
+        for value in tags.values():
+            assert "'" not in value, f"a quote in {value!r} would end MLflow's filter"
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        found: list[Run] = []
+        page = None
+        while True:  # a page has at most so many runs; the token of the last one is empty
+            some = self.client.search_runs([experiment_id], wanted, max_results=RUNS_PER_PAGE, page_token=page)
+            found += some
+            page = some.token
+            if not page:
+                return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+    def read_all(self, read: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
+        """What `read` gives for each, in order; many at a time where each has to wait for a server."""
+        if not self.address.remote or len(items) < 2:
+            return [read(item) for item in items]
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(read, items))
+
+    def find_or_create(
+        self,
+        experiment_id: str,
+        identity: Mapping[str, str],
+        tags: Mapping[str, str],
+        name: str,
+        start_ms: int,
+    ) -> Run:
+        """The oldest run with the identifying tags, made if there is none.
+
+        Searched again after making one: a request that was sent twice, or a second process, has made two. The
+        younger are tagged `duplicate_of` and left alone.
+        """
+        if not self.search(experiment_id, identity):
+            every_tag = {tag: text(value) for tag, value in {**identity, **tags}.items()}
+            self.client.create_run(experiment_id, start_ms, every_tag, name)
+        run, *younger = self.search(experiment_id, identity)
+        self.mark_duplicates(run, younger)
+        return run
+
+    def mark_duplicates(self, kept: Run, others: list[Run]) -> None:
+        """Tag the others with the run that counts in their place."""
+        for other in others:
+            if other.data.tags.get("duplicate_of") != kept.info.run_id:
+                self.client.set_tag(other.info.run_id, "duplicate_of", kept.info.run_id)
+
+    def log_params(self, run: Run, params: Mapping[str, Any]) -> None:
+        """Params once: MLflow never changes one, so values that differ on resume become a tag."""
+        from mlflow.entities import Param
+
+        there = run.data.params
+        wanted = {name: _param(value) for name, value in params.items()}
+        missing = [Param(name, value) for name, value in wanted.items() if name not in there]
+        for start in range(0, len(missing), PARAMS_PER_BATCH):
+            self.client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_PER_BATCH])
+        changed = [f"{name}: {there[name]} -> {new}" for name, new in wanted.items() if there.get(name, new) != new]
+        if changed:
+            self.client.set_tag(run.info.run_id, "changed_on_resume", text("; ".join(changed)))
+
+    def log_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        """Set tags, long values cut and secrets taken out."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(name, text(value)) for name, value in tags.items()])
+
+    def log_metrics(self, run_id: str, metrics: list[tuple[str, float, int, int]]) -> None:
+        """At most METRICS_PER_BATCH of (name, value, timestamp in ms, step)."""
+        from mlflow.entities import Metric
+
+        self.client.log_batch(run_id, metrics=[Metric(*metric) for metric in metrics])
+
+    def json_artifacts(self, run_id: str, paths: set[str]) -> dict[str, Any]:
+        """The parsed JSON files at these paths and in these folders, by artifact path; none that is missing or torn."""
+        place = urlsplit(self.client.get_run(run_id).info.artifact_uri)
+        if place.scheme in ("", "file"):  # where MLflow would make copies of them first
+            return _parsed_files(Path(url2pathname(place.path)), paths)
+        with tempfile.TemporaryDirectory() as folder:
+            for path in paths & {item.path for item in self.client.list_artifacts(run_id)}:
+                self.client.download_artifacts(run_id, path, folder)
+            return _parsed_files(Path(folder), paths)
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turns MLflow's errors into InputError, for calls whose answer is waited for."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except MlflowException as error:
+            raise addresses.unreachable(self.address, str(error)) from None  # its chain shows credentials
+
+    def may_pass(self, error: Exception) -> bool:
+        """Whether a write that failed may succeed when tried again."""
+        from mlflow.exceptions import MlflowException, RestException
+
+        if isinstance(error, MlflowException):
+            # A proxy in front of a server that restarts says 404 too, but not in MLflow's words.
+            said_by_mlflow = isinstance(error, RestException) or not self.address.remote
+            return not (said_by_mlflow and error.error_code in HOPELESS)
+        gone = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+        return isinstance(error, OSError) and not isinstance(error, gone)
+
+
+def text(value: Any) -> str:
+    """A tag's value: not too long for one, and without secrets."""
+    return masked(str(value))[:TAG_CHARACTERS]
+
+
+def _param(value: Any) -> str:
+    return masked(",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))[:PARAM_CHARACTERS]
+
+
+def _parsed_files(folder: Path, paths: set[str]) -> dict[str, Any]:
+    named = [folder / path for path in paths]
+    files = sorted(file for path in named for file in ([path] if path.is_file() else path.rglob("*.json")))
+    contents = ((file.relative_to(folder).as_posix(), _parsed(file)) for file in files)
+    return {path: content for path, content in contents if content is not None}
+
+
+def _parsed(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text("utf-8"))
+    except ValueError:
+        return None  # a kill in mid-copy; the trial's journal delivers it again
+
+
+def _client(address: Address) -> MlflowClient:
+    """A quiet client of an address that answers."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for noisy in ("mlflow", "alembic"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+    def answering() -> MlflowClient:
+        client = MlflowClient(tracking_uri=address.uri)
+        client.search_experiments(max_results=1)
+        return client
+
+    try:
+        if address.database is not None:
+            # Two processes that create the tables at once leave half a schema.
+            with FileLock(f"{address.database}.lock", timeout=120):
+                return answering()
+        with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_SECONDS)):
+            return within(PROBE_SECONDS + 1, answering)
+    except (MlflowException, OSError) as error:
+        raise addresses.unreachable(address, str(error)) from None  # its chain shows credentials
+
+
+@contextlib.contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

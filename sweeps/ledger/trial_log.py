@@ -1,0 +1,262 @@
+"""A trial's way into the ledger: first its journal, then, in the ledger's writer thread, its MLflow run."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import math
+import platform
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmpo_train.events import Point
+from mmpo_train.redaction import masked
+from sweeps.ledger.delivery import Delivery
+from sweeps.ledger.journal import Journal
+from sweeps.ledger.store import METRICS_PER_BATCH, Store
+
+PACKAGES = (
+    "torch", "ray", "deepspeed", "transformers", "peft", "datasets", "bitsandbytes", "mlflow", "lm-eval", "numpy",
+)  # fmt: skip
+_METRIC_NAME = re.compile(r"[/\w.\-: ]{1,250}")
+
+
+class TrialLog:
+    """A trial's run and journal, owned by one driver. All writing returns at once and keeps its order."""
+
+    def __init__(self, store: Store, delivery: Delivery, held: Journal, opened: Mapping[str, Any]):
+        """Queues the run's opening and everything the journal already holds, with its own timestamps."""
+        self._store, self._delivery = store, delivery
+        self._journal: Journal | None = held
+        self.digest = held.digest
+        self.run_id: str | None = None
+        """Known once the run's opening is delivered."""
+        self.ended = False
+        self._unsent: list[tuple[str, float, int, int]] = []
+        self._sending = False
+        self._mutex = threading.Lock()
+        self._put(lambda: self._deliver_opening(opened), "the opening")
+        self._send([entry for entry in held.entries if "metrics" in entry])
+        for entry in held.entries:
+            if entry["kind"] == "evaluation":
+                self._put_evaluation(entry)
+
+    def points(self, points: Sequence[Point]) -> None:
+        """Log metrics. Those journaled before at the same step are dropped; values that are not finite leave a gap."""
+        for point in points:
+            self._log({"kind": "point"}, point.step, point.timestamp_ms, point.metrics)
+
+    def evaluated(self, epoch: int, metrics: Mapping[str, float], correct: Sequence[int], checkpoint: str) -> None:
+        """Log what the checkpoint of an epoch scored, metrics at step = epoch. The first result of an epoch stands.
+
+        `correct` is 1 for each validation pair whose chosen completion scored higher, in dataset order.
+        """
+        entries = self._own_journal().entries
+        if any(entry["kind"] == "evaluation" and entry["epoch"] == epoch for entry in entries):
+            return
+        scored = {
+            "kind": "evaluation",
+            "epoch": epoch,
+            "checkpoint": checkpoint,
+            "scores": {name: float(value) if math.isfinite(value) else None for name, value in metrics.items()},
+            "correct": [int(bit) for bit in correct],
+        }
+        self._log(scored, epoch, now_ms(), metrics)
+        self._put_evaluation(scored)
+
+    def artifacts(self, folder: Path, name: str) -> None:
+        """Store a folder's files; they must stay until they are delivered."""
+        self._put(lambda: self._deliver_artifacts(folder, name), f"the files of {name}")
+
+    def tag(self, tags: Mapping[str, str]) -> None:
+        """Set tags of the trial's run."""
+        self._put(lambda: self._deliver_tags(tags), "tags")
+
+    def finish(self, seconds: float) -> None:
+        """The trial is complete and never run again."""
+        self._end("finished", "", seconds)
+
+    def diverged(self, reason: str) -> None:
+        """The trial is complete: that it diverged is its result."""
+        self._end("diverged", reason)
+
+    def stopped(self, reason: str, seconds: float) -> None:
+        """The trial was ended early; it is not complete, and goes on where it is asked for again."""
+        self._end("stopped", reason, seconds)
+
+    def fail(self, reason: str) -> None:
+        """The trial broke off and may be run again."""
+        self._end("failed", reason)
+
+    def end_as_journaled(self, end: Mapping[str, Any]) -> None:
+        """Deliver an end that the journal holds and MLflow never received."""
+        self.ended = True
+        self._put(lambda: self._deliver_end(end), "the end", self.let_go)
+
+    def hand_over(self) -> Journal | None:
+        """The journal of a trial that ended and still waits for delivery, for a retry by the same driver."""
+        with self._mutex:
+            if not self.ended:
+                return None
+            held, self._journal = self._journal, None
+            return held
+
+    def let_go(self) -> None:
+        """Another driver may have the trial from here on."""
+        with self._mutex:
+            if self._journal is not None:
+                self._journal.close()
+                self._journal = None
+
+    def _own_journal(self) -> Journal:
+        assert self._journal is not None and not self.ended, f"trial {self.digest} has ended"
+        return self._journal
+
+    def _log(self, entry: dict[str, Any], step: int, timestamp_ms: int, metrics: Mapping[str, float]) -> None:
+        for name in metrics:
+            if not _METRIC_NAME.fullmatch(name):
+                raise ValueError(
+                    f"metric name {name!r}: MLflow takes letters, digits and _ - . : / or a space; "
+                    f"for example harness/piqa/acc"
+                )
+        held = self._own_journal()
+        fresh = held.fresh(step, metrics)
+        if fresh or entry["kind"] == "evaluation":
+            entry |= {"step": int(step), "timestamp_ms": int(timestamp_ms), "metrics": fresh}
+            held.append(entry, durable=entry["kind"] == "evaluation")
+            self._send([entry])
+
+    def _end(self, state: str, reason: str, seconds: float | None = None) -> None:
+        end = {
+            "kind": "end",
+            "timestamp_ms": now_ms(),
+            "state": state,
+            "reason": masked(reason),
+            "seconds": seconds,
+        }
+        self._own_journal().append(end, durable=True)
+        self.end_as_journaled(end)
+
+    def _put_evaluation(self, entry: Mapping[str, Any]) -> None:
+        self._put(lambda: self._deliver_evaluation(entry), f"the evaluation of epoch {entry['epoch']}")
+
+    def _send(self, entries: Sequence[Mapping[str, Any]]) -> None:
+        with self._mutex:
+            for entry in entries:
+                finite = ((name, value) for name, value in entry["metrics"].items() if value is not None)
+                self._unsent += [(name, value, entry["timestamp_ms"], entry["step"]) for name, value in finite]
+            if self._sending or not self._unsent:
+                return
+            self._sending = True  # the job already queued takes these points along
+        self._put(self._deliver_points, "points", self._drop_points)
+
+    def _put(self, job: Callable[[], None], what: str, if_refused: Callable[[], None] | None = None) -> None:
+        self._delivery.put(job, f"{what} of trial {self.digest}", if_refused)
+
+    # The rest runs in the writer's thread. Without a run its opening was refused, which has been said then.
+
+    def _deliver_opening(self, opened: Mapping[str, Any]) -> None:
+        store = self._store
+        # By its journal, not by its digest alone: another driver with its own storage may be running the same
+        # trial, and into a run whose points we have no journal of we would write them twice.
+        identity = {"trial.digest": self.digest, "trial.journal": opened["journal"]}
+        parent = {"mlflow.parentRunId": opened["parent"]} if opened["parent"] else {}
+        tags = {"ledger.kind": "trial", **parent, **opened["tags"]}
+        experiment_id = store.experiment_id(opened["experiment"])
+        run = store.find_or_create(experiment_id, identity, tags, opened["name"], opened["timestamp_ms"])
+        run_id = run.info.run_id
+        store.client.update_run(run_id, status="RUNNING")
+        store.log_tags(run_id, {"trial.state": "running"})
+        if "trial.reason" in run.data.tags:
+            store.client.delete_tag(run_id, "trial.reason")
+        axes = {name: opened[name] for name in ("log10_learning_rate", "margin") if name in opened}
+        store.log_params(run, {**opened["config"], **axes})
+        described = {"trial.json": opened["config"], "environment.json": environment()}
+        there = store.json_artifacts(run_id, set(described))
+        for path in described.keys() - there.keys():
+            store.client.log_dict(run_id, described[path], path)
+        self.run_id = run_id
+
+    def _deliver_points(self) -> None:
+        while True:
+            with self._mutex:
+                batch = self._unsent[:METRICS_PER_BATCH]
+                if not batch:
+                    self._sending = False
+                    return
+            if self.run_id is not None:
+                self._store.log_metrics(self.run_id, batch)
+            with self._mutex:
+                del self._unsent[: len(batch)]
+
+    def _drop_points(self) -> None:
+        """Points of a run that a person deleted stay in the journal, for the next run of the trial."""
+        with self._mutex:
+            self._unsent.clear()
+            self._sending = False
+
+    def _deliver_evaluation(self, entry: Mapping[str, Any]) -> None:
+        if self.run_id is not None:
+            content = {"epoch": entry["epoch"], "checkpoint": entry["checkpoint"], "metrics": entry["scores"]}
+            content["correct"] = entry["correct"]
+            self._store.client.log_dict(self.run_id, content, f"validation/epoch-{entry['epoch']:04d}.json")
+
+    def _deliver_artifacts(self, folder: Path, name: str) -> None:
+        if self.run_id is not None and folder.is_dir():
+            self._store.client.log_artifacts(self.run_id, str(folder), name)
+
+    def _deliver_tags(self, tags: Mapping[str, str]) -> None:
+        if self.run_id is not None:
+            self._store.log_tags(self.run_id, {name: masked(value) for name, value in tags.items()})
+
+    def _deliver_end(self, end: Mapping[str, Any]) -> None:
+        if self.run_id is not None:
+            tags = {
+                f"trial.{name}": end[name] for name in ("state", "reason", "seconds") if end[name] not in ("", None)
+            }
+            self._store.log_tags(self.run_id, tags)
+            status = {"finished": "FINISHED", "stopped": "KILLED"}.get(end["state"], "FAILED")
+            self._store.client.set_terminated(self.run_id, status, end["timestamp_ms"])
+            with self._mutex:
+                if self._journal is not None:
+                    delivered = {
+                        "kind": "delivered",
+                        "ledger": self._store.address.shown,
+                        "run_id": self.run_id,
+                    }
+                    self._journal.append(delivered)
+        self.let_go()
+
+
+@functools.cache
+def environment() -> dict[str, Any]:
+    """What the trial ran on: versions, platform, and the commit where there is a repository."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    described: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+    }
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        commit = _git("rev-parse", "HEAD")
+        described |= {"commit": commit, "uncommitted_changes": bool(_git("status", "--porcelain"))}
+    return described
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)

@@ -1,0 +1,86 @@
+"""Commands as they are typed: the one that was given, and the one that comes next."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+import sys
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from mmpo_train.redaction import masked
+from mmpo_train.terminal import console
+from sweeps.plan.labels import option
+from sweeps.plan.options import SweepOptions
+from sweeps.plan.order import _TAKES, SETTLED
+
+
+def arguments_of(options: Any, leave_out: Collection[str] = (), settled: Collection[str] = ()) -> str:
+    """The options that differ from their defaults, as they are typed; secrets are masked.
+
+    `leave_out` names options, `settled` fields that --set must not repeat.
+    """
+    words: list[str] = []
+    for path, value in _given(options, ""):
+        name = path.rpartition(".")[2]
+        typed = f"--{path.replace('_', '-')}"
+        if name in leave_out:
+            continue
+        if isinstance(value, bool):
+            words.append(typed if value else f"--{path[: -len(name)]}no-{name}".replace("_", "-"))
+        elif name in ("dataset", "set"):
+            kept = [one for one in value if name != "set" or one.partition("=")[0].strip() not in settled]
+            words += [word for one in kept for word in (typed, shlex.quote(masked(one)))]
+        elif isinstance(value, tuple):
+            words += [typed, *(shlex.quote(masked(str(one))) for one in value)]
+        else:
+            words += [typed, shlex.quote(masked(str(value)))]
+    return "".join(f" {word}" for word in words)
+
+
+def shared_options(options: SweepOptions) -> SweepOptions:
+    """What every sweep takes of a script's options, but for those that only look."""
+    own = {one.name: getattr(options, one.name) for one in dataclasses.fields(SweepOptions)}
+    return SweepOptions(**own | {"dry_run": False, "verbose": False, "show_examples": 0})
+
+
+def _given(options: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for one in dataclasses.fields(options):
+        value = getattr(options, one.name)
+        if dataclasses.is_dataclass(value):
+            yield from _given(value, f"{prefix}{one.name}.")
+        elif value != one.default:
+            yield f"{prefix}{one.name}", value
+
+
+def command(script: str, options: SweepOptions, leave_out: Collection[str] = ()) -> str:
+    """The script for the same model and data, with choices from the command line repeated where it takes them."""
+    words = arguments_of(shared_options(options), settled={*SETTLED[script], *leave_out})
+    given: dict[str, Any] = {name: getattr(options, name, None) for name in _TAKES.get(script, ())}
+    words += "".join(f" {option(name)} {value:g}" for name, value in given.items() if value is not None)
+    return f"python sweeps/{script}.py{words}"
+
+
+def same_command(script: str, options: SweepOptions) -> str:
+    """The command that was given, but for options that only look."""
+    return f"python sweeps/{script}.py{arguments_of(options, leave_out=('dry_run', 'verbose', 'show_examples'))}"
+
+
+def as_typed(command: str) -> str:
+    """The command as it must be typed: with the environment's folder in front unless the shell finds it there."""
+    program, folder = command.split()[0], Path(sys.executable).parent
+    found = shutil.which(program)
+    if not (folder / program).exists() or (found and Path(found).parent == folder):
+        return command
+    below = folder.is_relative_to(Path.cwd())
+    return f"{folder.relative_to(Path.cwd()) if below else folder}/{command}"
+
+
+def print_next(following: str, ui_command: str, page: str) -> None:
+    """The commands that come next."""
+    console.print("\nnext:", style="bold")
+    typed = [as_typed(following)] if following else []
+    for line in (*typed, as_typed(ui_command), page):
+        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)

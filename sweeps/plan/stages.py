@@ -1,0 +1,104 @@
+"""A stage as a value: its axis, what it fixes, and the points of its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.config import TrialConfig, parse_assignments, replace
+from mmpo_train.errors import InputError
+from mmpo_train.options import base_config
+from mmpo_train.recipes import objective_settings
+from sweeps.plan.labels import option, shown
+from sweeps.plan.options import SweepOptions
+from sweeps.plan.order import DECIDED_IN
+from sweeps.plan.trials import Planned
+
+if TYPE_CHECKING:
+    from mmpo_train.prepare import Inputs
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """One point of a stage: the same trial with each seed."""
+
+    label: str
+    """Its place on the axis, as tables and pictures name it."""
+    value: Any
+    trials: tuple[Planned, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage: which field of a trial it varies, over which values, with which others fixed or chosen before."""
+
+    name: str
+    """As its script is called."""
+    title: str
+    axis: str
+    run_name: str
+    """A trial's name in MLflow, where labels are cut at ten characters; {} is its place on the axis."""
+    values: tuple[Any, ...]
+    option: str = ""
+    """The option that gives the values; empty where they cannot be given."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """What each value of the axis stands for, where the axis is no field of a trial."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Fields that the stage fixes unless the user sets them."""
+    chosen: tuple[str, ...] = ()
+    """Fields whose values earlier stages chose, in the order of the stages."""
+    log_axis: bool = False
+    """Whether the axis is drawn logarithmically."""
+    by_epoch: bool = False
+    """Whether every epoch is a point to look at, not the best one alone."""
+
+    @property
+    def tunes(self) -> bool:
+        """Whether later stages take its winner's value."""
+        return self.name in DECIDED_IN.values()
+
+    def points(self, base: TrialConfig, inputs: Inputs, seeds: int = 1) -> list[GridPoint]:
+        """The grid in order. Raises InputError for a value that is given twice."""
+        labels = [shown(self.axis, value) for value in self.values]
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
+        if repeated or not labels:
+            given = f"has {', '.join(repeated)} twice" if repeated else "is empty"
+            raise InputError(f"{self.option} {given}; give each value of the grid once")
+        if seeds < 1:
+            raise InputError(f"--seeds must be at least 1, got {seeds}")
+        points = []
+        for label, value in zip(labels, self.values, strict=True):
+            config = replace(base, self.variants[value] if self.variants else {self.axis: value})
+            names = {base.seed + number: f" s{base.seed + number}" if seeds > 1 else "" for number in range(seeds)}
+            trials = [
+                Planned(
+                    replace(config, {"seed": seed}),
+                    inputs,
+                    f"{label}, seed {seed}" if seeds > 1 else label,
+                    self.run_name.format(label) + suffix,
+                )
+                for seed, suffix in names.items()
+            ]
+            points.append(GridPoint(label, value, tuple(trials)))
+        return points
+
+
+def known_objective(objective: str) -> str:
+    """The objective's name. Raises InputError where there is none of that name."""
+    return replace(TrialConfig(), {"objective": objective}).objective
+
+
+def stage_config(stage: Stage, options: SweepOptions, precision: str) -> TrialConfig:
+    """The config that the stage's trials share. What the user sets goes before the stage's own settings."""
+    assigned = parse_assignments(options.set)
+    varied = {name for fields in stage.variants.values() for name in fields} or {stage.axis}
+    for name in assigned:
+        if name in varied:
+            advice = f"; give its values with {stage.option}" if stage.option else ""
+            raise InputError(f"--set {name}=… is what {stage.name} varies{advice}")
+        if name in stage.chosen:
+            raise InputError(f"--set {name}=… has an option of its own here: {option(name)}")
+    own = {**stage.settings, **objective_settings(options.objective)}
+    base = replace(base_config(options), {name: value for name, value in own.items() if name not in assigned})
+    return replace(base, {"precision": precision}) if base.precision == "auto" else base

@@ -1,0 +1,3 @@
+"""Which point of a grid wins and how sure that is: in numbers (`winners.py`, `significance.py`, `noise.py`), in words
+and tables (`wording.py`, `epoch_tables.py`, `sheets.py`). The door is `winners.rank`.
+"""

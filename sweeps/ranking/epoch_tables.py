@@ -1,0 +1,56 @@
+"""Every epoch of every point: the tables of the final runs, points down and epochs across."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from sweeps.plan.labels import with_deviation
+from sweeps.ranking.sheets import Sheet, as_lines
+
+if TYPE_CHECKING:
+    from sweeps.ledger.ledger import TrialRecord
+    from sweeps.plan.stages import GridPoint
+
+METRICS = {
+    "reward accuracy": "validation/reward_accuracy",
+    "LM Harness, mean accuracy": "harness/mean_accuracy",
+    "AlpacaEval, length-controlled win rate": "alpaca/lc_win_rate",
+    "Arena-Hard, win rate": "arena_hard/win_rate",
+}
+"""As tables name them -> as the ledger does."""
+
+
+def epoch_sheets(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], axis_name: str) -> list[Sheet]:
+    """A table for each metric that was measured, over all seeds; the peak epoch of each point is marked."""
+    found = []
+    epochs = range(1, max(point.trials[0].config.epochs for point in points) + 1)
+    for title, metric in METRICS.items():
+        measured = {point.label: _by_epoch(point, records, metric) for point in points}
+        if not any(measured.values()):
+            continue
+        rows, best = [], set()
+        for number, (label, values) in enumerate(measured.items()):
+            rows.append((label, *(with_deviation(values[epoch]) if epoch in values else "missing" for epoch in epochs)))
+            if values:
+                peak = max(values, key=lambda epoch: (mean(values[epoch]), -epoch))
+                best.add((number, peak - 1))
+        headers = tuple(f"epoch {epoch}" for epoch in epochs)
+        found.append(Sheet(f"{title}, {axis_name} by epoch (peak bold)", headers, tuple(rows), frozenset(best)))
+    return found
+
+
+def as_markdown(sheets: Sequence[Sheet]) -> str:
+    """The tables for a note."""
+    return "\n".join(line for sheet in sheets for line in (f"**{sheet.title}**", "", *as_lines(sheet), ""))
+
+
+def _by_epoch(point: GridPoint, records: Mapping[str, TrialRecord], metric: str) -> dict[int, list[float]]:
+    """Epoch -> the seeds' values."""
+    values: dict[int, list[float]] = {}
+    for trial in point.trials:
+        if trial.digest in records:
+            for epoch, value in records[trial.digest].curve(metric):
+                values.setdefault(epoch, []).append(value)
+    return values

@@ -1,0 +1,82 @@
+"""Numbers with their noise: differences, spreads."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+Z = 1.96
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A share from 0 to 1 with what it may be off by."""
+
+    value: float
+    """Mean over seeds."""
+    noise: float | None
+    """Of one run; None where nobody knows."""
+    noise_is: str
+    seeds: int = 1
+    missing: int = 0
+    """Seeds without this number."""
+
+    @property
+    def error(self) -> float | None:
+        """Of the mean over seeds."""
+        return None if self.noise is None else self.noise / math.sqrt(self.seeds)
+
+
+def difference(ours: Measured | None, paper_percent: float | None) -> tuple[float | None, bool | None]:
+    """Ours minus the paper's, in percentage points, and whether noise explains it: |d| <= 1.96 noise sqrt(1 + 1/n).
+
+    The paper prints no errors: its one run is taken to be as noisy as one of ours, ours is a mean of n.
+    """
+    if ours is None or paper_percent is None:
+        return None, None
+    off = 100 * ours.value - paper_percent
+    if ours.noise is None:
+        return off, None
+    return off, abs(off) <= 100 * Z * ours.noise * math.sqrt(1 + 1 / ours.seeds)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far a metric moves over beta."""
+
+    widest: float
+    """Largest minus smallest."""
+    deviation: float
+    """Sample standard deviation over the betas."""
+    noise: float | None
+    """What it would be if beta did nothing: root mean square of the points' errors."""
+    noise_is: str
+    p_value: float | None
+    """Of so large a spread by noise alone: chi squared of (k - 1) (deviation / noise)^2."""
+
+    @property
+    def ratio(self) -> float | None:
+        return self.deviation / self.noise if self.noise else None
+
+
+def spread(points: Sequence[Measured]) -> Spread | None:
+    """Over the betas that have the metric; None with fewer than two."""
+    if len(points) < 2:
+        return None
+    values, errors = [one.value for one in points], [one.error for one in points if one.error is not None]
+    noise = math.sqrt(mean(error**2 for error in errors)) if len(errors) == len(points) else None
+    kinds = sorted({one.noise_is for one in points})
+    deviation = stdev(values)
+    p_value = chi_squared_tail((len(points) - 1) * (deviation / noise) ** 2, len(points) - 1) if noise else None
+    return Spread(max(values) - min(values), deviation, noise, "; ".join(kinds), p_value)
+
+
+def chi_squared_tail(x: float, freedom: int) -> float:
+    """P(chi squared with so many degrees of freedom >= x), by the finite sums of Abramowitz & Stegun 26.4.4 and 5."""
+    half = x / 2
+    if freedom % 2 == 0:
+        return math.exp(-half) * sum(half**k / math.factorial(k) for k in range(freedom // 2))
+    terms = sum(half ** (k - 0.5) / math.gamma(k + 0.5) for k in range(1, (freedom - 1) // 2 + 1))
+    return math.erfc(math.sqrt(half)) + math.exp(-half) * terms

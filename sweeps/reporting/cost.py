@@ -1,0 +1,59 @@
+"""What every stage cost: trials trained and reused, their time, and GPU-hours where there were GPUs."""
+
+from __future__ import annotations
+
+from sweeps.cluster.placement import HARDWARE
+from sweeps.reporting.page import MISSING, Table
+from sweeps.reporting.read import Experiment, Trial
+from sweeps.reporting.tables import stage_title
+
+
+def cost_table(experiment: Experiment) -> Table:
+    """Every run of a stage, in the order in which they were begun, and their sum."""
+    rows, total_trained, total_seconds, total_hours = [], 0, 0.0, 0.0
+    for stage in experiment.stages:
+        begun = [child.digest for child in stage.children if "trial.digest" in child.tags]
+        trained = [experiment.trials[digest] for digest in begun if digest in experiment.trials]
+        reused = sum("taken.digest" in child.tags for child in stage.children)
+        timed = [trial for trial in trained if trial.record.seconds is not None]
+        untimed = len(trained) - len(timed)
+        seconds = sum(trial.record.seconds or 0.0 for trial in timed)
+        gpus = [_gpus(trial) for trial in timed]
+        hours = sum((trial.record.seconds or 0.0) * (count or 0) / 3600 for trial, count in zip(timed, gpus))
+        rows.append(
+            (
+                stage_title(stage.name),
+                stage.objective or "several",
+                str(len(trained)),
+                str(reused),
+                MISSING if trained and not timed else f"{seconds:,.0f}",
+                _hours(gpus, hours),
+                ", ".join(sorted({trial.tags.get(HARDWARE, "unknown") for trial in trained})) or MISSING,
+                str(untimed) if untimed else "",
+                stage.tags.get("stage.state", "running"),
+            )
+        )
+        total_trained += len(trained)
+        total_seconds += seconds
+        total_hours += hours
+    known = f"{total_hours:.2f}" if total_hours else MISSING
+    rows.append(("all", "", str(total_trained), "", f"{total_seconds:,.0f}", known, "", "", ""))
+    headers = ("stage", "objective", "trained", "reused", "seconds", "GPU-hours", "on", "without time", "state")
+    caption = (
+        "Cost of every stage: wall-clock seconds of the trials that it trained, evaluation included, added up over "
+        "trials. A reused trial is counted where it was trained. Trials that did not finish have no time, and one that "
+        "was interrupted has the time since its last start."
+    )
+    return Table("cost", caption, headers, tuple(rows), (0, 1, 6, 8))
+
+
+def _gpus(trial: Trial) -> int | None:
+    """How many GPUs it trained on: 0 on CPUs, None where nobody wrote it down."""
+    workers, _, kind = trial.tags.get(HARDWARE, "").partition(" x ")
+    return None if not kind else 0 if kind == "CPU" else int(workers)
+
+
+def _hours(gpus: list[int | None], hours: float) -> str:
+    if None in gpus:
+        return "unknown"
+    return f"{hours:.2f}" if any(gpus) else "no GPU" if gpus else MISSING

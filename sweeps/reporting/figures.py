@@ -1,0 +1,138 @@
+"""What the report's pictures show, taken from the ledger's numbers: Figures 1 to 3, and every stage's curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from sweeps.figures.trade_off import Curve, Trajectory, colours_of, draw_curves, draw_trade_off, in_order
+from sweeps.plan.labels import words
+from sweeps.reporting.missing import stage_missing
+from sweeps.reporting.numbers import HARNESS, LENGTH_CONTROLLED, epochs_of, length_controlled, measure
+from sweeps.reporting.page import Picture
+from sweeps.reporting.read import Experiment, StageRun
+from sweeps.reporting.tables import STAGES, model_name, stage_title
+
+_SHOWS = "LM Harness accuracy over win rate, epoch by epoch: "
+
+
+def trade_offs(experiment: Experiment, folder: Path, suffix: str = "") -> list[Picture]:
+    """Figures 1 and 2: the final runs of MMPO beside those of each other objective; alone where there is no other."""
+    there = [name for name in experiment.objectives if _has_points(experiment.stage("final_runs", name))]
+    first = "mmpo" if "mmpo" in there else there[0] if there else ""
+    others = [name for name in there if name != first]
+    pairs: list[tuple[str, ...]] = [(first, other) for other in others] or ([(first,)] if first else [])
+    pictures = []
+    for pair in pairs:
+        figure = {("mmpo", "dpo"): "Figure 1", ("mmpo", "simpo"): "Figure 2"}.get((pair[0], pair[-1]), "Trade-off")
+        stages = [stage for name in pair if (stage := experiment.stage("final_runs", name)) is not None]
+        against = " and ".join(pair)
+        called = f"{figure}. {model_name(experiment)}: {against}, final runs"
+        stem = f"{figure.lower().replace(' ', '').replace('-', '_')}_{'_'.join(pair)}{suffix}"
+        pictures.append(_trade_off(experiment, stages, folder / stem, called, "beta"))
+    return pictures
+
+
+def ablation(experiment: Experiment, folder: Path, suffix: str = "") -> list[Picture]:
+    """Figure 3, where the ablations were run."""
+    stage = experiment.stage("ablations", "mmpo")
+    if stage is None or not _has_points(stage):
+        return []
+    called = f"Figure 3. {model_name(experiment)}: ablations of mmpo"
+    return [_trade_off(experiment, [stage], folder / f"figure3_ablations{suffix}", called, "variant")]
+
+
+def _has_points(stage: StageRun | None) -> bool:
+    return stage is not None and bool(stage.points)
+
+
+def _trade_off(experiment: Experiment, stages: Sequence[StageRun], path: Path, title: str, called: str) -> Picture:
+    rates = length_controlled(stages)
+    baseline = experiment.starting_model.get(HARNESS)
+    trajectories = [one for stage in stages for one in _trajectories(stage, rates)]
+    picture = draw_trade_off(
+        path,
+        title=title,
+        rate_name=LENGTH_CONTROLLED[rates],
+        called=called,
+        colours=_colours(experiment, called, [one.label for one in trajectories]),
+        trajectories=trajectories,
+        baseline=baseline,
+    )
+    lacking = [sentence for stage in stages for sentence in stage_missing(stage)]
+    if baseline is None:
+        lacking.append("The starting model's harness accuracy is not in the ledger.")
+    bars = sorted({one.noise_is for line in trajectories for _, *both in line.epochs for one in both})
+    caption = (
+        f"{title}. Numbers are epochs, arrows lead from one to the next. Error bars: {'; '.join(bars) or 'none'}. "
+    )
+    caption += ("Missing: " + " ".join(lacking)) if lacking else "Nothing is missing."
+    return Picture(picture, caption, _SHOWS + title)
+
+
+def _trajectories(stage: StageRun, rates: str) -> list[Trajectory]:
+    found = []
+    for point in stage.points:
+        both = ((epoch, measure(point, rates, epoch), measure(point, HARNESS, epoch)) for epoch in epochs_of(stage))
+        known = tuple((epoch, x, y) for epoch, x, y in both if x is not None and y is not None)
+        found.append(Trajectory(point.label, stage.objective, known))
+    return found
+
+
+def curves(experiment: Experiment, folder: Path, suffix: str = "") -> list[Picture]:
+    """Validation reward accuracy over steps, a picture for every stage and objective that lists its points."""
+    order = {name: place for place, name in enumerate(STAGES)}
+    keys = sorted(
+        {(stage.name, stage.objective) for stage in experiment.stages},
+        key=lambda key: (order.get(key[0], len(order)), key[0], experiment.objectives.index(key[1]) if key[1] else 99),
+    )
+    pictures = []
+    for name, objective in keys:
+        stage = experiment.stage(name, objective)
+        if stage is None or not stage.points:
+            continue
+        axis = _axis(stage)
+        title = f"{stage_title(name).capitalize()}: {objective}, {model_name(experiment)}"
+        lines = [_curve(point.label, [trial.curve for trial in point.trials]) for point in stage.points]
+        path = draw_curves(
+            folder / f"curves_{name}_{objective}{suffix}",
+            title=title,
+            called=words(axis),
+            curves=lines,
+            colours=_colours(experiment, axis, [line.label for line in lines]),
+            baseline=_baseline(stage),
+        )
+        without = [line.label for line in lines if not line.steps]
+        caption = f"{title}: validation reward accuracy over optimiser steps."
+        caption += f" Missing: nothing was logged for {', '.join(without)}." if without else ""
+        pictures.append(Picture(path, caption, f"Reward accuracy over steps, {title}"))
+    return pictures
+
+
+def _colours(experiment: Experiment, axis: str, labels: Sequence[str]) -> dict[str, Any]:
+    """A beta has one colour in all pictures of the experiment."""
+    if axis == "beta":
+        every = {point.label for stage in experiment.stages if _axis(stage) == "beta" for point in stage.points}
+        return colours_of(sorted(every))
+    return colours_of(labels) if axis == "variant" else in_order(labels)
+
+
+def _axis(stage: StageRun) -> str:
+    return stage.params.get("axis", "point")
+
+
+def _curve(label: str, seeds: Sequence[Sequence[tuple[int, float]]]) -> Curve:
+    values: dict[int, list[float]] = {}
+    for curve in seeds:
+        for step, value in curve:
+            values.setdefault(step, []).append(value)
+    steps = ((step, mean(some), stdev(some) if len(some) > 1 else 0.0) for step, some in sorted(values.items()))
+    return Curve(label, tuple(steps))
+
+
+def _baseline(stage: StageRun) -> float | None:
+    """What the starting model scores by the objective; a range over the points is no line."""
+    scored = stage.tags.get("baseline.reward_accuracy", "")
+    return None if " to " in scored or not scored else float(scored)

@@ -1,0 +1,124 @@
+"""What a report lacks, as sentences. Nothing is filled in: a point that is not in the ledger is named here."""
+
+from __future__ import annotations
+
+from sweeps.grids import margin_of
+from sweeps.plan.labels import words
+from sweeps.ranking.winners import listed
+from sweeps.reporting.numbers import HARNESS, PUBLISHED, epochs_of, length_controlled, metrics_of
+from sweeps.reporting.read import Experiment, Point, StageRun
+from sweeps.reporting.tables import stage_title
+
+_SUITES = {"harness/": "harness", "alpaca/": "alpaca", "arena_hard/": "arena"}
+
+
+def missing_sentences(experiment: Experiment) -> list[str]:
+    """Stages that were not run, points without a result, epochs without an evaluation, and the starting model's."""
+    told = []
+    finals = []
+    for objective in experiment.objectives:
+        for name in _expected(objective):
+            stage = experiment.stage(name, objective)
+            if stage is None:
+                told.append(f"{objective}: {stage_title(name)}: not run (`python sweeps/{name}.py`).")
+                continue
+            told += _of_stage(stage)
+            others = len(experiment.runs_of(name, objective)) - 1
+            if others:
+                runs = f"{others} other run{'s' if others > 1 else ''}"
+                told.append(f"{objective}: {stage_title(name)}: {runs} of it not shown; this is run {stage.run_id}.")
+            if name in ("final_runs", "ablations"):
+                finals.append(stage)
+                told += evaluations_missing(stage)
+    if finals and HARNESS not in experiment.starting_model:
+        told.append(
+            f"The starting model's LM Harness accuracy is not in the ledger, so its line is not drawn: "
+            f"`python -m eval_workers {experiment.model} --suite harness --mlflow-uri ADDRESS` records it."
+        )
+    kinds = length_controlled(finals)
+    if finals and kinds != PUBLISHED:
+        told.append(
+            f"The win rates are `{kinds}`, not AlpacaEval's own length control; none is compared with the paper's."
+        )
+    return told
+
+
+def _expected(objective: str) -> list[str]:
+    margin = ["stage3_margin"] if margin_of(objective) else []
+    return ["stage1_lr", "stage2_beta", *margin, "final_runs", *(["ablations"] if objective == "mmpo" else [])]
+
+
+def _of_stage(stage: StageRun) -> list[str]:
+    told = []
+    where = f"{stage.objective}: {stage_title(stage.name)}"
+    if not stage.finished:
+        reason = stage.tags.get("stage.reason", "")
+        told.append(f"{where}: it has not ended ({reason or stage.tags.get('stage.state', 'running')}).")
+    return told + _points_missing(stage)
+
+
+def stage_missing(stage: StageRun) -> list[str]:
+    """What a picture of the stage lacks: points without a result, and epochs without an evaluation."""
+    return _points_missing(stage) + evaluations_missing(stage)
+
+
+def _points_missing(stage: StageRun) -> list[str]:
+    told = []
+    where = f"{stage.objective}: {stage_title(stage.name)}"
+    axis = words(stage.params.get("axis", "point"))
+    for point in stage.points:
+        absent = point.expected - len(point.trials)
+        if absent:
+            seeds = f"{absent} of {point.expected} seeds were" if point.expected > 1 else "it was"
+            told.append(f"{where}: {axis} {point.label} has no result: {seeds} not trained.")
+        for trial in point.trials:
+            record = trial.record
+            if record.status != "finished":
+                seed = f", seed {record.params.get('seed', '?')}" if point.expected > 1 else ""
+                why = f": {record.reason}" if record.reason else ""
+                told.append(f"{where}: {axis} {point.label}{seed} has no result, it {_state(record.status)}{why}.")
+    return told
+
+
+def _state(status: str) -> str:
+    return {"running": "is still running or was interrupted", "stopped": "was stopped early"}.get(status, status)
+
+
+def evaluations_missing(stage: StageRun) -> list[str]:
+    """Of trials that finished."""
+    told = []
+    where = f"{stage.objective}: {stage_title(stage.name)}"
+    rates = length_controlled([stage])
+    for metric, name in ((HARNESS, "LM Harness"), (rates, "length-controlled win rate")):
+        if metric not in metrics_of([stage]):
+            told.append(
+                f"{where}: no {name} at all: run the command again with `--set evaluations=reward,harness,alpaca`."
+            )
+            continue
+        for point in stage.points:
+            told += [f"{where}: {one}" for one in _epochs_without(stage, point, metric, name)]
+    return told
+
+
+def _epochs_without(stage: StageRun, point: Point, metric: str, name: str) -> list[str]:
+    told = []
+    axis = words(stage.params.get("axis", "point"))
+    suite = next(suite for prefix, suite in _SUITES.items() if metric.startswith(prefix))
+    for trial in point.trials:
+        there = trial.scores.get(metric, {})
+        epochs = [epoch for epoch in epochs_of(stage) if epoch not in there]
+        if trial.record.status != "finished" or not epochs:
+            continue
+        reasons = {
+            trial.tags[tag]
+            for epoch in epochs
+            for tag in sorted(trial.tags)
+            if tag.startswith(f"evaluation.{suite}") and tag.endswith(f".epoch-{epoch:04d}")
+        }
+        why = f" ({'; '.join(sorted(reasons))})" if reasons else ""
+        seed = f", seed {trial.record.params.get('seed', '?')}" if point.expected > 1 else ""
+        numbers = listed([str(epoch) for epoch in epochs])
+        told.append(
+            f"{axis} {point.label}{seed} has no {name} at epoch{'s' if len(epochs) > 1 else ''} {numbers}{why}."
+        )
+    return told

@@ -1,0 +1,172 @@
+"""A model card of a checkpoint, from what the ledger has of it. The door to huggingface_hub's cards."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.config import TrialConfig, identity, replace
+from mmpo_train.errors import InputError
+from mmpo_train.redaction import masked
+from mmpo_train.terminal import console
+from sweeps.reporting.compare import Checkpoint, checkpoint_of
+from sweeps.reporting.numbers import ARENA, HARNESS, LENGTH_CONTROLLED, REWARD, own_error
+from sweeps.reporting.page import write_whole
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+    from sweeps.ledger.ledger import Ledger
+
+_TEXT = """---
+{metadata}
+---
+
+# {name}
+
+{model} trained on {dataset} with {objective}{paper}, {epoch} of {epochs} epochs, by mmpo-sweeps.
+
+## What it scored
+
+{scores}
+
+{missing}
+
+## How it was trained
+
+{settings}
+
+The trial's digest is `{digest}`, its run in MLflow `{run}`. Trained with {versions}.
+"""
+_PAPERS = {"mmpo": " (Najafi & Fyshe 2025)", "dpo": " (Rafailov et al. 2023)", "simpo": " (Meng et al. 2024)"}
+_SUITES = {"LM Harness": HARNESS, "AlpacaEval 2": "alpaca/", "Arena-Hard": ARENA}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def write_card(ledger: Ledger, spec: str, folder: Path, push_to_hub: str = "") -> Path:
+    """Writes the card of RUN or RUN:EPOCH to README.md in `folder` and returns its path.
+
+    It goes to the hub only where a repository is named. Raises InputError where the run has no such checkpoint, or the
+    hub does not take the card; the local one is there then.
+    """
+    from huggingface_hub import ModelCard
+
+    one = checkpoint_of(ledger, spec)
+    card = ModelCard(card_text(ledger, one), ignore_metadata_errors=False)
+    path = folder / "README.md"
+    write_whole(path, str(card))
+    if push_to_hub:
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+        try:
+            where = card.push_to_hub(push_to_hub, commit_message="Model card from mmpo-sweeps")
+        except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+            raise InputError(f"the hub did not take the card for {push_to_hub}: {masked(str(error))[:400]}") from None
+        console.print(f"pushed: {masked(str(where))}", highlight=False, soft_wrap=True, markup=False)
+    return path
+
+
+def card_text(ledger: Ledger, one: Checkpoint) -> str:
+    """Metadata with the evaluations, and what a reader wants to know."""
+    from huggingface_hub import ModelCardData
+
+    config = _config(one)
+    name = f"{Path(config.model).name}-{config.objective}-{one.trial.record.digest[:8]}-epoch-{one.epoch}"
+    hub_model = config.model if _on_hub(config.model) else None
+    data = [source.partition(":")[0] for source in config.dataset]
+    data = [source for source in data if _on_hub(source)]
+    results = evaluations(one, config)
+    metadata = ModelCardData(
+        base_model=hub_model,
+        datasets=data or None,
+        library_name="peft" if config.lora_rank else "transformers",
+        pipeline_tag="text-generation",
+        tags=["preference-optimisation", config.objective],
+        model_name=name,
+        eval_results=results,
+    )
+    lacking = [called for called, metric in _SUITES.items() if not _measured(one, metric)]
+    environment = ledger.json_artifact(one.trial.record.run_id, "environment.json") or {}
+    versions = environment.get("packages", {})
+    settings = [f"| {field} | {_value(value)} |" for field, value in identity(config).items()]
+    scores = [f"| {result.task_name} | {result.metric_name} | {result.metric_value:.4f} | {_error(one, result)} |"
+              for result in results]  # fmt: skip
+    return _TEXT.format(
+        metadata=metadata.to_yaml(),
+        name=name,
+        model=f"`{_short(config.model)}`",
+        dataset=" and ".join(f"`{_short(source)}`" for source in config.dataset),
+        objective=config.objective,
+        paper=_PAPERS.get(config.objective, ""),
+        epoch=one.epoch,
+        epochs=config.epochs,
+        scores="\n".join(["| task | metric | value | standard error |", "|---|---|---:|---:|", *scores]),
+        missing=f"Not evaluated: {', '.join(lacking)}." if lacking else "",
+        settings="\n".join(["| field | value |", "|---|---|", *settings]),
+        digest=one.trial.record.digest,
+        run=one.trial.record.run_id,
+        versions=", ".join(f"{package} {version}" for package, version in versions.items()) or "unknown versions",
+    )
+
+
+def evaluations(one: Checkpoint, config: TrialConfig) -> list[EvalResult]:
+    """What the checkpoint scored, as the hub's metadata has it: shares from 0 to 1."""
+    from huggingface_hub import EvalResult
+
+    data = " and ".join(_short(source) for source in config.dataset)
+    against = "against the starting model"
+    named: dict[str, tuple[str, str, str]] = {
+        REWARD: ("Preference", data, "validation reward accuracy, by the objective's own score"),
+        "validation/policy_accuracy": ("Preference", data, "validation accuracy of plain log-probabilities"),
+        HARNESS: ("LM Harness", "mean over tasks", "mean zero-shot accuracy"),
+        **{metric: ("AlpacaEval 2", "AlpacaEval 2", f"{name} {against}") for metric, name in LENGTH_CONTROLLED.items()},
+        "alpaca/win_rate": ("AlpacaEval 2", "AlpacaEval 2", f"win rate {against}"),
+        ARENA: ("Arena-Hard", "Arena-Hard", "win rate"),
+    }
+    for metric in sorted(one.trial.scores):
+        task = re.fullmatch(r"harness/([^/]+)/acc", metric)
+        if task:
+            named[metric] = ("LM Harness", task.group(1), f"zero-shot accuracy, {task.group(1)}")
+    return [
+        EvalResult(
+            task_type="text-generation",
+            task_name=task,
+            dataset_type=re.sub(r"[^a-z0-9]+", "-", dataset.lower()).strip("-"),
+            dataset_name=dataset,
+            metric_type=metric,
+            metric_name=called,
+            metric_value=round(one.trial.scores[metric][one.epoch], 6),
+        )
+        for metric, (task, dataset, called) in named.items()
+        if one.epoch in one.trial.scores.get(metric, {})
+    ]
+
+
+def _config(one: Checkpoint) -> TrialConfig:
+    known = {k: v for k, v in one.trial.record.config.items() if k in TrialConfig.__dataclass_fields__}
+    return replace(TrialConfig(), known)
+
+
+def _measured(one: Checkpoint, metric: str) -> bool:
+    return any(name.startswith(metric) and one.epoch in epochs for name, epochs in one.trial.scores.items())
+
+
+def _error(one: Checkpoint, result: Any) -> str:
+    error, _ = own_error(one.trial, result.metric_type, one.epoch)
+    return "" if error is None else f"{error:.4f}"
+
+
+def _on_hub(name: str) -> bool:
+    """A hub id by its form, and no folder that happens to look like one."""
+    return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
+
+
+def _short(name: str) -> str:
+    """A hub id as it is; of a folder its name alone: a card tells nobody where this machine keeps its files."""
+    name = name.partition(":")[0] if not name.startswith("/") else name
+    return name if _on_hub(name) else Path(name).name
+
+
+def _value(value: Any) -> str:
+    return masked(", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)) or '""'

@@ -1,0 +1,128 @@
+"""A number of the report with its noise: over seeds, against the paper's, over beta. Standard library only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+
+from sweeps.ranking.noise import Measured
+from sweeps.reporting.read import Experiment, Point, StageRun, Trial
+
+REWARD, HARNESS, ARENA = "validation/reward_accuracy", "harness/mean_accuracy", "arena_hard/win_rate"
+PUBLISHED = "alpaca/lc_win_rate"
+LENGTH_CONTROLLED = {
+    PUBLISHED: "length-controlled win rate",
+    "alpaca/lc_win_rate_part": "length-controlled win rate on part of the prompts",
+    "alpaca/lc_win_rate_noreg": "length-controlled win rate, not regularised",
+    "alpaca/lc_win_rate_minimal": "length-controlled win rate without difficulties",
+}
+"""Metric -> its name. Only the first is AlpacaEval's own, which the paper prints."""
+
+
+POINT_HEADERS = (
+    "experiment", "stage", "objective", "run", "axis", "point", "epoch", "metric",
+    "value", "noise", "noise_is", "seeds", "seeds_missing",
+)  # fmt: skip
+
+
+def measure(point: Point, metric: str, epoch: int) -> Measured | None:
+    """The point's number at an epoch, of trials that finished; None where no seed has it.
+
+    Its noise is the sample standard deviation over seeds where there are several, else the metric's own error.
+    """
+    known = [trial for trial in point.trials if trial.record.status == "finished"]
+    values = [trial.scores[metric][epoch] for trial in known if epoch in trial.scores.get(metric, {})]
+    if not values:
+        return None
+    missing = point.expected - len(values)
+    if len(values) > 1:
+        return Measured(
+            mean(values), stdev(values), f"standard deviation over {len(values)} seeds", len(values), missing
+        )
+    [trial] = [trial for trial in known if epoch in trial.scores.get(metric, {})]
+    return Measured(values[0], *own_error(trial, metric, epoch), 1, missing)
+
+
+def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]:
+    """A metric's standard error within one run, and what it is."""
+    if metric == REWARD and trial.pairs:
+        share = trial.scores[metric][epoch]
+        return math.sqrt(share * (1 - share) / trial.pairs), f"binomial standard error, {trial.pairs} pairs"
+    errors = {HARNESS: "harness/mean_accuracy_error", ARENA: "arena_hard/win_rate_error"}
+    if metric in errors and epoch in trial.scores.get(errors[metric], {}):
+        whose = "bootstrap's standard error" if metric == ARENA else "standard error over the tasks' documents"
+        return trial.scores[errors[metric]][epoch], whose
+    judges = [name for name in trial.scores if name.startswith(f"{metric}_error/") and epoch in trial.scores[name]]
+    if judges:
+        # All judges read the same answers, so their errors may all point one way: the mean of them is the most it is.
+        of = "the judge's standard error" if len(judges) == 1 else f"mean of {len(judges)} judges' standard errors"
+        return mean(trial.scores[name][epoch] for name in judges), of
+    return None, "unknown"
+
+
+def length_controlled(stages: Sequence[StageRun]) -> str:
+    """The kind of length-controlled win rate that was measured; the published one where there is none."""
+    measured = {name for stage in stages for point in stage.points for trial in point.trials for name in trial.scores}
+    return next((name for name in LENGTH_CONTROLLED if name in measured), PUBLISHED)
+
+
+def epochs_of(stage: StageRun) -> range:
+    """Epochs that the stage's trials were to have."""
+    asked = [int(trial.record.params.get("epochs", 1)) for point in stage.points for trial in point.trials]
+    return range(1, max(asked, default=0) + 1)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The checkpoint with the most of one metric, and its share of another."""
+
+    label: str
+    epoch: int
+    value: Measured
+    other: Measured | None
+
+
+def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
+    """Over all points and epochs; a tie goes to the earlier point, then to the earlier epoch."""
+    found: Peak | None = None
+    for point in stage.points:
+        for epoch in epochs_of(stage):
+            value = measure(point, metric, epoch)
+            if value is not None and (found is None or value.value > found.value.value):
+                found = Peak(point.label, epoch, value, measure(point, other, epoch))
+    return found
+
+
+def metrics_of(stages: Sequence[StageRun]) -> dict[str, str]:
+    """What these stages were judged by: metric -> name."""
+    rates = length_controlled(stages)
+    named = {REWARD: "reward accuracy", HARNESS: "LM Harness", rates: LENGTH_CONTROLLED[rates], ARENA: "Arena-Hard"}
+    there = {name for stage in stages for point in stage.points for trial in point.trials for name in trial.scores}
+    return {metric: name for metric, name in named.items() if metric in there}
+
+
+def every_point(experiment: Experiment) -> Iterator[tuple[object, ...]]:
+    """Rows under POINT_HEADERS of all runs of all stages; one that is missing has empty cells."""
+    for stage in experiment.stages:
+        for point in stage.points:
+            for epoch in epochs_of(stage):
+                for metric in metrics_of([stage]):
+                    axis = stage.params.get("axis", "")
+                    where = (
+                        experiment.name,
+                        stage.name,
+                        stage.objective,
+                        stage.run_id,
+                        axis,
+                        point.label,
+                        epoch,
+                        metric,
+                    )
+                    one = measure(point, metric, epoch)
+                    if one is None:
+                        yield (*where, "", "", "", 0, point.expected)
+                    else:
+                        noise = "" if one.noise is None else one.noise
+                        yield (*where, one.value, noise, one.noise_is, one.seeds, one.missing)

@@ -1,0 +1,204 @@
+"""What a report is made of: every stage and trial of an experiment, read from MLflow and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from eval_workers.mlflow_record import EXPERIMENT as JUDGED_ALONE
+from mmpo_train.config import OBJECTIVE_FIELDS
+from mmpo_train.errors import InputError
+from sweeps.ledger.records import COMPLETE, POINTS, ChildRecord, TrialRecord, trial_record
+from sweeps.ledger.runs import BY_PERSON, WINNER, children_of
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from sweeps.ledger.ledger import Ledger
+
+CURVE = "validation_curve/reward_accuracy"
+_BY_EPOCH = ("validation/", "harness/", "alpaca/", "arena_hard/")
+"""How the metrics begin that are logged at step = epoch."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial with the numbers of every epoch's checkpoint."""
+
+    record: TrialRecord
+    tags: dict[str, str]
+    scores: dict[str, dict[int, float]]
+    """Metric -> epoch -> value."""
+    curve: tuple[tuple[int, float], ...]
+    """(step, validation reward accuracy) while it trained."""
+
+    @property
+    def pairs(self) -> int:
+        """Validation pairs that it was scored on; 0 before the first checkpoint."""
+        return len(self.record.evaluations[0].correct) if self.record.evaluations else 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point of a stage's grid, over its seeds."""
+
+    label: str
+    trials: tuple[Trial, ...]
+    """Those that the ledger has, finished or not."""
+    expected: int
+    """How many seeds were asked for."""
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage's run."""
+
+    run_id: str
+    name: str
+    objective: str
+    tags: dict[str, str]
+    params: dict[str, str]
+    ended_ms: int
+    points: tuple[Point, ...]
+    """In the grid's order; none where the stage is a study."""
+    children: tuple[ChildRecord, ...]
+    ranking: tuple[dict[str, Any], ...]
+    """Rows of its table."""
+
+    @property
+    def finished(self) -> bool:
+        return self.tags.get("stage.state") == "finished"
+
+    @property
+    def persons_choice(self) -> ChildRecord | None:
+        """The run below it that a person has chosen."""
+        chosen = (child for child in self.children if child.tags.get(WINNER, "").strip() == BY_PERSON)
+        return next(chosen, None)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that the ledger has of one model on one dataset."""
+
+    name: str
+    stages: tuple[StageRun, ...]
+    """The oldest first."""
+    trials: dict[str, Trial]
+    starting_model: dict[str, float]
+    """What it scored by itself; empty where nobody asked."""
+
+    @property
+    def model(self) -> str:
+        """As its trials name it."""
+        return next((trial.record.params.get("model", "") for trial in self.trials.values()), "")
+
+    @property
+    def recipe(self) -> str:
+        return next((stage.params["recipe"] for stage in self.stages if "recipe" in stage.params), "")
+
+    @property
+    def objectives(self) -> list[str]:
+        """In the order of the README's table."""
+        there = {stage.objective for stage in self.stages}
+        return [name for name in OBJECTIVE_FIELDS if name in there]
+
+    def runs_of(self, name: str, objective: str) -> list[StageRun]:
+        return [stage for stage in self.stages if (stage.name, stage.objective) == (name, objective)]
+
+    def stage(self, name: str, objective: str) -> StageRun | None:
+        """The run that counts: one in which a person has chosen before any other, then the last that ended."""
+        runs = self.runs_of(name, objective)
+        return max(runs, key=lambda run: (run.persons_choice is not None, run.finished, run.ended_ms), default=None)
+
+
+def experiments_of(ledger: Ledger) -> list[str]:
+    """Names of the experiments that have a stage."""
+    with ledger.store.reading():
+        found = ledger.store.client.search_experiments()
+        return sorted(one.name for one in found if ledger.store.search(one.experiment_id, {"ledger.kind": "stage"}))
+
+
+def read_experiment(ledger: Ledger, name: str, objectives: Sequence[str] = ()) -> Experiment:
+    """Everything of an experiment, or of some of its objectives. Raises InputError where there is none."""
+    store = ledger.store
+    with store.reading():
+        experiment_id = store.experiment_id(name, create=False)
+        stages = [run for run in store.search(experiment_id, {"ledger.kind": "stage"}) if _counts(run)]
+        stages = [run for run in stages if not objectives or run.data.tags["stage.objective"] in objectives]
+        if not stages:
+            known = "; ".join(experiments_of(ledger)) or "none"
+            wanted = f" of {', '.join(objectives)}" if objectives else ""
+            raise InputError(
+                f"the ledger at {ledger.uri} has no stage{wanted} in the experiment {name!r}; experiments with "
+                f"stages: {known}"
+            )
+        trials = _trials(ledger, experiment_id, objectives)
+        read = tuple(_stage(ledger, experiment_id, run, trials) for run in stages)
+    model = next((trial.record.params.get("model", "") for trial in trials.values()), "")
+    return Experiment(name, read, trials, _judged_alone(ledger, model))
+
+
+def read_run(ledger: Ledger, run_id: str) -> Trial:
+    """One trial. Raises InputError where the run is none."""
+    record = ledger.read_trial(run_id)
+    with ledger.store.reading():
+        return _trial(ledger, ledger.store.client.get_run(run_id), record)
+
+
+def _counts(run: Run) -> bool:
+    return "duplicate_of" not in run.data.tags
+
+
+def _trials(ledger: Ledger, experiment_id: str, objectives: Sequence[str]) -> dict[str, Trial]:
+    """Of every digest the run that counts: complete before incomplete, then the oldest."""
+    runs = [run for run in ledger.store.search(experiment_id, {"ledger.kind": "trial"}) if _counts(run)]
+    runs = [run for run in runs if not objectives or run.data.params.get("objective") in objectives]
+    runs.sort(key=lambda run: run.data.tags.get("trial.state") not in COMPLETE)
+    counting: dict[str, Run] = {}
+    for run in runs:
+        counting.setdefault(run.data.tags["trial.digest"], run)
+
+    def read(run: Run) -> Trial:
+        artifacts = ledger.store.json_artifacts(run.info.run_id, {"trial.json", "validation"})
+        return _trial(ledger, run, trial_record(run, artifacts, ledger.curve))
+
+    return dict(zip(counting, ledger.store.read_all(read, list(counting.values())), strict=True))
+
+
+def _trial(ledger: Ledger, run: Run, record: TrialRecord) -> Trial:
+    scores = {name: dict(ledger.curve(record.run_id, name)) for name in run.data.metrics if name.startswith(_BY_EPOCH)}
+    return Trial(record, dict(run.data.tags), scores, tuple(ledger.curve(record.run_id, CURVE)))
+
+
+def _stage(ledger: Ledger, experiment_id: str, run: Run, trials: dict[str, Trial]) -> StageRun:
+    artifacts = ledger.store.json_artifacts(run.info.run_id, {POINTS, "ranking.json"})
+    listed = artifacts.get(POINTS, [])
+    points = tuple(
+        Point(one["label"], tuple(trials[d] for d in one["digests"] if d in trials), len(one["digests"]))
+        for one in listed
+    )
+    table = artifacts.get("ranking.json", {"columns": [], "data": []})
+    return StageRun(
+        run_id=run.info.run_id,
+        name=run.data.tags["stage.name"],
+        objective=run.data.tags["stage.objective"],
+        tags=dict(run.data.tags),
+        params=dict(run.data.params),
+        ended_ms=run.info.end_time or 0,
+        points=points,
+        children=tuple(children_of(ledger.store, experiment_id, run.info.run_id)),
+        ranking=tuple(dict(zip(table["columns"], row, strict=True)) for row in table["data"]),
+    )
+
+
+def _judged_alone(ledger: Ledger, model: str) -> dict[str, float]:
+    """What `python -m eval_workers MODEL --mlflow-uri …` recorded of the starting model; the last value of each."""
+    with ledger.store.reading():
+        experiment_id = ledger.store.experiment_id(JUDGED_ALONE, create=False)
+        runs = ledger.store.search(experiment_id, {})
+    found: dict[str, float] = {}
+    for run in runs:
+        if run.data.params.get("path") == model:
+            found |= run.data.metrics
+    return found

@@ -1,0 +1,184 @@
+"""What a report, a comparison or a card is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from mmpo_train.errors import InputError
+from mmpo_train.options import STORAGE, Repeated, Stored
+from mmpo_train.redaction import masked
+from mmpo_train.terminal import console
+from sweeps.ledger.addresses import tracking_uri
+from sweeps.reporting.page import Block, Heading, Listing, Text, as_csv, write_page, write_whole
+
+if TYPE_CHECKING:
+    from sweeps.ledger.ledger import Ledger
+    from sweeps.reporting.read import Experiment
+
+
+_NOISE = (
+    "Accuracies and rates are in percent, followed by their noise: the standard deviation over seeds where a point has "
+    "several, else the metric's own standard error (binomial for reward accuracy, LM Harness's and the judges' own). "
+    "A difference is ours minus the paper's, in percentage points; it is within noise where it is at most 1.96 times "
+    "the noise of a difference of two such numbers, the paper's one run taken to be as noisy as one of ours, since it "
+    "prints no errors. A dash is a number that is not there: nothing is filled in or interpolated, and the last "
+    "section says what is missing."
+)
+FINDING = (
+    "On the ablation without in-batch normalisation: with the auxiliary term and two completions MMPO's loss is "
+    "exactly -s_w, since logsumexp(s_w, s_l) + log σ(s_w - s_l) = s_w. Its gradient is that of the chosen completion's "
+    "log-probability alone, whatever the rewards are. Training without in-batch normalisation has therefore the same "
+    "gradients as the full objective; only the scores, and with them reward accuracy, differ. What distinguishes these "
+    "two lines in win rate and harness accuracy is noise."
+)
+BLIND_TO_BETA = (
+    "For the same reason MMPO as published is stable by construction: neither beta nor r_eps nor the normalisation "
+    "groups are in its gradient. With one seed its models differ over beta by rounding alone, and what its harness "
+    "accuracies and win rates differ by is noise; reward accuracy differs since beta is in the score."
+)
+
+
+def _write(options: ReportOptions, ledger: Ledger) -> list[Path]:
+    if options.compare or options.card:
+        from sweeps.reporting.compare import compare
+        from sweeps.reporting.model_card import write_card
+
+        out = options.out or options.folder / "report"
+        paths = compare(ledger, options.compare, out / "comparison", options.prompts) if options.compare else []
+        return paths + ([write_card(ledger, options.card, out / "card", options.push_to_hub)] if options.card else [])
+    from sweeps.reporting.read import read_experiment
+
+    names = _experiments(options, ledger)
+    experiments, absent = [], []
+    for name in names:
+        try:
+            experiments.append(read_experiment(ledger, name, options.objective))
+            lacking = [one for one in options.objective if one not in experiments[-1].objectives]
+            absent += [f"there is no stage of {one} in the experiment {name!r}" for one in lacking]
+        except InputError as error:
+            absent.append(str(error))
+    if not experiments:
+        raise InputError("; ".join(absent))
+    out = options.out or options.folder / "report" / " and ".join(name.replace("/", "_") for name in names)[:150]
+    return report(experiments, out, ledger.uri, absent)
+
+
+def _experiments(options: ReportOptions, ledger: Ledger) -> list[str]:
+    """The experiments that are meant. Raises InputError where that is not clear."""
+    from sweeps.reporting.read import experiments_of
+
+    if options.experiment:
+        return list(dict.fromkeys(options.experiment))
+    if options.model or options.dataset:
+        from mmpo_train.options import Options, base_config
+        from sweeps.ledger.ledger import experiment_name
+
+        asked = Options(model=options.model or "tiny", dataset=options.dataset, storage=options.storage)
+        return [experiment_name(base_config(asked))]
+    found = experiments_of(ledger)
+    if len(found) == 1:
+        return found
+    if not found:
+        raise InputError(f"the ledger at {ledger.uri} has no stage yet: run python sweeps/stage1_lr.py first")
+    listed = "\n  ".join(found)
+    raise InputError(f"the ledger has several experiments; give --model, or --experiment with one of\n  {listed}")
+
+
+def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Sequence[str] = ()) -> list[Path]:
+    """Writes report.md, report.html, csv/ and figures/ into `out`; returns the two pages.
+
+    `absent`: why experiments that were asked for are not in it.
+    """
+    from sweeps.reporting.cost import cost_table
+    from sweeps.reporting.figures import ablation, curves, trade_offs
+    from sweeps.reporting.missing import missing_sentences
+    from sweeps.reporting.numbers import POINT_HEADERS, every_point
+    from sweeps.reporting.tables import SPREAD_HEADERS, peak_table, stability, tuned_table
+
+    title = "Preference optimisation: " + "; ".join(one.name for one in experiments)
+    blocks: list[Block] = [
+        Heading(1, title),
+        Text(f"Read from MLflow at `{ledger}`. {_NOISE}"),
+        *(Text(f"Missing: {why}.") for why in absent),
+        Heading(2, "Tables 1 and 2: language ability against preference"),
+        peak_table(experiments, by_win_rate=False),
+        peak_table(experiments, by_win_rate=True),
+        Heading(2, "Table 3: tuned values"),
+        tuned_table(experiments),
+    ]
+    spreads: list[tuple[object, ...]] = []
+    for number, one in enumerate(experiments):
+        several = len(experiments) > 1
+        folder = out / "figures"
+        suffix = f"_{number + 1}" if several else ""
+        about = f" of {one.name}" if several else ""
+        shown, every = stability(one)
+        spreads += every
+        blocks += [Heading(2, f"Figures 1 and 2{about}: trajectories over epochs")]
+        blocks += trade_offs(one, folder, suffix) or [Text("Missing: no final runs are in the ledger.")]
+        blocks += [Heading(2, f"Figure 3{about}: ablations")]
+        blocks += ablation(one, folder, suffix) or [Text("Missing: no ablations are in the ledger.")]
+        blocks += [Text(FINDING)] if "mmpo" in one.objectives else []
+        blocks += [Heading(2, f"Beta-stability{about}")]
+        blocks += [Text(BLIND_TO_BETA)] if "mmpo" in one.objectives else []
+        blocks += [shown.named(suffix)] if shown.rows else [Text("Missing: no stage over beta is in the ledger.")]
+        blocks += [Heading(2, f"Reward accuracy in every stage{about}"), *curves(one, folder, suffix)]
+        blocks += [Heading(2, f"Cost{about}"), cost_table(one).named(suffix), Heading(2, f"What is missing{about}")]
+        lacking = missing_sentences(one)
+        blocks += [Listing(tuple(lacking))] if lacking else [Text("Nothing.")]
+    pages = write_page(out, "report", title, blocks)
+    points = [row for one in experiments for row in every_point(one)]
+    write_whole(out / "csv" / "points.csv", as_csv(POINT_HEADERS, points))
+    write_whole(out / "csv" / "beta_stability_by_epoch.csv", as_csv(SPREAD_HEADERS, spreads))
+    return pages[:2]
+
+
+def write_report(options: ReportOptions) -> None:
+    """The report, a comparison or a card. Raises InputError where the ledger does not have what is asked for."""
+    from sweeps.ledger.ledger import connect_to_read
+
+    if options.push_to_hub and not options.card:
+        raise InputError("--push-to-hub pushes a model card: say of which run with --card RUN")
+    if options.compare and len(options.compare) != 2:
+        raise InputError(f"--compare takes two runs, got {len(options.compare)}: give --compare RUN_A RUN_B")
+    ledger = connect_to_read(options.tracking_uri or None, options.folder)
+    if ledger is None:
+        where = masked(tracking_uri(options.tracking_uri)) or options.folder / "mlflow.db"
+        raise InputError(f"there is no ledger at {where}: run a sweep first, or give --storage or --tracking-uri")
+    try:
+        paths = _write(options, ledger)
+    finally:
+        ledger.close()
+    for path in paths:
+        console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions(Stored):
+    """What a sweep found, as Markdown, one HTML page, CSV and pictures. Reads the ledger and nothing else."""
+
+    storage: str = STORAGE
+    """Where the sweep keeps what it makes: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH."""
+    tracking_uri: str = ""
+    """MLflow server or database. Default: MLFLOW_TRACKING_URI, or <storage>/mlflow.db."""
+    model: str = ""
+    """Starting model, as the sweep was given it. Default: the ledger's only one."""
+    dataset: Annotated[tuple[str, ...], Repeated] = ()
+    """Preference data, as the sweep was given it. Default: what the model's recipe names."""
+    experiment: tuple[str, ...] = ()
+    """Experiments by their names in MLflow instead; several stand in the same tables."""
+    objective: tuple[str, ...] = ()
+    """Some objectives only."""
+    out: Path | None = None
+    """Where to write. Default: <storage>/report/<experiment>."""
+    compare: tuple[str, ...] = ()
+    """Two trials' run ids, RUN or RUN:EPOCH: their answers side by side, and where their configs differ."""
+    prompts: int = 40
+    """How many prompts the comparison shows, evenly spread; 0 for all."""
+    card: str = ""
+    """A trial's run id, RUN or RUN:EPOCH: a model card of its checkpoint."""
+    push_to_hub: str = ""
+    """Also push that card to this repository on the Hugging Face hub."""

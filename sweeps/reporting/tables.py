@@ -1,0 +1,207 @@
+"""The report's tables: what was tuned, the peaks, beta-stability, what it cost. Ours beside the paper's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sweeps.grids import margin_of
+from sweeps.plan.labels import shown, words
+from sweeps.plan.order import DECIDED_IN
+from sweeps.ranking.noise import Measured, difference, spread
+from sweeps.reporting import paper_numbers
+from sweeps.reporting.numbers import (
+    HARNESS,
+    LENGTH_CONTROLLED,
+    PUBLISHED,
+    epochs_of,
+    length_controlled,
+    measure,
+    metrics_of,
+    peak,
+)
+from sweeps.reporting.page import MISSING, Table
+from sweeps.reporting.read import Experiment, StageRun
+
+STAGES = {
+    "stage1_lr": "stage 1, learning rate",
+    "stage2_beta": "stage 2, beta",
+    "stage3_margin": "stage 3, margin",
+    "final_runs": "final runs",
+    "ablations": "ablations",
+}
+"""The search, in its order."""
+
+
+def model_name(experiment: Experiment) -> str:
+    """The paper's name of the model, or else the one before ` on ` in the experiment's."""
+    return paper_numbers.MODELS.get(experiment.recipe) or experiment.name.rpartition(" on ")[0] or experiment.name
+
+
+def stage_title(name: str) -> str:
+    return STAGES.get(name, name.replace("_", " "))
+
+
+def percent(measured: Measured | None) -> str:
+    """`34.44 ± 0.62` in percent, with its noise; a dash where it is missing."""
+    if measured is None:
+        return MISSING
+    noise = "" if measured.noise is None else f" ± {100 * measured.noise:.2f}"
+    return f"{100 * measured.value:.2f}{noise}" + (f" [{measured.missing} missing]" if measured.missing else "")
+
+
+def tuned_table(experiments: Sequence[Experiment]) -> Table:
+    """Table 3: what the search settled on. Noise: whether the paper's value is tied with ours on our own grid."""
+    rows = []
+    for experiment in experiments:
+        for objective in experiment.objectives:
+            fields = ["learning_rate", "beta", *([margin_of(objective)] if margin_of(objective) else [])]
+            for field in fields:
+                stage = experiment.stage(DECIDED_IN[field], objective)
+                theirs = paper_numbers.tuned(experiment.recipe, objective, field)
+                ours, how = _choice(stage, field)
+                rows.append(
+                    (
+                        model_name(experiment),
+                        objective,
+                        words(field),
+                        MISSING if ours is None else shown(field, ours),
+                        how,
+                        MISSING if theirs is None else shown(field, theirs),
+                        _apart(stage, field, ours, theirs),
+                    )
+                )
+    return Table(
+        "table3",
+        "Table 3. Tuned values. The paper's beta is not in its table: it says that 0.01 was always favoured.",
+        ("model", "objective", "tuned", "ours", "chosen", "paper", "difference"),
+        tuple(rows),
+        (0, 1, 2, 4, 6),
+    )
+
+
+def _choice(stage: StageRun | None, field: str) -> tuple[float | None, str]:
+    if stage is None or not stage.points:
+        return None, "not run"
+    person = stage.persons_choice
+    if person is not None:
+        return float(person.params[field]), "by a person"
+    value = stage.tags.get(f"winner.{field}")
+    if not stage.finished or value is None:
+        return None, f"not decided ({stage.tags.get('stage.state', 'running')})"
+    return float(value), "by rule"
+
+
+def _apart(stage: StageRun | None, field: str, ours: float | None, theirs: float | None) -> str:
+    if ours is None or theirs is None:
+        return MISSING
+    if ours == theirs:
+        return "same"
+    size = f"× {ours / theirs:g}" if field == "learning_rate" else f"{ours - theirs:+g}"
+    row = next((row for row in stage.ranking if row.get(field) == theirs), None) if stage is not None else None
+    if stage is not None and stage.persons_choice is not None:
+        return f"{size}, by a person's choice"
+    if row is None:
+        return f"{size}; the paper's was not tried"
+    if row.get("state", "finished") != "finished":
+        return f"{size}; the paper's {row['state']} here"
+    tied = row.get("place") == 1 or row.get("tie") or row.get("p_value") is None
+    return (
+        f"{size}, {'within' if tied else 'beyond'} noise: the paper's {'ties with' if tied else 'loses to'} our winner"
+    )
+
+
+def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Table:
+    """Table 1, or Table 2: the checkpoint of the final runs with the most of one metric, and the other metric there."""
+    numbers = paper_numbers.PEAK_WIN_RATE if by_win_rate else paper_numbers.PEAK_ACCURACY
+    rows = []
+    for experiment in experiments:
+        for objective in experiment.objectives:
+            final = experiment.stage("final_runs", objective)
+            rates = length_controlled([final] if final else [])
+            metrics = (rates, HARNESS) if by_win_rate else (HARNESS, rates)
+            best = peak(final, *metrics) if final is not None else None
+            paper = numbers.get((experiment.recipe, objective), (None, None))
+            cells: list[str] = []
+            measured = (best.value, best.other) if best else (None, None)
+            for metric, ours, theirs in zip(metrics, measured, paper, strict=True):
+                comparable = theirs if metric in (HARNESS, PUBLISHED) else None
+                cells += [percent(ours), MISSING if theirs is None else f"{theirs:.2f}", apart(ours, comparable)]
+            where = f"beta {best.label}, epoch {best.epoch}" if best else MISSING
+            rows.append((model_name(experiment), objective, *cells, where))
+    finals = [final for one in experiments for name in one.objectives if (final := one.stage("final_runs", name))]
+    rate = LENGTH_CONTROLLED[length_controlled(finals)]
+    first, second = ("peak win rate", "LM Harness there") if by_win_rate else ("peak LM Harness", "win rate there")
+    return Table(
+        "table2" if by_win_rate else "table1",
+        f"Table {2 if by_win_rate else 1}. In percent, over all betas and epochs of the final runs; the win rate is "
+        f"the {rate} against the starting model. A peak is the best of many, and so a little lucky.",
+        ("model", "objective", first, "paper", "difference", second, "paper", "difference", "at"),
+        tuple(rows),
+        (0, 1, 8),
+    )
+
+
+def apart(ours: Measured | None, theirs: float | None) -> str:
+    """`+1.20, within noise`, in percentage points."""
+    off, within = difference(ours, theirs)
+    if off is None:
+        return MISSING
+    verdict = "noise unknown" if within is None else "within noise" if within else "beyond noise"
+    return f"{off:+.2f}, {verdict}"
+
+
+def stability(experiment: Experiment) -> tuple[Table, tuple[tuple[object, ...], ...]]:
+    """Beta-stability at the last epoch as a table, and of every epoch as rows under SPREAD_HEADERS."""
+    rows: list[tuple[str, ...]] = []
+    every: list[tuple[object, ...]] = []
+    for objective in experiment.objectives:
+        for name in ("stage2_beta", "final_runs"):
+            stage = experiment.stage(name, objective)
+            if stage is None or not stage.points:
+                continue
+            for metric, called in metrics_of([stage]).items():
+                for epoch in epochs_of(stage):
+                    measured = {point.label: measure(point, metric, epoch) for point in stage.points}
+                    known = {label: one for label, one in measured.items() if one is not None}
+                    found = spread(list(known.values()))
+                    if found is None:
+                        continue
+                    numbers = (found.widest, found.deviation, found.noise, found.ratio, found.p_value, found.noise_is)
+                    every.append((experiment.name, name, objective, metric, epoch, " ".join(known), *numbers))
+                    if epoch == epochs_of(stage)[-1]:
+                        rows.append(
+                            (
+                                objective,
+                                stage_title(name),
+                                called,
+                                ", ".join(
+                                    f"{label}: {MISSING if one is None else f'{100 * one.value:.2f}'}"
+                                    for label, one in measured.items()
+                                ),
+                                f"{100 * found.widest:.2f}",
+                                f"{100 * found.deviation:.2f}",
+                                MISSING if found.noise is None else f"{100 * found.noise:.2f}",
+                                MISSING if found.ratio is None else f"{found.ratio:.2f}",
+                                _verdict(found.p_value),
+                                found.noise_is,
+                            )
+                        )
+    caption = (
+        "Beta-stability at the last epoch, in percent: how far a metric moves over beta (widest: largest minus "
+        "smallest; deviation: standard deviation over the betas) against its noise, the standard error of one beta's "
+        "number. A ratio of 1 is what beta would show if it did nothing; beyond noise: p < 0.05 by chi squared. "
+        "With one seed the noise is that of the pairs, documents or prompts. All betas share these, so that it is "
+        "rather too large, and it knows nothing of what another seed would do: several seeds say more."
+    )
+    headers = ("objective", "stage", "metric", "by beta", "widest", "deviation", "noise", "ratio", "", "noise is")
+    return Table("beta_stability", caption, headers, tuple(rows), (0, 1, 2, 3, 8, 9)), tuple(every)
+
+
+SPREAD_HEADERS = (
+    "experiment", "stage", "objective", "metric", "epoch", "betas",
+    "widest", "deviation", "noise", "ratio", "p_value", "noise_is",
+)  # fmt: skip
+
+
+def _verdict(p_value: float | None) -> str:
+    return "noise unknown" if p_value is None else "beyond noise" if p_value < 0.05 else "within noise"

@@ -1,0 +1,157 @@
+"""Before a stage starts: what would run, and whether there is room for it."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
+from mmpo_train.data.sources import EMBEDDED
+from mmpo_train.errors import InputError
+from mmpo_train.recipes import find_recipe
+from mmpo_train.storage.mirror import address_of, check_access
+from mmpo_train.terminal import console
+from sweeps.cost.disk import room_needed
+from sweeps.cost.of_trials import read_size
+from sweeps.ledger.addresses import tracking_uri
+from sweeps.plan.labels import words
+from sweeps.plan.trials import Planned
+from sweeps.search.train import unfinished
+
+if TYPE_CHECKING:
+    from eval_workers.suites import EvaluationSettings
+    from mmpo_train.prepare import Inputs
+    from mmpo_train.sft.prepare import SFTInputs
+    from sweeps.cluster.placement import TrialResources
+    from sweeps.ledger.ledger import TrialRecord
+    from sweeps.plan.options import SFTOptions, SweepOptions
+    from sweeps.plan.stages import GridPoint, Stage
+
+
+def list_trials(
+    stage: Stage,
+    points: Sequence[GridPoint],
+    records: Mapping[str, TrialRecord],
+    resources: TrialResources,
+    still_open: Sequence[str] = (),
+) -> list[Planned]:
+    """What would run and what would be reused, and what each trial would ask for; returns the former.
+
+    Without a value for the fields that are `still_open` nothing can be known to be there already.
+    """
+    trials = [trial for point in points for trial in point.trials]
+    inputs = trials[0].inputs
+    console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
+    to_train = unfinished(trials, dict(records))
+    todo = {trial.digest for trial in to_train}
+    title = f"{stage.title}: {len(trials)} trials of {trials[0].config.objective}"
+    table = Table(title=title, title_justify="left")
+    for name in ("trial", words(stage.axis), "epochs", "steps", "asks for", "ledger"):
+        table.add_column(name, justify="left" if name in ("asks for", "ledger") else "right")
+    asks = str(resources)
+    for trial in trials:
+        config = trial.config
+        steps = math.ceil(len(inputs.data.train) / config.pairs_per_step) * config.epochs
+        known = "" if still_open else _in_ledger(records.get(trial.digest), trial.digest in todo)
+        digest = "" if still_open else trial.digest
+        table.add_row(digest, trial.label, str(config.epochs), str(steps), asks if trial.digest in todo else "", known)
+    console.print(table)
+    if still_open:
+        counted = f"{len(todo)} to train at most, as {' and '.join(map(words, still_open))} will be chosen"
+    else:
+        counted = f"{len(todo)} to train, {len({trial.digest for trial in trials}) - len(todo)} to reuse"
+    console.print(f"{counted}; {resources.concurrent} at a time; nothing was started", highlight=False, soft_wrap=True)
+    return to_train
+
+
+def _in_ledger(record: TrialRecord | None, to_train: bool) -> str:
+    if record is None:
+        return "new"
+    if not to_train:
+        return f"{record.status} in {record.stage}"
+    return "to be judged" if record.status == "finished" else f"{record.status}, goes on"
+
+
+def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: bool = True) -> None:
+    """Refuse, before anything is started, judges that cannot be asked: of online trials, and of a study's answers."""
+    from eval_workers.judging.judges import open_judge
+    from eval_workers.judging.specs import check_judge_spec
+
+    asked = {judge} if judge else set()
+    for trial in trials:
+        asked |= {trial.judge} if trial.objective in ONLINE_OBJECTIVES else set()
+        if "tiny" in asked and not all(source.split(":")[0] in EMBEDDED for source in trial.dataset):
+            raise InputError(
+                f"the judge tiny knows tiny's own questions only, not those of {', '.join(trial.dataset)}; name "
+                f"another with {'--judge ' if judge else '--set judge='}openai:MODEL or anthropic:MODEL"
+            )
+    for spec in sorted(asked):
+        if with_keys:
+            open_judge(spec)
+        else:
+            check_judge_spec(spec)
+
+
+def check_suites(trial: TrialConfig, settings: EvaluationSettings, storage: Path) -> None:
+    """Refuse, before anything is started, evaluations that cannot run: a missing file, an unknown task, no key."""
+    from eval_workers.harness.tasks import HARNESS_TASKS, missing_data
+    from eval_workers.suites import build
+
+    gpus = settings.gpus_per_actor
+    if settings.actors_per_suite < 1 or gpus < 0 or (gpus > 1 and gpus % 1):
+        raise InputError(
+            "--evaluation.actors-per-suite must be at least 1, --evaluation.gpus-per-actor a part of a GPU or a whole "
+            f"number of them, got {settings.actors_per_suite} and {gpus:g}"
+        )
+    for suite in sorted(set(trial.evaluations) - {"reward"}):
+        build(suite, settings, storage, tiny=trial.model == "tiny", precision=trial.precision)
+    if "harness" in trial.evaluations and settings.task_data:
+        missing = missing_data(settings.harness_tasks or HARNESS_TASKS, settings.task_data)
+        if missing:  # no checkpoint of the sweep would have a mean
+            raise InputError("\n".join(["the folder of task data lacks what the harness needs:", *missing]))
+
+
+def check_storage(options: SweepOptions | SFTOptions) -> None:
+    """Refuse, before anything is started, an object store that cannot be used from here. A dry run tries nothing."""
+    if options.dry_run:
+        return
+    check_access(options.folder)
+    if address_of(options.folder) and not tracking_uri(options.tracking_uri):
+        _say_where_the_ledger_is(options.folder)
+
+
+@cache
+def _say_where_the_ledger_is(folder: Path) -> None:
+    console.print(
+        f"the ledger is a database on this machine alone, in {folder}; to have it elsewhere, start an MLflow server "
+        "and give its address with --tracking-uri or MLFLOW_TRACKING_URI",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def check_disk(inputs: Inputs | SFTInputs, trials: int, at_a_time: int = 1, *, stops: bool = False) -> None:
+    """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours.
+
+    Where a search `stops` trials, any of them may stay behind with its state.
+    """
+    folder, is_copy = inputs.storage.resolve(), bool(address_of(inputs.storage))
+    if is_copy and os.environ.get("RAY_ADDRESS"):
+        trials = 0  # what they write lies where they train
+    while not folder.exists():
+        folder = folder.parent
+    size = read_size(inputs.model_folder, find_recipe(inputs.config.model).name) if trials else None
+    needed = room_needed(inputs.config, size, trials, at_a_time, stops=stops)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise InputError(
+            f"{inputs.storage} has {free / 1e6:,.0f} MB free, this stage writes up to {needed / 1e6:,.0f} MB; "
+            f"free some space, or give another folder {'in MMPO_CACHE' if is_copy else 'with --storage'}"
+        )

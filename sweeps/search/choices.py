@@ -1,0 +1,239 @@
+"""What earlier stages chose: by rule, by a person in MLflow's pages, or on the command line, the last above all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.config import TrialConfig, identity
+from mmpo_train.errors import InputError
+from mmpo_train.redaction import masked
+from sweeps.grids import SEARCH_SETTINGS
+from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, POINTS, SETTINGS, ChildRecord, StageRecord
+from sweeps.ledger.runs import BY_PERSON, BY_RULE, WINNER
+from sweeps.plan.labels import option, shown, words
+from sweeps.plan.order import DECIDED_IN, TUNED
+
+if TYPE_CHECKING:
+    from sweeps.ledger.ledger import Ledger
+
+
+class Undecided(InputError):
+    """An earlier stage has not decided yet."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A field's value, and how it came to be chosen."""
+
+    field: str
+    value: float
+    said: str
+
+    @classmethod
+    def of(cls, field: str, value: float, how: str) -> Choice:
+        """A choice whose sentence begins with field and value."""
+        return cls(field, value, f"{words(field)} {shown(field, value)}: {how}")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which value a field has, asked for trials with the settings of `base`."""
+
+    field: str
+    base: TrialConfig
+    """With its fingerprints."""
+    decided: Mapping[str, Any]
+    """Fields that are chosen already; a stage counts only where it was run with them."""
+    any_epochs: bool = False
+    """Whether a search of any length will do. One as long as the paper's comes first."""
+    command: str = ""
+    """The earlier stage's, where it was not run at all."""
+
+    @property
+    def stage(self) -> str:
+        return DECIDED_IN[self.field]
+
+    @property
+    def subject(self) -> str:
+        return f"{self.stage} of {self.base.objective}/{Path(self.base.model).name}"
+
+    def advice(self, run: StageRecord | None = None) -> str:
+        """What a person can do about a stage that has not decided."""
+        typed = run.tags.get(COMMAND, self.command) if run is not None else self.command
+        return f"run {typed}{' again' if run is not None else ''}, or pass {option(self.field)}"
+
+
+def stage_tags(base: TrialConfig, axis: str, command: str) -> dict[str, str]:
+    """What a stage's run must carry so that later ones know whether its winner is meant for them."""
+    kept = {name: value for name, value in _plain(identity(base)).items() if name != axis}
+    return {
+        SETTINGS: json.dumps({name: value for name, value in kept.items() if name not in TUNED}),
+        FIXED: json.dumps({name: value for name, value in kept.items() if name in TUNED}),
+        COMMAND: command,
+    }
+
+
+def choose(ledger: Ledger | None, experiment: str, question: Question) -> Choice:
+    """What the stage that decides the field has chosen: a person's choice, or else the winner by rule.
+
+    The stage may have been run several times: those with the question's settings count, for the rule the last that
+    ended. Raises Undecided where nothing is chosen, saying what is missing, and InputError where a person's choice
+    cannot be followed.
+    """
+    runs = ledger.find_stages(experiment, question.stage, question.base.objective) if ledger is not None else []
+    if ledger is None or not runs:
+        raise Undecided(f"{question.subject} has not been run: {question.advice()}")
+    beta = _beta_now(ledger, experiment, question)
+    counting = _runs_that_count(runs, question, beta)
+    children = {run.run_id: ledger.find_children(experiment, run.run_id) for run in counting}
+    run, person = _persons_choice(counting, children, question)
+    by_rule = run.tags.get(f"winner.{question.field}")
+    if person is not None:
+        value = float(person.params[question.field])
+        where = f"chosen by a person in run {person.name} ({person.run_id}){_at(run, question, beta)}"
+        if by_rule:
+            same = float(by_rule) == value
+            where += ", as by rule" if same else f", instead of {shown(question.field, float(by_rule))} by rule"
+        return Choice.of(question.field, value, where)
+    _require_whole(ledger, experiment, run, children[run.run_id], question)
+    assert by_rule is not None
+    where = f"by rule in {run.title} (run {run.run_id}){_at(run, question, beta)}"
+    return Choice.of(question.field, float(by_rule), where)
+
+
+def _runs_that_count(runs: list[StageRecord], question: Question, beta: float | None) -> list[StageRecord]:
+    """Those with the question's settings and with what is decided already, the one that counts for the rule first."""
+    latest_first = sorted(runs, key=lambda run: -run.ended_ms)
+    fitting = [run for run in latest_first if not _differences(run, question)]
+    if not fitting:
+        found = "; ".join(_differences(latest_first[0], question))
+        raise Undecided(f"{question.subject} was run with other settings only ({found}): {question.advice()}")
+    agreeing = [run for run in fitting if not _others(run, question)]
+    if not agreeing:
+        was = _fixed(fitting[0])
+        told = [
+            f"{words(name)} {shown(name, was[name])}, and {shown(name, question.decided[name])} is chosen now"
+            for name in _others(fitting[0], question)
+        ]
+        raise Undecided(f"{question.subject} was run at {'; '.join(told)}: {question.advice()}")
+
+    def fit(run: StageRecord) -> tuple[bool, bool]:
+        return _settings(run).get("epochs") == SEARCH_SETTINGS["epochs"], _fixed(run).get("beta", beta) == beta
+
+    closest = [run for run in agreeing if fit(run) == max(map(fit, agreeing))]
+    return sorted(closest, key=lambda run: run.tags.get("stage.state") != "finished")
+
+
+def _persons_choice(
+    runs: list[StageRecord], children: Mapping[str, list[ChildRecord]], question: Question
+) -> tuple[StageRecord, ChildRecord | None]:
+    """The run that carries a person's tag, with its stage; or else the first stage."""
+    for run in runs:
+        if run.tags.get(WINNER, "").strip():
+            raise InputError(
+                f"the tag {WINNER} is on {run.title} ({run.run_id}) itself; set it on a run below that one"
+            )
+    tagged = [
+        (run, child)
+        for run in runs
+        for child in children[run.run_id]
+        if child.tags.get(WINNER, "").strip() not in ("", BY_RULE)
+    ]
+    for _, child in tagged:
+        named = f"run {child.name} ({child.run_id}) has the tag {WINNER}={child.tags[WINNER]}"
+        if child.tags[WINNER].strip() != BY_PERSON:
+            raise InputError(f"{named}; a person's choice is {WINNER}={BY_PERSON}")
+        if child.state != "finished":
+            ending = f"{child.state}: {child.reason}" if child.reason else child.state
+            raise InputError(f"{named}, but its trial has no result ({ending}); choose one that finished")
+    if len({child.params[question.field] for _, child in tagged}) > 1:
+        named = " and ".join(f"{child.name} ({child.run_id})" for _, child in tagged)
+        raise InputError(f"{question.subject}: {named} have the tag {WINNER}={BY_PERSON}; leave it on one of them")
+    return tagged[0] if tagged else (runs[0], None)
+
+
+def _require_whole(
+    ledger: Ledger, experiment: str, run: StageRecord, children: list[ChildRecord], question: Question
+) -> None:
+    """Raises Undecided, naming the missing points, unless every point of the stage has a result and one has won."""
+    ended = {child.digest for child in children if child.state in COMPLETE}
+    points = ledger.json_artifact(run.run_id, POINTS) or []
+    missing = [
+        point["label"]
+        for point in points
+        if not all(_ended(ledger, experiment, ended, digest) for digest in point["digests"])
+    ]
+    advice = question.advice(run)
+    if missing:
+        field = words(question.field)
+        several = f"{field}s" if question.field in ("learning_rate", "beta") else f"values of {field}"
+        there = f"{len(points) - len(missing)} of {len(points)} {several} (missing {', '.join(missing)})"
+        raise Undecided(f"{question.subject} lists {there}: {advice}")
+    if run.tags.get("stage.state") != "finished":
+        raise Undecided(f"{question.subject} has not ended ({run.tags.get('stage.reason') or 'interrupted'}): {advice}")
+    if f"winner.{question.field}" not in run.tags:
+        raise Undecided(f"{question.subject} has no winner ({run.tags.get('winner.reason', 'no reason')}): {advice}")
+
+
+def _ended(ledger: Ledger, experiment: str, known: set[str], digest: str) -> bool:
+    if digest in known:
+        return True
+    record = ledger.look_up(experiment, digest)
+    return record is not None and record.status in COMPLETE
+
+
+def _differences(run: StageRecord, question: Question) -> list[str]:
+    if SETTINGS not in run.tags:
+        return ["it has no record of them"]
+    here, there = _plain(identity(question.base)), _settings(run)
+    names = [name for name in {**here, **there} if name not in (*TUNED, question.field)]
+    usual = _plain(vars(TrialConfig()))
+    told = []
+    for name in names:
+        is_here, was_there = here.get(name, usual.get(name)), there.get(name, usual.get(name))
+        if is_here != was_there and not (name == "epochs" and question.any_epochs):
+            told.append(f"{name}: {was_there} there, {is_here} here")
+    return told
+
+
+def _beta_now(ledger: Ledger, experiment: str, question: Question) -> float | None:
+    """What stage 2 chooses, for a margin asked for by final runs, which have betas of their own."""
+    if DECIDED_IN[question.field] != "stage3_margin" or "beta" in question.decided:
+        return question.decided.get("beta")
+    try:
+        about_beta = Question("beta", question.base, question.decided, question.any_epochs)
+        return choose(ledger, experiment, about_beta).value
+    except Undecided:
+        return None
+
+
+def _at(run: StageRecord, question: Question, beta: float | None) -> str:
+    """At which beta a margin was tuned, for final runs."""
+    was = _fixed(run).get("beta")
+    if DECIDED_IN[question.field] != "stage3_margin" or "beta" in question.decided or was is None:
+        return ""
+    now = f", while stage 2 now chooses {shown('beta', beta)}" if beta is not None and beta != was else ""
+    return f", at beta {shown('beta', was)}{now}"
+
+
+def _settings(run: StageRecord) -> dict[str, Any]:
+    return json.loads(run.tags.get(SETTINGS, "{}"))
+
+
+def _fixed(run: StageRecord) -> dict[str, Any]:
+    return json.loads(run.tags.get(FIXED, "{}"))
+
+
+def _others(run: StageRecord, question: Question) -> list[str]:
+    """Fields with which the stage was run otherwise than is decided now."""
+    fixed = _fixed(run)
+    return [name for name, value in question.decided.items() if fixed.get(name, value) != value]
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As a tag gives them back: JSON's types, secrets masked."""
+    return json.loads(masked(json.dumps(dict(values))))

@@ -1,0 +1,151 @@
+"""The end of a stage: ranking, winner, picture, and what to type next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from mmpo_train.terminal import console
+from sweeps.figures.stage import ACCURACY, LOSS, plot_stage
+from sweeps.plan.labels import words
+from sweeps.ranking.epoch_tables import as_markdown, epoch_sheets
+from sweeps.ranking.sheets import printed
+from sweeps.ranking.winners import Candidate, Ranking, rank
+from sweeps.ranking.wording import columns, note, ranking_table, sentences
+
+if TYPE_CHECKING:
+    from sweeps.ledger.ledger import TrialRecord
+    from sweeps.ledger.stage_log import StageLog
+    from sweeps.plan.stages import GridPoint, Stage
+    from sweeps.search.choices import Choice
+
+_CURVES = {ACCURACY: "validation_curve/reward_accuracy", LOSS: "train/loss"}
+
+
+def conclude(
+    stage: Stage,
+    experiment: str,
+    points: Sequence[GridPoint],
+    records: Mapping[str, TrialRecord],
+    log: StageLog,
+    storage: Path,
+    choices: Sequence[Choice] = (),
+    following: str = "",
+) -> Ranking:
+    """Rank the points, draw them, record the winner, print it all. Returns the ranking.
+
+    Trials that another stage trained get stand-ins below this one. `following` is the next command, for the note.
+    """
+    ranking = rank([one for point in points for one in _candidates(point, records)])
+    objective = points[0].trials[0].config.objective
+    origins = _take(points, records, log)
+    baseline = {
+        name.removeprefix("baseline."): value for name, value in log.tags.items() if name.startswith("baseline.")
+    }
+    own_score = baseline.get("reward_accuracy", "")
+    picture = plot_stage(
+        storage / "plots" / f"{stage.name}-{objective}-{log.run_id[:8]}.png",
+        title=f"{stage.title}: {objective}, {experiment}",
+        axis_name=words(stage.axis),
+        ranking=ranking,
+        log_axis=stage.log_axis,
+        baseline=None if " to " in own_score else float(own_score or 0) or None,
+        curves=_curves(points, records),
+    )
+    console.print(ranking_table(stage, ranking, records, origins, console.width))
+    if baseline:
+        console.print(_starting_model(own_score, float(baseline["policy_accuracy"])), highlight=False)
+    console.print(f"\n[bold]{escape(' '.join(sentences(stage, ranking)))}[/]", highlight=False)
+    sheets = epoch_sheets(points, records, words(stage.axis)) if stage.by_epoch else []
+    for sheet in sheets:
+        console.print(printed(sheet))
+    log.log_figure(picture)
+    log.log_table("ranking", columns(stage, ranking, records, origins))
+    log.describe(note(stage, ranking, origins, [one.said for one in choices], as_markdown(sheets), following))
+    _record_winner(stage, ranking, records, log)
+    failed = [record for record in records.values() if record.status == "failed"]
+    if failed:
+        console.print(f"{len(failed)} failed: the same command tries them again", highlight=False)
+    console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+    return ranking
+
+
+def _starting_model(own_score: str, policy_accuracy: float) -> str:
+    by_policy = f"accuracy by plain log-probabilities {policy_accuracy:.4f}"
+    if not own_score:
+        return f"starting model: {by_policy}"
+    own = own_score if " to " in own_score else f"{float(own_score):.4f}"
+    ties = " (all scores are equal before training)" if own_score == "0.0" else ""
+    return f"starting model: reward accuracy {own}{ties}, {by_policy}"
+
+
+def _candidates(point: GridPoint, records: Mapping[str, TrialRecord]) -> list[Candidate]:
+    found = []
+    for trial in point.trials:
+        record, seed = records.get(trial.digest), trial.config.seed
+        if record is None or record.status != "finished" or not record.evaluations:
+            state = record.status if record is not None and record.status in ("diverged", "failed") else "failed"
+            nothing = {"digest": trial.digest}
+            found.append(Candidate(label=point.label, value=point.value, seed=seed, state=state, extra=nothing))
+            continue
+        for scored in record.evaluations:
+            extra = {"digest": trial.digest, "checkpoint": scored.checkpoint, "metrics": scored.metrics}
+            found.append(
+                Candidate(
+                    label=point.label,
+                    value=point.value,
+                    epoch=scored.epoch,
+                    seed=seed,
+                    correct=scored.correct,
+                    extra=extra,
+                )
+            )
+    return found
+
+
+def _take(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], log: StageLog) -> dict[str, str]:
+    """Digest -> stage of the trials that another stage began; each gets its stand-in."""
+    origins = {}
+    for trial in (trial for point in points for trial in point.trials):
+        record = records.get(trial.digest)
+        if record is not None and record.parent != log.run_id:
+            origins[trial.digest] = record.stage
+            log.take(record, trial.run_name)
+    return origins
+
+
+def _record_winner(stage: Stage, ranking: Ranking, records: Mapping[str, TrialRecord], log: StageLog) -> None:
+    winner = ranking.winner
+    if winner is None:
+        log.mark_winner(())
+        log.finish(None, {"winner.reason": ranking.reason})
+        return
+    log.mark_winner([one.extra["digest"] for one in winner.seeds])
+    tags = {
+        f"winner.{stage.axis}": winner.candidate.value,
+        "winner.epoch": winner.candidate.epoch,
+        "winner.reward_accuracy": winner.accuracy,
+        "winner.reason": ranking.reason,
+    }
+    log.finish(records[winner.candidate.extra["digest"]], tags)
+
+
+def _curves(
+    points: Sequence[GridPoint], records: Mapping[str, TrialRecord]
+) -> dict[str, dict[str, list[tuple[int, float]]]]:
+    """By point, then metric: (step, mean over the seeds that have the step)."""
+    curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
+    for point in points:
+        known = [records[trial.digest] for trial in point.trials if trial.digest in records]
+        for drawn, metric in _CURVES.items():
+            values: dict[int, list[float]] = {}
+            for record in known:
+                for step, value in record.curve(metric):
+                    values.setdefault(step, []).append(value)
+            averaged = [(step, mean(some)) for step, some in sorted(values.items())]
+            curves.setdefault(point.label, {})[drawn] = averaged
+    return curves

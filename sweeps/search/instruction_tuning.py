@@ -1,0 +1,186 @@
+"""Stage 0's engine: one instruction tuning, found, trained and named."""
+
+from __future__ import annotations
+
+import math
+import os
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmpo_train.config import parse_assignments
+from mmpo_train.errors import InputError
+from mmpo_train.model.folders import copy_model
+from mmpo_train.recipes import find_recipe
+from mmpo_train.redaction import masked
+from mmpo_train.sft.trial import SFTTrial, change, sft_trial
+from mmpo_train.storage.manifest import write_folder
+from mmpo_train.storage.mirror import address_of, bring, is_here, place_of, publish
+from mmpo_train.terminal import console, preparing
+from sweeps.cluster.connection import cluster, trial_resources
+from sweeps.cluster.placement import HARDWARE, Wish, hardware
+from sweeps.cost.arithmetic import Forecast, compared
+from sweeps.cost.of_sft import forecast_sft
+from sweeps.cost.of_trials import hours_of
+from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
+from sweeps.plan.commands import as_typed
+from sweeps.plan.options import SFTOptions
+from sweeps.search.checks import check_disk, check_storage
+
+if TYPE_CHECKING:
+    from mmpo_train.sft.prepare import SFTInputs
+    from sweeps.ledger.ledger import Ledger, TrialLog, TrialRecord
+
+
+STAGE = "stage0_sft"
+
+
+def run_stage0(options: SFTOptions) -> None:
+    """Tune what the ledger has not finished, and say what comes next.
+
+    Raises InputError before anything is started where the user's input is at fault.
+    """
+    from mmpo_train.sft.prepare import identify_sft
+    from sweeps.ledger.ledger import connect, connect_to_read
+
+    check_storage(options)
+    resources = trial_resources(_wish(options), dry_run=options.dry_run, verbose=options.verbose)
+    trial = trial_of(options, resources.precision)
+    inputs = identify_sft(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+    trial, audit = inputs.config, inputs.data.audit
+    console.print("\n".join(audit.lines()), style="dim", highlight=False, soft_wrap=True)
+    steps = math.ceil(audit.train / trial.conversations_per_step) * trial.epochs
+    experiment = f"{experiment_name(trial.engine_config())}, instruction tuning"
+    console.print(
+        f"[bold]Stage 0, instruction tuning[/]: {experiment}, recipe {trial.recipe}, {trial.epochs} epochs, {steps} "
+        f"steps, learning rate {trial.learning_rate:g}, trial {trial.digest}",
+        highlight=False,
+    )
+    if options.dry_run:
+        found = connect_to_read(options.tracking_uri or None, options.folder)
+        if found is not None and _is_done(found.look_up(experiment, trial.digest)):
+            console.print("finished already: nothing to tune; nothing was started")
+            return
+        forecast = forecast_sft(inputs, experiment, resources, found, options.price_per_gpu_hour)
+        console.print(str(forecast), highlight=False, soft_wrap=True)
+        console.print("nothing was started")
+        return
+    check_disk(inputs, trials=0)  # the ledger itself needs room
+    ledger = connect(options.tracking_uri or None, options.folder)
+    try:
+        record = ledger.find_trial(experiment, trial.digest)
+        if not _is_done(record):
+            check_disk(inputs, trials=1)
+            forecast, log = _train(options, inputs, ledger, experiment)
+            ledger.flush(FLUSH_SECONDS)
+            record = ledger.find_trial(experiment, trial.digest)
+            _compare(forecast, record, resources.workers, log)
+        assert record is not None and record.evaluations
+        last = max(record.evaluations, key=lambda evaluation: evaluation.epoch)
+        folder = _named(options.folder, trial, place_of(last.checkpoint))
+        console.print(
+            f"\nvalidation loss {last.metrics['validation/loss']:.4f} nats a token: {address_of(folder) or folder}",
+            highlight=False,
+        )
+        console.print("\nnext:", style="bold")
+        for command in (_next_command(options, folder), ledger.ui_command()):
+            console.print(f"  {as_typed(command)}", highlight=False, soft_wrap=True, markup=False)
+        console.print(f"  {ledger.page(experiment)}", highlight=False, soft_wrap=True, markup=False)
+    finally:
+        ledger.close()
+
+
+def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
+    """What the options describe. Raises InputError naming every bad field."""
+    if options.strict and options.drop_bad_rows:
+        raise InputError("--strict refuses bad rows and --drop-bad-rows leaves them out: give one of the two")
+    assigned = parse_assignments(options.set)
+    for name in ("model", "recipe", "dataset", "seed"):
+        if name in assigned:
+            raise InputError(f"--set {name}=… has an option of its own: --{name}")
+    named = {"seed": options.seed, **({"dataset": options.dataset} if options.dataset else {})}
+    trial = sft_trial(find_recipe(options.model, options.recipe), options.model, named | assigned)
+    return change(trial, {"precision": precision}) if trial.precision == "auto" else trial
+
+
+def _wish(options: SFTOptions) -> Wish:
+    recipe = find_recipe(options.model, options.recipe)
+    return Wish(recipe=recipe, workers=options.workers_per_trial, accelerator=options.accelerator, concurrent=1)
+
+
+def _is_done(record: TrialRecord | None) -> bool:
+    """Whether its last checkpoint is there. Raises InputError where the tuning is known to diverge."""
+    if record is not None and record.status == "diverged":
+        raise InputError(f"this instruction tuning diverged: {record.reason}; lower --set learning_rate=…")
+    if record is None or record.status != "finished" or not record.evaluations:
+        return False
+    return is_here(place_of(max(record.evaluations, key=lambda evaluation: evaluation.epoch).checkpoint))
+
+
+def _compare(forecast: Forecast, record: TrialRecord | None, workers: int, log: TrialLog) -> None:
+    """Say, and tag the tuning with, what was foreseen and what it cost."""
+    hours = hours_of({record.digest: record}, [record.digest], workers) if record is not None else None
+    if hours is not None:
+        console.print(compared(forecast, hours), highlight=False, soft_wrap=True)
+        foreseen = {"forecast.hours": f"{forecast.hours:.4g}", "forecast.source": forecast.source}
+        log.tag({**foreseen, "cost.hours": f"{hours:.4g}"})
+
+
+def _train(options: SFTOptions, inputs: SFTInputs, ledger: Ledger, experiment: str) -> tuple[Forecast, TrialLog]:
+    from mmpo_train.config import to_dict
+    from mmpo_train.sft.prepare import materialise_sft
+    from sweeps.ledger.trial_log import now_ms
+    from sweeps.trials.sft_training import train_sft
+
+    trial = inputs.config
+    with cluster(options.verbose):
+        resources = trial_resources(_wish(options))
+        with preparing() as say:
+            places, counts = materialise_sft(inputs, say)
+        lines = [line for split, count in counts.items() for line in count.lines(split)]
+        console.print("\n".join(lines), style="dim", highlight=False, soft_wrap=True)
+        forecast = forecast_sft(inputs, experiment, resources, ledger, options.price_per_gpu_hour)
+        console.print(str(forecast), highlight=False, soft_wrap=True)
+        values = {key: masked(value) if isinstance(value, str) else value for key, value in to_dict(trial).items()}
+        opened = {
+            "kind": "opened",
+            "timestamp_ms": now_ms(),
+            "experiment": experiment,
+            "parent": "",
+            "name": f"sft {Path(trial.model).name}",
+            "tags": {"stage.name": STAGE, "recipe": trial.recipe, HARDWARE: hardware(resources)},
+            "config": values,
+            "log10_learning_rate": round(math.log10(trial.learning_rate), 4),
+        }
+        log = ledger.open_trial(opened, trial.digest)
+        state, reason = train_sft(trial, places, options.folder, resources, log)
+    if state == "diverged":
+        raise InputError(f"the instruction tuning diverged: {reason}; lower --set learning_rate=…")
+    if state == "failed":
+        raise InputError(f"the instruction tuning failed: {reason}; the same command goes on from the last epoch")
+    return forecast, log
+
+
+def _named(storage: Path, trial: SFTTrial, checkpoint: Path) -> Path:
+    """The tuned model under a name that says what it is: a link, or a copy that other nodes find too."""
+    link = storage / "models" / f"{Path(trial.model).name}-sft-{trial.digest[:8]}"
+    if address_of(storage):
+        if not is_here(link):
+            write_folder(link, lambda staging: copy_model(bring(checkpoint), staging))
+        publish(link)
+        return link
+    link.parent.mkdir(parents=True, exist_ok=True)
+    target = os.path.relpath(checkpoint, link.parent.resolve())
+    if not link.is_symlink() or os.readlink(link) != target:
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    return link
+
+
+def _next_command(options: SFTOptions, folder: Path) -> str:
+    words = ["python", "sweeps/stage1_lr.py", "--model", shlex.quote(address_of(folder) or str(folder))]
+    for name in ("storage", "tracking_uri"):
+        value = getattr(options, name)
+        if value != SFTOptions.__dataclass_fields__[name].default:
+            words += [f"--{name.replace('_', '-')}", shlex.quote(masked(str(value)))]
+    return " ".join(words)

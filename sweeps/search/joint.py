@@ -1,0 +1,232 @@
+"""The joint search: proposals in rounds, trained, told, concluded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.config import digest_of, identity, parse_assignments, replace
+from mmpo_train.errors import InputError
+from mmpo_train.options import base_config
+from mmpo_train.recipes import find_recipe
+from mmpo_train.terminal import console
+from sweeps import grids
+from sweeps.cluster.connection import kept_cluster, trial_resources
+from sweeps.cluster.placement import wish_of
+from sweeps.cost.of_trials import forecast_trials
+from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
+from sweeps.plan.commands import as_typed
+from sweeps.plan.labels import shown
+from sweeps.plan.options import SweepOptions
+from sweeps.plan.order import TUNED
+from sweeps.plan.stages import known_objective
+from sweeps.plan.trials import Planned
+from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
+from sweeps.search.joint_results import Tried, conclude, listed
+from sweeps.search.train import find_records, train_planned, unfinished
+
+if TYPE_CHECKING:
+    from mmpo_train.prepare import Inputs
+    from sweeps.ledger.ledger import Ledger, TrialRecord
+    from sweeps.ledger.stage_log import StageLog
+    from sweeps.search.proposals import Proposals, Range
+
+
+NAME = "joint_search"
+
+
+_AT_A_TIME_ELSEWHERE = 4
+"""Proposals of a round where the cluster's size is not known yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointOptions(SweepOptions):
+    """Search learning rate, beta and margin together, stopping weak trials after an epoch."""
+
+    trials: int = 0
+    """How many; 0 for as many as the points of the three stages: 21 for MMPO, 10 for DPO, 16 for SimPO."""
+
+
+def ranges_of(objective: str) -> dict[str, Range]:
+    """From the lowest to the highest value of each stage's grid; learning rate and beta logarithmic."""
+    from sweeps.search.proposals import Range
+
+    margin = grids.margin_of(objective)
+    spaces = {
+        "learning_rate": Range(min(grids.LEARNING_RATES), max(grids.LEARNING_RATES), log=True),
+        "beta": Range(min(grids.BETAS), max(grids.BETAS), log=True),
+    }
+    return spaces | ({margin: Range(min(grids.MARGINS[margin]), max(grids.MARGINS[margin]))} if margin else {})
+
+
+def budget_of(objective: str) -> int:
+    """Points of the staged search's grids."""
+    margin = grids.margin_of(objective)
+    return len(grids.LEARNING_RATES) + len(grids.BETAS) + len(grids.MARGINS.get(margin, ()))
+
+
+@dataclass
+class Search:
+    """One joint search: what was proposed and how it ended, in order."""
+
+    options: JointOptions
+    inputs: Inputs
+    proposals: Proposals
+    budget: int
+    at_a_time: int
+    tried: list[Tried] = field(default_factory=list)
+    asked: int = 0
+    numbers: dict[str, int] = field(default_factory=dict)
+    """Digest -> number of the proposals that are open."""
+
+    def next_round(self) -> list[Planned]:
+        """The next proposals as trials; fewer at the end."""
+        count = min(self.at_a_time, self.budget - self.asked)
+        planned = []
+        for _ in range(count):
+            number, values = self.proposals.ask()
+            self.asked += 1
+            label = ", ".join(shown(name, value) for name, value in values.items())
+            trial = Planned(replace(self.inputs.config, values), self.inputs, label, f"joint {number}")
+            self.numbers[trial.digest] = number
+            planned.append(trial)
+        return planned
+
+    def goes_on(self, digest: str, epoch: int, score: float) -> bool:
+        """What a trial is told at an epoch's end."""
+        return self.proposals.goes_on(self.numbers[digest], epoch, score)
+
+    def learn(self, planned: Sequence[Planned], records: dict[str, TrialRecord]) -> None:
+        """Take over how a round ended, in the order of its proposals."""
+        for trial in planned:
+            record = records.get(trial.digest)
+            scored = sorted(record.evaluations, key=lambda one: one.epoch) if record is not None else []
+            known = [score for one in scored if (score := one.metrics["validation/reward_accuracy"]) is not None]
+            state = record.status if record is not None else "failed"
+            state = state if state != "finished" or known else "failed"
+            number = self.numbers.pop(trial.digest)
+            self.proposals.tell(number, known, state)
+            values = {name: getattr(trial.config, name) for name in self.proposals.ranges}
+            self.tried.append(Tried(number, trial.digest, values, tuple(known), state, record and record.reason or ""))
+
+
+def to_train(planned: Sequence[Planned], records: dict[str, TrialRecord]) -> list[Planned]:
+    """Those that have not ended; one that was stopped early has."""
+    stopped = {digest for digest, record in records.items() if record.status == "stopped"}
+    return [trial for trial in unfinished(planned, records) if trial.digest not in stopped]
+
+
+def run_joint_search(options: JointOptions) -> None:
+    """Propose and train round by round until the budget is spent, then say what won and what mattered.
+
+    The ledger's trials are told to Optuna in the order in which they were proposed, so that the same command goes on
+    where it ended. Raises InputError before anything is started where the user's input is at fault.
+    """
+    from sweeps.ledger.ledger import connect, connect_to_read
+
+    search = _prepare(options)
+    base = search.inputs.config
+    experiment = experiment_name(base)
+    if options.dry_run:
+        ledger = connect_to_read(options.tracking_uri or None, options.folder)
+        _list(search, ledger, experiment)
+        return
+    check_disk(search.inputs, search.budget, search.at_a_time, stops=True)
+    check_suites(base, options.evaluation, options.folder)
+    ledger = connect(options.tracking_uri or None, options.folder)
+    try:
+        log = _open_log(search, ledger, experiment)
+        try:
+            with kept_cluster():
+                while search.asked < search.budget:
+                    _run_round(search, ledger, experiment, log)
+            conclude(search.tried, search.proposals.ranges, options, log, experiment)
+            ledger.flush(FLUSH_SECONDS)
+        except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
+            log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
+            raise
+        console.print(as_typed(ledger.ui_command()), highlight=False, soft_wrap=True, markup=False)
+        console.print(log.page, highlight=False, soft_wrap=True, markup=False)
+    finally:
+        ledger.close()
+
+
+def _prepare(options: JointOptions) -> Search:
+    from mmpo_train.prepare import identify
+    from sweeps.search.proposals import Proposals
+
+    objective = known_objective(options.objective)
+    for name in TUNED:
+        if name in parse_assignments(options.set):
+            raise InputError(
+                f"--set {name}=… is what the joint search varies; use sweeps/axis.py for a grid without it"
+            )
+    if options.seeds != 1:
+        raise InputError(f"--seeds {options.seeds} has no meaning here: each proposal is one trial")
+    if options.trials < 0:
+        raise InputError(
+            f"--trials must be at least 1, or 0 for as many as the stages have points, got {options.trials}"
+        )
+    check_storage(options)
+    resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
+    base = base_config(options)
+    epochs = {} if "epochs" in parse_assignments(options.set) else {"epochs": grids.SEARCH_SETTINGS["epochs"]}
+    base = replace(base, epochs)
+    if base.precision == "auto":
+        base = replace(base, {"precision": resources.precision})
+    inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+    check_judges([base], with_keys=not options.dry_run)
+    # A cluster grows and shrinks: a search that goes on must propose as many at a time as it did.
+    elsewhere = bool(os.environ.get("RAY_ADDRESS"))
+    at_a_time = (options.concurrent_trials or _AT_A_TIME_ELSEWHERE) if elsewhere else resources.concurrent
+    budget = options.trials or budget_of(objective)
+    proposals = Proposals(ranges_of(objective), options.seed, random_first=max(2, budget // 3))
+    return Search(options, inputs, proposals, budget, at_a_time)
+
+
+def _run_round(search: Search, ledger: Ledger, experiment: str, log: StageLog) -> None:
+    planned = search.next_round()
+    todo = to_train(planned, find_records(ledger, experiment, planned))
+    if todo:
+        title = f"joint search, {search.asked} of {search.budget}"
+        train_planned(todo, search.options, ledger, log, title=title, axis="trial", goes_on=search.goes_on)
+        ledger.flush(FLUSH_SECONDS)
+    search.learn(planned, find_records(ledger, experiment, planned))
+
+
+def _list(search: Search, ledger: Ledger | None, experiment: str) -> None:
+    """Replay what the ledger has; print that, the next proposals and the most that the rest can cost."""
+    todo: list[Planned] = []
+    while search.asked < search.budget and not todo:
+        planned = search.next_round()
+        records = {} if ledger is None else ledger.look_up_trials(experiment, [one.digest for one in planned])
+        todo = to_train(planned, records)
+        if not todo:
+            search.learn(planned, records)
+    console.print(listed(search.tried, list(search.proposals.ranges)))
+    for trial in todo:
+        console.print(f"  next: {trial.digest}  {trial.label}", highlight=False)
+    left = search.budget - len(search.tried)
+    resources = trial_resources(wish_of(search.options), dry_run=True)
+    console.print(
+        f"{left} to train at most, {len(search.tried)} to reuse; {search.at_a_time} at a time, {resources} each; "
+        "nothing was started",
+        highlight=False,
+        soft_wrap=True,
+    )
+    rest: list[Any] = (todo * left)[:left]
+    forecast = forecast_trials(rest, search.options, resources, ledger)
+    console.print(f"{forecast}; trials that are stopped early cost less", highlight=False, soft_wrap=True)
+
+
+def _open_log(search: Search, ledger: Ledger, experiment: str) -> StageLog:
+    base, options = search.inputs.config, search.options
+    fixed = {name: value for name, value in identity(base).items() if name not in TUNED}
+    key = digest_of([NAME, fixed, search.budget, search.at_a_time])
+    params = {"trials": search.budget, "sampler": "TPE", "early_stopping": "ASHA", "seed": options.seed}
+    params |= {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
+    title = f"{NAME} {base.objective}"
+    console.print(f"[bold]Joint search[/]: {base.objective}, {experiment}, {search.budget} trials", highlight=False)
+    return ledger.open_stage(experiment, NAME, base.objective, key, title=title, params=params, note="Joint search")

@@ -1,0 +1,158 @@
+"""What a joint search found: its trials, the best of them, and how much each hyper-parameter mattered."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from mmpo_train.errors import InputError
+from mmpo_train.terminal import console
+from sweeps.plan.labels import shown, words
+
+if TYPE_CHECKING:
+    from sweeps.ledger.stage_log import StageLog
+    from sweeps.plan.options import SweepOptions
+    from sweeps.search.proposals import Range
+
+FIRST, BEST = "after one epoch, all trials", "best epoch, trials not stopped"
+_FEW = 10
+"""Below so many trials an importance says little."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A proposal and how it ended."""
+
+    number: int
+    digest: str
+    values: Mapping[str, float]
+    scores: tuple[float, ...]
+    """Reward accuracy after each of its epochs."""
+    state: str
+    reason: str = ""
+
+
+def best_of(tried: Sequence[Tried]) -> Tried | None:
+    """The finished trial with the highest reward accuracy; of equals the first that was proposed."""
+    finished = [one for one in tried if one.state == "finished"]
+    return max(finished, key=lambda one: (max(one.scores), -one.number)) if finished else None
+
+
+def conclude(
+    tried: Sequence[Tried], ranges: Mapping[str, Range], options: SweepOptions, log: StageLog, experiment: str
+) -> None:
+    """Print and record trials and importances. Raises InputError where no trial has finished."""
+    from sweeps.figures.importances import plot_importances
+
+    best = best_of(tried)
+    names, objective = list(ranges), options.objective
+    console.print(listed(tried, names))
+    log.log_table("trials", _columns(tried, names))
+    if best is None:
+        log.finish(None, {})
+        reasons = sorted({one.reason for one in tried if one.reason})
+        raise InputError(f"no trial of the joint search finished: {'; '.join(reasons) or 'nothing was trained'}")
+    found = importances_of(tried, ranges, options.seed)
+    answers = [sentence(tried, best), *answer(objective, found, tried)]
+    console.print("\n" + "\n".join(answers), highlight=False, markup=False)
+    if found:
+        console.print(_importance_table(found, names))
+        picture = plot_importances(
+            options.folder / "plots" / f"joint_search-{objective}-{log.run_id[:8]}.png",
+            title=f"What reward accuracy depends on: {objective}, {experiment}",
+            importances={kind: {words(name): share for name, share in by.items()} for kind, by in found.items()},
+        )
+        log.log_figure(picture)
+        log.log_table(
+            "importances", {"field": names, **{kind: [by[name] for name in names] for kind, by in found.items()}}
+        )
+        console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+    path = _write(options.folder / "reports" / f"joint_search-{objective}-{log.run_id[:8]}.csv", tried, names)
+    log.log_file(path, "tables")
+    log.describe("\n\n".join(answers))
+    log.tag({f"best.{name}": value for name, value in best.values.items()} | {"best.reward_accuracy": max(best.scores)})
+    log.tag({f"importance.{name}": round(share, 4) for name, share in found.get(FIRST, {}).items()})
+    log.finish(None, {"best.digest": best.digest})
+
+
+def importances_of(tried: Sequence[Tried], ranges: Mapping[str, Range], seed: int) -> dict[str, dict[str, float]]:
+    """By which score, then field: the share of its variance. Empty where there are too few trials.
+
+    After one epoch all trials can be compared; later only those that went on, which are alike.
+    """
+    from sweeps.search.proposals import importances
+
+    scored = {
+        FIRST: [(one.values, one.scores[0]) for one in tried if one.scores],
+        BEST: [(one.values, max(one.scores)) for one in tried if one.state == "finished"],
+    }
+    found = {kind: importances(ranges, points, seed) for kind, points in scored.items()}
+    return {kind: by for kind, by in found.items() if by}
+
+
+def sentence(tried: Sequence[Tried], best: Tried) -> str:
+    """Which trial won and how the others ended."""
+    ended = {state: sum(one.state == state for one in tried) for state in ("finished", "stopped", "diverged", "failed")}
+    counted = ", ".join(f"{count} {state}" for state, count in ended.items() if count)
+    values = ", ".join(f"{words(name)} {shown(name, value)}" for name, value in best.values.items())
+    return f"Best of {len(tried)} ({counted}): {values}, reward accuracy {max(best.scores):.4f}."
+
+
+def answer(objective: str, found: Mapping[str, Mapping[str, float]], tried: Sequence[Tried]) -> list[str]:
+    """How much the objective depends on beta."""
+    if FIRST not in found:
+        return ["Too few trials with different scores to say what reward accuracy depends on."]
+    count = sum(bool(one.scores) for one in tried)
+    shares = found[FIRST]
+    most = max(shares, key=lambda name: shares[name])
+    few = f" With {count} trials that is a rough number." if count < _FEW else ""
+    return [
+        f"Of the variance of {objective}'s reward accuracy after one epoch, over {count} trials, beta explains "
+        f"{shares['beta']:.0%} and {words(most)} most, {shares[most]:.0%} (fANOVA).{few}"
+    ]
+
+
+def listed(tried: Sequence[Tried], names: Sequence[str]) -> Table:
+    """The trials in the order in which they were proposed."""
+    table = Table(title="trials of the joint search", title_justify="left")
+    for name in ("number", *map(words, names), "after one epoch", "best"):
+        table.add_column(name, justify="right")
+    table.add_column("state")
+    for one in tried:
+        cells = [shown(name, one.values[name]) for name in names]
+        first, best = (f"{one.scores[0]:.4f}", f"{max(one.scores):.4f}") if one.scores else ("", "")
+        table.add_row(str(one.number), *cells, first, best, one.state)
+    return table
+
+
+def _importance_table(found: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Table:
+    table = Table(title="share of the variance of reward accuracy (fANOVA)", title_justify="left")
+    table.add_column("hyper-parameter")
+    for kind in found:
+        table.add_column(kind, justify="right")
+    for name in names:
+        table.add_row(words(name), *(f"{by[name]:.3f}" for by in found.values()))
+    return table
+
+
+def _columns(tried: Sequence[Tried], names: Sequence[str]) -> dict[str, list]:
+    columns: dict[str, list] = {"number": [one.number for one in tried]}
+    columns |= {name: [one.values[name] for one in tried] for name in names}
+    columns["after_one_epoch"] = [one.scores[0] if one.scores else None for one in tried]
+    columns["best"] = [max(one.scores) if one.scores else None for one in tried]
+    return columns | {"state": [one.state for one in tried], "trial": [one.digest for one in tried]}
+
+
+def _write(path: Path, tried: Sequence[Tried], names: Sequence[str]) -> Path:
+    columns = _columns(tried, names)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path

@@ -1,0 +1,205 @@
+"""A study: a table of trials, each cell trained with several seeds, as the MC-PO paper's tables are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, digest_of, parse_assignments, replace, to_dict
+from mmpo_train.data.sources import EMBEDDED
+from mmpo_train.errors import InputError
+from mmpo_train.options import base_config
+from mmpo_train.recipes import objective_settings
+from mmpo_train.terminal import console
+from sweeps.cluster.connection import trial_resources
+from sweeps.cluster.placement import TrialResources, wish_of
+from sweeps.cost.arithmetic import total
+from sweeps.cost.of_trials import forecast_trials
+from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
+from sweeps.plan.commands import as_typed
+from sweeps.plan.options import SweepOptions
+from sweeps.plan.trials import Planned
+from sweeps.ranking.sheets import printed
+from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
+from sweeps.search.study_tables import Entry, Study, sheets, tabulate, with_starting_model, write_tables
+from sweeps.search.train import find_records, train_planned, unfinished
+
+if TYPE_CHECKING:
+    from mmpo_train.prepare import Inputs
+    from sweeps.ledger.ledger import TrialRecord
+
+# Fields that act through the data: trials that agree on them share token tables and reference store.
+_DATA_FIELDS = (
+    "dataset",
+    "negatives_from_rank",
+    "worst_negatives",
+    "noise_candidate",
+    "holdout_seed",
+    "truncation",
+    "completion_rendering",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions(SweepOptions):
+    """What every study takes."""
+
+    seeds: int = 3
+    """Every cell so many times, with --seed and the ones after it."""
+    learning_rates: tuple[float, ...] = ()
+    """Every cell with each of these; the table shows the best. Default: one that suits the model."""
+    judge: str = ""
+    """Who compares answers with the starting model's: openai:MODEL or anthropic:MODEL, @URL for another endpoint.
+    Default: the embedded default's own judge for its own data, and none for other data."""
+
+
+def run_study(study: Study, options: StudyOptions) -> None:
+    """Train what the ledger does not have, then print the tables and write them as Markdown and CSV.
+
+    Raises InputError before anything is started where the user's input is at fault.
+    """
+    from sweeps.ledger.ledger import connect
+
+    check_storage(options)
+    resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
+    entries = plan_study(study, options, resources.precision)
+    planned = [entry.planned for entry in entries]
+    judge = options.judge or ("tiny" if set(planned[0].config.dataset) <= set(EMBEDDED) else "")
+    check_judges([trial.config for trial in planned], judge, with_keys=not options.dry_run)
+    experiment = experiment_name(planned[0].config)
+    console.print(f"[bold]{escape(study.title)}[/]: {experiment}, {len(planned)} trials", highlight=False)
+    if options.dry_run:
+        _list(planned, options, resources, experiment)
+        return
+    check_suites(planned[0].config, options.evaluation, options.folder)
+    ledger = connect(options.tracking_uri or None, options.folder)
+    try:
+        todo = unfinished(planned, find_records(ledger, experiment, planned))
+        check_disk(planned[0].inputs, len(todo), resources.concurrent)
+        log = ledger.open_stage(
+            experiment,
+            study.name,
+            "",
+            digest_of([study.name, *(trial.digest for trial in planned)]),
+            title=study.name,
+            params={"rows": ", ".join(study.rows), "columns": ", ".join(study.columns), "seeds": str(options.seeds)},
+            note=study.title,
+        )
+        try:
+            if todo:
+                console.print(f"{len(planned) - len(todo)} finished already, {len(todo)} to train", highlight=False)
+                train_planned(todo, options, ledger, log, title=study.title, axis="trial", judge=judge)
+            ledger.flush(FLUSH_SECONDS)
+            records = find_records(ledger, experiment, planned)
+            tables = tabulate(study, entries, records)
+            if not tables:
+                raise InputError(f"no trial of the study has a result: {_reasons(records)}")
+            if study.from_starting_model:
+                started = _starting_model(entries)
+                tables = [with_starting_model(table, started) for table in tables]
+            folder = options.folder / "reports"
+            markdown, as_csv = write_tables(study, tables, folder)
+            for sheet in sheets(study, tables):
+                console.print(printed(sheet))
+            failed = [record for record in records.values() if record.status in ("failed", "diverged")]
+            if failed:
+                trials = f"{len(failed)} trial{'s' if len(failed) > 1 else ''}"
+                console.print(f"{trials} without a result: {_reasons(records)}", highlight=False)
+            log.describe(markdown.read_text())
+            log.log_file(markdown, "tables")
+            log.log_file(as_csv, "tables")
+            log.finish(None, {})
+        except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
+            log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
+            raise
+        console.print(f"tables: {markdown} and {as_csv.name}", highlight=False, soft_wrap=True)
+        console.print(as_typed(ledger.ui_command()), highlight=False, soft_wrap=True, markup=False)
+        console.print(log.page, highlight=False, soft_wrap=True, markup=False)
+    finally:
+        ledger.close()
+
+
+def _list(planned: Sequence[Planned], options: StudyOptions, resources: TrialResources, experiment: str) -> None:
+    """What would run and what would be reused, and what the former will cost."""
+    from sweeps.ledger.ledger import connect_to_read
+
+    ledger = connect_to_read(options.tracking_uri or None, options.folder)
+    records = {} if ledger is None else ledger.look_up_trials(experiment, [one.digest for one in planned])
+    todo = unfinished(planned, records)
+    wanted = {trial.digest for trial in todo}
+    for trial in planned:
+        record = records.get(trial.digest)
+        known = f"  {record.status} in {record.stage}" if record is not None and trial.digest not in wanted else ""
+        console.print(f"  {trial.digest}  {trial.label}{known}", highlight=False)
+    console.print(
+        f"{len(todo)} to train, {len({one.digest for one in planned}) - len(todo)} to reuse; "
+        f"{resources.concurrent} at a time, {resources} each; nothing was started",
+        highlight=False,
+        soft_wrap=True,
+    )
+    by_data: dict[int, list[Planned]] = {}
+    for trial in todo:
+        by_data.setdefault(id(trial.inputs), []).append(trial)
+    forecasts = [forecast_trials(some, options, resources, ledger) for some in by_data.values()]
+    console.print(str(total(forecasts)) if forecasts else "nothing to train", highlight=False, soft_wrap=True)
+
+
+def plan_study(study: Study, options: StudyOptions, precision: str) -> list[Entry]:
+    """Every trial of the study, in the table's order. Raises InputError for what cannot be trained."""
+    assigned = parse_assignments(options.set)
+    varied = sorted({name for cell in study.cells.values() for name in cell} & set(assigned))
+    if varied:
+        raise InputError(f"--set {varied[0]}=… is what the study {study.name} varies; leave it out")
+    if options.objective != StudyOptions.__dataclass_fields__["objective"].default:
+        raise InputError(f"--objective {options.objective} has no meaning here: {study.name} has objectives of its own")
+    if options.seeds < 1:
+        raise InputError(f"--seeds must be at least 1, got {options.seeds}")
+    rates = options.learning_rates or study.learning_rates(options.model)
+    inputs: dict[str, Inputs] = {}
+    entries = []
+    for (row, column), cell in study.cells.items():
+        own = dict(study.settings) | objective_settings(cell["objective"])
+        given = {*assigned, *(["dataset"] if options.dataset else [])}
+        settings = {name: value for name, value in own.items() if name not in given} | dict(cell)
+        base = replace(base_config(options), settings)
+        base = replace(base, {"precision": precision}) if base.precision == "auto" else base
+        for rate in rates:
+            for seed in range(options.seed, options.seed + options.seeds):
+                trial = replace(base, {"learning_rate": rate, "seed": seed})
+                planned = _planned(trial, f"{row}, {column}", options, inputs, len(rates))
+                entries.append(Entry(planned, row, column, rate))
+    return entries
+
+
+def _planned(trial: TrialConfig, place: str, options: StudyOptions, inputs: dict[str, Inputs], rates: int) -> Planned:
+    from mmpo_train.prepare import identify
+
+    key = digest_of([*(getattr(trial, name) for name in _DATA_FIELDS), trial.objective in NEEDS_UNRELATED])
+    if key not in inputs:
+        inputs[key] = identify(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+    found = inputs[key].config
+    named = {name: getattr(found, name) for name in ("model_fingerprint", "data_fingerprint")}
+    label = place + (f", lr {trial.learning_rate:g}" if rates > 1 else "") + f", seed {trial.seed}"
+    return Planned(replace(trial, named), inputs[key], label, label)
+
+
+def _reasons(records: Mapping[str, TrialRecord]) -> str:
+    return "; ".join(sorted({record.reason for record in records.values() if record.reason})) or "nothing was trained"
+
+
+def _starting_model(entries: Sequence[Entry]) -> dict[str, dict[str, float]]:
+    """Row -> metrics of the starting model by the row's objective, from the reference store that training used."""
+    from eval_workers.reward_accuracy import RewardAccuracy
+    from mmpo_train.model.reference import in_process
+    from mmpo_train.prepare import materialise
+
+    evaluate = RewardAccuracy()
+    rows: dict[str, dict[str, float]] = {}
+    for entry in {entry.row: entry for entry in entries}.values():
+        places, _ = materialise(entry.planned.inputs, in_process, lambda what, share: None)
+        scores = evaluate.starting_model(to_dict(entry.planned.config), str(places.tokens), str(places.reference))
+        rows[entry.row] = {f"validation/{name}": value for name, value in scores.items()}
+    return rows

@@ -1,0 +1,186 @@
+"""What a study is, and its tables: mean and standard deviation over seeds."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from sweeps import grids
+from sweeps.plan.labels import with_deviation
+from sweeps.ranking.sheets import Sheet, as_lines
+
+if TYPE_CHECKING:
+    from sweeps.ledger.ledger import TrialRecord
+    from sweeps.plan.trials import Planned
+
+METRICS = {
+    "win rate": "answers/win_rate",
+    "reward accuracy": "validation/reward_accuracy",
+    "policy accuracy": "validation/policy_accuracy",
+}
+"""As tables name them -> as the ledger does. The first that was measured decides between learning rates. The win
+rate is against the starting model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which trials stand in which cell."""
+
+    name: str
+    title: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[tuple[str, str], Mapping[str, Any]]
+    """(row, column) -> fields of the cell's trials, the objective among them. A cell may be absent."""
+    learning_rates: Callable[[str], tuple[float, ...]] = grids.usual_learning_rates
+    """Of a model, where --learning-rates gives none."""
+    settings: Mapping[str, Any]
+    """Fields that all trials share unless the user sets them."""
+    columns_are_epochs: bool = False
+    """One trial fills a row: its epoch n the n-th column."""
+    from_starting_model: bool = False
+    """Whether each row shows what the starting model scores by its objective, too."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A trial and where its numbers go."""
+
+    planned: Planned
+    row: str
+    column: str
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """One metric of a study."""
+
+    metric: str
+    cells: Mapping[tuple[str, str], Cell]
+    starting_model: Mapping[str, float] = field(default_factory=dict)
+    """Row -> what the starting model scores by the row's objective."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What the seeds of a cell gave at its best learning rate."""
+
+    values: tuple[float, ...]
+    learning_rate: float
+    missing: int
+    """Seeds without a result."""
+    rates_tried: int = 1
+
+    def __str__(self) -> str:
+        rate = f", lr {self.learning_rate:g}" if self.rates_tried > 1 else ""
+        return f"{with_deviation(self.values)}{rate}" + (f" [{self.missing} missing]" if self.missing else "")
+
+
+def tabulate(study: Study, entries: Sequence[Entry], records: Mapping[str, TrialRecord]) -> list[StudyTable]:
+    """A table for each metric that was measured: mean and sample standard deviation over seeds.
+
+    A cell shows its final checkpoints (the paper's choice) at the learning rate that is best on average by the first
+    metric measured; what has no result is missing.
+    """
+    tables = []
+    chosen: dict[tuple[str, str], float] = {}
+    for metric, name in METRICS.items():
+        cells: dict[tuple[str, str], Cell] = {}
+        for row in study.rows:
+            for number, column in enumerate(study.columns):
+                place = (row, study.columns[0] if study.columns_are_epochs else column)
+                some = [entry for entry in entries if (entry.row, entry.column) == place]
+                epoch = number + 1 if study.columns_are_epochs else None
+                by_rate = _by_rate(some, records, name, epoch)
+                measured = {rate: values for rate, values in by_rate.items() if values}
+                if measured:
+                    best = chosen.setdefault((row, column), max(measured, key=lambda rate: mean(measured[rate])))
+                    if best in measured:
+                        seeds = sum(entry.learning_rate == best for entry in some)
+                        missing = seeds - len(measured[best])
+                        cells[row, column] = Cell(tuple(measured[best]), best, missing, len(by_rate))
+        if cells:
+            tables.append(StudyTable(metric, cells))
+    return tables
+
+
+def with_starting_model(table: StudyTable, rows: Mapping[str, Mapping[str, float]]) -> StudyTable:
+    """The table with what the starting model has of its metric, by the metrics of each row.
+
+    Log-ratios of an untrained policy are all 0: every pair a tie, which is 0.5.
+    """
+    name = METRICS[table.metric]
+    known = {row: scores for row, scores in rows.items() if name in scores}
+    even = {row for row, scores in known.items() if scores[name] == 0 and scores["validation/reward_margin"] == 0}
+    return dataclasses.replace(
+        table, starting_model={row: 0.5 if row in even else scores[name] for row, scores in known.items()}
+    )
+
+
+def _by_rate(
+    entries: Sequence[Entry], records: Mapping[str, TrialRecord], metric: str, epoch: int | None
+) -> dict[float, list[float]]:
+    values: dict[float, list[float]] = {}
+    for entry in entries:
+        record = records.get(entry.planned.digest)
+        found = values.setdefault(entry.learning_rate, [])
+        if record is None or record.status != "finished":
+            continue
+        wanted = epoch or entry.planned.config.epochs
+        scores = [evaluation.metrics.get(metric) for evaluation in record.evaluations if evaluation.epoch == wanted]
+        found += [score for score in scores if score is not None]
+    return values
+
+
+def sheets(study: Study, tables: Sequence[StudyTable]) -> list[Sheet]:
+    """One sheet for each metric, or a single one with a column for each metric where the study has one column."""
+    if len(study.columns) > 1:
+        return [_sheet(study, [table], table.metric) for table in tables]
+    return [_sheet(study, tables, study.title)]
+
+
+def _sheet(study: Study, tables: Sequence[StudyTable], title: str) -> Sheet:
+    headers: list[str] = []
+    filled: list[list[str]] = []
+    best: set[tuple[int, int]] = set()
+    for table in tables:
+        highest = max(mean(cell.values) for cell in table.cells.values())
+        for column in study.columns:
+            texts = []
+            for number, row in enumerate(study.rows):
+                cell, started = table.cells.get((row, column)), table.starting_model.get(row)
+                best |= {(number, len(headers))} if cell is not None and mean(cell.values) == highest else set()
+                texts.append(
+                    ("" if started is None else f"{started:.4f} → ") + ("missing" if cell is None else str(cell))
+                )
+            headers.append(column if len(study.columns) > 1 else table.metric)
+            filled.append(texts)
+    return Sheet(title, tuple(headers), tuple(zip(study.rows, *filled, strict=True)), frozenset(best))
+
+
+def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tuple[Path, Path]:
+    """The sheets as Markdown, and every seed's number as a line of CSV; returns both paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [f"# {study.title}", "", "mean (± sample standard deviation over seeds), final checkpoints", ""]
+    for sheet in sheets(study, tables):
+        lines += [f"## {sheet.title}", ""] if sheet.title != study.title else []
+        lines += [*as_lines(sheet), ""]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("metric", "row", "column", "learning_rate", "value"))
+    for table in tables:
+        for (row, column), cell in table.cells.items():
+            writer.writerows((table.metric, row, column, cell.learning_rate, value) for value in cell.values)
+    paths = folder / f"{study.name}.md", folder / f"{study.name}.csv"
+    for path, content in zip(paths, ("\n".join(lines), buffer.getvalue()), strict=True):
+        staging = path.with_name(f".{path.name}")
+        staging.write_text(content)
+        staging.replace(path)
+    return paths

@@ -1,0 +1,145 @@
+"""One trial: a Tune function that drives one Ray Train job, and what the job's workers do.
+
+The trial's words travel upwards as plain values: worker -> Train controller -> Tune -> the stage's driver, which alone
+writes to MLflow and to the screen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import ray.train
+from ray import tune
+from ray.exceptions import RayActorError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.execution.controller import TrainController
+
+from sweeps.trials.elastic import OneNode
+from sweeps.trials.restarts import MAX_LOSSES, Attempts, Leftovers, is_loss
+
+
+def drive_trial(space: dict[str, Any]) -> None:
+    """Run one trial to its end: the function that Tune calls. It asks for next to nothing itself."""
+    run_job(space["job"], train_worker)
+
+
+def run_job(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> None:
+    """Run `worker(job)` on all workers of a Ray Train job, to its end, however many of them are lost on the way.
+
+    `job`: digest, config and places (dicts), ray_storage, all of `TrialResources.job`; of a trial also watched.
+    """
+    for start in range(1, MAX_LOSSES + 1):
+        try:
+            _trainer(job, worker).fit()
+            return
+        except (ControllerError, RayActorError) as error:
+            # Train starts workers again that are lost at their work, but not those lost while they are being started.
+            if start == MAX_LOSSES or not is_loss(getattr(error, "controller_failure", error)):
+                raise
+
+
+def _trainer(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> Trainer:
+    resources = {"CPU": job["cpus_per_worker"]} | ({"GPU": job["gpus_per_worker"]} if job["use_gpu"] else {})
+    is_elastic = job["min_workers"] < job["workers"]
+    workers: Any = (job["min_workers"], job["workers"]) if is_elastic else job["workers"]
+    # Attempts knows when to end; a place on the cluster is waited for without end.
+    without_end: dict[str, Any] = {"max_preemption_failures": -1, "controller_failure_limit": -1}
+    return Trainer(
+        worker,
+        train_loop_config=job,
+        scaling_config=ScalingConfig(
+            num_workers=workers,
+            use_gpu=job["use_gpu"],
+            resources_per_worker=resources,
+            accelerator_type=job["accelerator"] or None,
+            placement_strategy="STRICT_PACK",  # on one node: between nodes, gradients would take the network
+        ),
+        torch_config=TorchConfig(backend=job["backend"]),
+        run_config=RunConfig(
+            name=job["digest"],
+            storage_path=job["ray_storage"],
+            failure_config=FailureConfig(max_failures=-1, **without_end),
+            callbacks=[Attempts(), Leftovers(), ToTune()],  # type: ignore[list-item]
+        ),
+    )
+
+
+def begin(job: dict[str, Any]) -> None:
+    """What every worker does first: it says how many there are, as the time before, without a place, costs nothing;
+    and it keeps to its CPUs where it trains on them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        torch.set_num_threads(max(1, int(job["cpus_per_worker"])))
+    ray.train.report({"points": [], "finished": None, "workers": ray.train.get_context().get_world_size()})
+
+
+def train_worker(job: dict[str, Any]) -> None:
+    """What each DeepSpeed worker of the trial does."""
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    from eval_workers.actors import ask_for_segment
+    from mmpo_train.config import from_dict
+    from mmpo_train.engines.deepspeed_engine import DeepSpeedEngine
+    from mmpo_train.events import Finished, Point
+    from mmpo_train.storage.mirror import place_of
+    from mmpo_train.trial.early_stop import Stopped
+    from mmpo_train.trial.loop import Diverged
+    from mmpo_train.trial.places import Places
+    from mmpo_train.trial.run import run_trial
+
+    begin(job)
+
+    def send(points: list[Point], finished: Finished | None) -> None:
+        ray.train.report({"points": [tuple(point) for point in points], "finished": finished and tuple(finished)})
+
+    def say(text: str) -> None:
+        ray.train.report({"points": [], "finished": None, "said": text})
+
+    def safe(step: int) -> None:
+        ray.train.report({"points": [], "finished": None, "safe": step})
+
+    config = from_dict(job["config"])
+    places = Places(**{name: place_of(path) for name, path in job["places"].items()})
+    try:
+        run_trial(config, places, DeepSpeedEngine, send, ask_for_segment, say, safe, watched=job["watched"])
+    except Stopped as reason:
+        ray.train.report({"points": [], "finished": None, "stopped": str(reason)})
+    except Diverged as reason:
+        ray.train.report({"points": [], "finished": None, "diverged": str(reason)})
+
+
+class Trainer(TorchTrainer):
+    """TorchTrainer whose controller runs in the trial's driver, which else would do nothing but wait for it.
+
+    Ray 2.60 gives it a process of its own, which imports Ray and torch once more before the workers begin to; and has
+    no public place for another policy of an elastic trial either. Nor is there an actor for Ray's datasets.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]  # type: ignore[misc]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        if self.scaling_config.elasticity_enabled:  # type: ignore[attr-defined]
+            arguments["scaling_policy"] = OneNode(self.scaling_config)
+        controller = TrainController(**arguments)
+        try:
+            asyncio.run(controller.run())
+        finally:
+            if (workers := controller.get_worker_group()) is not None:
+                workers.shutdown()
+        return controller.get_result()
+
+
+class ToTune(UserCallback):
+    """Hands what the workers report to Tune. Its own callback for that has a process more for a queue between the two,
+    which may lie on a node that is lost."""
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        """Called by the controller for what all workers have reported."""
+        tune.report(metrics[0])

@@ -1,0 +1,47 @@
+"""Where trials will run, as it is asked before anything starts: this machine, or a cluster that may not answer."""
+
+import time
+
+import pytest
+
+from mmpo_train.recipes import RECIPES
+from sweeps.cluster import connection as cluster
+from sweeps.cluster import discovery
+from sweeps.cluster.nodes import HEAD_NODE, nodes_of
+from sweeps.cluster.placement import NoRoom, Wish
+
+HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
+
+
+def test_without_an_address_it_is_this_machine(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(discovery, "local_resources", lambda: (8.0, 2.0))
+    monkeypatch.setattr(discovery, "local_accelerator", lambda: "H200")
+    found = cluster.trial_resources(Wish(recipe=RECIPES["llama-3-8b"]))
+    assert (found.workers, found.accelerator, found.accelerator_type) == (2, "H200", "")
+
+
+def test_a_cluster_that_does_not_answer_ends_the_command_within_seconds_but_not_a_dry_run(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    wish = Wish(recipe=RECIPES["smollm2-135m"])
+    started = time.monotonic()
+    with pytest.raises(cluster.Unreachable, match="RAY_ADDRESS=127.0.0.1:9 does not answer"):
+        cluster.trial_resources(wish)
+    assert "taken to have what is asked for" in cluster.trial_resources(wish, dry_run=True).note
+    assert time.monotonic() - started < 30
+
+
+def test_hosts_of_a_list_are_waited_for_and_what_can_never_be_is_not(monkeypatch, capsys):
+    """`ray up` returns when the head is there; the second look finds the first of two hosts."""
+    empty, joined = (nodes_of(alive, [({}, 2)]) for alive in ([HEAD], [HEAD, {"CPU": 8.0}]))
+    waited: list[float] = []
+    monkeypatch.setattr(cluster, "cluster_nodes", lambda: joined)
+    monkeypatch.setattr(cluster.time, "sleep", waited.append)
+    wish = Wish(recipe=RECIPES["tiny"])
+    assert cluster._when_hosts_are_there(wish, empty, 60.0).concurrent == 8
+    assert len(waited) == 1 and capsys.readouterr().out == "waiting for 2 hosts of the cluster to join\n"
+    with pytest.raises(NoRoom):
+        cluster._when_hosts_are_there(wish, nodes_of([HEAD]), 60.0)
+    with pytest.raises(NoRoom):
+        cluster._when_hosts_are_there(wish, empty, 0.0)
+    assert len(waited) == 1

@@ -1,0 +1,143 @@
+"""What a trial asks for on a laptop, a workstation, and clusters with one and with several types of GPU."""
+
+import pytest
+
+from mmpo_train.errors import InputError
+from mmpo_train.recipes import RECIPES
+from sweeps.cluster.nodes import HEAD_NODE, NodeKind, Nodes, nodes_of
+from sweeps.cluster.placement import DRIVER_BYTES, NoRoom, TrialResources, Wish, assumed, concurrency, place
+
+HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
+L40S = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
+L40 = {"CPU": 64.0, "GPU": 8.0, "accelerator_type:L40": 1.0}
+H100 = {"CPU": 192.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
+CLUSTER = nodes_of([HEAD, L40S], [(L40S, 8), (H100, 2)], head_memory=64e9)
+LAPTOP = Nodes((NodeKind(8, 0),), local=True)
+
+
+def asked(recipe, nodes, **wish):
+    return place(Wish(recipe=RECIPES[recipe], **wish), nodes)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "workers", "accelerator", "concurrent"),
+    [("smollm2-135m", 4, "L40S", 8), ("llama-3.2-1b", 4, "L40S", 8), ("llama-3-8b", 4, "H100", 4), ("tiny", 1, "", 48)],
+)
+def test_on_a_cluster_a_trial_asks_for_what_its_recipe_says(recipe, workers, accelerator, concurrent):
+    """Eight nodes of 4 L40S, of which one is there, and two of 8 H100; 32 + 16 GPUs."""
+    found = asked(recipe, CLUSTER)
+    assert (found.workers, found.accelerator_type, found.concurrent) == (workers, accelerator, concurrent)
+    assert found.use_gpu and not found.note
+
+
+def test_a_trial_never_asks_for_another_type_because_it_is_free():
+    with pytest.raises(NoRoom, match="4 GPUs of type H100 on one node") as refused:
+        asked("llama-3-8b", nodes_of([HEAD, L40S, L40S], [(L40S, 8)]))
+    assert "this cluster has nodes of 4 L40S GPUs (2 alive, at most 8)" in str(refused.value)
+    assert "give --accelerator L40S, or add a node type with 4 H100 to cluster.yaml" in str(refused.value)
+
+
+def test_too_few_gpus_of_the_type_on_one_node_are_told_with_the_number_that_fits():
+    small = nodes_of([{"CPU": 4.0, "GPU": 1.0, "accelerator_type:L40S": 1.0}] * 8)
+    with pytest.raises(NoRoom, match="--workers-per-trial 1 or fewer"):
+        asked("smollm2-135m", small)
+    one = asked("smollm2-135m", small, workers=1)
+    assert (one.workers, one.concurrent, str(one)) == (1, 8, "1 worker of 1 GPU (L40S)")
+
+
+def test_an_elastic_trial_takes_what_one_node_has_where_its_least_fits():
+    pairs = nodes_of([{"CPU": 8.0, "GPU": 2.0, "accelerator_type:L40S": 1.0}] * 3)
+    found = asked("smollm2-135m", pairs, min_workers=2)
+    assert (found.workers, found.min_workers, found.concurrent) == (2, 2, 3)
+    assert found.note == "no node can have 4 workers of a trial; it gets 2"
+    with pytest.raises(NoRoom, match="asks for 3 GPUs of type"):
+        asked("smollm2-135m", pairs, min_workers=3)
+    assert asked("tiny", LAPTOP, workers=16, min_workers=2).workers == 8
+    assert asked("smollm2-135m", CLUSTER, min_workers=2).workers == 4
+
+
+def test_the_command_line_overrules_the_recipe():
+    found = asked("smollm2-135m", CLUSTER, accelerator="h100", workers=8)
+    assert (found.accelerator_type, found.workers, found.concurrent) == ("H100", 8, 2)
+    assert asked("smollm2-135m", CLUSTER, workers=2).accelerator_type == "L40S"
+
+
+def test_l40_means_l40s_too_and_takes_the_type_with_more_room():
+    assert asked("smollm2-135m", nodes_of([L40S, L40S])).accelerator_type == "L40S"
+    assert asked("smollm2-135m", nodes_of([L40, L40, L40S])).accelerator_type == "L40"
+    with pytest.raises(NoRoom, match="type L40S on one node"):
+        asked("smollm2-135m", nodes_of([L40]), accelerator="L40S")
+
+
+def test_any_takes_what_there_is_and_as_many_as_fit():
+    small = nodes_of([HEAD, {"CPU": 32.0, "GPU": 2.0, "accelerator_type:A10G": 1.0}])
+    found = asked("llama-3-8b", small, accelerator="any")
+    assert (found.workers, found.accelerator_type, found.accelerator) == (2, "", "A10G")
+    assert found.note == "recipe llama-3-8b asks for 4 workers on H100 GPUs; here a trial gets 2 workers"
+    cpus = asked("llama-3-8b", nodes_of([HEAD, {"CPU": 3.0}]), accelerator="any")
+    assert (cpus.use_gpu, cpus.workers, cpus.concurrent) == (False, 3, 1)
+
+
+def test_a_single_machine_runs_every_recipe_with_what_it_has():
+    assert str(asked("tiny", LAPTOP)) == "1 worker of 1 CPU" and asked("tiny", LAPTOP).concurrent == 8
+    workstation = Nodes((NodeKind(32, 2, ("GeForce-RTX-5090",)),), local=True)
+    found = asked("llama-3-8b", workstation)
+    assert (str(found), found.concurrent) == ("2 workers of 1 GPU (GeForce-RTX-5090)", 1)
+    assert found.note.endswith("here a trial gets 2 workers")
+    server = Nodes((NodeKind(64, 8, ("A100",)),), local=True)
+    assert (asked("smollm2-135m", server).workers, asked("smollm2-135m", server).note) == (4, "")
+    assert asked("smollm2-135m", server, workers=1).concurrent == 8
+
+
+def test_what_a_person_asked_a_single_machine_for_is_not_changed():
+    with pytest.raises(NoRoom, match="a trial of 9 workers needs 9 CPUs on one node, this machine has 8"):
+        asked("tiny", LAPTOP, workers=9)
+    with pytest.raises(NoRoom, match="this machine has nodes of 8 CPUs"):
+        asked("tiny", LAPTOP, accelerator="H100")
+
+
+@pytest.mark.parametrize(
+    ("wish", "expected"),
+    [
+        ({"accelerator": "H1000"}, "did you mean 'H100'"),
+        ({"accelerator": "l40z"}, "did you mean 'L40"),
+        ({"workers": -1}, "--workers-per-trial"),
+        ({"concurrent": -1}, "--concurrent-trials"),
+        ({"min_workers": 2}, "--min-workers-per-trial"),
+    ],
+)
+def test_a_wish_that_makes_no_sense_is_refused(wish, expected):
+    with pytest.raises(InputError, match=expected):
+        asked("tiny", CLUSTER, **wish)
+
+
+def test_ray_knows_more_types_than_we_have_peaks_for():
+    with pytest.raises(NoRoom, match="type AMD-Instinct-MI300X-OAM"):
+        asked("tiny", CLUSTER, accelerator="amd-instinct-mi300x-oam")
+
+
+def test_a_cluster_without_any_worker_says_what_to_do():
+    with pytest.raises(NoRoom, match="ray start --address"):
+        asked("tiny", nodes_of([HEAD]))
+
+
+def test_the_heads_memory_limits_drivers_and_not_trials_of_one_machine():
+    many = TrialResources(1, True, 1, 1)
+    nodes = nodes_of([HEAD], [(L40S, 1_000)], head_memory=10.5 * DRIVER_BYTES)
+    assert concurrency(many, nodes) == 10 and concurrency(many, nodes, wanted=3) == 3
+    note = asked("tiny", nodes).note
+    assert note == "the head has memory for 10 trials at a time" and not asked("tiny", nodes, concurrent=10).note
+    assert concurrency(many, nodes_of([HEAD])) == 1  # all nodes are lost: the next one has work at once
+
+
+def test_a_cluster_that_does_not_answer_is_taken_to_have_what_is_asked_for():
+    found = assumed(Wish(recipe=RECIPES["smollm2-135m"], concurrent=3))
+    assert (found.workers, found.accelerator, found.concurrent, found.use_gpu) == (4, "L40S", 3, True)
+    assert "does not answer" in found.note
+
+
+def test_gpus_that_are_numbers_only_train_on_cpus(monkeypatch):
+    resources = asked("smollm2-135m", CLUSTER)
+    assert (resources.precision, resources.job()["backend"]) == ("bf16", "nccl")
+    monkeypatch.setenv("MMPO_LOGICAL_GPUS", "1")
+    assert (resources.precision, resources.job()["backend"]) == ("fp32", "gloo")

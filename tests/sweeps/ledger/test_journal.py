@@ -1,0 +1,115 @@
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeps.ledger.journal import Journal, TrialTaken, read_entries
+
+
+def point(step: int, **metrics: float | None) -> dict:
+    return {"kind": "point", "step": step, "timestamp_ms": 1000 + step, "metrics": metrics}
+
+
+def written(folder: Path, *entries: dict) -> Path:
+    held = Journal(folder)
+    for entry in entries:
+        held.append(entry)
+    held.close()
+    return held.path
+
+
+@pytest.mark.parametrize(
+    "torn", [b'{"kind":"po', b'{"kind":"point"', b'{"kind":"point","step":3,"metrics":{"a":1', b"\x00\x00"]
+)
+def test_a_last_line_torn_by_a_kill_is_cut_off_and_the_next_entry_stands_alone(tmp_path, torn):
+    path = written(tmp_path, point(1, loss=0.5), point(2, loss=0.4))
+    with path.open("ab") as file:
+        file.write(torn)
+    held = Journal(tmp_path)
+    held.append(point(3, loss=0.3))
+    held.close()
+    assert read_entries(path) == [point(1, loss=0.5), point(2, loss=0.4), point(3, loss=0.3)]
+    assert path.read_bytes().count(b"\n") == 3
+
+
+def test_a_last_line_that_lost_only_its_newline_is_kept(tmp_path):
+    path = written(tmp_path, point(1, loss=0.5), point(2, loss=0.4))
+    path.write_bytes(path.read_bytes()[:-1])
+    held = Journal(tmp_path)
+    held.append(point(3, loss=0.3))
+    held.close()
+    assert [entry["step"] for entry in read_entries(path)] == [1, 2, 3]
+
+
+def test_a_metric_is_fresh_once_per_step_also_after_reopening(tmp_path):
+    written(tmp_path, point(1, loss=0.5), point(2, loss=None))
+    held = Journal(tmp_path)
+    assert held.fresh(1, {"loss": 0.6, "accuracy": 0.7}) == {"accuracy": 0.7}
+    assert held.fresh(2, {"loss": 0.6}) == {}
+    assert held.fresh(3, {"loss": 0.6}) == {"loss": 0.6}
+    held.close()
+
+
+def test_values_that_are_no_finite_number_become_null(tmp_path):
+    held = Journal(tmp_path)
+    held.append(point(1, **held.fresh(1, {"loss": float("nan"), "norm": float("inf"), "rate": 1e-5})))
+    held.close()
+    assert json.loads(held.path.read_text()) == point(1, loss=None, norm=None, rate=1e-5)
+
+
+def test_a_full_disk_leaves_no_half_line(tmp_path):
+    """A file size limit makes the write stop in the middle of the line, as a full disk does."""
+    held = Journal(tmp_path)
+    held.append(point(1, loss=0.5))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (held.path.stat().st_size + 10, before[1]))
+    try:
+        with pytest.raises(OSError):
+            held.append(point(2, loss=0.4))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    held.append(point(3, loss=0.3))
+    held.close()
+    assert held.path.read_bytes().count(b"\n") == 2
+    assert read_entries(held.path) == [point(1, loss=0.5), point(3, loss=0.3)]
+
+
+def test_a_second_driver_is_told_who_has_the_trial(tmp_path):
+    held = Journal(tmp_path / "3f2a")
+    with pytest.raises(
+        TrialTaken, match=rf"trial 3f2a is being run by process {os.getpid()} on .*run the same command again"
+    ):
+        Journal(tmp_path / "3f2a")
+    held.close()
+    Journal(tmp_path / "3f2a").close()
+
+
+def test_a_killed_driver_holds_no_trial(tmp_path):
+    """The child takes the trial, says so and waits to be killed."""
+    code = (
+        "import pathlib, sys; from sweeps.ledger.journal import Journal; "
+        "held = Journal(pathlib.Path(sys.argv[1])); print(1, flush=True); input()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    child.stdout.readline()
+    with pytest.raises(TrialTaken, match=f"process {child.pid} "):
+        Journal(tmp_path)
+    child.kill()
+    child.wait()
+    Journal(tmp_path).close()
+
+
+def test_a_journal_keeps_its_identity_from_its_first_opening(tmp_path):
+    held = Journal(tmp_path)
+    identity = held.identity
+    held.append({"kind": "opened", "journal": identity})
+    held.close()
+    again = Journal(tmp_path)
+    assert again.identity == identity
+    again.close()

@@ -1,0 +1,130 @@
+"""When a trial's workers are started again, and when no longer."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray.train
+import ray.tune
+import torch
+from ray.exceptions import RayActorError, RayTaskError
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+
+from mmpo_train.errors import InputError
+from sweeps.trials.restarts import MAX_FAULTS, MAX_LOSSES, Attempts, GaveUp, is_loss, one_line
+
+DEAD = WorkerHealthCheckFailedError("A worker health check failed.", RayActorError())
+PREEMPTED = WorkerHealthCheckFailedError("A worker health check failed.", RayActorError(preempted=True))
+# As a surviving worker raised it when the other one had been killed.
+CLOSED = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:64198.")
+
+
+def fail(attempts: Attempts, error: Exception, times: int) -> None:
+    for _ in range(times):
+        attempts.after_exception(None, {0: error})
+
+
+def report(attempts: Attempts, **metrics: int) -> None:
+    attempts.after_report(None, [metrics, {}], None)
+
+
+def test_the_same_fault_four_times_in_a_row_ends_the_trial_with_its_reason():
+    attempts = Attempts()
+    report(attempts, safe=120)
+    fail(attempts, ValueError("no such column"), MAX_FAULTS - 1)
+    with pytest.raises(GaveUp, match=r"^ValueError: no such column \(4 times in a row after step 120\)$"):
+        fail(attempts, ValueError("no such column"), 1)
+
+
+def test_whoever_gets_further_may_fail_again():
+    attempts = Attempts()
+    for step in range(10):
+        report(attempts, safe=step)
+        report(attempts, points=1)
+        fail(attempts, ValueError("now and then"), MAX_FAULTS - 1)
+    report(attempts, safe=3)  # a new attempt that begins before the last one
+    with pytest.raises(GaveUp):
+        fail(attempts, ValueError("now and then"), 1)
+
+
+def test_lost_workers_are_replaced_far_more_often_but_not_for_ever():
+    attempts = Attempts()
+    for error in (DEAD, CLOSED):
+        fail(attempts, error, MAX_LOSSES // 2 - 1)
+    attempts.after_exception(None, {0: ValueError("what the others raise then is no matter"), 1: DEAD})
+    fail(attempts, PREEMPTED, 10 * MAX_LOSSES)  # announced: not counted at all
+    with pytest.raises(GaveUp, match="RayActorError"):
+        fail(attempts, DEAD, 1)
+
+
+def test_errors_of_collective_operations_are_losses_and_those_of_the_program_are_not():
+    assert is_loss(CLOSED) and is_loss(torch.distributed.DistBackendError("remote process exited")) and is_loss(DEAD)
+    of_judge = RayTaskError("make_segment", "its traceback", InputError("no such judge")).as_instanceof_cause()
+    faults = (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ValueError("gloo"), MemoryError(), of_judge)
+    for fault in faults:
+        assert not is_loss(fault)
+
+
+def test_the_reason_is_said_without_the_layers_it_came_through():
+    fault = ValueError("first line\n  second line\n")
+    assert one_line(WorkerGroupError("workers failed", {1: fault})) == "ValueError: second line"
+    assert one_line(ControllerError(GaveUp("OSError: disk full (4 times)"))) == "OSError: disk full (4 times)"
+    assert one_line(DEAD).startswith("RayActorError: ") and one_line(None) == "NoneType: None"
+
+
+def always_raises(job: dict[str, Any]) -> None:
+    """A worker with a fault."""
+    count(job)
+    ray.train.report({"safe": 7})
+    raise ValueError("no such column")
+
+
+def dies_five_times(job: dict[str, Any]) -> None:
+    """A worker whose process is killed five times before it comes to its end."""
+    if count(job) <= 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    ray.train.report({"safe": 7})
+
+
+def count(job: dict[str, Any]) -> int:
+    """How many workers of the job have begun, with this one."""
+    with open(job["tally"], "a") as stream:
+        stream.write("begun\n")
+    return len(Path(job["tally"]).read_text().splitlines())
+
+
+def drive(space: dict[str, Any]) -> None:
+    """A Tune function as `drive_trial` is."""
+    from sweeps.trials.train_job import run_job
+
+    job = space["job"]
+    run_job(job, {"raises": always_raises, "dies": dies_five_times}[job["digest"]])
+
+
+@pytest.mark.slow
+def test_real_workers_are_started_again_by_these_rules(tmp_path: Path) -> None:
+    """Ray Tune and Ray Train on this machine, two jobs at a time."""
+    from sweeps.cluster.connection import cluster
+    from sweeps.trials.tune import ON_HEAD, error_of
+
+    resources = {"workers": 1, "min_workers": 1, "use_gpu": False, "cpus_per_worker": 1, "gpus_per_worker": 1.0}
+    common = resources | {"accelerator": "", "backend": "gloo", "ray_storage": str(tmp_path / "ray")}
+    jobs = [common | {"digest": name, "tally": str(tmp_path / name)} for name in ("raises", "dies")]
+    with cluster(verbose=False):
+        tuner = ray.tune.Tuner(
+            ray.tune.with_resources(drive, ON_HEAD),
+            param_space={"job": ray.tune.grid_search(jobs)},
+            run_config=ray.tune.RunConfig(storage_path=str(tmp_path / "ray"), verbose=0),
+        )
+        trials = {trial.config["job"]["digest"]: trial for trial in tuner.fit()._experiment_analysis.trials}
+        reason = one_line(error_of(trials["raises"]))
+    begun = {name: len((tmp_path / name).read_text().splitlines()) for name in trials}
+    assert begun == {"raises": MAX_FAULTS, "dies": 6}
+    assert trials["dies"].status == "TERMINATED"
+    assert reason == "ValueError: no such column (4 times in a row after step 7)"
