@@ -97,15 +97,15 @@ class Watch:
 
 def instrument(watch: Watch) -> None:
     """Put the stubs in and the clocks on. Only this process is changed."""
+    import eval_workers.tracking.store
     import sweeps.ledger.ledger
-    import sweeps.ledger.store
     import sweeps.search.stage
     import sweeps.trials.evaluators
     import sweeps.trials.tune
 
     sweeps.trials.tune.drive_trial = scale_stub.drive_stub
     sweeps.trials.evaluators.start_reward_accuracy = scale_stub.start_evaluator
-    make_client, connect = sweeps.ledger.store._client, sweeps.ledger.ledger.connect
+    make_client, connect = eval_workers.tracking.store._client, sweeps.ledger.ledger.connect
 
     def counted_client(address: Any) -> Counted:
         watch.clients.append(Counted(make_client(address)))
@@ -115,7 +115,7 @@ def instrument(watch: Watch) -> None:
         watch.ledgers.append(connect(*arguments))
         return watch.ledgers[-1]
 
-    sweeps.ledger.store._client = counted_client  # type: ignore[assignment]
+    eval_workers.tracking.store._client = counted_client  # type: ignore[assignment]
     sweeps.ledger.ledger.connect = watched_connect
     for name in ("find_records", "train_planned", "conclude"):
         setattr(sweeps.search.stage, name, watch.timed(name, getattr(sweeps.search.stage, name)))

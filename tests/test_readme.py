@@ -193,7 +193,7 @@ def test_every_file_that_is_named_exists():
 
 
 def test_the_address_of_the_ledger_is_the_one_the_stage_prints(tmp_path, monkeypatch):
-    from sweeps.ledger import addresses
+    from eval_workers.tracking import addresses
 
     monkeypatch.chdir(tmp_path)
     printed = addresses.ui_command(addresses.resolve(None, Path("runs")))

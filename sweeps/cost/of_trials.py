@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from mmpo_train.data.rows import PreferenceExample
     from mmpo_train.prepare import Inputs
     from sweeps.cluster.placement import TrialResources
-    from sweeps.ledger.ledger import Ledger, TrialRecord
+    from sweeps.ledger.ledger import Ledger
+    from sweeps.ledger.records import TrialRecord
     from sweeps.plan.trials import Planned
 
 _LATEST = 8

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from eval_workers.judging.specs import DEFAULT_URLS, JudgeSpec, key_of, key_variable
 from eval_workers.suites import EvaluationSettings
+from eval_workers.tracking import addresses
+from eval_workers.tracking.store import Store
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
 from mmpo_train.errors import InputError
 from mmpo_train.storage.deadline import within
 from sweeps.doctor.findings import Finding, fine, first_line, note, problem
-from sweeps.ledger import addresses
-from sweeps.ledger.store import Store
 
 HUB_SECONDS = 8.0
 _PORTS = {5000: "MLflow", 6379: "Ray", 8265: "Ray's dashboard", 10001: "Ray's client server"}

@@ -1,5 +1,5 @@
 """What was run and what was chosen, in MLflow.
 
-`ledger.connect` is the door, `store.py` the only file that imports mlflow. Whatever a trial logs is on disk
-(`journal.py`) before MLflow hears of it (`delivery.py`).
+`ledger.connect` is the door; MLflow itself is reached through `eval_workers/tracking`. Whatever a trial logs is on disk
+(`journal.py`) before MLflow hears of it.
 """

@@ -12,18 +12,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval_workers.tracking import addresses
+from eval_workers.tracking.delivery import Delivery
+from eval_workers.tracking.store import Store
 from mmpo_train.config import TrialConfig
 from mmpo_train.errors import InputError
-from mmpo_train.events import Point
 from mmpo_train.redaction import masked
-from sweeps.ledger import addresses
-from sweeps.ledger.delivery import Delivery
 from sweeps.ledger.journal import FILE_NAME, Journal, TrialTaken, read_entries
 from sweeps.ledger.records import (
     COMPLETE,
     ChildRecord,
     Curve,
-    Evaluation,
     StageRecord,
     TrialRecord,
     stage_record,
@@ -32,24 +31,10 @@ from sweeps.ledger.records import (
 from sweeps.ledger.runs import children_of, runs_that_count
 from sweeps.ledger.saved_views import SHOWN, save_views
 from sweeps.ledger.stage_log import NOTE, WRITTEN, StageLog
-from sweeps.ledger.store import Store
 from sweeps.ledger.trial_log import TrialLog, now_ms
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-__all__ = [
-    "COMPLETE",
-    "Evaluation",
-    "Ledger",
-    "Point",
-    "StageLog",
-    "StageRecord",
-    "TrialLog",
-    "TrialRecord",
-    "TrialTaken",
-    "connect",
-]
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from eval_workers.tracking.store import METRICS_PER_BATCH, Store
 from sweeps.ledger.records import COMPLETE, ChildRecord
-from sweeps.ledger.store import METRICS_PER_BATCH, Store
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sweeps.ledger.store import PRIMARY_METRIC, Store
+from eval_workers.tracking.store import PRIMARY_METRIC, Store
 
 VIEW, SHOWN = "mlflow.sharedViewState.", "viewStateShareKey"
 """How the tag begins, and the part of an address that names a view."""

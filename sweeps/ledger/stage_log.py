@@ -15,8 +15,8 @@ from sweeps.ledger.runs import mark_winner, take
 from sweeps.ledger.trial_log import TrialLog, now_ms
 
 if TYPE_CHECKING:
+    from eval_workers.tracking.store import Store
     from sweeps.ledger.records import TrialRecord
-    from sweeps.ledger.store import Store
 
 NOTE, WRITTEN = "mlflow.note.content", "stage.note"
 """The description that a person may change, and what was last written there."""

@@ -15,11 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval_workers.tracking.delivery import Delivery
+from eval_workers.tracking.store import METRICS_PER_BATCH, Store
 from mmpo_train.events import Point
 from mmpo_train.redaction import masked
-from sweeps.ledger.delivery import Delivery
 from sweeps.ledger.journal import Journal
-from sweeps.ledger.store import METRICS_PER_BATCH, Store
 
 PACKAGES = (
     "torch", "ray", "deepspeed", "transformers", "peft", "datasets", "bitsandbytes", "mlflow", "lm-eval", "numpy",

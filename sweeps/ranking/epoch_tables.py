@@ -10,7 +10,7 @@ from sweeps.plan.labels import with_deviation
 from sweeps.ranking.sheets import Sheet, as_lines
 
 if TYPE_CHECKING:
-    from sweeps.ledger.ledger import TrialRecord
+    from sweeps.ledger.records import TrialRecord
     from sweeps.plan.stages import GridPoint
 
 METRICS = {

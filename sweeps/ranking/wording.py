@@ -14,7 +14,7 @@ from sweeps.ranking.significance import p_text
 from sweeps.ranking.winners import Ranked, Ranking, listed
 
 if TYPE_CHECKING:
-    from sweeps.ledger.ledger import TrialRecord
+    from sweeps.ledger.records import TrialRecord
     from sweeps.plan.stages import Stage
 
 POLICY_LEVEL = {"validation/policy_accuracy": "policy", "validation/logratio_accuracy": "log-ratio"}

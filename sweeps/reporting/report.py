@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from eval_workers.tracking.addresses import tracking_uri
 from mmpo_train.errors import InputError
 from mmpo_train.options import STORAGE, Repeated, Stored
 from mmpo_train.redaction import masked
 from mmpo_train.terminal import console
-from sweeps.ledger.addresses import tracking_uri
 from sweeps.reporting.page import Block, Heading, Listing, Text, as_csv, write_page, write_whole
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from eval_workers.tracking.addresses import tracking_uri
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
 from mmpo_train.data.sources import EMBEDDED
 from mmpo_train.errors import InputError
@@ -20,7 +21,6 @@ from mmpo_train.storage.mirror import address_of, check_access
 from mmpo_train.terminal import console
 from sweeps.cost.disk import room_needed
 from sweeps.cost.of_trials import read_size
-from sweeps.ledger.addresses import tracking_uri
 from sweeps.plan.labels import words
 from sweeps.plan.trials import Planned
 from sweeps.search.train import unfinished
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
     from mmpo_train.sft.prepare import SFTInputs
     from sweeps.cluster.placement import TrialResources
-    from sweeps.ledger.ledger import TrialRecord
+    from sweeps.ledger.records import TrialRecord
     from sweeps.plan.options import SFTOptions, SweepOptions
     from sweeps.plan.stages import GridPoint, Stage
 

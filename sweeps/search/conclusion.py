@@ -18,7 +18,7 @@ from sweeps.ranking.winners import Candidate, Ranking, rank
 from sweeps.ranking.wording import columns, note, ranking_table, sentences
 
 if TYPE_CHECKING:
-    from sweeps.ledger.ledger import TrialRecord
+    from sweeps.ledger.records import TrialRecord
     from sweeps.ledger.stage_log import StageLog
     from sweeps.plan.stages import GridPoint, Stage
     from sweeps.search.choices import Choice

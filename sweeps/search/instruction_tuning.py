@@ -29,7 +29,9 @@ from sweeps.search.checks import check_disk, check_storage
 
 if TYPE_CHECKING:
     from mmpo_train.sft.prepare import SFTInputs
-    from sweeps.ledger.ledger import Ledger, TrialLog, TrialRecord
+    from sweeps.ledger.ledger import Ledger
+    from sweeps.ledger.records import TrialRecord
+    from sweeps.ledger.trial_log import TrialLog
 
 
 STAGE = "stage0_sft"

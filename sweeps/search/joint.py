@@ -29,7 +29,8 @@ from sweeps.search.train import find_records, train_planned, unfinished
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
-    from sweeps.ledger.ledger import Ledger, TrialRecord
+    from sweeps.ledger.ledger import Ledger
+    from sweeps.ledger.records import TrialRecord
     from sweeps.ledger.stage_log import StageLog
     from sweeps.search.proposals import Proposals, Range
 

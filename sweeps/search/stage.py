@@ -29,7 +29,8 @@ from sweeps.search.train import find_records, train_planned, unfinished
 
 if TYPE_CHECKING:
     from sweeps.cluster.placement import TrialResources
-    from sweeps.ledger.ledger import Ledger, TrialRecord
+    from sweeps.ledger.ledger import Ledger
+    from sweeps.ledger.records import TrialRecord
     from sweeps.ledger.stage_log import StageLog
 
 

@@ -29,7 +29,7 @@ from sweeps.search.train import find_records, train_planned, unfinished
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
-    from sweeps.ledger.ledger import TrialRecord
+    from sweeps.ledger.records import TrialRecord
 
 # Fields that act through the data: trials that agree on them share token tables and reference store.
 _DATA_FIELDS = (

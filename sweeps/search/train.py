@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from mmpo_train.data.tokens import CutCount
     from mmpo_train.prepare import Inputs
     from mmpo_train.trial.places import Places
-    from sweeps.ledger.ledger import Ledger, TrialLog, TrialRecord
+    from sweeps.ledger.ledger import Ledger
+    from sweeps.ledger.records import TrialRecord
     from sweeps.ledger.stage_log import StageLog
+    from sweeps.ledger.trial_log import TrialLog
 
 
 def find_records(ledger: Ledger, experiment: str, trials: Iterable[Planned]) -> dict[str, TrialRecord]:

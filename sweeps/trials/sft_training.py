@@ -26,7 +26,7 @@ from sweeps.trials.work_clock import WorkClock
 if TYPE_CHECKING:
     from mmpo_train.sft.prepare import SFTPlaces
     from mmpo_train.sft.trial import SFTTrial
-    from sweeps.ledger.ledger import TrialLog
+    from sweeps.ledger.trial_log import TrialLog
 
 CURVE, AT_EPOCHS = "validation_curve/loss", "validation/loss"
 

@@ -26,7 +26,7 @@ from sweeps.trials.train_job import drive_trial
 from sweeps.trials.work_clock import WorkClock
 
 if TYPE_CHECKING:
-    from sweeps.ledger.ledger import TrialLog
+    from sweeps.ledger.trial_log import TrialLog
     from sweeps.trials.board import Board
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mmpo_train.config import TrialConfig, replace
+from mmpo_train.events import Point
 from sweeps.cluster.placement import HARDWARE
-from sweeps.ledger.ledger import Ledger, Point, StageLog
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.stage_log import StageLog
 from sweeps.plan.stages import GridPoint, Stage
 from sweeps.ranking.winners import Candidate, rank
 from sweeps.ranking.wording import columns

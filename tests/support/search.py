@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from mmpo_train.config import TrialConfig
+from mmpo_train.events import Point
 from mmpo_train.terminal import console
-from sweeps.ledger.ledger import Point, connect
+from sweeps.ledger.ledger import connect
 
 PAIRS = 40
 EXPERIMENT = "tiny on tiny"

@@ -13,6 +13,7 @@ from eval_workers.answers.generation import Generator
 from eval_workers.judging import shared_verdicts
 from eval_workers.online import make_segment
 from eval_workers.reward_accuracy import RewardAccuracy
+from eval_workers.tracking.addresses import is_there, resolve
 from mmpo_train import prepare
 from mmpo_train.config import replace, to_dict
 from mmpo_train.engines.torch_engine import TorchEngine
@@ -28,7 +29,6 @@ from mmpo_train.trial.checkpoint import write_trial
 from mmpo_train.trial.early_stop import GO_ON, STOP, read_answer, write_answer
 from mmpo_train.trial.run import run_trial
 from mmpo_train.trial.segments import segment_request
-from sweeps.ledger.addresses import is_there, resolve
 from sweeps.search.instruction_tuning import _named
 from sweeps.stage1_lr import main
 from tests.support.judge_server import JudgeServer, shortest_wins

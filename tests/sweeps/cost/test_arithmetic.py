@@ -12,6 +12,7 @@ import pytest
 
 from mmpo_train.config import replace
 from mmpo_train.errors import InputError
+from mmpo_train.events import Point
 from sweeps.cluster.accelerators import accelerator_name
 from sweeps.cluster.placement import HARDWARE, TrialResources, hardware
 from sweeps.cost.arithmetic import (
@@ -29,7 +30,7 @@ from sweeps.cost.arithmetic import (
     work_of,
 )
 from sweeps.cost.of_trials import forecast_trials, hours_of, lengths_of, read_size, tokens_folder, work_on
-from sweeps.ledger.ledger import Point, connect, experiment_name
+from sweeps.ledger.ledger import connect, experiment_name
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 

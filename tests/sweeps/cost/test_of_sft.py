@@ -7,13 +7,14 @@ import json
 import numpy as np
 import pytest
 
+from mmpo_train.events import Point
 from mmpo_train.sft.prepare import identify_sft, materialise_sft
 from mmpo_train.sft.trial import SFTTrial, change
 from sweeps.cluster.placement import HARDWARE, TrialResources
 from sweeps.cost.arithmetic import Lengths, ModelSize, modelled_speed
 from sweeps.cost.of_sft import chat_lengths, forecast_sft, sft_work
 from sweeps.cost.of_trials import read_size
-from sweeps.ledger.ledger import Point, connect
+from sweeps.ledger.ledger import connect
 
 EXPERIMENT = "random on chats, instruction tuning"
 ONE_CPU = TrialResources(1, False, 1, 1)

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
+from eval_workers.tracking import store as mlflow_store
 from mmpo_train.config import TrialConfig, from_dict, replace
 from mmpo_train.errors import InputError
-from sweeps.ledger import store as mlflow_store
-from sweeps.ledger.journal import read_entries
-from sweeps.ledger.ledger import Ledger, Point, StageLog, TrialRecord, TrialTaken, connect
+from mmpo_train.events import Point
+from sweeps.ledger.journal import TrialTaken, read_entries
+from sweeps.ledger.ledger import Ledger, connect
+from sweeps.ledger.records import TrialRecord
+from sweeps.ledger.stage_log import StageLog
 
 EXPERIMENT = "tiny on tiny"
 CONFIG = TrialConfig(learning_rate=5e-4)

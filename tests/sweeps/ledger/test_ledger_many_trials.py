@@ -2,9 +2,9 @@
 
 import pytest
 
+from eval_workers.tracking import store as mlflow_store
 from mmpo_train.config import TrialConfig, replace
 from sweeps.ledger import runs as trial_runs
-from sweeps.ledger import store as mlflow_store
 from sweeps.ledger.ledger import connect
 from sweeps.reporting.read import read_experiment
 

@@ -16,11 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mmpo_train.events import Point
 from mmpo_train.terminal import console
 from mmpo_train.trial.early_stop import GO_ON, STOP, Stopped, read_answer, write_answer
 from sweeps import joint_search, stage1_lr
 from sweeps.figures import importances as joint_plot
-from sweeps.ledger.ledger import Point, connect
+from sweeps.ledger.ledger import connect
 from sweeps.search import joint, stage
 from sweeps.search.joint import budget_of, ranges_of
 from sweeps.search.joint_results import FIRST, Tried, answer, best_of, importances_of

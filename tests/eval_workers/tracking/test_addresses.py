@@ -1,8 +1,8 @@
 import pytest
 
+from eval_workers.tracking.addresses import resolve, ui_command
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked
-from sweeps.ledger.addresses import resolve, ui_command
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,12 @@ from urllib.request import url2pathname
 
 from filelock import FileLock
 
+from eval_workers.tracking import addresses
+from eval_workers.tracking.addresses import Address
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked
 from mmpo_train.storage.deadline import within
 from mmpo_train.storage.mirror import address_of
-from sweeps.ledger import addresses
-from sweeps.ledger.addresses import Address
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

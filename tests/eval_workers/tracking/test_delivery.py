@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from sweeps.ledger import delivery
-from sweeps.ledger.delivery import Delivery
+from eval_workers.tracking import delivery
+from eval_workers.tracking.delivery import Delivery
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,5 @@
+"""The one door to MLflow, for sweeps and for `python -m eval_workers`.
+
+`addresses.py` says which addresses are accepted, `store.py` (the only file that imports mlflow) asks an address that
+answered, and `delivery.py` repeats what MLflow did not take.
+"""
