@@ -8,18 +8,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eval_workers.options import EvaluateOptions
+from mmpo_train.metric_names import (
+    ARENA_WIN_RATE,
+    HARNESS_MEAN,
+    LENGTH_CONTROLLED,
+    POLICY_ACCURACY,
+    REWARD_ACCURACY,
+    WIN_RATE,
+    error_of,
+)
 
 # What a person looks at first: header -> metrics, the first of which that was measured is shown. The length control
 # has other names where it is not the published one.
-_LENGTH_CONTROLLED = ("alpaca/lc_win_rate", *(f"alpaca/lc_win_rate_{kind}" for kind in ("part", "noreg", "minimal")))
 HEADLINES: dict[str, dict[str, tuple[str, ...]]] = {
     "reward": {
-        "reward accuracy": ("validation/reward_accuracy",),
-        "policy accuracy": ("validation/policy_accuracy",),
+        "reward accuracy": (REWARD_ACCURACY,),
+        "policy accuracy": (POLICY_ACCURACY,),
     },
-    "harness": {"harness, mean": ("harness/mean_accuracy",)},
-    "alpaca": {"alpaca, LC win rate": _LENGTH_CONTROLLED, "alpaca, win rate": ("alpaca/win_rate",)},
-    "arena": {"arena-hard, win rate": ("arena_hard/win_rate",)},
+    "harness": {"harness, mean": (HARNESS_MEAN,)},
+    "alpaca": {"alpaca, LC win rate": tuple(LENGTH_CONTROLLED), "alpaca, win rate": (WIN_RATE,)},
+    "arena": {"arena-hard, win rate": (ARENA_WIN_RATE,)},
 }
 
 
@@ -93,7 +101,7 @@ def _cell(result: Mapping[str, float], metrics: Sequence[str]) -> str:
     name = next((name for name in metrics if name in result), None)
     if name is None:
         return "missing"
-    error = f" ± {result[f'{name}_error']:.4f}" if f"{name}_error" in result else ""
+    error = f" ± {result[error_of(name)]:.4f}" if error_of(name) in result else ""
     return f"{result[name]:.4f}{error}" + (f" ({name.removeprefix(metrics[0] + '_')})" if name != metrics[0] else "")
 
 

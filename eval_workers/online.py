@@ -16,6 +16,7 @@ from eval_workers.judging.judges import judge_all
 from mmpo_train.config import digest_of, from_dict
 from mmpo_train.data.tokens import TokenTable, read_questions, read_table
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import ONLINE
 from mmpo_train.model.layouts import FORWARD_TOKENS, best_layout
 from mmpo_train.model.scoring import score_pairs
 from mmpo_train.storage.mirror import is_here, need, place_of, publish
@@ -80,10 +81,10 @@ def _metrics(
     everything = [answer for row in answers for answer in row]
     unjudged = sum(winner is None for winner in winners)
     return {
-        "online/prompts": float(len(completions)),
-        "online/unjudged": float(unjudged),
-        "online/all_answers_equal": float(len(answers) - unjudged - len(completions)),
-        "online/answers_cut": float(sum(not answer.finished for answer in everything)),
-        "online/tokens_per_answer": float(np.mean([len(answer.ids) for answer in everything])),
-        "online/different_answers": float(np.mean([len(row) for row in completions])) if completions else 0.0,
+        f"{ONLINE}prompts": float(len(completions)),
+        f"{ONLINE}unjudged": float(unjudged),
+        f"{ONLINE}all_answers_equal": float(len(answers) - unjudged - len(completions)),
+        f"{ONLINE}answers_cut": float(sum(not answer.finished for answer in everything)),
+        f"{ONLINE}tokens_per_answer": float(np.mean([len(answer.ids) for answer in everything])),
+        f"{ONLINE}different_answers": float(np.mean([len(row) for row in completions])) if completions else 0.0,
     }

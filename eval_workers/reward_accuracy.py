@@ -10,6 +10,7 @@ import numpy as np
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import from_dict
 from mmpo_train.data.tokens import read_table
+from mmpo_train.metric_names import VALIDATION
 from mmpo_train.model.layouts import FORWARD_TOKENS, best_layout
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.reference import read_reference
@@ -42,7 +43,7 @@ class RewardAccuracy:
         point = read_reference_point(folder).mean
         result = validate(config, logps, pairs.ref_logps, pairs.table.completion_tokens, point)
         return {
-            "metrics": {f"validation/{name}": value for name, value in result.metrics.items()},
+            "metrics": {f"{VALIDATION}{name}": value for name, value in result.metrics.items()},
             "correct": result.correct,
         }
 

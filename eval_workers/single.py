@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eval_workers.suites import Evaluate, EvaluationSettings, build
 from mmpo_train.config import TRIAL, TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import VALIDATION
 from mmpo_train.model.folders import local_folder
 from mmpo_train.recipes import recipe_for
 from mmpo_train.storage.object_store import is_address
@@ -114,4 +115,4 @@ def _reward(subject: Subject) -> dict[str, float]:
     # The model is its own reference: all that there is to say is what plain log-probabilities say.
     scores = _reward_accuracy().starting_model(to_dict(subject.config), tokens, reference)
     kept = ("policy_accuracy", "chosen_logps", "rejected_logps")
-    return {f"validation/{name}": scores[name] for name in kept}
+    return {f"{VALIDATION}{name}": scores[name] for name in kept}

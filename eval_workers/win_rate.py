@@ -13,6 +13,7 @@ from eval_workers.judging.judges import judge_pairs
 from eval_workers.judging.verdicts import Verdict
 from mmpo_train.config import digest_of
 from mmpo_train.data.tokens import read_questions, read_table
+from mmpo_train.metric_names import ANSWERS, ANSWERS_WIN_RATE, error_of
 from mmpo_train.trial.checkpoint import read_trial
 
 
@@ -44,13 +45,13 @@ def win_rate(
     )
     judged = [verdict for verdict in verdicts if verdict is not None]
     metrics = {
-        "answers/unjudged": float(count.dropped),
-        "answers/cut": float(sum(not row[0].finished for row in answers)),
-        "answers/tokens": sum(len(row[0].ids) for row in answers) / len(answers),
+        f"{ANSWERS}unjudged": float(count.dropped),
+        f"{ANSWERS}cut": float(sum(not row[0].finished for row in answers)),
+        f"{ANSWERS}tokens": sum(len(row[0].ids) for row in answers) / len(answers),
     }
     if judged:
         rate = adjusted_win_rate(judged)
         points = [{"a": 1.0, "tie": 0.5, "b": 0.0}[verdict] for verdict in judged]
         spread = sum((point - rate) ** 2 for point in points) / max(1, len(points) - 1)
-        metrics |= {"answers/win_rate": rate, "answers/win_rate_error": math.sqrt(spread / len(points))}
+        metrics |= {ANSWERS_WIN_RATE: rate, error_of(ANSWERS_WIN_RATE): math.sqrt(spread / len(points))}
     return metrics

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, LOSS, PAIRS_PER_SECOND
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
@@ -91,11 +92,11 @@ def training_bar(config: TrialConfig) -> Iterator[Send]:
             nonlocal accuracy
             if points:
                 last = points[-1]
-                accuracy = next((p.metrics[_ACCURACY] for p in reversed(points) if _ACCURACY in p.metrics), accuracy)
-                total = round(last.step / last.metrics["train/epoch"] * config.epochs)
-                numbers = (
-                    f"loss {last.metrics['train/loss']:.4g} · {last.metrics['train/pairs_per_second']:.0f} pairs/s"
+                accuracy = next(
+                    (p.metrics[ACCURACY_CURVE] for p in reversed(points) if ACCURACY_CURVE in p.metrics), accuracy
                 )
+                total = round(last.step / last.metrics[EPOCH] * config.epochs)
+                numbers = f"loss {last.metrics[LOSS]:.4g} · {last.metrics[PAIRS_PER_SECOND]:.0f} pairs/s"
                 if accuracy is not None:
                     numbers += f" · reward accuracy {accuracy:.3f}"
                 progress.update(task, completed=last.step, total=total, numbers=numbers)
@@ -105,9 +106,6 @@ def training_bar(config: TrialConfig) -> Iterator[Send]:
                 )
 
         yield send
-
-
-_ACCURACY = "validation_curve/reward_accuracy"
 
 
 def print_examples(inputs: Inputs, count: int) -> dict[str, list]:

@@ -37,6 +37,7 @@ from mmpo_train.config import digest_of
 from mmpo_train.data.rows import Message
 from mmpo_train.data.templates import Unusable, render
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, WIN_RATE, by_judge, error_of
 from mmpo_train.model.folders import fingerprint, local_folder
 from mmpo_train.model.policy import load_tokenizer
 
@@ -112,9 +113,9 @@ class AlpacaEval:
         write_outputs(artifacts / "outputs.json", self.prompts, ours)
         costs = [judge.spent() for judge in self.judges.values()]
         metrics = {
-            "alpaca/tokens": sum(ours.tokens) / len(ours.tokens),
-            "alpaca/characters": sum(map(len, ours.texts)) / len(ours.texts),
-            "alpaca/cut": float(ours.cut),
+            f"{ALPACA}tokens": sum(ours.tokens) / len(ours.tokens),
+            f"{ALPACA}characters": sum(map(len, ours.texts)) / len(ours.texts),
+            f"{ALPACA}cut": float(ours.cut),
         }
         annotations: list[dict[str, Any]] = []
         fits: dict[str, Any] = {}
@@ -123,7 +124,7 @@ class AlpacaEval:
             annotations += self._annotations(name, theirs, ours, preferences)
             write_whole(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
             rates, fit = self._rates(name, theirs.texts, ours.texts, preferences)
-            metrics |= {f"alpaca/unjudged/{name}": float(count.dropped), **rates}
+            metrics |= {by_judge(f"{ALPACA}unjudged", name): float(count.dropped), **rates}
             fits[name] = {"prompt": self.judges[name].prompt, "length_control": fit, "unjudged": dict(count.reasons)}
         metrics |= _means(metrics, list(self.judges))
         metrics |= _spent(costs, [judge.spent() for judge in self.judges.values()])
@@ -145,7 +146,7 @@ class AlpacaEval:
             preferences, _ = self._judge(name, theirs, [answer] * len(theirs), say)
             judged = _judged(self.prompts, theirs, [answer] * len(theirs), preferences)
             if judged:
-                metrics[f"alpaca/null_win_rate/{name}"] = win_rate(judged).rate
+                metrics[by_judge(f"{ALPACA}null_win_rate", name)] = win_rate(judged).rate
         return metrics | _means(metrics, list(self.judges))
 
     def _judge(
@@ -167,22 +168,22 @@ class AlpacaEval:
         if not judged:
             return {}, {"reason": "no judgements"}
         plain = win_rate(judged)
-        metrics = {f"alpaca/win_rate/{name}": plain.rate}
+        metrics = {by_judge(WIN_RATE, name): plain.rate}
         if len(judged) > 1:
-            metrics[f"alpaca/win_rate_error/{name}"] = plain.standard_error
+            metrics[by_judge(error_of(WIN_RATE), name)] = plain.standard_error
         try:
             controlled = length_controlled_win_rate(judged, self.difficulty, self.gamed)
         except NoLengthControl as refusal:
             return metrics, {"reason": str(refusal)}
         called = self._length_controlled_name(controlled)
-        metrics[f"alpaca/{called}/{name}"] = controlled.rate
-        metrics[f"alpaca/{called}_error/{name}"] = controlled.standard_error
+        metrics[by_judge(called, name)] = controlled.rate
+        metrics[by_judge(error_of(called), name)] = controlled.standard_error
         return metrics, asdict(controlled)
 
     def _length_controlled_name(self, controlled: LengthControlled) -> str:
         if controlled.form != "v1":
-            return f"lc_win_rate_{controlled.form}"
-        return "lc_win_rate" if set(self.prompts) == set(self.difficulty or ()) else "lc_win_rate_part"
+            return f"{LC_WIN_RATE}_{controlled.form}"
+        return LC_WIN_RATE if set(self.prompts) == set(self.difficulty or ()) else f"{LC_WIN_RATE}_part"
 
     def _annotations(
         self, name: str, theirs: Outputs, ours: Outputs, preferences: Sequence[float | None]
@@ -282,20 +283,20 @@ def _judged(
 
 def _means(metrics: dict[str, float], judges: Sequence[str]) -> dict[str, float]:
     """Of every rate that all judges have, its mean under the name without the judge."""
-    rates = {name.rpartition("/")[0] for name in metrics if re.fullmatch(r"alpaca/\w*win_rate(_\w+)?/[^/]+", name)}
+    rates = {name.rpartition("/")[0] for name in metrics if re.fullmatch(rf"{ALPACA}\w*win_rate(_\w+)?/[^/]+", name)}
     return {
-        rate: sum(metrics[f"{rate}/{judge}"] for judge in judges) / len(judges)
+        rate: sum(metrics[by_judge(rate, judge)] for judge in judges) / len(judges)
         for rate in sorted(rates)
-        if not rate.endswith("_error") and all(f"{rate}/{judge}" in metrics for judge in judges)
+        if not rate.endswith("_error") and all(by_judge(rate, judge) in metrics for judge in judges)
     }
 
 
 def _spent(before: Sequence[Cost], after: Sequence[Cost]) -> dict[str, float]:
     """Of all judges together, for this checkpoint alone."""
-    metrics = {"alpaca/judge_tokens": float(sum(map(_tokens, after)) - sum(map(_tokens, before)))}
+    metrics = {f"{ALPACA}judge_tokens": float(sum(map(_tokens, after)) - sum(map(_tokens, before)))}
     prices = [(now.usd, then.usd) for now, then in zip(after, before, strict=True)]
     known = [now - then for now, then in prices if now is not None and then is not None]
-    return metrics | ({"alpaca/judge_usd": sum(known)} if len(known) == len(prices) else {})
+    return metrics | ({f"{ALPACA}judge_usd": sum(known)} if len(known) == len(prices) else {})
 
 
 def _tokens(cost: Cost) -> int:

@@ -24,6 +24,7 @@ from mmpo_train.config import digest_of
 from mmpo_train.data.rows import Message
 from mmpo_train.data.templates import Unusable, render
 from mmpo_train.errors import InputError, complaints
+from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, arena_category, error_of
 from mmpo_train.model.folders import fingerprint
 from mmpo_train.model.policy import load_tokenizer
 
@@ -128,15 +129,15 @@ class ArenaHard:
         games, count = play(self.judge, [question.text for question in self.questions], ours, theirs)
         write_rows(artifacts / "judgments.jsonl", self._judgments(name, games))
         metrics = {
-            "arena_hard/unjudged": float(count.dropped),
-            "arena_hard/cut": float(sum(not answer.finished for answer in answers)),
-            "arena_hard/tokens": sum(lengths) / len(lengths),
+            f"{ARENA}unjudged": float(count.dropped),
+            f"{ARENA}cut": float(sum(not answer.finished for answer in answers)),
+            f"{ARENA}tokens": sum(lengths) / len(lengths),
         }
         if self.purse is not None:
             spent = self.purse.spent()
-            metrics["arena_hard/judge_tokens"] = float(spent.prompt_tokens + spent.completion_tokens)
+            metrics[f"{ARENA}judge_tokens"] = float(spent.prompt_tokens + spent.completion_tokens)
             if spent.usd is not None:
-                metrics["arena_hard/judge_usd"] = spent.usd
+                metrics[f"{ARENA}judge_usd"] = spent.usd
         _report(count)
         return metrics | self._rates(games)
 
@@ -151,21 +152,21 @@ class ArenaHard:
             seed=self.settings.seed,
         )
         metrics = {
-            "arena_hard/win_rate": rate.rate,
-            "arena_hard/win_rate_low": rate.low,
-            "arena_hard/win_rate_high": rate.high,
-            "arena_hard/win_rate_error": rate.error,
+            ARENA_WIN_RATE: rate.rate,
+            f"{ARENA_WIN_RATE}_low": rate.low,
+            f"{ARENA_WIN_RATE}_high": rate.high,
+            error_of(ARENA_WIN_RATE): rate.error,
         }
         if self.settings.form == "labels":
             plain, played = (sum(values) for values in zip(*((game.plain_points, game.games) for _, game in pairs)))
-            metrics["arena_hard/plain_win_rate"] = plain / played
+            metrics[f"{ARENA}plain_win_rate"] = plain / played
         of_category: dict[str, list[Game]] = {}
         for question, game in pairs:
             of_category.setdefault(_metric_name(question.category), []).append(game)
         if len({question.category for question in self.questions}) > 1:
             for category, some in of_category.items():
                 won, weight = sum(game.points for game in some), sum(game.weight for game in some)
-                metrics[f"arena_hard/{category}/win_rate"] = won / weight
+                metrics[arena_category(category)] = won / weight
         return metrics
 
     def _answers(self, policy: Path, starting_model: Path, path: Path) -> tuple[list[Answer], list[str]]:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpo_train.metric_names import HARNESS_MEAN, error_of, harness_task
+
 
 def summary(found: Any, tasks: Sequence[str], missing: Mapping[str, str]) -> dict[str, Any]:
     """{tasks, mean_accuracy, mean_accuracy_error, missing, subjects, versions} of lm-eval's results.
@@ -45,8 +47,8 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
     """The summary's numbers under names that MLflow takes; what is None is left out."""
-    metrics = {f"harness/{name}/acc": row["acc"] for name, row in result["tasks"].items()}
-    means = {f"harness/{name}": result[name] for name in ("mean_accuracy", "mean_accuracy_error")}
+    metrics = {harness_task(name): row["acc"] for name, row in result["tasks"].items()}
+    means = {HARNESS_MEAN: result["mean_accuracy"], error_of(HARNESS_MEAN): result["mean_accuracy_error"]}
     return metrics | {name: value for name, value in means.items() if value is not None}
 
 

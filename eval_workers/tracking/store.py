@@ -19,6 +19,7 @@ from filelock import FileLock
 from eval_workers.tracking import addresses
 from eval_workers.tracking.addresses import Address
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import REWARD_ACCURACY
 from mmpo_train.redaction import masked
 from mmpo_train.storage.deadline import within
 from mmpo_train.storage.mirror import address_of
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-PRIMARY_METRIC = "validation/reward_accuracy"
 PROBE_SECONDS = 5
 RUNS_PER_PAGE = 1000
 READERS = 8
@@ -83,7 +83,7 @@ class Store:
         beside = self.address.database if address_of(self._storage) else None  # a copy may be deleted at any time
         folder = beside.parent if beside else self._storage
         location = None if self.address.remote else (folder / "mlartifacts").as_uri()
-        tags = {"mlflow.experiment.primaryMetric.name": PRIMARY_METRIC}
+        tags = {"mlflow.experiment.primaryMetric.name": REWARD_ACCURACY}
         try:
             self.client.create_experiment(name, artifact_location=location, tags=tags)
         except MlflowException as error:

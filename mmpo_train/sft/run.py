@@ -14,6 +14,16 @@ from mmpo_train.data.tokens import TokenTable
 from mmpo_train.engines.engine import Engine
 from mmpo_train.engines.passes import Passes, remember
 from mmpo_train.events import Finished, Send
+from mmpo_train.metric_names import (
+    EPOCH,
+    GRADIENT_NORM,
+    LEARNING_RATE,
+    LOSS,
+    LOSS_CURVE,
+    STEP_SECONDS,
+    TOKENS_PER_SECOND,
+    TRAIN,
+)
 from mmpo_train.model.batches import collate, consecutive, epoch_order, plan_passes
 from mmpo_train.model.layouts import is_out_of_memory
 from mmpo_train.model.logps import CompletionLogps
@@ -136,22 +146,22 @@ def tune(
             _stop_if_not_finite("loss", loss, number)
             norm = engine.step(learning_rate)
             metrics = {
-                "train/epoch": number / steps_per_epoch,
-                "train/learning_rate": learning_rate,
-                "train/loss": loss,
+                EPOCH: number / steps_per_epoch,
+                LEARNING_RATE: learning_rate,
+                LOSS: loss,
             }
             if norm is not None:
                 _stop_if_not_finite("gradient norm", norm, number)
-                metrics["train/gradient_norm"] = norm
+                metrics[GRADIENT_NORM] = norm
             # Every worker must report the same numbers and write at the same steps: times are the workers' means.
             seconds, since_kept = mean_seconds(engine, started, kept)
             metrics |= {
-                "train/conversations_per_second": len(rows) / seconds,
-                "train/tokens_per_second": int(chats.together.sum()) / seconds,
-                "train/step_seconds": seconds,
+                f"{TRAIN}conversations_per_second": len(rows) / seconds,
+                TOKENS_PER_SECOND: int(chats.together.sum()) / seconds,
+                STEP_SECONDS: seconds,
             }
             if number == epoch * steps_per_epoch or number % trial.validate_every_steps == 0:
-                metrics["validation_curve/loss"] = validation_loss(engine, validation, passes)
+                metrics[LOSS_CURVE] = validation_loss(engine, validation, passes)
             report(metrics, number)
             if number < epoch * steps_per_epoch and 0 < trial.checkpoint_minutes * 60 <= since_kept:
                 keep(epoch - 1, number)

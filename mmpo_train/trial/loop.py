@@ -12,6 +12,16 @@ import torch
 from mmpo_train.config import TrialConfig
 from mmpo_train.engines.engine import Engine
 from mmpo_train.engines.passes import Passes
+from mmpo_train.metric_names import (
+    CURVE,
+    EPOCH,
+    GRADIENT_NORM,
+    LEARNING_RATE,
+    PAIRS_PER_SECOND,
+    STEP_SECONDS,
+    TOKENS_PER_SECOND,
+    TRAIN,
+)
 from mmpo_train.model.batches import collate, consecutive, epoch_order, group_rewards, plan_passes
 from mmpo_train.model.layouts import is_out_of_memory
 from mmpo_train.model.scoring import ScoredTable, score_pairs
@@ -96,7 +106,7 @@ def train(
             constants = rewards[rows, : columns.shape[1]] if objective.rewards else np.zeros_like(step.ref_logps)
             sums = work.add_gradient(step, constants, reference_point.mean, number)
             learning_rate = learning_rate_at(number - 1, total_steps, config.learning_rate, config.warmup_share)
-            metrics = {"train/epoch": number / steps_per_epoch, "train/learning_rate": learning_rate}
+            metrics = {EPOCH: number / steps_per_epoch, LEARNING_RATE: learning_rate}
             if current is not None and number == first_step(segment, total_steps, config.segments):
                 metrics |= current.metrics
             if len(rows):  # an online step whose prompts were all dropped teaches nothing
@@ -104,18 +114,18 @@ def train(
                 norm = engine.step(learning_rate)
                 if norm is not None:
                     _stop_if_not_finite("gradient norm", norm, number)
-                    metrics["train/gradient_norm"] = norm
-                metrics |= {f"train/{name}": sums[name] / len(rows) for name in _TOTALS if name not in _UNSHOWN}
+                    metrics[GRADIENT_NORM] = norm
+                metrics |= {f"{TRAIN}{name}": sums[name] / len(rows) for name in _TOTALS if name not in _UNSHOWN}
                 if objective.reference_point:
-                    metrics["train/reference_point"] = reference_point.mean
+                    metrics[f"{TRAIN}reference_point"] = reference_point.mean
                 if objective.reference_point == "mean":
                     reference_point = reference_point.update(sums["score"] / len(rows))
             # Every worker must report the same numbers and write at the same steps: times are the workers' means.
             seconds, since_kept = mean_seconds(engine, started, kept)
             metrics |= {
-                "train/pairs_per_second": len(rows) / seconds,
-                "train/tokens_per_second": sums["tokens"] / seconds,
-                "train/step_seconds": seconds,
+                PAIRS_PER_SECOND: len(rows) / seconds,
+                TOKENS_PER_SECOND: sums["tokens"] / seconds,
+                STEP_SECONDS: seconds,
             }
             if number == epoch * steps_per_epoch or number % config.validate_every_steps == 0:
                 metrics |= work.validation(validation_pairs, reference_point.mean)
@@ -171,7 +181,7 @@ class _Work:
         """Metrics of the validation pairs under the present policy."""
         logps = self.logps(pairs, np.arange(len(pairs.table)))
         result = validate(self.config, logps, pairs.ref_logps, pairs.table.completion_tokens, reference_point)
-        return {f"validation_curve/{name}": value for name, value in result.metrics.items()}
+        return {f"{CURVE}{name}": value for name, value in result.metrics.items()}
 
     def add_gradient(
         self, step: ScoredTable, constants: np.ndarray, reference_point: float, number: int

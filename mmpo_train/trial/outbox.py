@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from mmpo_train.events import Finished, Point, Send
+from mmpo_train.metric_names import STEP_SECONDS
 
 # Sending is collective and may wait for its receiver, so points travel in bundles.
 _SECONDS_BETWEEN_SENDS = 1.0
@@ -21,7 +22,7 @@ class Outbox:
         """Keep a step's metrics; send when enough training time (the same number on all workers) has gathered."""
         self.points.append(Point(step, time.time_ns() // 1_000_000, metrics))
         self.history.append(self.points[-1])
-        self.seconds += metrics["train/step_seconds"]
+        self.seconds += metrics[STEP_SECONDS]
         if self.seconds >= _SECONDS_BETWEEN_SENDS:
             self.flush(None)
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, replace
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import TOKENS_PER_SECOND
 from mmpo_train.recipes import find_recipe
 from sweeps.cluster.placement import HARDWARE, hardware
 from sweeps.cost.arithmetic import (
@@ -198,7 +199,7 @@ def finished_trials(
         params, seconds = run.data.params, float(run.data.tags.get("trial.seconds", 0))
         if seconds <= 0 or {name: params.get(name) for name in wanted} != wanted or len(found) == _LATEST:
             continue
-        curve = [value for _, value in ledger.curve(run.info.run_id, "train/tokens_per_second")]
+        curve = [value for _, value in ledger.curve(run.info.run_id, TOKENS_PER_SECOND)]
         if curve:
             found.append((statistics.median(curve), seconds, work_in(params)))
     return found

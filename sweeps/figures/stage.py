@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
 from sweeps.figures.style import DASHED, GREY, INK, RULE
 from sweeps.ranking.winners import Ranked, Ranking
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
 """By trial label, then metric: (step, value)."""
 
-ACCURACY = "validation/reward_accuracy"
-LOSS = "training/loss"
 SMOOTH_POINTS = 120
 """A longer loss curve is drawn as means over this many equal stretches."""
 CHARACTER_SHARE = 0.017
@@ -41,7 +40,7 @@ def plot_stage(
 
     Left: reward accuracy of each point's best epoch with Wilson's 95% interval, or its standard deviation over seeds;
     the winner ringed, hollow what cannot be told from it, crosses at the bottom for points without a result, dashed
-    the starting model (SFT). Right: `validation/reward_accuracy` and `training/loss` over steps, same colours.
+    the starting model (SFT). Right: reward accuracy and training loss over steps, same colours.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,7 +60,7 @@ def plot_stage(
     _draw_axis(figure.add_subplot(grid[:, 0]), rows, colours, ranking.winner, baseline, axis_name, log_axis)
     upper = figure.add_subplot(grid[0, 1])
     lower = figure.add_subplot(grid[1, 1], sharex=upper)
-    lines = _draw_curves(upper, ACCURACY, rows, colours, ranking.winner, curves or {}, baseline)
+    lines = _draw_curves(upper, ACCURACY_CURVE, rows, colours, ranking.winner, curves or {}, baseline)
     _draw_curves(lower, LOSS, rows, colours, ranking.winner, curves or {}, None)
     upper.set_title("Validation reward accuracy over steps", loc="left", size=11, color=INK)
     lower.set_title("Training loss over steps", loc="left", size=11, color=INK)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mmpo_train.metric_names import OF_SUITE
+
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
@@ -14,10 +16,6 @@ Curve = list[tuple[int, float]]
 
 COMPLETE = ("finished", "diverged")
 """States of a trial that is not run again."""
-_OF_SUITE = {"harness": "harness/", "alpaca": "alpaca/", "arena": "arena_hard/"}
-"""Suite -> how the names of its metrics begin."""
-
-
 SETTINGS, FIXED, COMMAND, POINTS = "stage.settings", "stage.fixed", "stage.command", "points.json"
 
 
@@ -51,7 +49,7 @@ class TrialRecord:
     """The fields of its TrialConfig; empty when a kill came before they were stored."""
     evaluations: tuple[Evaluation, ...]
     judged_by: frozenset[str]
-    """The suites beside reward accuracy that have left numbers."""
+    """The suites that have left numbers."""
     reason: str
     """Why it diverged or failed."""
     seconds: float | None
@@ -115,7 +113,7 @@ def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str,
             for scored in artifacts.values()
         ),
         judged_by=frozenset(
-            suite for suite, prefix in _OF_SUITE.items() if any(name.startswith(prefix) for name in run.data.metrics)
+            suite for suite, group in OF_SUITE.items() if any(name.startswith(group) for name in run.data.metrics)
         ),
         reason=tags.get("trial.reason", ""),
         seconds=float(tags["trial.seconds"]) if "trial.seconds" in tags else None,

@@ -10,24 +10,32 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from eval_workers.tracking.store import PRIMARY_METRIC, Store
+from eval_workers.tracking.store import Store
+from mmpo_train.metric_names import (
+    ACCURACY_CURVE,
+    HARNESS_MEAN,
+    LC_WIN_RATE,
+    LOGRATIO_ACCURACY,
+    LOSS,
+    POLICY_ACCURACY,
+    REWARD_ACCURACY,
+)
 
 VIEW, SHOWN = "mlflow.sharedViewState.", "viewStateShareKey"
 """How the tag begins, and the part of an address that names a view."""
 # Without it MLflow opens the experiment on its pages for traces.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
-HARNESS, WIN_RATE = "harness/mean_accuracy", "alpaca/lc_win_rate"
 _WIDTHS = {
     "tags.`winner`": 80,
     "tags.`stage.name`": 130,
-    f"metrics.`{PRIMARY_METRIC}`": 195,
+    f"metrics.`{REWARD_ACCURACY}`": 195,
     "params.`learning_rate`": 110,
     "params.`beta`": 65,
     "params.`margin`": 75,
-    "metrics.`validation/policy_accuracy`": 195,
-    "metrics.`validation/logratio_accuracy`": 205,
-    f"metrics.`{HARNESS}`": 185,
-    f"metrics.`{WIN_RATE}`": 150,
+    f"metrics.`{POLICY_ACCURACY}`": 195,
+    f"metrics.`{LOGRATIO_ACCURACY}`": 205,
+    f"metrics.`{HARNESS_MEAN}`": 185,
+    f"metrics.`{LC_WIN_RATE}`": 150,
     "tags.`taken_from.stage`": 150,
 }
 """Column -> pixels. Columns of metrics that no run has are not shown."""
@@ -59,7 +67,7 @@ def _saved(name: str, runs: str, without: str) -> str:
     columns = {column: width for column, width in _WIDTHS.items() if column != without}
     state = {
         "searchFilter": runs,
-        "orderByKey": f"metrics.`{PRIMARY_METRIC}`",
+        "orderByKey": f"metrics.`{REWARD_ACCURACY}`",
         "orderByAsc": False,
         "selectedColumns": list(columns),
         "columnOrder": list(columns),
@@ -76,13 +84,13 @@ def _saved(name: str, runs: str, without: str) -> str:
 
 def _charts() -> list[dict[str, Any]]:
     """Those without values hide by themselves."""
-    axes = {"selectedParams": _AXES, "selectedMetrics": [PRIMARY_METRIC], "showAllRuns": True}
-    both = {"xaxis": _metric(HARNESS), "yaxis": _metric(WIN_RATE)}
+    axes = {"selectedParams": _AXES, "selectedMetrics": [REWARD_ACCURACY], "showAllRuns": True}
+    both = {"xaxis": _metric(HARNESS_MEAN), "yaxis": _metric(LC_WIN_RATE)}
     return [
         _chart("PARALLEL", "axes", axes),
-        _chart("BAR", "reward accuracy", {"metricKey": PRIMARY_METRIC}),
-        _line("validation_curve/reward_accuracy"),
-        _line("train/loss"),
+        _chart("BAR", "reward accuracy", {"metricKey": REWARD_ACCURACY}),
+        _line(ACCURACY_CURVE),
+        _line(LOSS),
         _chart("SCATTER", "harness and win rate", both),
     ]
 

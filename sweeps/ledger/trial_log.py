@@ -18,6 +18,7 @@ from typing import Any
 from eval_workers.tracking.delivery import Delivery
 from eval_workers.tracking.store import METRICS_PER_BATCH, Store
 from mmpo_train.events import Point
+from mmpo_train.metric_names import harness_task
 from mmpo_train.redaction import masked
 from sweeps.ledger.journal import Journal
 
@@ -123,7 +124,7 @@ class TrialLog:
             if not _METRIC_NAME.fullmatch(name):
                 raise ValueError(
                     f"metric name {name!r}: MLflow takes letters, digits and _ - . : / or a space; "
-                    f"for example harness/piqa/acc"
+                    f"for example {harness_task('piqa')}"
                 )
         held = self._own_journal()
         fresh = held.fresh(step, metrics)

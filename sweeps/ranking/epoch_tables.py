@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS_MEAN, LC_WIN_RATE, REWARD_ACCURACY
 from sweeps.plan.labels import with_deviation
 from sweeps.ranking.sheets import Sheet, as_lines
 
@@ -14,10 +15,10 @@ if TYPE_CHECKING:
     from sweeps.plan.stages import GridPoint
 
 METRICS = {
-    "reward accuracy": "validation/reward_accuracy",
-    "LM Harness, mean accuracy": "harness/mean_accuracy",
-    "AlpacaEval, length-controlled win rate": "alpaca/lc_win_rate",
-    "Arena-Hard, win rate": "arena_hard/win_rate",
+    "reward accuracy": REWARD_ACCURACY,
+    "LM Harness, mean accuracy": HARNESS_MEAN,
+    "AlpacaEval, length-controlled win rate": LC_WIN_RATE,
+    "Arena-Hard, win rate": ARENA_WIN_RATE,
 }
 """As tables name them -> as the ledger does."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 from rich.table import Table
 
+from mmpo_train.metric_names import LOGRATIO_ACCURACY, POLICY_ACCURACY
 from sweeps.plan.labels import with_deviation, words
 from sweeps.ranking.significance import p_text
 from sweeps.ranking.winners import Ranked, Ranking, listed
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
     from sweeps.plan.stages import Stage
 
-POLICY_LEVEL = {"validation/policy_accuracy": "policy", "validation/logratio_accuracy": "log-ratio"}
+POLICY_LEVEL = {POLICY_ACCURACY: "policy", LOGRATIO_ACCURACY: "log-ratio"}
 """Metric -> its column. By plain log-probabilities, and by log-ratios to the reference: these compare points, and
 objectives, whose own scores differ."""
 _SAID = {"policy": "plain log-probabilities", "log-ratio": "log-ratios to the reference"}
@@ -177,8 +178,8 @@ def columns(
             "p_value": row.p_value,
             "tie": row.near_winner,
             "epoch": row.candidate.epoch,
-            "policy_accuracy": mean_of(row, "validation/policy_accuracy"),
-            "logratio_accuracy": mean_of(row, "validation/logratio_accuracy"),
+            "policy_accuracy": mean_of(row, POLICY_ACCURACY),
+            "logratio_accuracy": mean_of(row, LOGRATIO_ACCURACY),
             "state": row.candidate.state,
             "taken_from": _origin(row, origins, ""),
             "checkpoint": row.candidate.extra.get("checkpoint", ""),

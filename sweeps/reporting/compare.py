@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import TrialConfig, identity, replace
 from mmpo_train.errors import InputError
-from sweeps.reporting.numbers import LENGTH_CONTROLLED, own_error
+from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS, LENGTH_CONTROLLED, VALIDATION
+from sweeps.reporting.numbers import own_error
 from sweeps.reporting.page import MISSING, Block, Heading, Table, Text, write_page
 from sweeps.reporting.read import Trial, read_run
 
@@ -93,9 +94,7 @@ def _text(value: Any) -> str:
 
 def _scores(a: Checkpoint, b: Checkpoint) -> Table:
     names = sorted({*a.trial.scores, *b.trial.scores})
-    kept = [
-        name for name in names if name.startswith(("validation/", "harness/", *LENGTH_CONTROLLED, "arena_hard/win"))
-    ]
+    kept = [name for name in names if name.startswith((VALIDATION, HARNESS, *LENGTH_CONTROLLED, ARENA_WIN_RATE))]
     rows = [(name, _score(a, name), _score(b, name)) for name in kept if "_error" not in name]
     measured = tuple(row for row in rows if row[1:] != (MISSING, MISSING))
     caption = "What the two checkpoints scored, with the standard error where it is known."

@@ -7,10 +7,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from mmpo_train.metric_names import HARNESS_MEAN, LENGTH_CONTROLLED
 from sweeps.figures.trade_off import Curve, Trajectory, colours_of, draw_curves, draw_trade_off, in_order
 from sweeps.plan.labels import words
 from sweeps.reporting.missing import stage_missing
-from sweeps.reporting.numbers import HARNESS, LENGTH_CONTROLLED, epochs_of, length_controlled, measure
+from sweeps.reporting.numbers import epochs_of, length_controlled, measure
 from sweeps.reporting.page import Picture
 from sweeps.reporting.read import Experiment, StageRun
 from sweeps.reporting.tables import STAGES, model_name, stage_title
@@ -50,7 +51,7 @@ def _has_points(stage: StageRun | None) -> bool:
 
 def _trade_off(experiment: Experiment, stages: Sequence[StageRun], path: Path, title: str, called: str) -> Picture:
     rates = length_controlled(stages)
-    baseline = experiment.starting_model.get(HARNESS)
+    baseline = experiment.starting_model.get(HARNESS_MEAN)
     trajectories = [one for stage in stages for one in _trajectories(stage, rates)]
     picture = draw_trade_off(
         path,
@@ -75,8 +76,8 @@ def _trade_off(experiment: Experiment, stages: Sequence[StageRun], path: Path, t
 def _trajectories(stage: StageRun, rates: str) -> list[Trajectory]:
     found = []
     for point in stage.points:
-        both = ((epoch, measure(point, rates, epoch), measure(point, HARNESS, epoch)) for epoch in epochs_of(stage))
-        known = tuple((epoch, x, y) for epoch, x, y in both if x is not None and y is not None)
+        every = ((one, measure(point, rates, one), measure(point, HARNESS_MEAN, one)) for one in epochs_of(stage))
+        known = tuple((epoch, x, y) for epoch, x, y in every if x is not None and y is not None)
         found.append(Trajectory(point.label, stage.objective, known))
     return found
 

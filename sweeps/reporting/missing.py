@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, OF_SUITE
 from sweeps.grids import margin_of
 from sweeps.plan.labels import words
 from sweeps.ranking.winners import listed
-from sweeps.reporting.numbers import HARNESS, PUBLISHED, epochs_of, length_controlled, metrics_of
+from sweeps.reporting.numbers import epochs_of, length_controlled, metrics_of
 from sweeps.reporting.read import Experiment, Point, StageRun
 from sweeps.reporting.tables import stage_title
-
-_SUITES = {"harness/": "harness", "alpaca/": "alpaca", "arena_hard/": "arena"}
 
 
 def missing_sentences(experiment: Experiment) -> list[str]:
@@ -30,13 +29,13 @@ def missing_sentences(experiment: Experiment) -> list[str]:
             if name in ("final_runs", "ablations"):
                 finals.append(stage)
                 told += evaluations_missing(stage)
-    if finals and HARNESS not in experiment.starting_model:
+    if finals and HARNESS_MEAN not in experiment.starting_model:
         told.append(
             f"The starting model's LM Harness accuracy is not in the ledger, so its line is not drawn: "
             f"`python -m eval_workers {experiment.model} --suite harness --mlflow-uri ADDRESS` records it."
         )
     kinds = length_controlled(finals)
-    if finals and kinds != PUBLISHED:
+    if finals and kinds != LC_WIN_RATE:
         told.append(
             f"The win rates are `{kinds}`, not AlpacaEval's own length control; none is compared with the paper's."
         )
@@ -89,7 +88,7 @@ def evaluations_missing(stage: StageRun) -> list[str]:
     told = []
     where = f"{stage.objective}: {stage_title(stage.name)}"
     rates = length_controlled([stage])
-    for metric, name in ((HARNESS, "LM Harness"), (rates, "length-controlled win rate")):
+    for metric, name in ((HARNESS_MEAN, "LM Harness"), (rates, "length-controlled win rate")):
         if metric not in metrics_of([stage]):
             told.append(
                 f"{where}: no {name} at all: run the command again with `--set evaluations=reward,harness,alpaca`."
@@ -103,7 +102,7 @@ def evaluations_missing(stage: StageRun) -> list[str]:
 def _epochs_without(stage: StageRun, point: Point, metric: str, name: str) -> list[str]:
     told = []
     axis = words(stage.params.get("axis", "point"))
-    suite = next(suite for prefix, suite in _SUITES.items() if metric.startswith(prefix))
+    suite = next(suite for suite, group in OF_SUITE.items() if metric.startswith(group))
     for trial in point.trials:
         there = trial.scores.get(metric, {})
         epochs = [epoch for epoch in epochs_of(stage) if epoch not in there]

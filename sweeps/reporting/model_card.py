@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import TrialConfig, identity, replace
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import (
+    ALPACA,
+    ARENA_WIN_RATE,
+    HARNESS_MEAN,
+    LENGTH_CONTROLLED,
+    POLICY_ACCURACY,
+    REWARD_ACCURACY,
+    WIN_RATE,
+    harness_task,
+)
 from mmpo_train.redaction import masked
 from mmpo_train.terminal import console
 from sweeps.reporting.compare import Checkpoint, checkpoint_of
-from sweeps.reporting.numbers import ARENA, HARNESS, LENGTH_CONTROLLED, REWARD, own_error
+from sweeps.reporting.numbers import own_error
 from sweeps.reporting.page import write_whole
 
 if TYPE_CHECKING:
@@ -40,7 +50,7 @@ _TEXT = """---
 The trial's digest is `{digest}`, its run in MLflow `{run}`. Trained with {versions}.
 """
 _PAPERS = {"mmpo": " (Najafi & Fyshe 2025)", "dpo": " (Rafailov et al. 2023)", "simpo": " (Meng et al. 2024)"}
-_SUITES = {"LM Harness": HARNESS, "AlpacaEval 2": "alpaca/", "Arena-Hard": ARENA}
+_SUITES = {"LM Harness": HARNESS_MEAN, "AlpacaEval 2": ALPACA, "Arena-Hard": ARENA_WIN_RATE}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -117,15 +127,15 @@ def evaluations(one: Checkpoint, config: TrialConfig) -> list[EvalResult]:
     data = " and ".join(_short(source) for source in config.dataset)
     against = "against the starting model"
     named: dict[str, tuple[str, str, str]] = {
-        REWARD: ("Preference", data, "validation reward accuracy, by the objective's own score"),
-        "validation/policy_accuracy": ("Preference", data, "validation accuracy of plain log-probabilities"),
-        HARNESS: ("LM Harness", "mean over tasks", "mean zero-shot accuracy"),
+        REWARD_ACCURACY: ("Preference", data, "validation reward accuracy, by the objective's own score"),
+        POLICY_ACCURACY: ("Preference", data, "validation accuracy of plain log-probabilities"),
+        HARNESS_MEAN: ("LM Harness", "mean over tasks", "mean zero-shot accuracy"),
         **{metric: ("AlpacaEval 2", "AlpacaEval 2", f"{name} {against}") for metric, name in LENGTH_CONTROLLED.items()},
-        "alpaca/win_rate": ("AlpacaEval 2", "AlpacaEval 2", f"win rate {against}"),
-        ARENA: ("Arena-Hard", "Arena-Hard", "win rate"),
+        WIN_RATE: ("AlpacaEval 2", "AlpacaEval 2", f"win rate {against}"),
+        ARENA_WIN_RATE: ("Arena-Hard", "Arena-Hard", "win rate"),
     }
     for metric in sorted(one.trial.scores):
-        task = re.fullmatch(r"harness/([^/]+)/acc", metric)
+        task = re.fullmatch(harness_task("([^/]+)"), metric)
         if task:
             named[metric] = ("LM Harness", task.group(1), f"zero-shot accuracy, {task.group(1)}")
     return [

@@ -7,19 +7,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from mmpo_train.metric_names import (
+    ARENA_WIN_RATE,
+    HARNESS_MEAN,
+    LC_WIN_RATE,
+    LENGTH_CONTROLLED,
+    REWARD_ACCURACY,
+    by_judge,
+    error_of,
+)
 from sweeps.ranking.noise import Measured
 from sweeps.reporting.read import Experiment, Point, StageRun, Trial
-
-REWARD, HARNESS, ARENA = "validation/reward_accuracy", "harness/mean_accuracy", "arena_hard/win_rate"
-PUBLISHED = "alpaca/lc_win_rate"
-LENGTH_CONTROLLED = {
-    PUBLISHED: "length-controlled win rate",
-    "alpaca/lc_win_rate_part": "length-controlled win rate on part of the prompts",
-    "alpaca/lc_win_rate_noreg": "length-controlled win rate, not regularised",
-    "alpaca/lc_win_rate_minimal": "length-controlled win rate without difficulties",
-}
-"""Metric -> its name. Only the first is AlpacaEval's own, which the paper prints."""
-
 
 POINT_HEADERS = (
     "experiment", "stage", "objective", "run", "axis", "point", "epoch", "metric",
@@ -47,14 +45,15 @@ def measure(point: Point, metric: str, epoch: int) -> Measured | None:
 
 def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]:
     """A metric's standard error within one run, and what it is."""
-    if metric == REWARD and trial.pairs:
+    if metric == REWARD_ACCURACY and trial.pairs:
         share = trial.scores[metric][epoch]
         return math.sqrt(share * (1 - share) / trial.pairs), f"binomial standard error, {trial.pairs} pairs"
-    errors = {HARNESS: "harness/mean_accuracy_error", ARENA: "arena_hard/win_rate_error"}
-    if metric in errors and epoch in trial.scores.get(errors[metric], {}):
-        whose = "bootstrap's standard error" if metric == ARENA else "standard error over the tasks' documents"
-        return trial.scores[errors[metric]][epoch], whose
-    judges = [name for name in trial.scores if name.startswith(f"{metric}_error/") and epoch in trial.scores[name]]
+    own = trial.scores.get(error_of(metric), {})
+    if epoch in own:
+        whose = "bootstrap's standard error" if metric == ARENA_WIN_RATE else "standard error over the tasks' documents"
+        return own[epoch], whose
+    of_judges = by_judge(error_of(metric), "")
+    judges = [name for name in trial.scores if name.startswith(of_judges) and epoch in trial.scores[name]]
     if judges:
         # All judges read the same answers, so their errors may all point one way: the mean of them is the most it is.
         of = "the judge's standard error" if len(judges) == 1 else f"mean of {len(judges)} judges' standard errors"
@@ -65,7 +64,7 @@ def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]
 def length_controlled(stages: Sequence[StageRun]) -> str:
     """The kind of length-controlled win rate that was measured; the published one where there is none."""
     measured = {name for stage in stages for point in stage.points for trial in point.trials for name in trial.scores}
-    return next((name for name in LENGTH_CONTROLLED if name in measured), PUBLISHED)
+    return next((name for name in LENGTH_CONTROLLED if name in measured), LC_WIN_RATE)
 
 
 def epochs_of(stage: StageRun) -> range:
@@ -98,7 +97,12 @@ def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
 def metrics_of(stages: Sequence[StageRun]) -> dict[str, str]:
     """What these stages were judged by: metric -> name."""
     rates = length_controlled(stages)
-    named = {REWARD: "reward accuracy", HARNESS: "LM Harness", rates: LENGTH_CONTROLLED[rates], ARENA: "Arena-Hard"}
+    named = {
+        REWARD_ACCURACY: "reward accuracy",
+        HARNESS_MEAN: "LM Harness",
+        rates: LENGTH_CONTROLLED[rates],
+        ARENA_WIN_RATE: "Arena-Hard",
+    }
     there = {name for stage in stages for point in stage.points for trial in point.trials for name in trial.scores}
     return {metric: name for metric, name in named.items() if metric in there}
 

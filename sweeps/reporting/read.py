@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from eval_workers.mlflow_record import EXPERIMENT as JUDGED_ALONE
 from mmpo_train.config import OBJECTIVE_FIELDS
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import ACCURACY_CURVE, OF_SUITE
 from sweeps.ledger.records import COMPLETE, POINTS, ChildRecord, TrialRecord, trial_record
 from sweeps.ledger.runs import BY_PERSON, WINNER, children_of
 
@@ -16,10 +17,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from sweeps.ledger.ledger import Ledger
-
-CURVE = "validation_curve/reward_accuracy"
-_BY_EPOCH = ("validation/", "harness/", "alpaca/", "arena_hard/")
-"""How the metrics begin that are logged at step = epoch."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +164,9 @@ def _trials(ledger: Ledger, experiment_id: str, objectives: Sequence[str]) -> di
 
 
 def _trial(ledger: Ledger, run: Run, record: TrialRecord) -> Trial:
-    scores = {name: dict(ledger.curve(record.run_id, name)) for name in run.data.metrics if name.startswith(_BY_EPOCH)}
-    return Trial(record, dict(run.data.tags), scores, tuple(ledger.curve(record.run_id, CURVE)))
+    by_epoch = [name for name in run.data.metrics if name.startswith(tuple(OF_SUITE.values()))]
+    scores = {name: dict(ledger.curve(record.run_id, name)) for name in by_epoch}
+    return Trial(record, dict(run.data.tags), scores, tuple(ledger.curve(record.run_id, ACCURACY_CURVE)))
 
 
 def _stage(ledger: Ledger, experiment_id: str, run: Run, trials: dict[str, Trial]) -> StageRun:

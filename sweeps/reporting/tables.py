@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, LENGTH_CONTROLLED
 from sweeps.grids import margin_of
 from sweeps.plan.labels import shown, words
 from sweeps.plan.order import DECIDED_IN
 from sweeps.ranking.noise import Measured, difference, spread
 from sweeps.reporting import paper_numbers
 from sweeps.reporting.numbers import (
-    HARNESS,
-    LENGTH_CONTROLLED,
-    PUBLISHED,
     epochs_of,
     length_controlled,
     measure,
@@ -118,13 +116,13 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Table
         for objective in experiment.objectives:
             final = experiment.stage("final_runs", objective)
             rates = length_controlled([final] if final else [])
-            metrics = (rates, HARNESS) if by_win_rate else (HARNESS, rates)
+            metrics = (rates, HARNESS_MEAN) if by_win_rate else (HARNESS_MEAN, rates)
             best = peak(final, *metrics) if final is not None else None
             paper = numbers.get((experiment.recipe, objective), (None, None))
             cells: list[str] = []
             measured = (best.value, best.other) if best else (None, None)
             for metric, ours, theirs in zip(metrics, measured, paper, strict=True):
-                comparable = theirs if metric in (HARNESS, PUBLISHED) else None
+                comparable = theirs if metric in (HARNESS_MEAN, LC_WIN_RATE) else None
                 cells += [percent(ours), MISSING if theirs is None else f"{theirs:.2f}", apart(ours, comparable)]
             where = f"beta {best.label}, epoch {best.epoch}" if best else MISSING
             rows.append((model_name(experiment), objective, *cells, where))

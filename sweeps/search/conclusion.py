@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
+from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
 from mmpo_train.terminal import console
-from sweeps.figures.stage import ACCURACY, LOSS, plot_stage
+from sweeps.figures.stage import plot_stage
 from sweeps.plan.labels import words
 from sweeps.ranking.epoch_tables import as_markdown, epoch_sheets
 from sweeps.ranking.sheets import printed
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from sweeps.ledger.stage_log import StageLog
     from sweeps.plan.stages import GridPoint, Stage
     from sweeps.search.choices import Choice
-
-_CURVES = {ACCURACY: "validation_curve/reward_accuracy", LOSS: "train/loss"}
 
 
 def conclude(
@@ -141,11 +140,11 @@ def _curves(
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for point in points:
         known = [records[trial.digest] for trial in point.trials if trial.digest in records]
-        for drawn, metric in _CURVES.items():
+        for metric in (ACCURACY_CURVE, LOSS):
             values: dict[int, list[float]] = {}
             for record in known:
                 for step, value in record.curve(metric):
                     values.setdefault(step, []).append(value)
             averaged = [(step, mean(some)) for step, some in sorted(values.items())]
-            curves.setdefault(point.label, {})[drawn] = averaged
+            curves.setdefault(point.label, {})[metric] = averaged
     return curves

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import VALIDATION_LOSS
 from mmpo_train.model.folders import copy_model
 from mmpo_train.recipes import find_recipe
 from mmpo_train.redaction import masked
@@ -81,7 +82,7 @@ def run_stage0(options: SFTOptions) -> None:
         last = max(record.evaluations, key=lambda evaluation: evaluation.epoch)
         folder = _named(options.folder, trial, place_of(last.checkpoint))
         console.print(
-            f"\nvalidation loss {last.metrics['validation/loss']:.4f} nats a token: {address_of(folder) or folder}",
+            f"\nvalidation loss {last.metrics[VALIDATION_LOSS]:.4f} nats a token: {address_of(folder) or folder}",
             highlight=False,
         )
         console.print("\nnext:", style="bold")

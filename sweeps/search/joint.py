@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import digest_of, identity, parse_assignments, replace
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import REWARD_ACCURACY
 from mmpo_train.options import base_config
 from mmpo_train.recipes import find_recipe
 from mmpo_train.terminal import console
@@ -104,7 +105,7 @@ class Search:
         for trial in planned:
             record = records.get(trial.digest)
             scored = sorted(record.evaluations, key=lambda one: one.epoch) if record is not None else []
-            known = [score for one in scored if (score := one.metrics["validation/reward_accuracy"]) is not None]
+            known = [score for one in scored if (score := one.metrics[REWARD_ACCURACY]) is not None]
             state = record.status if record is not None else "failed"
             state = state if state != "finished" or known else "failed"
             number = self.numbers.pop(trial.digest)

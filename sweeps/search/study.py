@@ -11,6 +11,7 @@ from rich.markup import escape
 from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, digest_of, parse_assignments, replace, to_dict
 from mmpo_train.data.sources import EMBEDDED
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import VALIDATION
 from mmpo_train.options import base_config
 from mmpo_train.recipes import objective_settings
 from mmpo_train.terminal import console
@@ -201,5 +202,5 @@ def _starting_model(entries: Sequence[Entry]) -> dict[str, dict[str, float]]:
     for entry in {entry.row: entry for entry in entries}.values():
         places, _ = materialise(entry.planned.inputs, in_process, lambda what, share: None)
         scores = evaluate.starting_model(to_dict(entry.planned.config), str(places.tokens), str(places.reference))
-        rows[entry.row] = {f"validation/{name}": value for name, value in scores.items()}
+        rows[entry.row] = {f"{VALIDATION}{name}": value for name, value in scores.items()}
     return rows

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from mmpo_train.metric_names import ANSWERS_WIN_RATE, POLICY_ACCURACY, REWARD_ACCURACY, REWARD_MARGIN
 from sweeps import grids
 from sweeps.plan.labels import with_deviation
 from sweeps.ranking.sheets import Sheet, as_lines
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from sweeps.plan.trials import Planned
 
 METRICS = {
-    "win rate": "answers/win_rate",
-    "reward accuracy": "validation/reward_accuracy",
-    "policy accuracy": "validation/policy_accuracy",
+    "win rate": ANSWERS_WIN_RATE,
+    "reward accuracy": REWARD_ACCURACY,
+    "policy accuracy": POLICY_ACCURACY,
 }
 """As tables name them -> as the ledger does. The first that was measured decides between learning rates. The win
 rate is against the starting model."""
@@ -118,7 +119,7 @@ def with_starting_model(table: StudyTable, rows: Mapping[str, Mapping[str, float
     """
     name = METRICS[table.metric]
     known = {row: scores for row, scores in rows.items() if name in scores}
-    even = {row for row, scores in known.items() if scores[name] == 0 and scores["validation/reward_margin"] == 0}
+    even = {row for row, scores in known.items() if scores[name] == 0 and scores[REWARD_MARGIN] == 0}
     return dataclasses.replace(
         table, starting_model={row: 0.5 if row in even else scores[name] for row, scores in known.items()}
     )

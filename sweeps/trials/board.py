@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from mmpo_train.events import Point
+from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, LOSS, PAIRS_PER_SECOND, STEP_SECONDS
 
 _STATE_STYLES = {
     "training": "bold",
@@ -22,7 +23,6 @@ _STATE_STYLES = {
     "failed": "red",
     "waiting": "dim",
 }
-_ACCURACY = "validation_curve/reward_accuracy"
 _ENDED = ("finished", "diverged", "failed", "stopped")
 _AROUND = 7
 """Lines of the screen that are no rows: heading, names, frame, what is left out, and one to spare."""
@@ -50,13 +50,11 @@ class Row:
         for point in points:
             if point.step < self.step:
                 continue
-            self.step, self.epoch = point.step, point.metrics["train/epoch"]
-            self.loss = point.metrics.get("train/loss", self.loss)  # none where all prompts were dropped
-            self.pairs_per_second = point.metrics["train/pairs_per_second"]
-            self.reward_accuracy = point.metrics.get(_ACCURACY, self.reward_accuracy)
-            self.seconds_per_epoch = (
-                point.metrics["train/step_seconds"] * point.step / max(point.metrics["train/epoch"], 1e-9)
-            )
+            self.step, self.epoch = point.step, point.metrics[EPOCH]
+            self.loss = point.metrics.get(LOSS, self.loss)  # none where all prompts were dropped
+            self.pairs_per_second = point.metrics[PAIRS_PER_SECOND]
+            self.reward_accuracy = point.metrics.get(ACCURACY_CURVE, self.reward_accuracy)
+            self.seconds_per_epoch = point.metrics[STEP_SECONDS] * point.step / max(point.metrics[EPOCH], 1e-9)
 
     @property
     def seconds_left(self) -> float | None:

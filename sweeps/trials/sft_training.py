@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmpo_train.config import to_dict
 from mmpo_train.events import Finished, Point
+from mmpo_train.metric_names import EPOCH, LOSS, LOSS_CURVE, TOKENS_PER_SECOND, VALIDATION_LOSS
 from mmpo_train.storage.mirror import name_of
 from mmpo_train.terminal import console
 from sweeps.cluster.connection import ray_storage
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from mmpo_train.sft.prepare import SFTPlaces
     from mmpo_train.sft.trial import SFTTrial
     from sweeps.ledger.trial_log import TrialLog
-
-CURVE, AT_EPOCHS = "validation_curve/loss", "validation/loss"
 
 
 def train_sft(
@@ -128,15 +127,15 @@ class _Listener(tune.Callback):
         points = [Point(*point) for point in result.get("points", ())]
         self.log.points(points)
         for point in points:
-            epoch = point.metrics["train/epoch"]
-            if CURVE in point.metrics and epoch == round(epoch):
-                self.losses[round(epoch)] = point.metrics[CURVE]
+            epoch = point.metrics[EPOCH]
+            if LOSS_CURVE in point.metrics and epoch == round(epoch):
+                self.losses[round(epoch)] = point.metrics[LOSS_CURVE]
         if points:
             self.show(points[-1])
         if result.get("finished"):
             finished = Finished(*result["finished"])
             loss = self.losses[finished.epoch]
-            self.log.evaluated(finished.epoch, {AT_EPOCHS: loss}, (), finished.checkpoint)
+            self.log.evaluated(finished.epoch, {VALIDATION_LOSS: loss}, (), finished.checkpoint)
             console.print(f"epoch {finished.epoch}: validation loss {loss:.4f} nats a token", highlight=False)
         if result.get("said"):
             console.print(result["said"], markup=False, highlight=False)
@@ -155,9 +154,9 @@ def _bar(trial: SFTTrial) -> Iterator[Any]:
         task = progress.add_task("starting", total=None)
 
         def show(point: Point) -> None:
-            total = round(point.step / point.metrics["train/epoch"] * trial.epochs)
-            speed = f"{point.metrics['train/tokens_per_second']:,.0f} tokens/s"
-            text = f"steps · loss {point.metrics['train/loss']:.4f} · {speed}"
+            total = round(point.step / point.metrics[EPOCH] * trial.epochs)
+            speed = f"{point.metrics[TOKENS_PER_SECOND]:,.0f} tokens/s"
+            text = f"steps · loss {point.metrics[LOSS]:.4f} · {speed}"
             progress.update(task, completed=point.step, total=total, description=text)
 
         yield show

@@ -13,6 +13,7 @@ from ray import tune
 
 from mmpo_train.config import TrialConfig, to_dict
 from mmpo_train.events import Finished, Point
+from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, REWARD_ACCURACY
 from mmpo_train.storage.mirror import fetch_files, name_of
 from mmpo_train.trial.early_stop import GO_ON, STOP, write_answer
 from mmpo_train.trial.places import Places
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 # Train's controller and its barrier sit where the driver does.
 ON_HEAD = tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])
 
-CURVE = "validation_curve/reward_accuracy"
 GoesOn = Callable[[str, int, float], bool]
 """Takes a trial's digest, an epoch that it has finished and its reward accuracy: whether it may go on."""
 
@@ -146,8 +146,8 @@ class _Listener(tune.Callback):
             self.board.set_state(digest, "training")
             self.logs[digest].points(points)
             for point in points:
-                if CURVE in point.metrics:
-                    self.accuracies[digest, point.metrics["train/epoch"]] = point.metrics[CURVE]
+                if ACCURACY_CURVE in point.metrics:
+                    self.accuracies[digest, point.metrics[EPOCH]] = point.metrics[ACCURACY_CURVE]
         if result.get("finished"):
             finished = Finished(*result["finished"])
             self._answer(digest, finished.epoch)
@@ -205,7 +205,7 @@ class _Listener(tune.Callback):
     def _judged(self, digest: str, finished: Finished, suite: str, scores: dict[str, Any]) -> None:
         log, metrics = self.logs[digest], scores["metrics"]
         if suite == REWARD:
-            self.board.rows[digest].reward_accuracy = metrics["validation/reward_accuracy"]
+            self.board.rows[digest].reward_accuracy = metrics[REWARD_ACCURACY]
             log.evaluated(finished.epoch, metrics, scores["correct"], finished.checkpoint)
             return
         log.points([Point(finished.epoch, time.time_ns() // 1_000_000, metrics)])

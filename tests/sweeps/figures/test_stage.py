@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from sweeps.figures.stage import ACCURACY, LOSS, _positions, _smooth, plot_stage
+from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
+from sweeps.figures.stage import _positions, _smooth, plot_stage
 from sweeps.ranking.winners import Candidate, rank
 
 PAIRS = 200
@@ -25,7 +26,7 @@ def test_a_stage_with_curves_a_baseline_and_a_diverged_trial_is_drawn(tmp_path):
     grid.append(candidate("1e-3", 1e-3, state="diverged"))
     curves = {
         one.label: {
-            ACCURACY: [(step, 0.5 + step / 4000) for step in range(64, 600, 64)],
+            ACCURACY_CURVE: [(step, 0.5 + step / 4000) for step in range(64, 600, 64)],
             LOSS: [(step, 0.7 - step / 3000) for step in range(1, 576)],
         }
         for one in grid

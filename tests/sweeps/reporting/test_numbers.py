@@ -6,9 +6,10 @@ from typing import Any, cast
 
 import pytest
 
+from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, REWARD_ACCURACY
 from sweeps.ledger.records import Evaluation, TrialRecord
 from sweeps.ranking.noise import Measured, chi_squared_tail, difference, spread
-from sweeps.reporting.numbers import HARNESS, PUBLISHED, REWARD, length_controlled, measure, peak
+from sweeps.reporting.numbers import length_controlled, measure, peak
 from sweeps.reporting.read import Point, StageRun, Trial
 
 
@@ -31,28 +32,28 @@ def stage(*points: Point) -> StageRun:
 
 def test_one_seeds_noise_is_the_metrics_own_error():
     """sqrt(0.8 * 0.2 / 100) = 0.04."""
-    one = measure(point(trial({REWARD: {1: 0.8}})), REWARD, 1)
+    one = measure(point(trial({REWARD_ACCURACY: {1: 0.8}})), REWARD_ACCURACY, 1)
     assert one is not None and one.noise == pytest.approx(0.04) and one.noise_is == "binomial standard error, 100 pairs"
-    harness = measure(point(trial({HARNESS: {1: 0.5}, "harness/mean_accuracy_error": {1: 0.01}})), HARNESS, 1)
+    harness = measure(point(trial({HARNESS_MEAN: {1: 0.5}, "harness/mean_accuracy_error": {1: 0.01}})), HARNESS_MEAN, 1)
     assert harness == Measured(0.5, 0.01, "standard error over the tasks' documents")
-    assert measure(point(trial({HARNESS: {1: 0.5}})), HARNESS, 1) == Measured(0.5, None, "unknown")
+    assert measure(point(trial({HARNESS_MEAN: {1: 0.5}})), HARNESS_MEAN, 1) == Measured(0.5, None, "unknown")
 
 
 def test_judges_errors_are_averaged_not_divided_by_their_number():
-    scores = {PUBLISHED: {1: 0.6}, f"{PUBLISHED}_error/a": {1: 0.01}, f"{PUBLISHED}_error/b": {1: 0.03}}
-    assert measure(point(trial(scores)), PUBLISHED, 1) == Measured(0.6, 0.02, "mean of 2 judges' standard errors")
-    del scores[f"{PUBLISHED}_error/b"]
-    assert measure(point(trial(scores)), PUBLISHED, 1) == Measured(0.6, 0.01, "the judge's standard error")
+    scores = {LC_WIN_RATE: {1: 0.6}, f"{LC_WIN_RATE}_error/a": {1: 0.01}, f"{LC_WIN_RATE}_error/b": {1: 0.03}}
+    assert measure(point(trial(scores)), LC_WIN_RATE, 1) == Measured(0.6, 0.02, "mean of 2 judges' standard errors")
+    del scores[f"{LC_WIN_RATE}_error/b"]
+    assert measure(point(trial(scores)), LC_WIN_RATE, 1) == Measured(0.6, 0.01, "the judge's standard error")
 
 
 def test_several_seeds_noise_is_their_deviation_and_the_missing_ones_are_counted():
     """0.6 and 0.8: mean 0.7, deviation sqrt(0.02), error 0.1. The third diverged, the fourth is not there."""
-    seeds = [trial({REWARD: {1: value}}) for value in (0.6, 0.8)]
-    one = measure(point(*seeds, trial({REWARD: {1: 0.1}}, "diverged"), expected=4), REWARD, 1)
+    seeds = [trial({REWARD_ACCURACY: {1: value}}) for value in (0.6, 0.8)]
+    one = measure(point(*seeds, trial({REWARD_ACCURACY: {1: 0.1}}, "diverged"), expected=4), REWARD_ACCURACY, 1)
     assert one is not None and (one.value, one.seeds, one.missing) == (pytest.approx(0.7), 2, 2)
     assert one.noise == pytest.approx(0.02**0.5) and one.error == pytest.approx(0.1)
     assert one.noise_is == "standard deviation over 2 seeds"
-    assert measure(point(*seeds), REWARD, 2) is None
+    assert measure(point(*seeds), REWARD_ACCURACY, 2) is None
 
 
 @pytest.mark.parametrize(
@@ -73,13 +74,13 @@ def test_a_difference_is_within_noise_up_to_its_own_95_percent(ours, paper, want
 
 
 def test_a_peak_goes_to_the_earlier_of_two_that_tie_and_brings_the_other_metric():
-    first = point(trial({HARNESS: {1: 0.3, 2: 0.4}, PUBLISHED: {1: 0.9}}), label="0.01")
-    second = point(trial({HARNESS: {1: 0.4}, PUBLISHED: {1: 0.8, 2: 0.95}}), label="0.5")
-    best = peak(stage(first, second), HARNESS, PUBLISHED)
+    first = point(trial({HARNESS_MEAN: {1: 0.3, 2: 0.4}, LC_WIN_RATE: {1: 0.9}}), label="0.01")
+    second = point(trial({HARNESS_MEAN: {1: 0.4}, LC_WIN_RATE: {1: 0.8, 2: 0.95}}), label="0.5")
+    best = peak(stage(first, second), HARNESS_MEAN, LC_WIN_RATE)
     assert best is not None and (best.label, best.epoch, best.other) == ("0.01", 2, None)
-    reverse = peak(stage(first, second), PUBLISHED, HARNESS)
+    reverse = peak(stage(first, second), LC_WIN_RATE, HARNESS_MEAN)
     assert reverse is not None and (reverse.label, reverse.epoch, reverse.other) == ("0.5", 2, None)
-    assert peak(stage(), HARNESS, PUBLISHED) is None
+    assert peak(stage(), HARNESS_MEAN, LC_WIN_RATE) is None
 
 
 def test_a_spread_knows_no_ratio_where_an_error_is_unknown():
@@ -98,5 +99,5 @@ def test_tails_of_chi_squared_are_those_of_the_tables():
 def test_the_published_length_control_goes_before_its_stand_ins():
     part = stage(point(trial({"alpaca/lc_win_rate_minimal": {1: 0.5}})))
     assert length_controlled([part]) == "alpaca/lc_win_rate_minimal"
-    assert length_controlled([part, stage(point(trial({PUBLISHED: {1: 0.5}})))]) == PUBLISHED
-    assert length_controlled([]) == PUBLISHED
+    assert length_controlled([part, stage(point(trial({LC_WIN_RATE: {1: 0.5}})))]) == LC_WIN_RATE
+    assert length_controlled([]) == LC_WIN_RATE

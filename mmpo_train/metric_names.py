@@ -1,0 +1,70 @@
+"""What the metrics are called, by training, the evaluations, MLflow and the report. Standard library only.
+
+A name is a group, which ends with a slash, and what is measured. A judge's own number ends with the judge's name.
+"""
+
+from __future__ import annotations
+
+TRAIN = "train/"
+"""Of an optimiser step."""
+CURVE = "validation_curve/"
+"""Of the validation data while a trial trains, at an optimiser step."""
+VALIDATION, HARNESS, ALPACA, ARENA = "validation/", "harness/", "alpaca/", "arena_hard/"
+"""Of an epoch's checkpoint, one group for each evaluation; their step is the epoch."""
+ANSWERS = "answers/"
+"""Of a checkpoint's answers to the validation prompts against the starting model's, in a study."""
+ONLINE = "online/"
+"""Of the pairs that an online trial makes for a segment."""
+
+OF_SUITE = {"reward": VALIDATION, "harness": HARNESS, "alpaca": ALPACA, "arena": ARENA}
+"""Evaluation, as `evaluations` names it -> the group of its metrics."""
+
+EPOCH = f"{TRAIN}epoch"
+LEARNING_RATE = f"{TRAIN}learning_rate"
+LOSS = f"{TRAIN}loss"
+GRADIENT_NORM = f"{TRAIN}gradient_norm"
+STEP_SECONDS = f"{TRAIN}step_seconds"
+PAIRS_PER_SECOND = f"{TRAIN}pairs_per_second"
+TOKENS_PER_SECOND = f"{TRAIN}tokens_per_second"
+
+ACCURACY_CURVE = f"{CURVE}reward_accuracy"
+LOSS_CURVE = f"{CURVE}loss"
+
+REWARD_ACCURACY = f"{VALIDATION}reward_accuracy"
+POLICY_ACCURACY = f"{VALIDATION}policy_accuracy"
+LOGRATIO_ACCURACY = f"{VALIDATION}logratio_accuracy"
+REWARD_MARGIN = f"{VALIDATION}reward_margin"
+VALIDATION_LOSS = f"{VALIDATION}loss"
+
+HARNESS_MEAN = f"{HARNESS}mean_accuracy"
+WIN_RATE = f"{ALPACA}win_rate"
+LC_WIN_RATE = f"{ALPACA}lc_win_rate"
+LENGTH_CONTROLLED = {
+    LC_WIN_RATE: "length-controlled win rate",
+    f"{LC_WIN_RATE}_part": "length-controlled win rate on part of the prompts",
+    f"{LC_WIN_RATE}_noreg": "length-controlled win rate, not regularised",
+    f"{LC_WIN_RATE}_minimal": "length-controlled win rate without difficulties",
+}
+"""Metric -> what it is. Only the first is AlpacaEval's own, which the paper prints."""
+ARENA_WIN_RATE = f"{ARENA}win_rate"
+ANSWERS_WIN_RATE = f"{ANSWERS}win_rate"
+
+
+def error_of(metric: str) -> str:
+    """The name of a metric's standard error."""
+    return f"{metric}_error"
+
+
+def by_judge(metric: str, judge: str) -> str:
+    """The name of one judge's number, of which the metric is the mean over judges."""
+    return f"{metric}/{judge}"
+
+
+def harness_task(task: str) -> str:
+    """The name of a task's accuracy."""
+    return f"{HARNESS}{task}/acc"
+
+
+def arena_category(category: str) -> str:
+    """The name of the win rate on one category of questions."""
+    return f"{ARENA}{category}/win_rate"
