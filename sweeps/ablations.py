@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmpo_train.terminal import console, run_program
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.stages import known_objective
-from sweeps.search.stage import Stage, run_stage
+from sweeps.plan.order import ABLATIONS
+from sweeps.plan.stages import Stage, stage_of
+from sweeps.search.stage import run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,32 +24,21 @@ class AblationOptions(SweepOptions):
     """Instead of stage 3's choice."""
 
 
-def ablations(_: AblationOptions) -> Stage:
+def ablations(options: AblationOptions) -> Stage:
     """MMPO in full; without auxiliary term, without in-batch normalisation, with length normalisation, with entropy."""
-    return Stage(
-        name="ablations",
-        title="Ablations",
-        axis="variant",
-        run_name="{}",
+    return stage_of(
+        ABLATIONS,
+        options.objective,
         values=tuple(grids.ABLATIONS),
         variants=grids.ABLATIONS,
         settings=grids.SEARCH_SETTINGS | {"epochs": grids.FINAL_EPOCHS, "beta": grids.ABLATION_BETA},
-        chosen=("learning_rate", "r_eps"),
-        by_epoch=True,
+        run_name="{}",
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run them from the command line."""
-
-    def program(options: AblationOptions) -> None:
-        objective = known_objective(options.objective)
-        if objective == "mmpo":
-            run_stage(ablations(options), options)
-        else:
-            console.print(f"the ablations are MMPO's; nothing to do for {objective}, nothing was started")
-
-    run_program(AblationOptions, program, "python sweeps/ablations.py", arguments)
+    run_script(ABLATIONS, AblationOptions, ablations, arguments)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from mmpo_train.errors import InputError
 from mmpo_train.terminal import run_program
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.stages import known_objective
-from sweeps.search.stage import Stage, run_stage
+from sweeps.plan.stages import Stage, known_objective
+from sweeps.search.stage import run_stage
 
 
 @dataclass(frozen=True, kw_only=True)

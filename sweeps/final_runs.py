@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmpo_train.terminal import run_program
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.stages import known_objective
-from sweeps.search.stage import Stage, run_stage
+from sweeps.plan.order import FINAL_RUNS
+from sweeps.plan.stages import Stage, stage_of
+from sweeps.search.stage import run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,26 +30,19 @@ class FinalOptions(SweepOptions):
 
 def final_runs(options: FinalOptions) -> Stage:
     """Betas with the chosen learning rate and margin."""
-    margin = grids.margin_of(known_objective(options.objective))
-    return Stage(
-        name="final_runs",
-        title="Final runs",
-        axis="beta",
-        run_name="final b={}",
+    return stage_of(
+        FINAL_RUNS,
+        options.objective,
         values=options.betas,
-        option="--betas",
         settings=grids.SEARCH_SETTINGS | {"epochs": grids.FINAL_EPOCHS},
-        chosen=("learning_rate", margin) if margin else ("learning_rate",),
+        run_name="final b={}",
         log_axis=True,
-        by_epoch=True,
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run them from the command line."""
-    run_program(
-        FinalOptions, lambda options: run_stage(final_runs(options), options), "python sweeps/final_runs.py", arguments
-    )
+    run_script(FINAL_RUNS, FinalOptions, final_runs, arguments)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,6 @@ from rich.table import Table
 from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
 from mmpo_train.terminal import console, run_program
-from sweeps import grids
 from sweeps.ablations import AblationOptions, ablations
 from sweeps.cluster.connection import kept_cluster, leave, trial_resources
 from sweeps.cluster.placement import TrialResources, wish_of
@@ -24,7 +24,7 @@ from sweeps.cost.of_trials import forecast_trials
 from sweeps.final_runs import FinalOptions, final_runs
 from sweeps.ledger.ledger import experiment_name
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.order import TUNED
+from sweeps.plan.order import TUNED, search_of
 from sweeps.plan.stages import Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_judges, check_storage, check_suites
@@ -36,6 +36,16 @@ from sweeps.stage3_margin import Stage3Options, stage3
 
 TINY_EVALUATIONS = "evaluations=reward,harness,alpaca"
 """Of final runs and ablations on `tiny`, for the report's tables 1 and 2 and its figures, where --set names none."""
+
+
+SCRIPTS: dict[str, tuple[type[SweepOptions], Callable[[Any], Stage]]] = {
+    "stage1_lr": (Stage1Options, stage1),
+    "stage2_beta": (Stage2Options, stage2),
+    "stage3_margin": (Stage3Options, stage3),
+    "final_runs": (FinalOptions, final_runs),
+    "ablations": (AblationOptions, ablations),
+}
+"""Stage of the search -> its options, and what makes it of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +73,7 @@ class Step:
 
 def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
     """The stages of an objective in order. Raises InputError for an unknown one, or fields that stages decide."""
-    margin = grids.margin_of(known_objective(objective))
+    known_objective(objective)
     assigned = parse_assignments(options.set)
     for name in ("epochs", *TUNED):
         if name in assigned:
@@ -71,31 +81,18 @@ def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
     own = {one.name: getattr(options, one.name) for one in dataclasses.fields(SweepOptions)}
     own |= {"model": model, "objective": objective}
     # The search is judged by reward accuracy: other evaluations are for what it ends with.
-    search = {**own, "set": tuple(one for one in options.set if not one.strip().startswith("evaluations"))}
+    search = tuple(one for one in options.set if not one.strip().startswith("evaluations"))
     # What comes with `tiny` judges it in seconds; other models' judges take data and keys, and are asked for by name.
     judged = (TINY_EVALUATIONS,) if model == "tiny" and "evaluations" not in assigned else ()
-    final: dict[str, Any] = own | {"set": (*options.set, *judged)}
-    grid: dict[str, dict[str, Any]] = {"1": {}, "2": {}, "3": {}, "final": {}}
-    ablated = final
-    if options.quick:
-        epochs = f"epochs={grids.QUICK_EPOCHS}"
-        search = search | {"set": (*search["set"], epochs)}
-        ablated = own | {"set": (*final["set"], epochs)}
-        final = own | {"set": (*final["set"], f"epochs={grids.QUICK_FINAL_EPOCHS}")}
-        grid["1"] = {"learning_rates": grids.QUICK_LEARNING_RATES}
-        grid["2"] = {"betas": grids.QUICK_BETAS}
-        grid["3"] = {"margins": grids.QUICK_MARGINS.get(margin, ())}
-        grid["final"] = {"betas": grids.QUICK_FINAL_BETAS}
-    one, two = Stage1Options(**search, **grid["1"]), Stage2Options(**search, **grid["2"])
-    steps = [Step(stage1(one), one), Step(stage2(two), two)]
-    if margin:
-        three = Stage3Options(**search, **grid["3"])
-        steps.append(Step(stage3(three, margin), three))
-    last = FinalOptions(**final, **grid["final"])
-    steps.append(Step(final_runs(last), last))
-    if objective == "mmpo":
-        without = AblationOptions(**ablated)
-        steps.append(Step(ablations(without), without))
+    steps = []
+    for stage in search_of(objective):
+        given = own | {"set": (*options.set, *judged) if stage.is_last else search}
+        if options.quick:
+            given["set"] = (*given["set"], f"epochs={stage.quick_epochs}")
+            given |= {stage.option: stage.quick[stage.axis(objective)]} if stage.option else {}
+        options_of, make = SCRIPTS[stage.name]
+        one = options_of(**given)
+        steps.append(Step(make(one), one))
     return steps
 
 

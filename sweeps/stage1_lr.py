@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmpo_train.terminal import run_program
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
-from sweeps.search.stage import Stage, run_stage
+from sweeps.plan.order import STAGE_1
+from sweeps.plan.stages import Stage, stage_of
+from sweeps.search.stage import run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,23 +24,19 @@ class Stage1Options(SweepOptions):
 
 def stage1(options: Stage1Options) -> Stage:
     """Learning rates, with beta, r_eps and gamma/beta at their defaults."""
-    return Stage(
-        name="stage1_lr",
-        title="Stage 1, learning rate",
-        axis="learning_rate",
-        run_name="lr={}",
+    return stage_of(
+        STAGE_1,
+        options.objective,
         values=options.learning_rates,
-        option="--learning-rates",
         settings=grids.SEARCH_SETTINGS,
+        run_name="lr={}",
         log_axis=True,
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the stage from the command line."""
-    run_program(
-        Stage1Options, lambda options: run_stage(stage1(options), options), "python sweeps/stage1_lr.py", arguments
-    )
+    run_script(STAGE_1, Stage1Options, stage1, arguments)
 
 
 if __name__ == "__main__":

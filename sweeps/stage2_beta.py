@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mmpo_train.terminal import run_program
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
-from sweeps.search.stage import Stage, run_stage
+from sweeps.plan.order import STAGE_2
+from sweeps.plan.stages import Stage, stage_of
+from sweeps.search.stage import run_script
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,24 +26,19 @@ class Stage2Options(SweepOptions):
 
 def stage2(options: Stage2Options) -> Stage:
     """Betas at the chosen learning rate, with r_eps and gamma/beta at their defaults."""
-    return Stage(
-        name="stage2_beta",
-        title="Stage 2, beta",
-        axis="beta",
-        run_name="beta={}",
+    return stage_of(
+        STAGE_2,
+        options.objective,
         values=options.betas,
-        option="--betas",
         settings=grids.SEARCH_SETTINGS,
-        chosen=("learning_rate",),
+        run_name="beta={}",
         log_axis=True,
     )
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the stage from the command line."""
-    run_program(
-        Stage2Options, lambda options: run_stage(stage2(options), options), "python sweeps/stage2_beta.py", arguments
-    )
+    run_script(STAGE_2, Stage2Options, stage2, arguments)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from mmpo_train.redaction import masked
 from mmpo_train.terminal import console
 from sweeps.plan.labels import option
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.order import _TAKES, SETTLED
+from sweeps.plan.order import SEARCH, settled
 
 
 def arguments_of(options: Any, leave_out: Collection[str] = (), settled: Collection[str] = ()) -> str:
@@ -57,8 +57,8 @@ def _given(options: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 def command(script: str, options: SweepOptions, leave_out: Collection[str] = ()) -> str:
     """The script for the same model and data, with choices from the command line repeated where it takes them."""
-    words = arguments_of(shared_options(options), settled={*SETTLED[script], *leave_out})
-    given: dict[str, Any] = {name: getattr(options, name, None) for name in _TAKES.get(script, ())}
+    words = arguments_of(shared_options(options), settled={*settled(script), *leave_out})
+    given: dict[str, Any] = {name: getattr(options, name, None) for name in SEARCH[script].takes}
     words += "".join(f" {option(name)} {value:g}" for name, value in given.items() if value is not None)
     return f"python sweeps/{script}.py{words}"
 

@@ -1,44 +1,135 @@
-"""The order of the search: which stage decides which field, and the command that comes after it."""
+"""The order of the search (Appendix B.1) as one table: what each stage varies, for which objectives, and what follows.
+
+Commands, the whole search, the joint search, later stages' choices and the report all read it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from mmpo_train.config import OBJECTIVE_FIELDS
 from sweeps import grids
+from sweeps.grids import margin_of
 
-DECIDED_IN: Mapping[str, str] = {
-    "learning_rate": "stage1_lr",
-    "beta": "stage2_beta",
-    **dict.fromkeys(grids.MARGINS, "stage3_margin"),
-}
+
+@dataclass(frozen=True, kw_only=True)
+class SearchStage:
+    """A stage of the search."""
+
+    name: str
+    """As its script is called."""
+    title: str
+    """{} is the axis, where objectives differ in it."""
+    axes: Mapping[str, Sequence[Any]]
+    """Axis -> its grid. Of several axes an objective has one."""
+    quick: Mapping[str, Sequence[Any]]
+    """The same for `sweeps/paper.py --quick`."""
+    quick_epochs: int = grids.QUICK_EPOCHS
+    option: str = ""
+    """The field of the script's options that gives another grid; empty where none can be given."""
+    takes: Collection[str] = ()
+    """Fields that earlier stages chose; the script has an option for each."""
+    settles: Collection[str] = ()
+    """Fields that it sets beside its axis: --set is not repeated for them."""
+    is_last: bool = False
+    """Whether the search ends with it: every epoch is judged by all evaluations, and no later stage takes its winner's
+    value."""
+    objectives: Collection[str] = tuple(OBJECTIVE_FIELDS)
+    """Those that have the stage."""
+    for_others: str = ""
+    """What its script says to the others."""
+
+    def axis(self, objective: str) -> str:
+        """What the stage varies for an objective that has it."""
+        return _of(objective, self.axes)[0]
+
+    def chosen(self, objective: str) -> tuple[str, ...]:
+        """What the stage takes from earlier ones for an objective."""
+        return _of(objective, self.takes)
+
+
+STAGE_1 = SearchStage(
+    name="stage1_lr",
+    title="Stage 1, learning rate",
+    axes={"learning_rate": grids.LEARNING_RATES},
+    quick={"learning_rate": grids.QUICK_LEARNING_RATES},
+    option="learning_rates",
+)
+STAGE_2 = SearchStage(
+    name="stage2_beta",
+    title="Stage 2, beta",
+    axes={"beta": grids.BETAS},
+    quick={"beta": grids.QUICK_BETAS},
+    option="betas",
+    takes=("learning_rate",),
+)
+STAGE_3 = SearchStage(
+    name="stage3_margin",
+    title="Stage 3, {}",
+    axes=grids.MARGINS,
+    quick=grids.QUICK_MARGINS,
+    option="margins",
+    takes=("learning_rate", "beta"),
+    objectives=tuple(filter(margin_of, OBJECTIVE_FIELDS)),
+    for_others="{} has no margin to tune: nothing to do, nothing was started",
+)
+FINAL_RUNS = SearchStage(
+    name="final_runs",
+    title="Final runs",
+    axes={"beta": grids.FINAL_BETAS},
+    quick={"beta": grids.QUICK_FINAL_BETAS},
+    quick_epochs=grids.QUICK_FINAL_EPOCHS,
+    option="betas",
+    takes=("learning_rate", *grids.MARGINS),
+    settles=("epochs",),
+    is_last=True,
+)
+ABLATIONS = SearchStage(
+    name="ablations",
+    title="Ablations",
+    axes={"variant": tuple(grids.ABLATIONS)},
+    quick={"variant": tuple(grids.ABLATIONS)},
+    takes=("learning_rate", "r_eps"),
+    settles=tuple(name for fields in grids.ABLATIONS.values() for name in fields),
+    is_last=True,
+    objectives=("mmpo",),
+    for_others="the ablations are MMPO's; nothing to do for {}, nothing was started",
+)
+SEARCH = {stage.name: stage for stage in (STAGE_1, STAGE_2, STAGE_3, FINAL_RUNS, ABLATIONS)}
+"""The stages by name, in order."""
+
+DECIDED_IN = {axis: stage.name for stage in SEARCH.values() if not stage.is_last for axis in stage.axes}
 """Tuned field -> the stage whose winner later ones take."""
 
 TUNED = tuple(DECIDED_IN)
 
-SETTLED: Mapping[str, Collection[str]] = {
-    "stage1_lr": ("learning_rate",),
-    "stage2_beta": ("learning_rate", "beta"),
-    "stage3_margin": TUNED,
-    "final_runs": (*TUNED, "epochs"),
-    "ablations": (*TUNED, *(name for fields in grids.ABLATIONS.values() for name in fields)),
-}
-"""Script -> what it settles by itself, so that --set is not repeated for it."""
 
-_TAKES: Mapping[str, Collection[str]] = {
-    "stage2_beta": ("learning_rate",),
-    "stage3_margin": ("learning_rate", "beta"),
-    "final_runs": ("learning_rate", *grids.MARGINS),
-    "ablations": ("learning_rate", "r_eps"),
-}
-"""Script -> the fields for which it has an option."""
+def search_of(objective: str) -> list[SearchStage]:
+    """The stages that an objective has, in order."""
+    return [stage for stage in SEARCH.values() if objective in stage.objectives]
+
+
+def tuned_grids(objective: str) -> dict[str, Sequence[Any]]:
+    """Field -> grid of all that the search tunes for an objective, in order."""
+    return {axis: SEARCH[DECIDED_IN[axis]].axes[axis] for axis in _of(objective, TUNED)}
 
 
 def next_script(script: str, objective: str) -> str:
     """What follows a script for an objective; empty at the end and for what is no part of the search."""
-    if script == "stage1_lr":
-        return "stage2_beta"
-    if script == "stage2_beta":
-        return "stage3_margin" if grids.margin_of(objective) else "final_runs"
-    if script == "stage3_margin":
-        return "final_runs"
-    return "ablations" if script == "final_runs" and objective == "mmpo" else ""
+    names = list(SEARCH)
+    later = names[names.index(script) + 1 :] if script in names else []
+    return next((name for name in later if objective in SEARCH[name].objectives), "")
+
+
+def settled(script: str) -> set[str]:
+    """Fields that a stage and those before it decide, so that --set is not repeated for it."""
+    names = list(SEARCH)
+    earlier = names[: names.index(script) + 1]
+    return {axis for axis in TUNED if DECIDED_IN[axis] in earlier} | set(SEARCH[script].settles)
+
+
+def _of(objective: str, fields: Collection[str]) -> tuple[str, ...]:
+    """The fields without the margins of other objectives."""
+    return tuple(name for name in fields if name not in grids.MARGINS or name == margin_of(objective))

@@ -10,9 +10,9 @@ from mmpo_train.config import TrialConfig, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.options import base_config
 from mmpo_train.recipes import objective_settings
-from sweeps.plan.labels import option, shown
+from sweeps.plan.labels import option, shown, words
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.order import DECIDED_IN
+from sweeps.plan.order import DECIDED_IN, SearchStage
 from sweeps.plan.trials import Planned
 
 if TYPE_CHECKING:
@@ -82,6 +82,20 @@ class Stage:
             ]
             points.append(GridPoint(label, value, tuple(trials)))
         return points
+
+
+def stage_of(place: SearchStage, objective: str, **own: Any) -> Stage:
+    """A stage of the search for an objective; `own` is what its script alone knows, such as values and settings."""
+    axis = place.axis(objective)
+    return Stage(
+        name=place.name,
+        title=place.title.format(words(axis)),
+        axis=axis,
+        option=option(place.option) if place.option else "",
+        chosen=place.chosen(objective),
+        by_epoch=place.is_last,
+        **own,
+    )
 
 
 def known_objective(objective: str) -> str:

@@ -10,25 +10,26 @@ from typing import Any
 from mmpo_train.metric_names import HARNESS_MEAN, LENGTH_CONTROLLED
 from sweeps.figures.trade_off import Curve, Trajectory, colours_of, draw_curves, draw_trade_off, in_order
 from sweeps.plan.labels import words
+from sweeps.plan.order import ABLATIONS, FINAL_RUNS, SEARCH
 from sweeps.reporting.missing import stage_missing
 from sweeps.reporting.numbers import epochs_of, length_controlled, measure
 from sweeps.reporting.page import Picture
 from sweeps.reporting.read import Experiment, StageRun
-from sweeps.reporting.tables import STAGES, model_name, stage_title
+from sweeps.reporting.tables import model_name, stage_title
 
 _SHOWS = "LM Harness accuracy over win rate, epoch by epoch: "
 
 
 def trade_offs(experiment: Experiment, folder: Path, suffix: str = "") -> list[Picture]:
     """Figures 1 and 2: the final runs of MMPO beside those of each other objective; alone where there is no other."""
-    there = [name for name in experiment.objectives if _has_points(experiment.stage("final_runs", name))]
+    there = [name for name in experiment.objectives if _has_points(experiment.stage(FINAL_RUNS.name, name))]
     first = "mmpo" if "mmpo" in there else there[0] if there else ""
     others = [name for name in there if name != first]
     pairs: list[tuple[str, ...]] = [(first, other) for other in others] or ([(first,)] if first else [])
     pictures = []
     for pair in pairs:
         figure = {("mmpo", "dpo"): "Figure 1", ("mmpo", "simpo"): "Figure 2"}.get((pair[0], pair[-1]), "Trade-off")
-        stages = [stage for name in pair if (stage := experiment.stage("final_runs", name)) is not None]
+        stages = [stage for name in pair if (stage := experiment.stage(FINAL_RUNS.name, name)) is not None]
         against = " and ".join(pair)
         called = f"{figure}. {model_name(experiment)}: {against}, final runs"
         stem = f"{figure.lower().replace(' ', '').replace('-', '_')}_{'_'.join(pair)}{suffix}"
@@ -38,7 +39,7 @@ def trade_offs(experiment: Experiment, folder: Path, suffix: str = "") -> list[P
 
 def ablation(experiment: Experiment, folder: Path, suffix: str = "") -> list[Picture]:
     """Figure 3, where the ablations were run."""
-    stage = experiment.stage("ablations", "mmpo")
+    stage = experiment.stage(ABLATIONS.name, "mmpo")
     if stage is None or not _has_points(stage):
         return []
     called = f"Figure 3. {model_name(experiment)}: ablations of mmpo"
@@ -84,7 +85,7 @@ def _trajectories(stage: StageRun, rates: str) -> list[Trajectory]:
 
 def curves(experiment: Experiment, folder: Path, suffix: str = "") -> list[Picture]:
     """Validation reward accuracy over steps, a picture for every stage and objective that lists its points."""
-    order = {name: place for place, name in enumerate(STAGES)}
+    order = {name: place for place, name in enumerate(SEARCH)}
     keys = sorted(
         {(stage.name, stage.objective) for stage in experiment.stages},
         key=lambda key: (order.get(key[0], len(order)), key[0], experiment.objectives.index(key[1]) if key[1] else 99),

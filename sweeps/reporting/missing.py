@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, OF_SUITE
-from sweeps.grids import margin_of
 from sweeps.plan.labels import words
+from sweeps.plan.order import search_of
 from sweeps.ranking.winners import listed
 from sweeps.reporting.numbers import epochs_of, length_controlled, metrics_of
 from sweeps.reporting.read import Experiment, Point, StageRun
@@ -16,8 +16,8 @@ def missing_sentences(experiment: Experiment) -> list[str]:
     told = []
     finals = []
     for objective in experiment.objectives:
-        for name in _expected(objective):
-            stage = experiment.stage(name, objective)
+        for expected in search_of(objective):
+            name, stage = expected.name, experiment.stage(expected.name, objective)
             if stage is None:
                 told.append(f"{objective}: {stage_title(name)}: not run (`python sweeps/{name}.py`).")
                 continue
@@ -26,7 +26,7 @@ def missing_sentences(experiment: Experiment) -> list[str]:
             if others:
                 runs = f"{others} other run{'s' if others > 1 else ''}"
                 told.append(f"{objective}: {stage_title(name)}: {runs} of it not shown; this is run {stage.run_id}.")
-            if name in ("final_runs", "ablations"):
+            if expected.is_last:
                 finals.append(stage)
                 told += evaluations_missing(stage)
     if finals and HARNESS_MEAN not in experiment.starting_model:
@@ -40,11 +40,6 @@ def missing_sentences(experiment: Experiment) -> list[str]:
             f"The win rates are `{kinds}`, not AlpacaEval's own length control; none is compared with the paper's."
         )
     return told
-
-
-def _expected(objective: str) -> list[str]:
-    margin = ["stage3_margin"] if margin_of(objective) else []
-    return ["stage1_lr", "stage2_beta", *margin, "final_runs", *(["ablations"] if objective == "mmpo" else [])]
 
 
 def _of_stage(stage: StageRun) -> list[str]:

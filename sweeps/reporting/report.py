@@ -12,6 +12,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.options import STORAGE, Repeated, Stored
 from mmpo_train.redaction import masked
 from mmpo_train.terminal import console
+from sweeps.plan.order import STAGE_1
 from sweeps.reporting.page import Block, Heading, Listing, Text, as_csv, write_page, write_whole
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _experiments(options: ReportOptions, ledger: Ledger) -> list[str]:
     if len(found) == 1:
         return found
     if not found:
-        raise InputError(f"the ledger at {ledger.uri} has no stage yet: run python sweeps/stage1_lr.py first")
+        raise InputError(f"the ledger at {ledger.uri} has no stage yet: run python sweeps/{STAGE_1.name}.py first")
     listed = "\n  ".join(found)
     raise InputError(f"the ledger has several experiments; give --model, or --experiment with one of\n  {listed}")
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, LENGTH_CONTROLLED
-from sweeps.grids import margin_of
 from sweeps.plan.labels import shown, words
-from sweeps.plan.order import DECIDED_IN
+from sweeps.plan.order import DECIDED_IN, FINAL_RUNS, SEARCH, tuned_grids
 from sweeps.ranking.noise import Measured, difference, spread
 from sweeps.reporting import paper_numbers
 from sweeps.reporting.numbers import (
@@ -20,15 +19,6 @@ from sweeps.reporting.numbers import (
 from sweeps.reporting.page import MISSING, Table
 from sweeps.reporting.read import Experiment, StageRun
 
-STAGES = {
-    "stage1_lr": "stage 1, learning rate",
-    "stage2_beta": "stage 2, beta",
-    "stage3_margin": "stage 3, margin",
-    "final_runs": "final runs",
-    "ablations": "ablations",
-}
-"""The search, in its order."""
-
 
 def model_name(experiment: Experiment) -> str:
     """The paper's name of the model, or else the one before ` on ` in the experiment's."""
@@ -36,7 +26,11 @@ def model_name(experiment: Experiment) -> str:
 
 
 def stage_title(name: str) -> str:
-    return STAGES.get(name, name.replace("_", " "))
+    """As it stands in sentences: `stage 1, learning rate`."""
+    if name not in SEARCH:
+        return name.replace("_", " ")
+    title = SEARCH[name].title.format("margin")
+    return title[0].lower() + title[1:]
 
 
 def percent(measured: Measured | None) -> str:
@@ -52,8 +46,7 @@ def tuned_table(experiments: Sequence[Experiment]) -> Table:
     rows = []
     for experiment in experiments:
         for objective in experiment.objectives:
-            fields = ["learning_rate", "beta", *([margin_of(objective)] if margin_of(objective) else [])]
-            for field in fields:
+            for field in tuned_grids(objective):
                 stage = experiment.stage(DECIDED_IN[field], objective)
                 theirs = paper_numbers.tuned(experiment.recipe, objective, field)
                 ours, how = _choice(stage, field)
@@ -114,7 +107,7 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Table
     rows = []
     for experiment in experiments:
         for objective in experiment.objectives:
-            final = experiment.stage("final_runs", objective)
+            final = experiment.stage(FINAL_RUNS.name, objective)
             rates = length_controlled([final] if final else [])
             metrics = (rates, HARNESS_MEAN) if by_win_rate else (HARNESS_MEAN, rates)
             best = peak(final, *metrics) if final is not None else None
@@ -126,7 +119,7 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Table
                 cells += [percent(ours), MISSING if theirs is None else f"{theirs:.2f}", apart(ours, comparable)]
             where = f"beta {best.label}, epoch {best.epoch}" if best else MISSING
             rows.append((model_name(experiment), objective, *cells, where))
-    finals = [final for one in experiments for name in one.objectives if (final := one.stage("final_runs", name))]
+    finals = [final for one in experiments for name in one.objectives if (final := one.stage(FINAL_RUNS.name, name))]
     rate = LENGTH_CONTROLLED[length_controlled(finals)]
     first, second = ("peak win rate", "LM Harness there") if by_win_rate else ("peak LM Harness", "win rate there")
     return Table(
@@ -153,7 +146,7 @@ def stability(experiment: Experiment) -> tuple[Table, tuple[tuple[object, ...], 
     rows: list[tuple[str, ...]] = []
     every: list[tuple[object, ...]] = []
     for objective in experiment.objectives:
-        for name in ("stage2_beta", "final_runs"):
+        for name in (stage for stage, one in SEARCH.items() if "beta" in one.axes):
             stage = experiment.stage(name, objective)
             if stage is None or not stage.points:
                 continue

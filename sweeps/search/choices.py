@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmpo_train.config import TrialConfig, identity
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked
-from sweeps.grids import SEARCH_SETTINGS
+from sweeps.grids import MARGINS, SEARCH_SETTINGS
 from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, POINTS, SETTINGS, ChildRecord, StageRecord
 from sweeps.ledger.runs import BY_PERSON, BY_RULE, WINNER
 from sweeps.plan.labels import option, shown, words
@@ -202,7 +202,7 @@ def _differences(run: StageRecord, question: Question) -> list[str]:
 
 def _beta_now(ledger: Ledger, experiment: str, question: Question) -> float | None:
     """What stage 2 chooses, for a margin asked for by final runs, which have betas of their own."""
-    if DECIDED_IN[question.field] != "stage3_margin" or "beta" in question.decided:
+    if question.field not in MARGINS or "beta" in question.decided:
         return question.decided.get("beta")
     try:
         about_beta = Question("beta", question.base, question.decided, question.any_epochs)
@@ -214,7 +214,7 @@ def _beta_now(ledger: Ledger, experiment: str, question: Question) -> float | No
 def _at(run: StageRecord, question: Question, beta: float | None) -> str:
     """At which beta a margin was tuned, for final runs."""
     was = _fixed(run).get("beta")
-    if DECIDED_IN[question.field] != "stage3_margin" or "beta" in question.decided or was is None:
+    if question.field not in MARGINS or "beta" in question.decided or was is None:
         return ""
     now = f", while stage 2 now chooses {shown('beta', beta)}" if beta is not None and beta != was else ""
     return f", at beta {shown('beta', was)}{now}"

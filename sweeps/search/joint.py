@@ -13,15 +13,15 @@ from mmpo_train.metric_names import REWARD_ACCURACY
 from mmpo_train.options import base_config
 from mmpo_train.recipes import find_recipe
 from mmpo_train.terminal import console
-from sweeps import grids
 from sweeps.cluster.connection import kept_cluster, trial_resources
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.of_trials import forecast_trials
+from sweeps.grids import MARGINS, SEARCH_SETTINGS
 from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
 from sweeps.plan.commands import as_typed
 from sweeps.plan.labels import shown
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.order import TUNED
+from sweeps.plan.order import TUNED, tuned_grids
 from sweeps.plan.stages import known_objective
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
@@ -55,18 +55,13 @@ def ranges_of(objective: str) -> dict[str, Range]:
     """From the lowest to the highest value of each stage's grid; learning rate and beta logarithmic."""
     from sweeps.search.proposals import Range
 
-    margin = grids.margin_of(objective)
-    spaces = {
-        "learning_rate": Range(min(grids.LEARNING_RATES), max(grids.LEARNING_RATES), log=True),
-        "beta": Range(min(grids.BETAS), max(grids.BETAS), log=True),
-    }
-    return spaces | ({margin: Range(min(grids.MARGINS[margin]), max(grids.MARGINS[margin]))} if margin else {})
+    grids = tuned_grids(objective)
+    return {axis: Range(min(grids[axis]), max(grids[axis]), log=axis not in MARGINS) for axis in grids}
 
 
 def budget_of(objective: str) -> int:
     """Points of the staged search's grids."""
-    margin = grids.margin_of(objective)
-    return len(grids.LEARNING_RATES) + len(grids.BETAS) + len(grids.MARGINS.get(margin, ()))
+    return sum(map(len, tuned_grids(objective).values()))
 
 
 @dataclass
@@ -174,7 +169,7 @@ def _prepare(options: JointOptions) -> Search:
     check_storage(options)
     resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
     base = base_config(options)
-    epochs = {} if "epochs" in parse_assignments(options.set) else {"epochs": grids.SEARCH_SETTINGS["epochs"]}
+    epochs = {} if "epochs" in parse_assignments(options.set) else {"epochs": SEARCH_SETTINGS["epochs"]}
     base = replace(base, epochs)
     if base.precision == "auto":
         base = replace(base, {"precision": resources.precision})

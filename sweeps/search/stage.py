@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmpo_train.config import TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
 from mmpo_train.recipes import find_recipe
-from mmpo_train.terminal import console, preparing, print_examples
+from mmpo_train.terminal import console, preparing, print_examples, run_program
 from sweeps.cluster.connection import trial_resources
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.arithmetic import Forecast, compared
@@ -16,11 +16,11 @@ from sweeps.cost.of_trials import forecast_trials, hours_of
 from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
 from sweeps.ledger.records import POINTS
 from sweeps.ledger.runs import BY_PERSON, WINNER
-from sweeps.plan.commands import command, print_next, same_command
+from sweeps.plan.commands import as_typed, command, print_next, same_command
 from sweeps.plan.labels import option, words
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.order import DECIDED_IN, TUNED, next_script
-from sweeps.plan.stages import GridPoint, Stage, stage_config
+from sweeps.plan.order import DECIDED_IN, TUNED, SearchStage, next_script
+from sweeps.plan.stages import GridPoint, Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites, list_trials
 from sweeps.search.choices import Choice, Question, Undecided, choose, stage_tags
@@ -32,6 +32,28 @@ if TYPE_CHECKING:
     from sweeps.ledger.ledger import Ledger
     from sweeps.ledger.records import TrialRecord
     from sweeps.ledger.stage_log import StageLog
+
+OptionsType = TypeVar("OptionsType", bound=SweepOptions)
+
+
+def run_script(
+    place: SearchStage,
+    options_of: type[OptionsType],
+    stage_of: Callable[[OptionsType], Stage],
+    arguments: list[str] | None,
+) -> None:
+    """The program of a stage of the search: parse the command line and run, where the objective has the stage."""
+
+    def program(options: OptionsType) -> None:
+        if not place.for_others or known_objective(options.objective) in place.objectives:
+            run_stage(stage_of(options), options)
+            return
+        console.print(place.for_others.format(options.objective), highlight=False)
+        if script := next_script(place.name, options.objective):
+            following = as_typed(command(script, options))
+            console.print(f"next: {following}", highlight=False, soft_wrap=True, markup=False)
+
+    run_program(options_of, program, f"python sweeps/{place.name}.py", arguments)
 
 
 def run_stage(stage: Stage, options: SweepOptions) -> list[Planned]:

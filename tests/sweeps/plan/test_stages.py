@@ -17,7 +17,6 @@ from sweeps.final_runs import FinalOptions, final_runs
 from sweeps.plan.commands import arguments_of, command, same_command
 from sweeps.plan.labels import shown
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.order import next_script
 from sweeps.plan.stages import Stage, stage_config
 from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
@@ -55,7 +54,7 @@ def test_the_winner_of_a_stage_is_a_point_of_the_next(objective, axis, trainings
     assert len(found) == 10
     if axis:
         three = Stage3Options(objective=objective)
-        found += configs(stage3(three, axis), three, learning_rate=1e-4, beta=0.1)
+        found += configs(stage3(three), three, learning_rate=1e-4, beta=0.1)
     assert len({config.digest for config in found}) == trainings
 
 
@@ -70,9 +69,9 @@ def test_the_full_ablation_is_the_final_run_with_its_beta():
 def test_names_of_runs_are_short_and_say_what_differs():
     assert names(stage1(Stage1Options()), Stage1Options())[:2] == ["lr=5e-4", "lr=1e-4"]
     assert names(stage2(Stage2Options()), Stage2Options())[1] == "beta=0.05"
-    assert names(stage3(Stage3Options(), "r_eps"), Stage3Options())[6] == "r_eps=0.6"
+    assert names(stage3(Stage3Options()), Stage3Options())[6] == "r_eps=0.6"
     simpo = Stage3Options(objective="simpo")
-    assert names(stage3(simpo, "gamma_over_beta"), simpo)[3] == "ratio=1.2"
+    assert names(stage3(simpo), simpo)[3] == "ratio=1.2"
     assert names(final_runs(FinalOptions()), FinalOptions())[1] == "final b=0.05"
     short = names(ablations(AblationOptions()), AblationOptions())
     assert short == ["full", "no aux", "no norm", "len norm", "entropy"] and max(map(len, short)) <= 10
@@ -92,7 +91,7 @@ def test_a_value_given_twice_or_no_value_is_refused_with_the_option():
     for stage, message in (
         (stage1(Stage1Options(learning_rates=(1e-4, 1e-4))), "--learning-rates has 1e-4 twice"),
         (stage2(Stage2Options(betas=())), "--betas is empty"),
-        (stage3(Stage3Options(margins=(0.1, 0.1)), "r_eps"), "--margins has 0.1 twice"),
+        (stage3(Stage3Options(margins=(0.1, 0.1))), "--margins has 0.1 twice"),
     ):
         with pytest.raises(InputError, match=message):
             configs(stage, SweepOptions())
@@ -116,19 +115,6 @@ def test_what_a_stage_varies_or_takes_cannot_be_set(stage, assigned, message):
 def test_what_is_set_goes_before_a_stages_own_settings():
     assert stage_config(stage1(Stage1Options()), SweepOptions(set=("beta=0.2",)), "fp32").beta == 0.2
     assert stage_config(final_runs(FinalOptions()), SweepOptions(set=("epochs=1",)), "fp32").epochs == 1
-
-
-def test_the_search_goes_on_to_what_the_objective_has():
-    def chain(objective: str) -> list[str]:
-        scripts = ["stage1_lr"]
-        while following := next_script(scripts[-1], objective):
-            scripts.append(following)
-        return scripts[1:]
-
-    assert chain("mmpo") == ["stage2_beta", "stage3_margin", "final_runs", "ablations"]
-    assert chain("simpo") == ["stage2_beta", "stage3_margin", "final_runs"]
-    assert chain("dpo") == ["stage2_beta", "final_runs"]
-    assert next_script("axis_beta", "mmpo") == ""
 
 
 def test_the_next_command_repeats_what_still_holds():

@@ -35,7 +35,7 @@ def search_mmpo(ledger) -> None:
     base = replace(base, {"learning_rate": 1e-4})
     made(ledger, stage2(Stage2Options(betas=(0.01, 0.1))), base, {"beta=0.01": twice(0.8)})
     base = replace(base, {"beta": 0.01})
-    made(ledger, stage3(Stage3Options(margins=(0.6, 0.9)), "r_eps"), base, {"r_eps=0.9": twice(0.6)})
+    made(ledger, stage3(Stage3Options(margins=(0.6, 0.9))), base, {"r_eps=0.9": twice(0.6)})
     base = replace(base, {"r_eps": 0.9})
     final = {
         "final b=0.05": {1: judged(0.6, 0.36, 0.6), 2: judged(0.7, 0.37, 0.65)},
