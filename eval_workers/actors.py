@@ -112,7 +112,7 @@ def start_suite(
 ) -> Any:
     """A handle to a fresh actor. One that dies is started again and its work done again."""
     actor: Any = ray.remote(**_OPTIONS, **seat)(SuiteActor)
-    return actor.remote(suite, vars(settings), storage, tiny, precision)
+    return actor.remote(suite, settings.plain(), storage, tiny, precision)
 
 
 def start_answering(

@@ -14,19 +14,20 @@ from mmpo_train.options import STORAGE, Stored
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions(EvaluationSettings, Stored):
-    """Judge checkpoints and say what they score."""
+    """Evaluate checkpoints or models, and print their scores."""
 
     paths: tyro.conf.Positional[tuple[str, ...]]
-    """Checkpoint folders, folders with Hugging Face models, hub ids, or tiny."""
+    """Checkpoint folders, folders of Hugging Face models, hub ids, or tiny."""
     suite: tuple[Suite, ...] = ("reward",)
-    """What to judge them by."""
+    """The evaluations to run."""
     starting_model: str = ""
-    """What answers are compared with. Default: the model that the checkpoint was trained from."""
+    """The model whose answers are the baseline. Default: the model that the checkpoint was trained from."""
     dataset: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """Preference data for the reward suite. Default: what the checkpoint was trained on."""
+    """Preference data for the reward suite. Default: the data that the checkpoint was trained on."""
     storage: str = STORAGE
-    """Where models, token tables, answers and verdicts are kept: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH."""
+    """Where to keep models, token tables, answers and verdicts: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH.
+    Default: the value of MMPO_STORAGE, or runs."""
     output: Path = Path("runs/evaluations")
-    """Folder for tables and samples, one below it for each path."""
+    """Folder for tables and samples; each path gets a folder in it."""
     mlflow_uri: str = ""
-    """Also record a run for each path at this MLflow address."""
+    """MLflow address where each path is also recorded as a run. Default: none."""

@@ -72,7 +72,7 @@ def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> tuple[di
         if not (subject.trained or options.dataset or subject.inputs.config.model == "tiny"):
             raise InputError(f"reward needs preference data to judge {subject.path} on: give --dataset SOURCE")
         return _reward(subject), {}
-    settings = EvaluationSettings(**{name: getattr(options, name) for name in EvaluationSettings.__dataclass_fields__})
+    settings = EvaluationSettings(**options.plain())
     tiny = subject.inputs.config.model == "tiny"
     run = _warm(suite, settings, options.folder, tiny, subject.config.precision)
     request = {

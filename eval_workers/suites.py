@@ -20,54 +20,59 @@ also `missing`, task -> why it has no result."""
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """How checkpoints are evaluated beyond reward accuracy."""
+    """Settings of the evaluations other than reward accuracy."""
 
     harness_tasks: tuple[str, ...] = ()
-    """LM Harness tasks. Default: the paper's ten, for tiny its own."""
+    """LM Harness tasks. Default: the paper's ten; for tiny, its own."""
     task_data: Path | None = None
-    """Folder with TASK.jsonl for each task, instead of the hub."""
-    chat_template: bool = True
-    """Whether the harness renders its questions with the model's chat template, as the paper does."""
+    """Folder with a file TASK.jsonl for each LM Harness task. Default: the tasks' data on the hub."""
+    no_chat_template: bool = False
+    """Ask LM Harness's questions as plain text. Without this option the model's chat template renders them, as in the
+    paper."""
     alpaca_prompts: str = ""
-    """Prompt file. Default: the 805 of AlpacaEval, for tiny its validation prompts."""
+    """File with the prompts for AlpacaEval. Default: AlpacaEval's 805 prompts; for tiny, its validation prompts."""
     alpaca_difficulty: Path | None = None
-    """Instruction difficulties, for the length control."""
+    """File with the difficulty of each prompt, for the length control. Default: in the gamed baselines' file."""
     alpaca_gamed: Path | None = None
-    """Rows of the gamed baselines, for the length control. Default: AlpacaEval's own, from the hub."""
+    """File with verdicts on gamed baselines, for the length control. Default: AlpacaEval's own, from the hub, for its
+    805 prompts; none for other prompts."""
     alpaca_gamed_sha256: str = ""
-    """What the gamed rows' file must have; empty for any."""
+    """SHA-256 that the file with the gamed baselines must have. Default: not checked."""
     judge_prompt: Path | None = None
-    """A file with another prompt for the judges, which must then be of one kind."""
+    """File with another prompt for the judges. All judges must then reply in the same form: with a label or with a
+    verdict. Default: each judge's own prompt."""
     arena_questions: Path | None = None
-    """Folder in Arena-Hard's form (question.jsonl, model_answer). Default for tiny: its validation prompts."""
+    """Folder in Arena-Hard's form (question.jsonl, model_answer); the arena suite needs it. Default: none; for tiny,
+    its validation prompts."""
     arena_baseline: str = ""
-    """A model of model_answer, or starting_model. Default: Arena-Hard's own."""
+    """The model to compare with: one that model_answer has, or starting_model. Default: Arena-Hard's own baseline."""
     arena_form: Literal["verdict", "labels"] = "verdict"
-    """One game with a verdict as in the MC-PO paper, or upstream's two games with five labels."""
+    """verdict plays one game that ends in a verdict, as in the MC-PO paper; labels plays two games with five labels, as
+    Arena-Hard itself does."""
     arena_judge: str = ""
-    """Arena-Hard's judge, openai:MODEL or anthropic:MODEL. Default: the first of --judges, for tiny its own."""
+    """Arena-Hard's judge: openai:MODEL or anthropic:MODEL. Default: AlpacaEval's first judge; for tiny, its own."""
     judges: tuple[str, ...] = ()
-    """AlpacaEval's judges. Default: gpt-4o-mini weighted by log-probabilities and claude-haiku-4-5; tiny's own for
-    tiny."""
+    """AlpacaEval's judges. Default: gpt-4o-mini weighted by log-probabilities, and claude-haiku-4-5; for tiny, its
+    own."""
     both_orders: bool = False
-    """Judge each pair of answers in both orders."""
+    """Show each pair of AlpacaEval's answers to the judge in both orders, at twice the price. Without this option the
+    seed decides which answer comes first."""
     cap_usd: float = 0.0
-    """Stop before a judge has cost so much; 0 for no cap."""
+    """Stop a judge before it has cost more than this many US dollars. Default: no limit."""
     generator: Literal["auto", "own", "vllm"] = "auto"
-    """What answers prompts: vllm, this project's own, or the first where it is installed and there is a GPU."""
+    """What generates answers: own (this project's generator), vllm, or auto (vllm if it is installed and there is a
+    GPU, else own)."""
     max_answer_tokens: int = 0
-    """Answers are cut here; 0 for each suite's own (4096, for tiny 128)."""
-    actors_per_suite: int = 1
-    """In a sweep: actors of each suite, which share its checkpoints."""
-    gpus_per_actor: float = 0.1
-    """In a sweep with GPUs: what one of them takes. Below 1 it shares a GPU that trains; 1 is a GPU of its own."""
-    accelerator: str = ""
-    """In a sweep with GPUs: their type, such as L4, where evaluators are not to sit beside the trials."""
+    """Longest answer, in tokens; longer ones are cut. Default: 4096; for tiny, 128 (AlpacaEval) or 256 (Arena-Hard)."""
     limit: int = 0
-    """Only so many documents of a task, prompts and questions; 0 takes all."""
+    """Use at most N documents of each LM Harness task, N prompts and N questions. Default: all."""
+
+    def plain(self) -> dict[str, Any]:
+        """The settings by name, without the fields that a subclass adds."""
+        return {name: getattr(self, name) for name in EvaluationSettings.__dataclass_fields__}
 
     def generator_for(self, tiny: bool) -> Literal["auto", "own", "vllm"]:
-        """The generator; tiny's heads are smaller than vLLM's kernels expect, so that it is asked for by name only."""
+        """The generator to use. tiny gets vLLM only by name: its heads are smaller than vLLM's kernels expect."""
         return "own" if tiny and self.generator == "auto" else self.generator
 
 
@@ -96,7 +101,7 @@ def _harness(settings: EvaluationSettings, storage: Path, tiny: bool, precision:
     evaluate = LMHarness(
         tasks=settings.harness_tasks or (TINY_TASKS if tiny else HARNESS_TASKS),
         task_data=settings.task_data,
-        chat_template=settings.chat_template,
+        chat_template=not settings.no_chat_template,
         limit=settings.limit or None,
         cache=storage / "harness",
     )

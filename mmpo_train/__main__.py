@@ -10,7 +10,7 @@ from mmpo_train.options import Options
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Options):
-    """Train one trial on this machine; its checkpoints open with AutoModelForCausalLM.from_pretrained."""
+    """Train one trial in this process, without Ray, DeepSpeed or MLflow."""
 
     learning_rate: float = 5e-4
     """Peak learning rate."""

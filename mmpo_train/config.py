@@ -1,4 +1,4 @@
-"""One training run as a value: what is trained, on what, with which objective, and for how long.
+"""One training run as a value: its model, data, objective and hyper-parameters.
 
 Standard library only, so that command lines and drivers can build, check and compare trials without torch.
 """
@@ -19,8 +19,8 @@ from mmpo_train.errors import InputError
 
 ConfigType = TypeVar("ConfigType")
 
-# The hyper-parameters each objective reads. A field outside its objective's row changes nothing and is
-# therefore no part of the trial's identity.
+# The hyper-parameters each objective reads. A field outside its objective's row changes nothing, so the trial's
+# digest leaves it out.
 OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
     "mmpo": (
         "beta",
@@ -54,9 +54,9 @@ OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
     "online_dpo": ("beta", "segments", "answer_temperatures", "judge"),
 }
 ONLINE_OBJECTIVES = ("on_mc_po", "online_dpo")
-"""Those that train on the policy's own answers, ranked by a judge."""
+"""Objectives that train on the policy's own answers, ranked by a judge."""
 NEEDS_UNRELATED = ("kto", "kto_original")
-"""Those whose reference point is estimated from completions of other prompts."""
+"""Objectives that estimate their reference point from completions of other prompts."""
 EVALUATIONS = ("reward", "harness", "alpaca", "arena")
 NEGATIVE_CHOICES = ("kernel", "max", "min")
 _ANY_OBJECTIVE_FIELDS = frozenset(name for names in OBJECTIVE_FIELDS.values() for name in names)
@@ -69,8 +69,8 @@ _LATER_FIELDS = {
     "length_normalised": ("mmpo",),
     "entropy": ("mmpo",),
 }
-"""Fields that came after the first trials of these objectives: with its default value such a field is no part of a
-trial's identity, so that trials keep the digest they had before it."""
+"""Field -> the objectives that had been trained before the field existed. The digest leaves the field out while it has
+its default value, so that older trials keep their digest."""
 
 NOISE_CANDIDATES = ("none", "added", "only")
 TRUNCATIONS = ("separate", "total")
@@ -81,11 +81,11 @@ OPTIMIZERS = ("adamw", "adamw_8bit")
 PRECISIONS = ("auto", "fp32", "bf16")
 
 TRIAL, SFT = "trial.json", "sft.json"
-"""The file in which a folder of preference training, and one of instruction tuning, describes itself."""
+"""The file that describes a folder of a preference training, and that of an instruction tuning."""
 
 
 def _runtime(default: Any) -> Any:
-    """A field that changes how a trial runs, not what comes out: no part of its digest."""
+    """A field that changes how a trial runs and not its result, so that the digest leaves it out."""
     return field(default=default, metadata={"runtime": True})
 
 
@@ -94,64 +94,67 @@ class TrialConfig:
     """Everything that determines one training run. Defaults are the paper's (Section 4.1, Appendix B.1)."""
 
     model: str = _runtime("tiny")
-    """Starting model: a name (`tiny`), a folder, or a hub id. Its content is named by `model_fingerprint`."""
+    """Starting model: `tiny`, a folder, or a hub id. `model_fingerprint` identifies its content."""
     model_fingerprint: str = ""
     """SHA-256 of the starting model's weights, tokenizer and chat template; filled in when the trial is prepared."""
     dataset: tuple[str, ...] = _runtime(("tiny",))
-    """Files, folders or hub ids, each `SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`; several are a mixture."""
+    """Preference data: files, folders or hub ids, each `SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`."""
     data_fingerprint: str = ""
     """SHA-256 of the examples, in order; filled in when the trial is prepared."""
     negatives_from_rank: int = _runtime(3)
-    """Ranked answers above this rank, but the best, are left out: 3 leaves out rank 2 (MC-PO paper's Nectar)."""
+    """Best rank that a negative may have. 3 drops the answers of rank 2, as the MC-PO paper does with Nectar."""
     worst_negatives: int = _runtime(0)
-    """Negatives kept of each ranked train prompt, the lowest in rank; 0 keeps all (MC-PO paper, Figure 2)."""
+    """Keep only this many negatives of each ranked training prompt, those of the lowest rank; 0 keeps all (MC-PO paper,
+    Figure 2)."""
     noise_candidate: str = "none"
-    """The chosen completion with two tokens swapped as one more negative: none, added, or only (MC-PO paper, 5.4)."""
+    """Use the chosen completion with two tokens swapped as a negative: none, added (beside the others) or only (MC-PO
+    paper, Section 5.4)."""
     holdout_seed: int = _runtime(42)
-    """Hold-out split of sources without a validation split, and the rejected completion of validation pairs. Like all
-    of this group it acts through `data_fingerprint`."""
+    """Seed of the hold-out split of sources without a validation split, and of the rejected completion of each
+    validation pair. Like this whole group it changes the digest through `data_fingerprint`."""
 
     objective: str = "mmpo"
-    """What is optimised: one of the names in OBJECTIVE_FIELDS."""
+    """Name of the objective, a key of OBJECTIVE_FIELDS."""
     beta: float = 0.1
-    """Weight of the reference log-probabilities (MMPO), of the log-ratios (DPO and kin) or of the log-probabilities
-    (SimPO, CPO). The MC-PO paper's objectives start from 0.01."""
+    """Weight of the reference log-probabilities (MMPO), of the log-ratios (DPO and similar objectives) or of the
+    log-probabilities (SimPO, CPO). Objectives of the MC-PO paper start from 0.01."""
     r_eps: float = 0.6
-    """MMPO's target reward of the chosen completion; a rejected one's is 0.1 (Listing 1)."""
+    """MMPO's target reward of the chosen completion; the target of a rejected one is 0.1 (Listing 1)."""
     gamma_over_beta: float = 1.2
-    """SimPO's target margin gamma, as a multiple of beta."""
+    """SimPO's target margin gamma, divided by beta."""
     length_normalised: bool = False
-    """SimPO on mean instead of summed token log-probabilities (SimPO's own paper; MMPO's Eq. 8 has sums); the same of
-    MMPO's policy (Section 5)."""
+    """Use the mean instead of the sum of token log-probabilities. SimPO: as in SimPO's own paper, while MMPO's Eq. 8
+    has sums. MMPO: the policy's log-probabilities, an ablation of Section 5."""
     pairs_per_group: int = 8
-    """MMPO normalises rewards over this many consecutive pairs (the paper: 2 a device on 4 devices)."""
+    """Number of consecutive pairs over which MMPO normalises rewards (the paper: 2 per device on 4 devices)."""
     auxiliary: bool = True
-    """MMPO with its DPO-style term; without it the log-sum-exp alone (Section 5)."""
+    """Keep MMPO's DPO-style term. Without it the loss is the log-sum-exp alone (Section 5)."""
     in_batch_normalised: bool = True
-    """MMPO on rewards scaled to (0, 1] in their group; without it on the rewards in nats (Section 5)."""
+    """Scale MMPO's rewards to (0, 1] within their group. Without it they stay in nats (Section 5)."""
     entropy: bool = False
-    """MMPO with beta times the policy's entropy as a further reward, by the gradient of Appendix B.2 (Section 5)."""
+    """Add beta times the policy's entropy to MMPO's reward, with the gradient of Appendix B.2 (Section 5)."""
     gamma: float = 10.0
     """CPO's target margin, not scaled by beta (MC-PO paper, Table 5)."""
     sft_weight: float = 0.1
-    """RPO's and CPO's lambda: weight of the chosen completion's own likelihood."""
+    """Weight lambda of the chosen completion's likelihood in RPO and CPO."""
     label_smoothing: float = 1e-3
-    """exo_original's probability that a preference label is wrong (Ji et al. 2024)."""
+    """Probability that a preference label is wrong, in exo_original (Ji et al. 2024)."""
     desirable_weight: float = 1.0
-    """kto_original's lambda_D."""
+    """Weight lambda_D in kto_original."""
     undesirable_weight: float = 1.0
-    """kto_original's lambda_U."""
+    """Weight lambda_U in kto_original."""
     negatives: int = 1
-    """RNCE and MC-PO: dispreferred completions of a prompt in one step (M); fewer where a prompt has fewer."""
+    """Number M of dispreferred completions per prompt and step in RNCE and MC-PO; fewer if the prompt has fewer."""
     negative_choice: str = "kernel"
-    """MC-PO: draw them from the Monte Carlo kernel (Algorithm 1), or take those of max or min weight (Section 5.3)."""
+    """How MC-PO chooses them: kernel draws from the Monte Carlo kernel (Algorithm 1), max and min take those with the
+    largest or smallest weight (Section 5.3)."""
     segments: int = 3
-    """Online: equal parts of the training, each on answers of the policy it starts with."""
+    """Number of equal phases of online training. Each trains on answers of the policy with which it starts."""
     answer_temperatures: tuple[float, ...] = (0.6, 0.6, 0.8, 0.8, 1.0, 1.0)
-    """Online: one answer of the policy to each prompt at each of these temperatures."""
+    """Online training: the policy answers each prompt once at each of these temperatures."""
     judge: str = "tiny"
-    """Online: who ranks the answers: `tiny` (the program that made tiny's data), openai:MODEL or anthropic:MODEL, with
-    @URL for another endpoint of that protocol."""
+    """Online training: the judge that ranks the answers, `tiny` (the program that marks tiny's answers), openai:MODEL
+    or anthropic:MODEL, the last two with @URL for another endpoint of their protocol."""
 
     learning_rate: float = 5e-5
     """Peak learning rate."""
@@ -160,13 +163,13 @@ class TrialConfig:
     pairs_per_step: int = 128
     """Pairs in one optimiser step, over all workers (the paper: 2 x 16 x 4)."""
     warmup_share: float = 0.1
-    """Share of all steps in which the learning rate rises linearly; then it falls as a cosine to 0."""
+    """Share of all steps in which the learning rate rises linearly; after them it falls to 0 as a cosine."""
     optimizer: str = "adamw"
     """adamw or adamw_8bit (bitsandbytes)."""
     weight_decay: float = 0.0
     """AdamW's decoupled weight decay."""
     max_gradient_norm: float = 1.0
-    """Gradients are scaled down to this global 2-norm; 0 leaves them alone."""
+    """Clip gradients to this global 2-norm; 0 does not clip."""
 
     lora_rank: int = 0
     """Rank of LoRA adapters; 0 trains all parameters."""
@@ -178,50 +181,52 @@ class TrialConfig:
     """Names of the projections that get adapters."""
 
     max_prompt_tokens: int = 1800
-    """Longer prompts lose tokens on the left."""
+    """Longest prompt in tokens; longer ones are cut on the left."""
     max_completion_tokens: int = 512
-    """Longer completions lose tokens on the right, the end-of-sequence token among them."""
+    """Longest completion in tokens; longer ones are cut on the right and lose their end-of-sequence token."""
     truncation: str = "separate"
-    """separate, or total: completions are cut where prompt and completion together exceed both limits' sum (what the
-    paper's author ran)."""
+    """separate applies both limits; total cuts a completion only if prompt and completion together exceed the sum of
+    the limits, as the paper's author ran it."""
     completion_rendering: str = "whole"
-    """whole: prompt and completion come from one rendering of the conversation. alone: the template renders the
-    assistant's turn by itself, its header and whatever else it prints for a conversation scored (the author's runs)."""
+    """whole cuts prompt and completion from one rendering of the conversation. alone lets the template render the
+    assistant's turn by itself and scores all that it prints, its header too, as the paper's author ran it."""
     precision: str = "auto"
-    """fp32, bf16 (weights and activations; sums stay fp32), or auto: bf16 where the hardware has it."""
+    """fp32, bf16 (weights and activations; sums stay in fp32) or auto (bf16 if the hardware has it, else fp32)."""
     seed: int = 42
-    """Order of the pairs, drawn negatives, LoRA initialisation and dropout."""
+    """Seed of the order of the pairs, of drawn negatives, and of LoRA's initial weights and dropout."""
 
     evaluations: tuple[str, ...] = _runtime(("reward",))
-    """What judges the checkpoints: reward, harness, alpaca, arena. Reward accuracy is always among them."""
+    """Evaluations of the checkpoints: reward, harness, alpaca, arena. reward always runs."""
     evaluate_every_epochs: int = _runtime(1)
-    """The others judge every so-manieth epoch's checkpoint, and the last one."""
+    """Run the evaluations other than reward every N epochs, and after the last."""
     validate_every_steps: int = _runtime(64)
-    """Steps between validations within an epoch; every epoch's end is validated besides."""
+    """Steps between two validations within an epoch. The end of an epoch is always validated."""
     checkpoint_minutes: float = _runtime(15.0)
-    """So often what a resume needs is written within an epoch too: more than that is never lost with a machine. 0: only
-    at epochs' ends."""
+    """Minutes between two saved states within an epoch: the most work that a lost machine costs. 0 saves states at the
+    end of an epoch only."""
     tokens_per_pass: int = _runtime(0)
-    """Tokens that one forward and backward pass may hold; 0 finds out by trying what fits and pays."""
+    """Most tokens in one forward and backward pass. 0 is 2,048 on a CPU; on a GPU it takes the fastest size that fits,
+    found by trying."""
     layout: str = _runtime("shared")
-    """Densest layout of a pass: shared (each prompt once, no padding), packed (no padding) or padded; where the model's
-    attention is not made for it, the next one."""
+    """Densest layout of a pass to use: shared (each prompt once, no padding), packed (no padding) or padded. A model
+    whose attention does not allow it gets the next one."""
     compile: bool = _runtime(False)
-    """Compile the model's layers (torch.compile): a minute at each start, for fewer and larger kernels."""
+    """Compile the model's layers with torch.compile, which takes about a minute at each start."""
     zero_stage: int = _runtime(2)
     """DeepSpeed ZeRO stage, 0 to 3."""
     gradient_checkpointing: str = _runtime("auto")
-    """Recompute activations in the backward pass, for less memory and a third more time: always, never, or auto (where
-    the longest example would not fit otherwise)."""
+    """Recompute activations in the backward pass, which saves memory and takes a third more time: always, never or auto
+    (only if the longest example would not fit otherwise)."""
 
     @property
     def digest(self) -> str:
-        """Identity of the trial: 16 hex digits over all that changes its result."""
+        """The trial's name: 16 hex digits of the SHA-256 over everything that changes its result."""
         return digest_of(identity(self))
 
 
 def identity(config: TrialConfig) -> dict[str, Any]:
-    """The fields that determine the result: no run-time fields, none of other objectives, no idle ones."""
+    """The fields that determine the result. Left out are run-time fields, those that the objective or the trial does
+    not use, and later ones that have their default."""
     used = set(OBJECTIVE_FIELDS[config.objective])
     kept = {}
     for spec in fields(config):
@@ -262,7 +267,7 @@ def replace(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
 def replace_checked(
     config: ConfigType, values: Mapping[str, Any], problems_of: Callable[[ConfigType], Iterable[str]]
 ) -> ConfigType:
-    """`replace` for any frozen dataclass of plain fields; `problems_of` says what is wrong with the changed one."""
+    """`replace` for any frozen dataclass of plain fields; `problems_of` lists what is wrong with the changed copy."""
     problems, converted = [], {}
     types_by_name = typing.get_type_hints(type(config))
     for name, value in values.items():
@@ -277,7 +282,7 @@ def replace_checked(
         changed = dataclasses.replace(config, **converted)  # type: ignore[type-var]
         problems = list(problems_of(changed))
     if problems:
-        raise InputError("the trial cannot be run as given:\n  " + "\n  ".join(problems))
+        raise InputError("the trial's settings are not valid:\n  " + "\n  ".join(problems))
     return changed
 
 
@@ -287,13 +292,13 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, str]:
     for text in assignments:
         name, separator, value = text.partition("=")
         if not separator or not name.strip():
-            raise InputError(f"--set wants FIELD=VALUE, got {text!r}; for example --set beta=0.05")
+            raise InputError(f"--set expects FIELD=VALUE, got {text!r}; for example --set beta=0.05")
         parsed[name.strip()] = value.strip()
     return parsed
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """`; did you mean 'beta'?`, or the whole list where nothing is near."""
+    """`; did you mean 'beta'?`, or the whole list if no known word is similar."""
     options = list(known)
     close = difflib.get_close_matches(word, options, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(options)}"
@@ -359,11 +364,11 @@ def _problems(config: TrialConfig) -> Iterable[str]:
     if not 0 < config.label_smoothing < 0.5:
         yield f"label_smoothing must be above 0 and below 0.5, got {config.label_smoothing}"
     if len(config.answer_temperatures) < 2:
-        yield "answer_temperatures must name at least two, since answers are compared"
+        yield "answer_temperatures must have at least two values, since answers are compared"
     if not all(math.isfinite(value) and value >= 0 for value in config.answer_temperatures):
         yield f"answer_temperatures must be finite numbers of at least 0, got {config.answer_temperatures}"
     if config.completion_rendering == "alone" and config.objective in ONLINE_OBJECTIVES:
-        yield "completion_rendering must be whole for online objectives: the policy's answers have no turn of their own"
+        yield "completion_rendering must be whole for online objectives: a generated answer is not rendered as a turn"
     if not 0 <= config.warmup_share < 1:
         yield f"warmup_share must be at least 0 and below 1, got {config.warmup_share}"
     if not config.lora_dropout < 1:
@@ -378,9 +383,9 @@ def _problems(config: TrialConfig) -> Iterable[str]:
     if config.lora_rank and not config.lora_targets:
         yield "lora_targets must name at least one projection when lora_rank is above 0"
     if config.negatives_from_rank < 2:
-        yield f"negatives_from_rank must be at least 2 (rank 1 is the chosen), got {config.negatives_from_rank}"
+        yield f"negatives_from_rank must be at least 2 (rank 1 is the chosen one), got {config.negatives_from_rank}"
     if config.tokens_per_pass < 0:
-        yield f"tokens_per_pass must be 0 (found by trying) or more, got {config.tokens_per_pass}"
+        yield f"tokens_per_pass must be 0 (chosen by trying) or more, got {config.tokens_per_pass}"
     if config.worst_negatives < 0:
         yield f"worst_negatives must be 0 (all) or more, got {config.worst_negatives}"
     for name in ("seed", "holdout_seed"):
@@ -389,6 +394,6 @@ def _problems(config: TrialConfig) -> Iterable[str]:
     if config.zero_stage not in (0, 1, 2, 3):
         yield f"zero_stage must be 0, 1, 2 or 3, got {config.zero_stage}"
     if not config.model:
-        yield "model must be a name, a folder or a hub id, got nothing"
+        yield "model is empty; it must be tiny, a folder or a hub id"
     if not config.dataset or not all(config.dataset):
         yield "dataset must name at least one source"

@@ -11,16 +11,16 @@ from mmpo_train.options import Positional
 
 @dataclass(frozen=True, kw_only=True)
 class MergeOptions:
-    """Make a whole model of a checkpoint of LoRA adapters; it opens without peft, and in any server."""
+    """Merge a checkpoint's LoRA adapters into the model that they adapt."""
 
     checkpoint: Annotated[Path, Positional]
-    """A trial's checkpoint folder."""
+    """Checkpoint folder of a trial that trained LoRA adapters."""
     target: Annotated[Path, Positional]
     """Folder for the merged model; it must not exist yet."""
     base: str = ""
-    """The model that was adapted, where it is no longer where it was: a folder or a hub id."""
+    """The adapted model, a folder or a hub id. Default: the place that the adapters name."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the merged weights: bf16 is half the size, and rounds."""
+    """Precision of the merged weights. bf16 halves the size and rounds."""
 
 
 def merge(options: MergeOptions) -> None:
@@ -35,7 +35,7 @@ def merge(options: MergeOptions) -> None:
     if not checkpoint.is_dir():
         raise InputError(f"there is no checkpoint folder {checkpoint}")
     if target.exists():
-        raise InputError(f"{target} is there already; remove it, or name another folder")
+        raise InputError(f"{target} exists already; remove it, or name another folder")
     try:
         if (checkpoint / MANIFEST).is_file():
             verify(checkpoint)

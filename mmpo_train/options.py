@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_type_hints
 
 import tyro
+from docstring_parser import parse_from_object
 
 from mmpo_train.config import TrialConfig, parse_assignments, replace
 from mmpo_train.errors import InputError
@@ -16,52 +18,75 @@ from mmpo_train.storage.mirror import place_of
 
 Repeated = tyro.conf.UseAppendAction
 Positional = tyro.conf.Positional
+NotTaken = (tyro.conf.Fixed, tyro.conf.Suppress)
+"""Marks an inherited option that a program neither lists nor accepts: `Annotated[str, *NotTaken]`."""
 Assignments = Annotated[tuple[str, ...], Repeated, tyro.conf.arg(metavar="FIELD=VALUE")]
 STORAGE = os.environ.get("MMPO_STORAGE") or "runs"
-"""Where things are kept unless --storage says otherwise."""
+"""The default of --storage."""
+
+
+@cache
+def with_help(options: type) -> Any:
+    """The same class with each field's docstring as its help, in one paragraph, and the default if it is not empty.
+
+    By itself tyro keeps the line breaks of the source and prints `(default: )` for an empty default.
+    """
+    for kind in options.__mro__:
+        own: dict[str, Any] = vars(kind).get("__annotations__", {})
+        types = get_type_hints(kind, include_extras=True) if own else {}
+        for field in parse_from_object(kind).params if own else ():
+            text, default = " ".join((field.description or "").split()), getattr(kind, field.arg_name, None)
+            hint = "Default: {}.".format if default and "Default: " not in text else ""
+            argument = tyro.conf.arg(help=text, help_behavior_hint=hint)
+            own[field.arg_name] = Annotated[types[field.arg_name], argument]
+            if is_dataclass(default):
+                with_help(type(default))  # type: ignore[arg-type]  # a class is hashable
+    return options
 
 
 class Stored:
-    """What keeps things somewhere."""
+    """Options of a program that reads or writes a storage."""
 
     storage: str
 
     @property
     def folder(self) -> Path:
-        """The storage on this machine. Raises InputError where it is none."""
+        """The local folder of the storage. Raises InputError for an address that cannot be one."""
         return place_of(self.storage)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options(Stored):
-    """What is trained on what."""
+    """What to train, on which data, and where to keep it."""
 
     objective: str = "mmpo"
-    """mmpo, dpo, simpo, rpo, exo, cpo, bco, kto, apo, sppo, nca, rnce, mc_po, on_mc_po, online_dpo; or one of the
-    variants in mmpo_train/config.py."""
+    """What to train with: mmpo, dpo, simpo, rpo, exo, cpo, bco, kto, apo, sppo, nca, rnce, mc_po, on_mc_po or
+    online_dpo, or one of the variants that docs/objectives.md lists."""
     model: str = "tiny"
-    """Starting model: 'tiny' (made here on first use), a folder, or a hub id."""
+    """Starting model: tiny (made on first use), a folder, an address in an object store, or a hub id."""
     recipe: str = ""
-    """Settings to start from: tiny, smollm2-135m, smollm2-360m, llama-3.2-1b, llama-3-8b, or any for the paper's batch
-    and lengths alone. Default: the recipe of the hub id, or the one that the folder was instruction-tuned by."""
+    """Settings to start from: tiny, smollm2-135m, smollm2-360m, llama-3.2-1b or llama-3-8b; or any, which has only the
+    paper's batch size and lengths. Default: the recipe of the hub id, or the one that the folder was tuned with."""
     settings: str = "paper"
-    """paper: as its text says; author: as its author's code did (data, truncation and rendering differ)."""
+    """paper follows the paper's text; author follows its author's code (data, truncation and rendering differ)."""
     dataset: Annotated[tuple[str, ...], Repeated] = ()
-    """Preference data: a JSON, JSONL, CSV or Parquet file, a `datasets` folder or a hub id, as
-    SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. Repeat it for a mixture. Default: the recipe's, or tiny's own."""
+    """Preference data, as SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. SOURCE is a JSON, JSONL, CSV or Parquet file, a
+    folder of them, a folder written by save_to_disk, or a hub id. Repeat the option to mix sources. Default: the data
+    of the recipe."""
     seed: int = 42
-    """Order of the pairs, random negatives, LoRA initialisation."""
+    """Seed of the order of the pairs, of random negatives and of LoRA's initial weights."""
     storage: str = STORAGE
-    """Where everything is kept that is made: models, token tables, checkpoints, results. A folder, on several machines
-    one that all of them share, or s3://BUCKET/PATH or gs://BUCKET/PATH. Default: MMPO_STORAGE, or runs."""
+    """Where to keep models, token tables, checkpoints and results: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH. The
+    machines of a cluster must all reach it. Default: the value of MMPO_STORAGE, or runs."""
     set: Assignments = ()
-    """Any other field of a trial, such as beta=0.05 or epochs=1; they are listed in mmpo_train/config.py."""
+    """Change another field of the trial, such as beta=0.05 or epochs=1. Repeat the option for more fields;
+    docs/options.md lists them."""
     strict: bool = False
-    """Refuse data with any unusable row."""
+    """Refuse the data if any row cannot be used, even if it would only be dropped and counted otherwise."""
     drop_bad_rows: bool = False
-    """Leave out and count rows that would be refused."""
+    """Drop and count the rows for which the data would be refused otherwise."""
     show_examples: int = 0
-    """Print this many tokenised examples first: what is scored and what was cut."""
+    """Print the first N tokenised examples before training: what is scored and what was cut. Default: none."""
 
 
 def base_config(options: Options) -> TrialConfig:

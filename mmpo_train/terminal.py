@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, LOSS, PAIRS_PER_SECOND
+from mmpo_train.options import with_help
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 console = Console()
 _errors = Console(stderr=True)
 OptionsType = TypeVar("OptionsType")
+PARSING = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+"""How every command line is parsed: a flag has no opposite, and `None` is no value."""
 
 
 def run_program(
@@ -34,9 +37,8 @@ def run_program(
     description: str | None = None,
 ) -> None:
     """Parse the command line and run; a user's mistake ends as one message and exit code 2."""
-    parsed = tyro.cli(
-        options, prog=name, args=arguments, description=description, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    documented = with_help(options)  # type: ignore[arg-type]  # a class is hashable
+    parsed = tyro.cli(documented, prog=name, args=arguments, description=description, config=PARSING)
     try:
         program(parsed)
     except InputError as error:

@@ -6,7 +6,9 @@ python sweeps/ablations.py --model tiny
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from mmpo_train.options import NotTaken
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import ABLATIONS
@@ -16,12 +18,13 @@ from sweeps.search.stage import run_script
 
 @dataclass(frozen=True, kw_only=True)
 class AblationOptions(SweepOptions):
-    """MMPO's ablations, with the tuned learning rate and r_eps. The full one is the final run with beta = 0.05."""
+    """MMPO's ablations, with the learning rate and r_eps that the stages chose."""
 
+    objective: Annotated[str, *NotTaken] = "mmpo"
     learning_rate: float | None = None
-    """Instead of stage 1's choice."""
+    """Learning rate of all trials. Default: the one that stage 1 chose."""
     r_eps: float | None = None
-    """Instead of stage 3's choice."""
+    """MMPO's r_eps. Default: the one that stage 3 chose."""
 
 
 def ablations(options: AblationOptions) -> Stage:

@@ -18,12 +18,12 @@ from sweeps.search.stage import run_stage
 
 @dataclass(frozen=True, kw_only=True)
 class AxisOptions(SweepOptions):
-    """Tune one hyper-parameter of an objective; --set fixes the others, the learning rate among them."""
+    """Tune one hyper-parameter of an objective; fix the others with --set."""
 
     axis: str = "beta"
-    """A field of the objective, or learning_rate."""
+    """The hyper-parameter to tune: a field of the objective, or learning_rate."""
     values: tuple[str, ...] = ()
-    """The grid. Default: the axis's own in sweeps/grids.py."""
+    """The values to try. Default: the usual grid of that hyper-parameter, from sweeps/grids.py."""
 
 
 def axis_stage(options: AxisOptions) -> Stage:

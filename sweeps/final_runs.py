@@ -16,16 +16,16 @@ from sweeps.search.stage import run_script
 
 @dataclass(frozen=True, kw_only=True)
 class FinalOptions(SweepOptions):
-    """The final runs: five epochs, every checkpoint judged by all that --set evaluations=… names."""
+    """Final runs: five epochs, judged by what --set evaluations=… names."""
 
     betas: tuple[float, ...] = grids.FINAL_BETAS
-    """What is trained with."""
+    """The betas to train with."""
     learning_rate: float | None = None
-    """Instead of stage 1's choice."""
+    """Learning rate of all trials. Default: the one that stage 1 chose."""
     r_eps: float | None = None
-    """Instead of stage 3's choice (MMPO)."""
+    """MMPO's r_eps. Default: the one that stage 3 chose."""
     gamma_over_beta: float | None = None
-    """Instead of stage 3's choice (SimPO)."""
+    """SimPO's gamma/beta. Default: the one that stage 3 chose."""
 
 
 def final_runs(options: FinalOptions) -> Stage:

@@ -87,11 +87,11 @@ STUDIES = {"methods": METHODS, "noise": NOISE, "counts": COUNTS, "epochs": EPOCH
 
 @dataclass(frozen=True, kw_only=True)
 class MCPOOptions(StudyOptions):
-    """A study of the MC-PO paper; without --dataset on the embedded ranked set."""
+    """Repeat a study of the MC-PO paper. Default data: tiny_ranked."""
 
     study: Literal["methods", "noise", "counts", "epochs", "negatives"] = "noise"
-    """methods: Table 1 with Appendix B.1's seven learning rates; noise: Table 2; counts: Table 3 (M = 1, 2, 3);
-    epochs: Table 4; negatives: Figure 2."""
+    """methods is Table 1 with Appendix B.1's seven learning rates, noise is Table 2, counts is Table 3 (M = 1, 2, 3),
+    epochs is Table 4, negatives is Figure 2."""
 
 
 def main(arguments: list[str] | None = None) -> None:

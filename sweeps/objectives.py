@@ -15,12 +15,12 @@ from sweeps.search.study_tables import Study
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectivesOptions(StudyOptions):
-    """Train with every objective and compare; without --dataset on the embedded ranked set."""
+    """Compare all objectives from one starting model. Default data: tiny_ranked."""
 
     objectives: tuple[str, ...] = tuple(OBJECTIVE_FIELDS)
-    """Those to compare."""
+    """The objectives to compare."""
     seeds: int = 1
-    """Every objective so many times, with --seed and the ones after it."""
+    """Train with each objective N times, with the seeds --seed, --seed+1, and so on."""
 
 
 def study_of(objectives: tuple[str, ...]) -> Study:

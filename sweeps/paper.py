@@ -50,14 +50,14 @@ SCRIPTS: dict[str, tuple[type[SweepOptions], Callable[[Any], Stage]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PaperOptions(SweepOptions):
-    """The whole search, stage after stage, for every model and objective. The same command goes on where it ended."""
+    """Run the whole search for every model and objective; rerun it to continue."""
 
     objective: tuple[str, ...] = ("mmpo", "dpo", "simpo")  # type: ignore[assignment]
-    """What is tuned, one after the other."""
+    """The objectives to tune, one after the other."""
     model: tuple[str, ...] = ("tiny",)  # type: ignore[assignment]
-    """Starting models, each on its recipe's data unless --dataset names others."""
+    """The starting models, one after the other. Each trains on the data of its recipe, or on --dataset."""
     quick: bool = False
-    """The quick grids of sweeps/grids.py: two values an axis, one epoch, final runs of two."""
+    """Use the quick grids of sweeps/grids.py: two values per stage, one epoch, one final run of two epochs."""
 
 
 @dataclass(frozen=True)

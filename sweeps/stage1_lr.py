@@ -16,10 +16,10 @@ from sweeps.search.stage import run_script
 
 @dataclass(frozen=True, kw_only=True)
 class Stage1Options(SweepOptions):
-    """Stage 1: find the learning rate. Without arguments it tunes MMPO on the embedded default."""
+    """Stage 1: find the learning rate. By default it tunes MMPO on tiny."""
 
     learning_rates: tuple[float, ...] = grids.LEARNING_RATES
-    """The grid."""
+    """The learning rates to try."""
 
 
 def stage1(options: Stage1Options) -> Stage:

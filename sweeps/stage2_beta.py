@@ -19,9 +19,9 @@ class Stage2Options(SweepOptions):
     """Stage 2: find beta, at the learning rate that stage 1 chose."""
 
     betas: tuple[float, ...] = grids.BETAS
-    """The grid."""
+    """The betas to try."""
     learning_rate: float | None = None
-    """Instead of stage 1's choice."""
+    """Learning rate of all trials. Default: the one that stage 1 chose."""
 
 
 def stage2(options: Stage2Options) -> Stage:

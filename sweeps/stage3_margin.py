@@ -16,14 +16,14 @@ from sweeps.search.stage import run_script
 
 @dataclass(frozen=True, kw_only=True)
 class Stage3Options(SweepOptions):
-    """Stage 3: find the margin, at the learning rate and beta that stages 1 and 2 chose."""
+    """Stage 3: find the margin, at the learning rate and beta chosen before."""
 
     margins: tuple[float, ...] = ()
-    """The grid. Default: the paper's for the objective."""
+    """The margins to try: r_eps for MMPO, gamma/beta for SimPO. Default: the paper's grid."""
     learning_rate: float | None = None
-    """Instead of stage 1's choice."""
+    """Learning rate of all trials. Default: the one that stage 1 chose."""
     beta: float | None = None
-    """Instead of stage 2's choice."""
+    """Beta of all trials. Default: the one that stage 2 chose."""
 
 
 def stage3(options: Stage3Options) -> Stage:

@@ -1,4 +1,4 @@
-"""One instruction tuning as a value: what starting model learns to answer, from which conversations. Stdlib only."""
+"""One instruction tuning as a value: its model, conversations and hyper-parameters. Standard library only."""
 
 from __future__ import annotations
 
@@ -30,52 +30,46 @@ def _runtime(default: Any) -> Any:
 class SFTTrial:
     """Everything that determines one instruction tuning (Section 4.1). All parameters are trained.
 
-    The paper gives data and epochs; learning rates, batch and lengths are those that the data's own authors trained
-    with (mmpo_train/recipes.py), schedule and clipping are those of preference training.
+    The paper gives data and epochs. Learning rates, batch sizes and lengths are those of the data's own authors
+    (mmpo_train/recipes.py); schedule and clipping are those of preference training. TrialConfig explains the fields
+    that have no line here.
     """
 
     model: str = _runtime("tiny")
-    """The model to begin with: `tiny` (random weights), a folder, or a hub id."""
+    """Pre-trained model: `tiny` (random weights), a folder, or a hub id."""
     model_fingerprint: str = ""
     """SHA-256 of its weights, tokenizer and chat template; filled in when the trial is prepared."""
     tokenizer_of: str = _runtime("")
-    """Folder or hub id whose tokenizer and chat template are taken where the model has no template of its own."""
+    """Folder or hub id of the tokenizer and chat template to use if the model has no chat template."""
     dataset: tuple[str, ...] = _runtime(("tiny",))
-    """Conversations: files, folders or hub ids, each `SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`; several: a mixture."""
+    """Conversations: files, folders or hub ids, each `SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`."""
     data_fingerprint: str = ""
-    """SHA-256 of the conversations, in order, and of who of them validates; filled in when the trial is prepared."""
+    """SHA-256 of the conversations in order, and of which of them validate; filled in when the trial is prepared."""
     validation_conversations: int = _runtime(1000)
-    """At most so many validate: of the validation splits, else held out. Acts through `data_fingerprint`."""
+    """Most conversations to validate on: from the validation splits, or else held out of the training data."""
     recipe: str = _runtime("any")
-    """The recipe that the tuned model names as its own."""
+    """Name of the recipe, which the tuned model's folder records."""
 
     learning_rate: float = 2e-5
-    """Peak learning rate; warmed up, then a cosine to 0."""
+    """Peak learning rate."""
     epochs: int = 1
     """Passes over the conversations."""
     conversations_per_step: int = 128
-    """Conversations in one optimiser step, over all workers; its loss is the mean over all their learned tokens."""
+    """Conversations in one optimiser step, over all workers; the loss is the mean over their learned tokens."""
     warmup_share: float = 0.1
-    """Share of all steps in which the learning rate rises linearly."""
     optimizer: str = "adamw"
-    """adamw or adamw_8bit (bitsandbytes)."""
     weight_decay: float = 0.0
-    """AdamW's decoupled weight decay."""
     max_gradient_norm: float = 1.0
-    """Gradients are scaled down to this global 2-norm; 0 leaves them alone."""
     max_tokens: int = 2048
-    """Longer conversations lose tokens on the right."""
+    """Longest conversation in tokens; longer ones are cut on the right."""
     turns: str = "all"
-    """Which of the assistant's turns are learned: all, or last."""
+    """The assistant's turns to learn: all or last."""
     precision: str = "auto"
-    """fp32, bf16 (weights and activations; sums stay fp32), or auto: bf16 where the hardware has it."""
     seed: int = 42
-    """Order of the conversations."""
+    """Seed of the order of the conversations."""
 
     validate_every_steps: int = _runtime(256)
-    """Steps between validations within an epoch; every epoch's end is validated besides."""
     checkpoint_minutes: float = _runtime(15.0)
-    """As in TrialConfig, like the fields after it."""
     tokens_per_pass: int = _runtime(0)
     layout: str = _runtime("packed")
     compile: bool = _runtime(False)
@@ -84,12 +78,12 @@ class SFTTrial:
 
     @property
     def digest(self) -> str:
-        """Identity of the trial: 16 hex digits over all that changes its result."""
+        """The trial's name: 16 hex digits of the SHA-256 over everything that changes its result."""
         kept = {spec.name: getattr(self, spec.name) for spec in fields(self) if not spec.metadata.get("runtime")}
         return digest_of({"sft": kept})
 
     def engine_config(self) -> TrialConfig:
-        """What engines, optimisers, the model's loader and the search for passes read of a trial."""
+        """The fields that a preference trial has too, for engines, optimisers, the model's loader and the passes."""
         shared = {spec.name for spec in fields(self)} & {spec.name for spec in fields(TrialConfig)}
         values = {name: getattr(self, name) for name in shared}
         return replace(TrialConfig(), {**values, "pairs_per_step": self.conversations_per_step})
@@ -129,7 +123,7 @@ def _problems(trial: SFTTrial) -> Iterable[str]:
         if getattr(trial, name) < 1:
             yield f"{name} must be at least 1, got {getattr(trial, name)}"
     if trial.tokens_per_pass < 0:
-        yield f"tokens_per_pass must be 0 (found by trying) or more, got {trial.tokens_per_pass}"
+        yield f"tokens_per_pass must be 0 (chosen by trying) or more, got {trial.tokens_per_pass}"
     if not 0 <= trial.seed < 2**32:
         yield f"seed must be at least 0 and below 2**32, got {trial.seed}"
     if not trial.model or not trial.dataset or not all(trial.dataset):

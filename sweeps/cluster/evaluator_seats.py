@@ -13,7 +13,7 @@ from sweeps.cluster.nodes import ACCELERATOR, HEAD_NODE, Nodes, counted
 from sweeps.cluster.placement import TrialResources
 
 if TYPE_CHECKING:
-    from eval_workers.suites import EvaluationSettings
+    from sweeps.plan.options import SweepEvaluation
 
 GUESTS_SHARE = 0.05
 """Of each GPU that trains, where evaluators are guests. Ray counts with it; the memory is nobody's alone. It is small,
@@ -43,7 +43,7 @@ class Seat:
 
 
 def seat_evaluators(
-    resources: TrialResources, nodes: Nodes, actors: int, settings: EvaluationSettings
+    resources: TrialResources, nodes: Nodes, actors: int, settings: SweepEvaluation
 ) -> tuple[Seat, TrialResources, str]:
     """The evaluators' seats, what a trial asks for beside them, and a line that says so; empty on CPUs.
 

@@ -39,12 +39,12 @@ _LARGE_PARAMETERS = 20_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions(SweepOptions):
-    """Say in one page whether what is planned can run here, and what to do where it cannot."""
+    """Check whether a planned stage can run here. Takes the stage's own options."""
 
     json: bool = False
-    """Print the findings as JSON instead."""
+    """Print the findings as JSON."""
     timeout_seconds: float = 120.0
-    """How long any one examination may take."""
+    """Longest time, in seconds, that each examination may take."""
 
 
 def print_page(options: DoctorOptions) -> None:

@@ -29,7 +29,7 @@ def arguments_of(options: Any, leave_out: Collection[str] = (), settled: Collect
         if name in leave_out:
             continue
         if isinstance(value, bool):
-            words.append(typed if value else f"--{path[: -len(name)]}no-{name}".replace("_", "-"))
+            words.append(typed)  # every flag is off by default
         elif name in ("dataset", "set"):
             kept = [one for one in value if name != "set" or one.partition("=")[0].strip() not in settled]
             words += [word for one in kept for word in (typed, shlex.quote(masked(one)))]

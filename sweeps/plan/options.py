@@ -10,67 +10,82 @@ from mmpo_train.options import STORAGE, Assignments, Options, Repeated, Stored
 
 
 @dataclass(frozen=True, kw_only=True)
+class SweepEvaluation(EvaluationSettings):
+    """Settings of the evaluations, and of the Ray actors that run them beside the trials."""
+
+    actors_per_suite: int = 1
+    """Actors that run each evaluation; they share the checkpoints between them."""
+    gpus_per_actor: float = 0.1
+    """GPUs of each evaluation actor. With less than 1 the actors share the training GPUs, with 1 or more each has its
+    own, with 0 they run on the head's CPUs."""
+    accelerator: str = ""
+    """GPU type of the evaluation actors, such as L4. Default: the type that the trials use."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepOptions(Options):
-    """What every stage script takes."""
+    """The options of every sweep."""
 
     workers_per_trial: int = 0
-    """DeepSpeed workers of one trial, on one node: GPUs, or CPU cores where there is none. Default: the recipe's; on a
-    single machine that has fewer, as many as fit."""
+    """DeepSpeed workers of each trial, all on one node: GPUs, or CPU cores on a machine without GPUs. Default: as many
+    as the recipe has; on a single machine that has fewer, as many as fit."""
     min_workers_per_trial: int = 0
-    """Trials are elastic: they begin, and after a lost node go on, with as few workers while a node has no room for
-    more. The same results, later. 0: they wait for all."""
+    """Let a trial start, or continue after it has lost a node, with this many workers while no node has room for all;
+    its results stay the same. Default: a trial waits for all its workers."""
     accelerator: str = ""
-    """Type of the workers' GPUs as Ray names it, such as L40S; L40 takes L40 or L40S, any takes what there is. Default:
-    the recipe's on a cluster, any on a single machine."""
+    """GPU type of the workers as Ray names it, such as L40S. L40 allows L40 and L40S, any allows every type. Default:
+    the recipe's type on a cluster, any on a single machine."""
     concurrent_trials: int = 0
-    """Trials that run at a time; 0 for as many as fit."""
+    """The most trials that may run at the same time. Default: as many as fit."""
     seeds: int = 1
-    """Every trial so many times, with --seed and the ones after it."""
+    """Run each trial N times, with the seeds --seed, --seed+1, and so on."""
     tracking_uri: str = ""
-    """MLflow server or database. Default: MLFLOW_TRACKING_URI, or <storage>/mlflow.db."""
-    evaluation: EvaluationSettings = EvaluationSettings()
-    """How the evaluators work that --set evaluations=reward,harness,alpaca,arena names."""
+    """MLflow server or database. Default: the value of MLFLOW_TRACKING_URI, or mlflow.db in the storage."""
+    evaluation: SweepEvaluation = SweepEvaluation()
+    """Settings of the evaluations that --set evaluations=reward,harness,alpaca,arena names."""
     price_per_gpu_hour: float | None = None
-    """What an hour of one GPU costs, in any currency, for the forecast."""
+    """Price of one GPU for one hour, in any currency. Default: the forecast has no price."""
     dry_run: bool = False
-    """List the trials, what each asks for and what they will cost; start nothing."""
+    """Preview: list the trials, the resources that each needs and what they will cost, and start nothing."""
     verbose: bool = False
-    """Let the libraries speak."""
+    """Show the libraries' own logs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SFTOptions(Stored):
-    """Stage 0: instruction-tune a starting model. Without arguments it tunes `tiny` from random weights on its own."""
+    """Stage 0: instruction-tune a starting model. By default it tunes tiny."""
 
     model: str = "tiny"
-    """Pre-trained model: 'tiny' (random weights), a folder with tokenizer and chat template, or a hub id."""
+    """Pre-trained model: tiny (random weights), a folder with tokenizer and chat template, or a hub id."""
     recipe: str = ""
-    """Data, epochs and learning rate to start from: tiny, smollm2-135m, smollm2-360m, llama-3.2-1b, llama-3-8b, any.
-    Default: the recipe of the hub id. Folders of the tuned model name it, so that sweeps find it."""
+    """Data, epochs and learning rate to start from: tiny, smollm2-135m, smollm2-360m, llama-3.2-1b, llama-3-8b or any.
+    Default: the recipe of the hub id, else any. The tuned model's folder records it, and later stages use it."""
     dataset: Annotated[tuple[str, ...], Repeated] = ()
-    """Conversations: a file, a folder or a hub id, as SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. Repeat it for a mixture.
-    Default: the recipe's, or tiny's own."""
+    """Conversations, as SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]; SOURCE is a file, a folder or a hub id. Repeat the
+    option to mix sources. Default: the data of the recipe."""
     seed: int = 42
-    """Order of the conversations."""
+    """Seed of the order of the conversations."""
     storage: str = STORAGE
-    """Where everything is kept that is made: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH."""
+    """Where to keep models, token tables, checkpoints and results: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH.
+    Default: the value of MMPO_STORAGE, or runs."""
     set: Assignments = ()
-    """Any other field of the tuning, such as learning_rate=1e-4; they are listed in mmpo_train/sft/trial.py."""
+    """Change another field of the tuning, such as learning_rate=1e-4. Repeat the option for more fields;
+    docs/options.md lists them."""
     workers_per_trial: int = 0
-    """DeepSpeed workers, on one node: GPUs, or CPU cores where there is none. Default: the recipe's; on a single
-    machine that has fewer, as many as fit."""
+    """DeepSpeed workers, all on one node: GPUs, or CPU cores on a machine without GPUs. Default: as many as the recipe
+    has; on a single machine that has fewer, as many as fit."""
     accelerator: str = ""
-    """Type of the workers' GPUs as Ray names it, such as L40S; L40 takes L40 or L40S, any takes what there is. Default:
-    the recipe's on a cluster, any on a single machine."""
+    """GPU type of the workers as Ray names it, such as L40S. L40 allows L40 and L40S, any allows every type. Default:
+    the recipe's type on a cluster, any on a single machine."""
     tracking_uri: str = ""
-    """MLflow server or database. Default: MLFLOW_TRACKING_URI, or <storage>/mlflow.db."""
+    """MLflow server or database. Default: the value of MLFLOW_TRACKING_URI, or mlflow.db in the storage."""
     price_per_gpu_hour: float | None = None
-    """What an hour of one GPU costs, in any currency, for the forecast."""
+    """Price of one GPU for one hour, in any currency. Default: the forecast has no price."""
     strict: bool = False
-    """Refuse data with any unusable row."""
+    """Refuse the data if any row cannot be used, even if it would only be dropped and counted otherwise."""
     drop_bad_rows: bool = False
-    """Leave out and count rows that would be refused."""
+    """Drop and count the rows for which the data would be refused otherwise."""
     dry_run: bool = False
-    """Say what would be tuned and what it will cost; start nothing."""
+    """Preview: show what would be tuned and what it will cost, and start nothing."""
     verbose: bool = False
-    """Let the libraries speak."""
+    """Show the libraries' own logs."""

@@ -73,7 +73,7 @@ STAGE_3 = SearchStage(
     option="margins",
     takes=("learning_rate", "beta"),
     objectives=tuple(filter(margin_of, OBJECTIVE_FIELDS)),
-    for_others="{} has no margin to tune: nothing to do, nothing was started",
+    for_others="{} has no margin to tune; nothing was started",
 )
 FINAL_RUNS = SearchStage(
     name="final_runs",
@@ -95,7 +95,6 @@ ABLATIONS = SearchStage(
     settles=tuple(name for fields in grids.ABLATIONS.values() for name in fields),
     is_last=True,
     objectives=("mmpo",),
-    for_others="the ablations are MMPO's; nothing to do for {}, nothing was started",
 )
 SEARCH = {stage.name: stage for stage in (STAGE_1, STAGE_2, STAGE_3, FINAL_RUNS, ABLATIONS)}
 """The stages by name, in order."""

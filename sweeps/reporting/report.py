@@ -159,27 +159,31 @@ def write_report(options: ReportOptions) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions(Stored):
-    """What a sweep found, as Markdown, one HTML page, CSV and pictures. Reads the ledger and nothing else."""
+    """Write what a sweep found: Markdown, HTML, CSV and pictures, from MLflow alone."""
 
     storage: str = STORAGE
-    """Where the sweep keeps what it makes: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH."""
+    """Storage of the sweep: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH. Default: the value of MMPO_STORAGE, or
+    runs."""
     tracking_uri: str = ""
-    """MLflow server or database. Default: MLFLOW_TRACKING_URI, or <storage>/mlflow.db."""
+    """MLflow server or database. Default: the value of MLFLOW_TRACKING_URI, or mlflow.db in the storage."""
     model: str = ""
-    """Starting model, as the sweep was given it. Default: the ledger's only one."""
+    """Starting model, as it was given to the sweep. Default: the only one in the ledger."""
     dataset: Annotated[tuple[str, ...], Repeated] = ()
-    """Preference data, as the sweep was given it. Default: what the model's recipe names."""
+    """Preference data, as it was given to the sweep. Default: the data of the model's recipe."""
     experiment: tuple[str, ...] = ()
-    """Experiments by their names in MLflow instead; several stand in the same tables."""
+    """Name the experiments as in MLflow, instead of model and dataset. Several appear in the same tables. Default: the
+    experiment of --model and --dataset."""
     objective: tuple[str, ...] = ()
-    """Some objectives only."""
+    """Report these objectives only. Default: all in the ledger."""
     out: Path | None = None
-    """Where to write. Default: <storage>/report/<experiment>."""
+    """Folder to write to. Default: report/EXPERIMENT in the storage."""
     compare: tuple[str, ...] = ()
-    """Two trials' run ids, RUN or RUN:EPOCH: their answers side by side, and where their configs differ."""
+    """Compare the answers and the configs of two trials. Give their run ids, each as RUN or RUN:EPOCH. Default: write
+    the report."""
     prompts: int = 40
-    """How many prompts the comparison shows, evenly spread; 0 for all."""
+    """Number of prompts in a comparison, evenly spread over all; 0 shows all."""
     card: str = ""
-    """A trial's run id, RUN or RUN:EPOCH: a model card of its checkpoint."""
+    """Write a model card for the checkpoint of a trial. Give its run id as RUN or RUN:EPOCH. Default: write the
+    report."""
     push_to_hub: str = ""
-    """Also push that card to this repository on the Hugging Face hub."""
+    """Push that model card to this repository on the Hugging Face hub. Default: nothing is pushed."""

@@ -26,12 +26,11 @@ from sweeps.plan.trials import Planned
 from sweeps.search.train import unfinished
 
 if TYPE_CHECKING:
-    from eval_workers.suites import EvaluationSettings
     from mmpo_train.prepare import Inputs
     from mmpo_train.sft.prepare import SFTInputs
     from sweeps.cluster.placement import TrialResources
     from sweeps.ledger.records import TrialRecord
-    from sweeps.plan.options import SFTOptions, SweepOptions
+    from sweeps.plan.options import SFTOptions, SweepEvaluation, SweepOptions
     from sweeps.plan.stages import GridPoint, Stage
 
 
@@ -99,7 +98,7 @@ def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: b
             check_judge_spec(spec)
 
 
-def check_suites(trial: TrialConfig, settings: EvaluationSettings, storage: Path) -> None:
+def check_suites(trial: TrialConfig, settings: SweepEvaluation, storage: Path) -> None:
     """Refuse, before anything is started, evaluations that cannot run: a missing file, an unknown task, no key."""
     from eval_workers.harness.tasks import HARNESS_TASKS, missing_data
     from eval_workers.suites import build

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from mmpo_train.config import digest_of, identity, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import REWARD_ACCURACY
-from mmpo_train.options import base_config
+from mmpo_train.options import NotTaken, base_config
 from mmpo_train.recipes import find_recipe
 from mmpo_train.terminal import console
 from sweeps.cluster.connection import kept_cluster, trial_resources
@@ -45,10 +45,11 @@ _AT_A_TIME_ELSEWHERE = 4
 
 @dataclass(frozen=True, kw_only=True)
 class JointOptions(SweepOptions):
-    """Search learning rate, beta and margin together, stopping weak trials after an epoch."""
+    """Search learning rate, beta and margin together, and stop weak trials early."""
 
+    seeds: Annotated[int, *NotTaken] = 1
     trials: int = 0
-    """How many; 0 for as many as the points of the three stages: 21 for MMPO, 10 for DPO, 16 for SimPO."""
+    """Number of trials. Default: as many as the three stages have points: 21 for MMPO, 10 for DPO, 16 for SimPO."""
 
 
 def ranges_of(objective: str) -> dict[str, Range]:
@@ -160,8 +161,7 @@ def _prepare(options: JointOptions) -> Search:
             raise InputError(
                 f"--set {name}=… is what the joint search varies; use sweeps/axis.py for a grid without it"
             )
-    if options.seeds != 1:
-        raise InputError(f"--seeds {options.seeds} has no meaning here: each proposal is one trial")
+
     if options.trials < 0:
         raise InputError(
             f"--trials must be at least 1, or 0 for as many as the stages have points, got {options.trials}"

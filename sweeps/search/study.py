@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from rich.markup import escape
 
@@ -12,7 +12,7 @@ from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, digest_of, parse_ass
 from mmpo_train.data.sources import EMBEDDED
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION
-from mmpo_train.options import base_config
+from mmpo_train.options import NotTaken, base_config
 from mmpo_train.recipes import objective_settings
 from mmpo_train.terminal import console
 from sweeps.cluster.connection import trial_resources
@@ -46,15 +46,16 @@ _DATA_FIELDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(SweepOptions):
-    """What every study takes."""
+    """The options of every study."""
 
+    objective: Annotated[str, *NotTaken] = "mmpo"
     seeds: int = 3
-    """Every cell so many times, with --seed and the ones after it."""
+    """Train each cell of the table N times, with the seeds --seed, --seed+1, and so on."""
     learning_rates: tuple[float, ...] = ()
-    """Every cell with each of these; the table shows the best. Default: one that suits the model."""
+    """Train each cell with each of these; the table shows the best. Default: one that suits the model."""
     judge: str = ""
-    """Who compares answers with the starting model's: openai:MODEL or anthropic:MODEL, @URL for another endpoint.
-    Default: the embedded default's own judge for its own data, and none for other data."""
+    """Judge that compares answers with those of the starting model: openai:MODEL or anthropic:MODEL, each with @URL for
+    another endpoint. Default: tiny's own judge on tiny's data, none on other data."""
 
 
 def run_study(study: Study, options: StudyOptions) -> None:
@@ -154,8 +155,7 @@ def plan_study(study: Study, options: StudyOptions, precision: str) -> list[Entr
     varied = sorted({name for cell in study.cells.values() for name in cell} & set(assigned))
     if varied:
         raise InputError(f"--set {varied[0]}=… is what the study {study.name} varies; leave it out")
-    if options.objective != StudyOptions.__dataclass_fields__["objective"].default:
-        raise InputError(f"--objective {options.objective} has no meaning here: {study.name} has objectives of its own")
+
     if options.seeds < 1:
         raise InputError(f"--seeds must be at least 1, got {options.seeds}")
     rates = options.learning_rates or study.learning_rates(options.model)

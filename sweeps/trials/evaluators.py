@@ -12,10 +12,10 @@ from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig, to_dict
 from mmpo_train.storage.mirror import name_of
 
 if TYPE_CHECKING:
-    from eval_workers.suites import EvaluationSettings
     from mmpo_train.events import Finished
     from mmpo_train.trial.places import Places
     from sweeps.cluster.evaluator_seats import Seat
+    from sweeps.plan.options import SweepEvaluation
 
 REWARD = "reward"
 
@@ -27,7 +27,7 @@ class Evaluators:
         self,
         trials: Sequence[tuple[TrialConfig, Places]],
         storage: Path,
-        settings: EvaluationSettings,
+        settings: SweepEvaluation,
         *,
         seat: Seat,
         judge: str = "",
@@ -80,7 +80,7 @@ class Evaluators:
         return sent
 
 
-def actors_needed(trials: Sequence[TrialConfig], settings: EvaluationSettings, judge: str = "") -> int:
+def actors_needed(trials: Sequence[TrialConfig], settings: SweepEvaluation, judge: str = "") -> int:
     """How many actors `Evaluators` starts for these trials."""
     answering = bool(judge) or any(trial.objective in ONLINE_OBJECTIVES for trial in trials)
     return 1 + answering + settings.actors_per_suite * len(suites_of(trials))

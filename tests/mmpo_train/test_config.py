@@ -268,7 +268,7 @@ def test_assignments_are_split_at_the_first_equals_sign():
 
 @pytest.mark.parametrize("text", ["beta", "=0.2", ""])
 def test_assignment_without_a_name_or_a_value_is_refused(text):
-    with pytest.raises(InputError, match="--set wants FIELD=VALUE"):
+    with pytest.raises(InputError, match="--set expects FIELD=VALUE"):
         parse_assignments([text])
 
 

@@ -2,12 +2,12 @@
 
 import pytest
 
-from eval_workers.suites import EvaluationSettings
 from mmpo_train.errors import InputError
 from mmpo_train.recipes import RECIPES
 from sweeps.cluster.evaluator_seats import seat_evaluators
 from sweeps.cluster.nodes import HEAD_NODE, NodeKind, Nodes, nodes_of
 from sweeps.cluster.placement import Wish, concurrency, place
+from sweeps.plan.options import SweepEvaluation
 
 HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
 L40S = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
@@ -15,7 +15,7 @@ L4 = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L4": 1.0}
 
 
 def seated(nodes, actors, recipe="smollm2-135m", **settings):
-    return seat_evaluators(place(Wish(recipe=RECIPES[recipe]), nodes), nodes, actors, EvaluationSettings(**settings))
+    return seat_evaluators(place(Wish(recipe=RECIPES[recipe]), nodes), nodes, actors, SweepEvaluation(**settings))
 
 
 @pytest.mark.parametrize("actors", [1, 2, 3, 7, 40])

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import tyro
 
-from eval_workers.suites import EvaluationSettings
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.errors import InputError
 from sweeps import grids
@@ -16,7 +15,7 @@ from sweeps.ablations import AblationOptions, ablations
 from sweeps.final_runs import FinalOptions, final_runs
 from sweeps.plan.commands import arguments_of, command, same_command
 from sweeps.plan.labels import shown
-from sweeps.plan.options import SweepOptions
+from sweeps.plan.options import SweepEvaluation, SweepOptions
 from sweeps.plan.stages import Stage, stage_config
 from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
@@ -134,7 +133,7 @@ def test_the_next_command_repeats_what_still_holds():
 
 
 def test_arguments_are_read_back_as_they_were():
-    settings = EvaluationSettings(chat_template=False, judges=("openai:a b", "tiny"), task_data=Path("data"), limit=3)
+    settings = SweepEvaluation(no_chat_template=True, judges=("openai:a b", "tiny"), task_data=Path("data"), limit=3)
     given = Stage2Options(
         objective="dpo", betas=(0.1, 0.2), strict=True, dataset=("a", "b c"), learning_rate=3e-4, evaluation=settings
     )

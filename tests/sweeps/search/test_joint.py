@@ -235,7 +235,6 @@ def test_a_dry_run_lists_what_is_there_and_the_next_proposals(search):
     ("more", "message"),
     [
         (("--set", "beta=0.1"), "--set beta=… is what the joint search varies"),
-        (("--seeds", "2"), "--seeds 2 has no meaning here"),
         (("--trials", "-1"), "--trials must be at least 1"),
         (("--objective", "mppo"), "mppo"),
     ],

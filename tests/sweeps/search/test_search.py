@@ -43,7 +43,7 @@ def test_a_search_trains_19_for_mmpo_9_for_dpo_and_14_for_simpo(search, objectiv
         trained.append(len(search.trained))
     assert tuple(trained) == counts
     assert ("taken from stage1_lr" in printed) == (objective != "dpo")
-    assert ("nothing to do" in printed) == (objective == "dpo")
+    assert ("no margin to tune" in printed) == (objective == "dpo")
     assert search(stage2_beta, "--objective", objective) and not search.trained
 
 

@@ -1,0 +1,105 @@
+"""docs/options.md against the programs, and each program's --help against what it takes."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import tyro
+
+from makers.options import PAGE, PROGRAMS, Help, help_of, page
+
+VALUES = {"INT": "7", "FLOAT": "0.25", "STR": "some", "PATH": "some", "FIELD=VALUE": "gamma=3"}
+REFUSED = (
+    ("sweeps/objectives.py", "--objective"),
+    ("sweeps/mc_po_studies.py", "--objective"),
+    ("sweeps/ablations.py", "--objective"),
+    ("sweeps/joint_search.py", "--seeds"),
+    ("-m eval_workers", "--actors-per-suite"),
+    ("-m eval_workers", "--gpus-per-actor"),
+    ("-m eval_workers", "--accelerator"),
+)
+
+
+class Accepted(Exception):
+    """Ends a program once its command line is parsed."""
+
+
+def listed(text: Help) -> set[str]:
+    """The options at the beginning of a line of the help, found without taking the help apart."""
+    return set(re.findall(r"^[ │]+(--[a-z][\w.-]+)", text.printed, flags=re.MULTILINE))
+
+
+def values_of(options: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Each field of parsed options, nested ones too, with its value and its default."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from values_of(value)
+        else:
+            yield field.name, value, field.default
+
+
+def words_for(kind: str) -> list[str]:
+    """A value of the kind, as it is typed; nothing for a flag."""
+    kind = kind.removesuffix(" …")
+    return [kind.strip("{}").split(",")[-1] if kind.startswith("{") else VALUES[kind]] if kind else []
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, Help]:
+    return {program: help_of(program) for program in PROGRAMS}
+
+
+def test_the_page_is_what_the_programs_print(helps):
+    assert PAGE.read_text() == page(), "run `make docs`"
+    for text in helps.values():
+        assert listed(text) and listed(text) <= set(re.findall(r"--[a-z][\w.-]+", PAGE.read_text()))
+
+
+def test_every_option_says_what_it_does_and_no_default_is_empty(helps):
+    for program, text in helps.items():
+        assert {one.name for one in text.options if one.name.startswith("--")} == listed(text)
+        for one in text.options:
+            assert len(one.text.split()) > 2 and one.text[-1] in ".)", (program, one)
+            assert not re.search(r"\(default|Default: ?(None|False|True|''|0)?\.?$", one.text), (program, one)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_option_listed_reaches_its_field_and_a_flag_turns_its_field_on(program, helps, monkeypatch):
+    parse = tyro.cli
+
+    def parsed(*arguments, **more):
+        raise Accepted(parse(*arguments, **more))
+
+    monkeypatch.setattr(tyro, "cli", parsed)
+    words = [word for one in helps[program].options if one.name.startswith("--") for word in _typed(one)]
+    positional = [VALUES[one.name.removesuffix(" …")] for one in helps[program].options if one.name[0] != "-"]
+    with pytest.raises(Accepted) as stop:
+        PROGRAMS[program]([*positional, *words])
+    changed = [(name, value) for name, value, default in values_of(stop.value.args[0]) if value != default]
+    assert len(changed) == len(helps[program].options)
+    assert {name for name, value in changed if isinstance(value, bool) and not value} == set()
+
+
+def _typed(option):
+    return [option.name, *words_for(option.value)]
+
+
+@pytest.mark.parametrize(("program", "option"), REFUSED)
+def test_an_option_without_meaning_for_a_program_is_neither_listed_nor_taken(program, option, helps, capsys):
+    assert option not in {one.name for one in helps[program].options}
+    with pytest.raises(SystemExit) as stop:
+        PROGRAMS[program]([option, "1"])
+    assert stop.value.code == 2 and option in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_help_fits_the_terminal(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for main in PROGRAMS.values():
+        with pytest.raises(SystemExit):
+            main(["--help"])
+        _, *lines = capsys.readouterr().out.splitlines()  # the usage is one line, whatever it has
+        assert max(map(len, lines)) <= columns
