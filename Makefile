@@ -3,6 +3,7 @@
 # make browser-test: install Chromium (as root), and look at MLflow's pages in it.
 # make cluster-test: install what the tests of clusters need, and run them (as root).
 # make bench: set everything up and measure a training step against TRL's.
+# make docs:  write docs/options.md from the programs' own help.
 
 PYTHON ?= python3.11
 EXTRAS ?= dev
@@ -10,13 +11,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test test-slow browser-test cluster-test bench lint clean
+.PHONY: sweep test test-slow browser-test cluster-test bench docs lint clean
 
 sweep: $(READY)
 	$(BIN)/python sweeps/stage1_lr.py
 
 test: $(READY) lint
-	$(BIN)/python -m pytest -m "not slow and not cluster and not browser"
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow and not cluster and not browser"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not cluster and not browser"
@@ -31,6 +32,9 @@ cluster-test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py
+
+docs: $(READY)
+	$(BIN)/python makers/options.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
