@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import tyro
 
-from makers.options import PAGE, PROGRAMS, Help, help_of, page
+from makers.options import PAGE, PROGRAMS, Help, Option, help_of, page
+from tests.support.programs import parse
 
 VALUES = {"INT": "7", "FLOAT": "0.25", "STR": "some", "PATH": "some", "FIELD=VALUE": "gamma=3"}
 REFUSED = (
@@ -20,10 +20,6 @@ REFUSED = (
     ("-m eval_workers", "--gpus-per-actor"),
     ("-m eval_workers", "--accelerator"),
 )
-
-
-class Accepted(Exception):
-    """Ends a program once its command line is parsed."""
 
 
 def listed(text: Help) -> set[str]:
@@ -41,10 +37,11 @@ def values_of(options: Any) -> Iterator[tuple[str, Any, Any]]:
             yield field.name, value, field.default
 
 
-def words_for(kind: str) -> list[str]:
-    """A value of the kind, as it is typed; nothing for a flag."""
-    kind = kind.removesuffix(" …")
-    return [kind.strip("{}").split(",")[-1] if kind.startswith("{") else VALUES[kind]] if kind else []
+def typed(option: Option) -> list[str]:
+    """The option with a value of its kind, other than its default."""
+    kind = option.value.removesuffix(" …")
+    value = kind.strip("{}").split(",")[-1] if kind.startswith("{") else VALUES.get(kind, kind)
+    return [option.name, value] if value else [option.name]
 
 
 @pytest.fixture(scope="module")
@@ -67,24 +64,13 @@ def test_every_option_says_what_it_does_and_no_default_is_empty(helps):
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_option_listed_reaches_its_field_and_a_flag_turns_its_field_on(program, helps, monkeypatch):
-    parse = tyro.cli
-
-    def parsed(*arguments, **more):
-        raise Accepted(parse(*arguments, **more))
-
-    monkeypatch.setattr(tyro, "cli", parsed)
-    words = [word for one in helps[program].options if one.name.startswith("--") for word in _typed(one)]
+def test_every_option_listed_reaches_its_field_and_a_flag_turns_its_field_on(program, helps):
+    words = [word for one in helps[program].options if one.name.startswith("--") for word in typed(one)]
     positional = [VALUES[one.name.removesuffix(" …")] for one in helps[program].options if one.name[0] != "-"]
-    with pytest.raises(Accepted) as stop:
-        PROGRAMS[program]([*positional, *words])
-    changed = [(name, value) for name, value, default in values_of(stop.value.args[0]) if value != default]
+    options = parse(program, [*positional, *words])
+    changed = [(name, value) for name, value, default in values_of(options) if value != default]
     assert len(changed) == len(helps[program].options)
     assert {name for name, value in changed if isinstance(value, bool) and not value} == set()
-
-
-def _typed(option):
-    return [option.name, *words_for(option.value)]
 
 
 @pytest.mark.parametrize(("program", "option"), REFUSED)
