@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from random_llama import random_llama
 
-from eval_workers.answers.generation import Generator, end_ids_of
+from eval_workers.answers.generation import Generator
 from eval_workers.answers.sampling import Sampling
 from mmpo_train.model.policy import load_tokenizer
 
@@ -30,8 +30,8 @@ ANSWERS_EACH = 2
 
 def questions(folder: Path, number: int) -> tuple[list[list[int]], list[int]]:
     """Prompts of tiny's validation questions as the folder's tokenizer renders them, and its end tokens."""
+    from mmpo_train.data.rendering import end_ids_of, render
     from mmpo_train.data.rows import Message
-    from mmpo_train.data.templates import render
     from mmpo_train.tiny import model as tiny
 
     tokenizer = load_tokenizer(folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, replace
 from mmpo_train.data.preferences import PreferenceData, load_preferences
+from mmpo_train.data.rendering import check_template
 from mmpo_train.data.tokens import CutCount, read_counts, tables_key, tokenise, write_tables
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
@@ -43,7 +44,7 @@ def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_b
         )
     else:
         model_folder = local_folder(config.model)
-        load_tokenizer(model_folder)
+        check_template(load_tokenizer(model_folder))
         model_fingerprint = fingerprint(model_folder, storage / "fingerprints.json")
     data = load_preferences(
         config.dataset,

@@ -68,7 +68,12 @@ DOORS = {
     "mlflow": {"eval_workers/tracking/store.py", "eval_workers/mlflow_record.py"},
     "deepspeed": {"mmpo_train/engines/deepspeed_engine.py"},
     "bitsandbytes": {"mmpo_train/engines/optimizers.py"},
-    "transformers": {"mmpo_train/model/policy.py", "mmpo_train/tiny/model.py"},
+    "transformers": {
+        "mmpo_train/data/rendering.py",
+        "mmpo_train/data/template_process.py",
+        "mmpo_train/model/policy.py",
+        "mmpo_train/tiny/model.py",
+    },
     "peft": {"mmpo_train/model/policy.py"},
     "datasets": {"mmpo_train/data/sources.py"},
     "huggingface_hub": {

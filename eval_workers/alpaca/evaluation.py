@@ -29,13 +29,13 @@ from eval_workers.alpaca.length_control import (
 )
 from eval_workers.alpaca.settings import AlpacaSettings
 from eval_workers.answers.answering import Answering
-from eval_workers.answers.generation import TOKENS_PER_BATCH, end_ids_of, generate_to
+from eval_workers.answers.generation import TOKENS_PER_BATCH, generate_to
 from eval_workers.judging.costs import Cost
 from eval_workers.judging.judges import JudgeCount
 from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge, prefer_all
 from mmpo_train.config import digest_of
+from mmpo_train.data.rendering import Unusable, end_ids_of, prompt_ids
 from mmpo_train.data.rows import Message
-from mmpo_train.data.templates import Unusable, render
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, WIN_RATE, by_judge, error_of
 from mmpo_train.model.folders import fingerprint, local_folder
@@ -219,10 +219,9 @@ class AlpacaEval:
         rendered = []
         for prompt in self.prompts:
             try:
-                text = render(tokenizer, [Message("user", prompt)], add_generation_prompt=True)
+                rendered.append(prompt_ids(tokenizer, [Message("user", prompt)]))
             except Unusable as error:
                 raise InputError(f"{policy} cannot be asked {prompt[:80]!r}: {error}; use another model") from error
-            rendered.append(tokenizer.encode(text, add_special_tokens=False))
         path = self._folder / f"{mark}.jsonl"
         # Several actors may want the same model's answers at once; the first one generates, the others find them.
         with FileLock(f"{path}.lock"):

@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from eval_workers.answers.generation import Answer, Generator, end_ids_of, generate_to
+from eval_workers.answers.generation import Answer, Generator, generate_to
 from eval_workers.answers.sampling import Sampling
 from eval_workers.answers.vllm_generation import VllmGenerator, what_vllm_lacks
 from eval_workers.judging.judges import Judge, open_judge
 from eval_workers.warm_model import WarmModel
+from mmpo_train.data.rendering import end_ids_of
 from mmpo_train.errors import InputError
 from mmpo_train.model.logps import CompletionLogps, Pass
 from mmpo_train.model.policy import load_tokenizer

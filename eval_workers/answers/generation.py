@@ -18,13 +18,11 @@ from torch import Tensor
 from eval_workers.answers.sampling import Answer, Sampling, Task, draw, padded_tokens, plan, tasks_of
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import digest_of
-from mmpo_train.data.rows import Message, PreferenceExample
-from mmpo_train.data.templates import encode
 from mmpo_train.errors import InputError
 from mmpo_train.storage.mirror import fetch_file, publish_file
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 TOKENS_PER_BATCH = 65_536
 _SECONDS_UNPUBLISHED = 120.0
@@ -44,7 +42,7 @@ class Generator:
     def load(self, folder: Path, end_ids: Iterable[int], *, precision: str) -> None:
         """Answer with this folder's model (or LoRA adapters) from now on, in "bf16" or "fp32".
 
-        An answer ends with one of `end_ids` (see `end_ids_of`) or of the model's own generation_config.json.
+        An answer ends with one of `end_ids` (see `rendering.end_ids_of`) or of the model's own generation_config.json.
         """
         model = self.warm.load(folder, precision)
         own = model.generation_config.eos_token_id
@@ -215,13 +213,6 @@ def _whole_lines(path: Path) -> dict[str, Answer]:
             whole += len(line)
         stream.truncate(whole)
     return answers
-
-
-def end_ids_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's EOS, and what training ends completions with: Llama 3 closes turns with another token."""
-    example = PreferenceExample((Message("user", "Yes or no?"),), ("Yes.", "No."), "end_ids_of", 1)
-    taught = encode(example, tokenizer, 2**30, 2**30).completions[0][-1]
-    return sorted({int(taught), tokenizer.eos_token_id})
 
 
 class _Rows(NamedTuple):

@@ -61,7 +61,7 @@ class VllmGenerator:
     def load(self, folder: Path, end_ids: Iterable[int], *, precision: str) -> None:
         """Answer with this folder's model (or LoRA adapters) from now on, in "bf16" or "fp32".
 
-        An answer ends with one of `end_ids` (see `generation.end_ids_of`) or of the model's own generation_config.json.
+        An answer ends with one of `end_ids` (see `rendering.end_ids_of`) or of the model's own generation_config.json.
         Raises InputError for a folder that vLLM cannot take. No engine is started yet.
         """
         adapter = _read(folder / "adapter_config.json")

@@ -21,8 +21,8 @@ from eval_workers.judging.costs import PRICES, Purse, read_price
 from eval_workers.judging.judges import Judge, JudgeCount, open_judge
 from eval_workers.judging.specs import check_judge_spec
 from mmpo_train.config import digest_of
+from mmpo_train.data.rendering import Unusable, prompt_ids
 from mmpo_train.data.rows import Message
-from mmpo_train.data.templates import Unusable, render
 from mmpo_train.errors import InputError, complaints
 from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, arena_category, error_of
 from mmpo_train.model.folders import fingerprint
@@ -236,10 +236,10 @@ def _rendered(questions: Sequence[Question], tokenizer_folder: Path) -> list[np.
     prompts = []
     for question in questions:
         try:
-            text = render(tokenizer, [Message("user", question.text)], add_generation_prompt=True)
+            ids = prompt_ids(tokenizer, [Message("user", question.text)])
         except Unusable as error:
             raise InputError(f"question '{question.name}' cannot be asked: {error}; use another model") from error
-        prompts.append(np.array(tokenizer.encode(text, add_special_tokens=False), dtype=np.int32))
+        prompts.append(np.array(ids, dtype=np.int32))
     return prompts
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 import lm_eval
 import lm_eval.api.task
 from lm_eval.api.model import TemplateLM
@@ -22,6 +21,7 @@ from eval_workers.harness.results import metrics_of, summary, write_results
 from eval_workers.harness.tasks import HARNESS_TASKS, TINY_TASKS, check_names, missing_data, write_definition
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import digest_of
+from mmpo_train.data.rendering import Unusable, facts, render, without_marks
 from mmpo_train.errors import InputError
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_tokenizer
@@ -90,6 +90,7 @@ class LMHarness:
             "chat_template": self.chat_template,
             "limit": self.limit,
             "lm_eval": lm_eval.__version__,
+            **facts(scorer.tokenizer),
         }
         result = summary(found, self.tasks, self.missing)
         parts = {name: list(loaded["tasks"]) for name, loaded in self._ready.items()}
@@ -103,7 +104,7 @@ class LMHarness:
         positions = getattr(config, "max_position_embeddings", None) or _DEFAULT_POSITIONS
         key = opened.tokenizer_digest(), positions
         if self._scorer is None or (self._scorer.digest, self._scorer.positions) != key:
-            self._scorer = _Scorer(load_tokenizer(opened.tokenizer_folder), *key)
+            self._scorer = _Scorer(load_tokenizer(opened.tokenizer_folder), *key, chat=self.chat_template)
             self._ready = {}
         self.missing = {}
         reachable = True
@@ -173,9 +174,9 @@ class LMHarness:
 class _Scorer(TemplateLM):
     """What lm-eval asks a model for. Texts become tokens as in lm-eval's own Hugging Face model, and only once."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, digest: str, positions: int) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, digest: str, positions: int, *, chat: bool) -> None:
         super().__init__()
-        self.tokenizer, self.digest, self.positions = tokenizer, digest, positions
+        self.tokenizer, self.digest, self.positions, self.chat = tokenizer, digest, positions, chat
         self.requests: Requests | None = None
         self.score: Callable[[Requests], list[float]]
 
@@ -188,29 +189,26 @@ class _Scorer(TemplateLM):
         return self.eot_token_id if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids; a text that begins with the BOS token, as templates write it, is not given another."""
-        if add_special_tokens is None and string.startswith(str(self.tokenizer.decode(self.prefix_token_id))):
-            add_special_tokens = False
+        """Token ids. A rendered conversation has BOS where its template writes one, as in training and generation; any
+        other text has it where the tokenizer adds it, once."""
+        if add_special_tokens is None:
+            begins = string.startswith(str(self.tokenizer.decode(self.prefix_token_id)))
+            add_special_tokens = False if self.chat or begins else None
         how = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
         return self.tokenizer.encode(string, **how)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The rendered conversation; a template that refuses system turns (mmlu has one) gets none."""
 
-        def render(turns: list[dict[str, str]]) -> str:
-            text = self.tokenizer.apply_chat_template(
-                turns,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-            assert isinstance(text, str)
-            return text
-
+        ending: dict[str, Any] = {
+            "add_generation_prompt": add_generation_prompt,
+            "continue_last": not add_generation_prompt,
+        }
         try:
-            return render(chat_history)
-        except jinja2.TemplateError:
-            return render([turn for turn in chat_history if turn["role"] != "system"])
+            text = render(self.tokenizer, chat_history, **ending)
+        except Unusable:
+            text = render(self.tokenizer, [turn for turn in chat_history if turn["role"] != "system"], **ending)
+        return without_marks(text)  # lm-eval joins texts, and knows tokens alone
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """The log-likelihood of each request; False, as accuracy never asks whether its continuation is greedy."""

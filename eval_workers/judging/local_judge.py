@@ -10,6 +10,7 @@ from eval_workers.judging.clients import Ask, Prompt, Reply
 from eval_workers.judging.costs import Purse
 from eval_workers.judging.label_prompts import FIRST, SECOND
 from eval_workers.judging.verdicts import JudgeFailed
+from mmpo_train.data.rendering import Unusable, prompt_ids
 from mmpo_train.errors import InputError
 
 
@@ -37,7 +38,13 @@ def open_local(folder: Path, purse: Purse) -> Ask:
     one_at_a_time = threading.Lock()
 
     def ask(prompt: Prompt) -> Reply:
-        ids = _rendered(tokenizer, [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt))
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        try:
+            ids = prompt_ids(tokenizer, messages)
+        except Unusable:
+            # Some templates refuse a system turn: its words open the user's.
+            whole = "\n\n".join(message["content"] for message in messages)
+            ids = prompt_ids(tokenizer, [{"role": "user", "content": whole}])
         if positions is not None and len(ids) > positions:
             raise JudgeFailed("prompt too long", f"{len(ids)} tokens, and the model in {folder} takes {positions}")
         with one_at_a_time, purse.request(0, 0) as bill, torch.inference_mode():
@@ -51,17 +58,3 @@ def open_local(folder: Path, purse: Purse) -> Ask:
         )
 
     return ask
-
-
-def _rendered(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """Ids of the conversation with the generation prompt."""
-    from jinja2.exceptions import TemplateError
-
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    except TemplateError:
-        # Some templates refuse a system turn: its words open the user's.
-        whole = "\n\n".join(message["content"] for message in messages)
-        return tokenizer.apply_chat_template(
-            [{"role": "user", "content": whole}], add_generation_prompt=True, return_dict=False
-        )

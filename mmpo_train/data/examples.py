@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.text import Text
 
-from mmpo_train.data.templates import EncodedExample, special_ids
+from mmpo_train.data.rendering import special_ids
+from mmpo_train.data.templates import EncodedExample
 from mmpo_train.data.tokens import tokenise
 
 if TYPE_CHECKING:

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from mmpo_train.data.rendering import PROBE, Ending, Unusable, ending_of, ids_of, render_all
+from mmpo_train.data.rows import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from mmpo_train.data.preferences import Message, PreferenceExample
-
-# Llama 3.x templates print today's date unless told one: the same conversation must give the same tokens tomorrow.
-_TEMPLATE_ARGUMENTS: dict[str, Any] = {"date_string": "26 Jul 2024"}
-
-
-class Unusable(Exception):
-    """This example cannot be tokenised for training; the message is the reason, as an audit prints it."""
+    from mmpo_train.data.rows import PreferenceExample
 
 
 @dataclass(frozen=True)
@@ -52,25 +48,27 @@ def encode(
 ) -> EncodedExample:
     """Token ids of the example, prompts cut from the left and completions from the right.
 
-    `truncation` and `completion_rendering` are TrialConfig's; an assistant's turn that is rendered alone brings its own
-    header, so that the prompt then ends without one. A completion that after the cut is the same tokens as one before
-    is left out. Raises Unusable where the template refuses the conversation, where it renders the prompt differently
-    once a completion follows, and where all rejected completions are the same tokens as the chosen one.
+    A prompt that is cut keeps its BOS. `truncation` and `completion_rendering` are TrialConfig's; an assistant's turn
+    that is rendered alone brings its own header, so that the prompt then ends without one; `total` cuts BOS too, as the
+    paper's author did. A completion that after the cut is the same tokens as one before is left out. Raises Unusable
+    where the template refuses the conversation or changes what is said in it, where it renders the prompt differently
+    once a completion follows, where anything but one closing token follows the answer, and where all rejected
+    completions are the same tokens as the chosen one.
     """
     alone = completion_rendering == "alone"
-    prompt_text = render(tokenizer, example.prompt, add_generation_prompt=not alone)
-    prompt_ids = tokenizer.encode(prompt_text, add_special_tokens=False)
+    before: tuple[Message, ...] = () if alone else example.prompt
+    prompt_text, probed = render_all(tokenizer, [(example.prompt, not alone), ([*before, PROBE], False)])
+    prompt_ids = ids_of(tokenizer, prompt_text)
     kept = prompt_ids[-max_prompt_tokens:]
+    if truncation != "total" and len(kept) < len(prompt_ids) and prompt_ids[0] == tokenizer.bos_token_id:
+        kept[0] = prompt_ids[0]
     longest = max_completion_tokens
     if truncation == "total":
         longest += max_prompt_tokens - len(kept)
+    ending = ending_of(tokenizer, probed)
     distinct: dict[bytes, np.ndarray] = {}
     cuts = []
-    for completion in example.completions:
-        if alone:
-            ids = _turn_ids(tokenizer, completion)
-        else:
-            ids = _completion_ids(tokenizer, example.prompt, completion, prompt_text, prompt_ids)
+    for ids in _completion_ids(tokenizer, before, "" if alone else prompt_text, example.completions, ending):
         kept_ids = np.asarray(ids[:longest], dtype=np.int32)
         if kept_ids.tobytes() not in distinct:
             distinct[kept_ids.tobytes()] = kept_ids
@@ -94,67 +92,36 @@ def as_question(prompt: Sequence[Message]) -> str:
     return "\n".join(f"{message.role}: {message.content}" for message in prompt)
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    """The conversation as the model's text. Raises Unusable where the chat template refuses it."""
-    from jinja2 import TemplateError
-
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=add_generation_prompt, **_TEMPLATE_ARGUMENTS
-        )
-    except TemplateError as error:
-        raise Unusable(f"the chat template refuses the conversation: {error}") from error
-    assert isinstance(text, str)
-    return text
-
-
 def _completion_ids(
     tokenizer: PreTrainedTokenizerBase,
-    prompt: Sequence[Message],
-    completion: str,
+    before: Sequence[Message],
     prompt_text: str,
-    prompt_ids: list[int],
-) -> list[int]:
-    """Ids of the completion inside the whole conversation, up to and including one end-of-turn token."""
-    from mmpo_train.data.preferences import Message
-
-    whole_text = render(tokenizer, [*prompt, Message("assistant", completion)], add_generation_prompt=False)
-    if not whole_text.startswith(prompt_text):
-        raise Unusable("the chat template renders the prompt differently once a completion follows")
-    whole_ids = tokenizer.encode(whole_text, add_special_tokens=False)
-    if whole_ids[: len(prompt_ids)] == prompt_ids:
-        ids = whole_ids[len(prompt_ids) :]
-    else:
-        # A token spans the boundary. The prompt must be tokenised as generation would see it, and alike for all
-        # completions; so the completion is tokenised from where the prompt's text ends.
-        ids = tokenizer.encode(whole_text[len(prompt_text) :], add_special_tokens=False)
-    return _with_one_end(tokenizer, ids)
-
-
-def _turn_ids(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
-    """Ids of a conversation of this one turn, up to and including one end-of-turn token."""
-    from mmpo_train.data.preferences import Message
-
-    text = render(tokenizer, [Message("assistant", completion)], add_generation_prompt=False)
-    return _with_one_end(tokenizer, tokenizer.encode(text, add_special_tokens=False))
-
-
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids of all special tokens, those without a role too: Llama 3's `<|eot_id|>` where EOS is `<|end_of_text|>`."""
-    added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return added | set(tokenizer.all_special_ids)
-
-
-def _with_one_end(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
-    """The ids up to the turn's closing special token; EOS is appended where the template closes with none."""
-    specials = special_ids(tokenizer)
-    end = len(ids)
-    while end and ids[end - 1] not in specials and not str(tokenizer.decode([ids[end - 1]])).strip():
-        end -= 1  # what a template prints after the closing token, such as a line break
-    if end and ids[end - 1] in specials:
-        while end > 1 and ids[end - 2] == ids[end - 1]:
-            end -= 1  # the data brought an EOS of its own
-        return ids[:end]
-    assert tokenizer.eos_token_id is not None  # checked when the tokenizer was loaded
-    return [*ids, tokenizer.eos_token_id]
+    completions: Sequence[str],
+    ending: Ending,
+) -> list[list[int]]:
+    """Ids of each completion inside its whole conversation, up to and including one closing token; EOS is appended
+    where the template closes with none. `before` are the turns in front of it, and `prompt_text` what they look like.
+    """
+    answers = [ending.without_own(one) for one in completions]
+    wholes = render_all(tokenizer, [((*before, Message("assistant", answer)), False) for answer in answers])
+    prompt_ids, found = ids_of(tokenizer, prompt_text), []
+    for whole, answer in zip(wholes, answers, strict=True):
+        if not whole.startswith(prompt_text):
+            raise Unusable("the chat template renders the prompt differently once a completion follows")
+        own = whole[len(prompt_text) :]
+        ending.check(own, answer)
+        ids = ids_of(tokenizer, whole)
+        if ids[: len(prompt_ids)] == prompt_ids:
+            ids = ids[len(prompt_ids) :]
+        else:
+            # A token spans the boundary. The prompt must be tokenised as generation would see it, and alike for all
+            # completions; so the completion is tokenised from where the prompt's text ends.
+            ids = ids_of(tokenizer, own)
+        if ending.token:
+            [end] = tokenizer.encode(ending.token, add_special_tokens=False)
+            ids = ids[: len(ids) - ids[::-1].index(end)]  # behind it a template may print a line break
+        else:
+            assert tokenizer.eos_token_id is not None  # checked when the tokenizer was loaded
+            ids = [*ids, tokenizer.eos_token_id]
+        found.append(ids)
+    return found

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmpo_train.config import digest_of
-from mmpo_train.data.templates import EncodedExample, Unusable, encode
+from mmpo_train.data.rendering import Unusable
+from mmpo_train.data.templates import EncodedExample, encode
 from mmpo_train.storage.manifest import DamagedFolder, verify, write_folder
 
 if TYPE_CHECKING:

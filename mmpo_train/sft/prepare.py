@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmpo_train.config import digest_of
+from mmpo_train.data.rendering import check_template
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
 from mmpo_train.model.folders import TOKENIZER_FILES, fingerprint, for_all_nodes, local_folder
@@ -53,7 +54,7 @@ def identify_sft(trial: SFTTrial, storage: Path, *, strict: bool = False, drop_b
         model_folder = local_folder(trial.model)
         if trial.tokenizer_of and not _has_template(model_folder):
             model_folder = _with_tokenizer(model_folder, local_folder(trial.tokenizer_of, TOKENIZER_FILES), storage)
-        load_tokenizer(model_folder)
+        check_template(load_tokenizer(model_folder))
         model_fingerprint = fingerprint(model_folder, storage / "fingerprints.json")
     data = load_chats(trial.dataset, trial.validation_conversations, strict=strict, drop_bad_rows=drop_bad_rows)
     named = {"model_fingerprint": model_fingerprint, "data_fingerprint": data.fingerprint}

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mmpo_train.config import digest_of
+from mmpo_train.data.rendering import PROBE, Unusable, ending_of, holds_special_text, render_all
 from mmpo_train.data.rows import Turns
-from mmpo_train.data.templates import Unusable, render, special_ids
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.errors import InputError
 from mmpo_train.model.logps import Pass
@@ -103,10 +103,9 @@ def encode_chats(
     """
     if not tokenizer.is_fast:
         raise InputError("this tokenizer gives no places in the text; save the model with a fast one (tokenizer.json)")
-    specials = special_ids(tokenizer)
     waiting = iter(chats)
     while some := list(islice(waiting, _CHATS_PER_CALL)):
-        rendered: list[tuple[Chat, str, list[tuple[int, int]]]] = []
+        rendered: list[tuple[Chat, str, list[tuple[int, int]], str]] = []
         for chat in some:
             try:
                 rendered.append((chat, *_rendered(tokenizer, chat.turns, turns)))
@@ -114,12 +113,12 @@ def encode_chats(
                 _drop(count, chat, str(reason))
         if not rendered:
             continue
-        texts = [text for _, text, _ in rendered]
+        texts = [text for _, text, *_ in rendered]
         encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, return_attention_mask=False)
-        for (chat, text, spans), ids, offsets in zip(
+        for (chat, _, spans, closing), ids, offsets in zip(
             rendered, encoded["input_ids"], encoded["offset_mapping"], strict=True
         ):
-            kept = _marked(tokenizer, ids, np.array(offsets).reshape(-1, 2), text, spans, specials)
+            kept = _marked(tokenizer, ids, np.array(offsets).reshape(-1, 2), spans, closing)
             count.cut += len(kept[0]) > max_tokens
             token_ids, learned = kept[0][:max_tokens], kept[1][:max_tokens]
             if not learned.any():
@@ -131,37 +130,42 @@ def encode_chats(
             yield token_ids, learned
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Turns, which: str) -> tuple[str, list[tuple[int, int]]]:
-    """The conversation as text, and where in it the learned turns begin and end. Raises Unusable."""
-    text = render(tokenizer, turns, add_generation_prompt=False)
-    spans = []
-    for place, turn in enumerate(turns):
-        if turn.role != "assistant" or (which == "last" and place < len(turns) - 1):
-            continue
-        before = render(tokenizer, turns[:place], add_generation_prompt=True)
-        until = text if place == len(turns) - 1 else render(tokenizer, turns[: place + 1], add_generation_prompt=False)
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Turns, which: str) -> tuple[str, list[tuple[int, int]], str]:
+    """The conversation as text, where in it the learned turns begin and end, and what closes each. Raises Unusable."""
+    places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
+    [probed] = render_all(tokenizer, [([*turns[: places[-1]], PROBE], False)])
+    ending, said = ending_of(tokenizer, probed), list(turns)
+    for place in places:
+        said[place] = turns[place]._replace(content=ending.without_own(turns[place].content))
+    places = places[-1:] if which == "last" else places
+    parts = render_all(
+        tokenizer, [one for place in places for one in ((said[:place], True), (said[: place + 1], False))]
+    )
+    text, spans = parts[-1], []  # a conversation ends with the assistant
+    if holds_special_text(text):
+        raise Unusable("a special token is spelled in the text")
+    for place, before, until in zip(places, parts[::2], parts[1::2], strict=True):
         if not text.startswith(until) or not until.startswith(before):
             raise Unusable("the chat template renders a turn differently once others follow")
+        ending.check(until[len(before) :], said[place].content)
         spans.append((len(before), len(until)))
-    return text, spans
+    return text, spans, ending.token
 
 
 def _marked(
-    tokenizer: Any, ids: list[int], offsets: np.ndarray, text: str, spans: list[tuple[int, int]], specials: set[int]
+    tokenizer: Any, ids: list[int], offsets: np.ndarray, spans: list[tuple[int, int]], closing: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Token ids, and which of them are learned: those of each span, but for what the template prints behind its
     closing token. A token that begins before the span, in the prompt's text, is not among them."""
     token_ids, learned = np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=bool)
-    closed = True
+    end_ids = tokenizer.encode(closing, add_special_tokens=False)
     for start, end in spans:
         own = np.flatnonzero((offsets[:, 0] >= start) & (offsets[:, 1] <= end) & (offsets[:, 1] > offsets[:, 0]))
-        last = len(own)
-        while last and ids[own[last - 1]] not in specials and not text[slice(*offsets[own[last - 1]])].strip():
-            last -= 1
-        closed = bool(last) and ids[own[last - 1]] in specials
-        learned[own[:last] if closed else own] = True
+        if closing:
+            own = own[: 1 + np.flatnonzero(token_ids[own] == end_ids[0])[-1]]
+        learned[own] = True
     learned[:1] = False  # nothing predicts the first token
-    if not closed:
+    if not closing:
         token_ids, learned = np.append(token_ids, np.int32(tokenizer.eos_token_id)), np.append(learned, True)
     return token_ids, learned
 

@@ -17,9 +17,10 @@ import pytest
 
 from eval_workers.answers import vllm_generation
 from eval_workers.answers.answering import Answering
-from eval_workers.answers.generation import Generator, end_ids_of, generate_to
+from eval_workers.answers.generation import Generator, generate_to
 from eval_workers.answers.sampling import Answer, Sampling, plan, tasks_of
 from eval_workers.answers.vllm_generation import VllmGenerator
+from mmpo_train.data.rendering import end_ids_of
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_tokenizer
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from mmpo_train.data.preferences import Message, PreferenceExample
-from mmpo_train.data.templates import Unusable, as_question, encode, render, special_ids
+from mmpo_train.data.rendering import Unusable, render, special_ids
+from mmpo_train.data.templates import as_question, encode
 from tests.support.tokenizers import CHATS, bpe_tokenizer, byte_tokenizer
 
 SINGLE = (Message("user", "2+2?"),)

@@ -101,7 +101,7 @@ def test_a_template_that_rewrites_earlier_turns_is_not_learned_from():
     tokenizer = byte_tokenizer("chatml")
     tokenizer.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-        "{{ m.content if loop.last else m.content[:2] }}<|im_end|>\n{% endfor %}"
+        "{{ m.content if loop.last or m.role == 'user' else m.content[:2] }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     _, count = encoded(tokenizer, [chat(*TWO_ROUNDS)])
