@@ -17,6 +17,7 @@ from mmpo_train.metric_names import (
     WIN_RATE,
     error_of,
 )
+from mmpo_train.storage.whole_file import write_whole
 
 # What a person looks at first: header -> metrics, the first of which that was measured is shown. The length control
 # has other names where it is not the published one.
@@ -64,8 +65,7 @@ def _evaluate(options: EvaluateOptions) -> None:
                 except InputError as error:
                     failures.append(f"{suite} of {subject.path}: {error}")
                 progress.advance(task)
-            target = subject.output / "results.json"
-            target.write_text(json.dumps(results[-1], indent=1, sort_keys=True) + "\n")
+            write_whole(subject.output / "results.json", json.dumps(results[-1], indent=1, sort_keys=True) + "\n")
             if options.mlflow_uri:
                 from eval_workers.mlflow_record import record
 

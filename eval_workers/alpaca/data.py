@@ -6,13 +6,13 @@ import csv
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval_workers.alpaca.length_control import Gamed
 from mmpo_train.errors import InputError
+from mmpo_train.storage.whole_file import write_whole
 
 OFFICIAL, TINY = "alpaca_eval", "tiny"
 
@@ -92,13 +92,6 @@ def write_outputs(path: Path, prompts: Sequence[str], outputs: Outputs) -> None:
         for prompt, text in zip(prompts, outputs.texts, strict=True)
     ]
     write_whole(path, json.dumps(rows, indent=1) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """The whole file or what was there before."""
-    staging = path.with_name(f".{path.name}.{os.getpid()}")
-    staging.write_text(text, encoding="utf-8")
-    staging.replace(path)
 
 
 def read_length_data(

@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from eval_workers.alpaca.data import Outputs, read_length_data, read_outputs, read_prompts, write_outputs, write_whole
+from eval_workers.alpaca.data import Outputs, read_length_data, read_outputs, read_prompts, write_outputs
 from eval_workers.alpaca.length_control import (
     Judged,
     LengthControlled,
@@ -40,6 +40,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, WIN_RATE, by_judge, error_of
 from mmpo_train.model.folders import fingerprint, local_folder
 from mmpo_train.model.policy import load_tokenizer
+from mmpo_train.storage.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mmpo_train.errors import InputError
+from mmpo_train.storage.whole_file import write_whole
 
 # As upstream: one model for v0.1, one for each category of v2.0.
 USUAL_BASELINE = "gpt-4-0314"
@@ -93,18 +94,13 @@ def write_answers(
 ) -> Path:
     """model_answer/MODEL.jsonl in `folder`, each line in its question's form; `tokens` are the answers' lengths."""
     path = folder / "model_answer" / f"{model}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = (_answer_row(model, *one) for one in zip(questions, answers, tokens, strict=True))
-    staging = path.with_name(f".{path.name}.part")
-    write_rows(staging, rows)
-    staging.replace(path)
+    write_rows(path, (_answer_row(model, *one) for one in zip(questions, answers, tokens, strict=True)))
     return path
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """A JSON object a line; ASCII, since answers may hold halves of surrogate pairs."""
-    with open(path, "w") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _answer_row(model: str, question: Question, answer: str, tokens: int) -> dict[str, Any]:

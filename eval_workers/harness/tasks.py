@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from random import Random
 from typing import Any
 
 from mmpo_train.errors import InputError
+from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tiny import model as tiny
 from mmpo_train.tiny.tasks import Question, draw_question, write_answer
 
@@ -204,6 +204,4 @@ def _write_yaml(path: Path, content: dict[str, Any]) -> None:
 def _write_changed(path: Path, text: str) -> None:
     """A file that is there already keeps its time, so what is cached of it stays valid; others may be reading it."""
     if not path.is_file() or path.read_text() != text:
-        staging = path.with_name(f".{path.name}.{os.getpid()}")
-        staging.write_text(text)
-        staging.replace(path)
+        write_whole(path, text)

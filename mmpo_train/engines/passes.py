@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +19,7 @@ from mmpo_train.data.tokens import TokenTable
 from mmpo_train.model.batches import Layout, collate, plan_passes, tokens_in
 from mmpo_train.model.layouts import best_layout, is_out_of_memory
 from mmpo_train.storage.mirror import fetch_file, publish_file
+from mmpo_train.storage.whole_file import write_whole
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
@@ -174,9 +174,7 @@ def _foreseen(tried: list[tuple[int, float, float]], tokens: int) -> float:
 
 def remember(folder: Path, config: TrialConfig, passes: Passes) -> None:
     """Keep a trial's passes beside its checkpoints, so that it goes on as it began, or smaller."""
-    staging = folder / f".passes.json.{os.getpid()}"
-    staging.write_text(json.dumps({"asked": _asked(config), "passes": asdict(passes)}))
-    staging.replace(folder / "passes.json")
+    write_whole(folder / "passes.json", json.dumps({"asked": _asked(config), "passes": asdict(passes)}))
     publish_file(folder / "passes.json")
 
 

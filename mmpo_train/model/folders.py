@@ -14,6 +14,7 @@ from mmpo_train.events import Say
 from mmpo_train.storage.manifest import is_whole, lock, write_folder
 from mmpo_train.storage.mirror import address_of, bring, is_here, publish
 from mmpo_train.storage.object_store import is_address
+from mmpo_train.storage.whole_file import write_whole
 
 # What makes a model what it is. Pickled weights (*.bin, *.pt) are not among them: they are never read.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
@@ -88,10 +89,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
                 known[key], fresh = hashlib.file_digest(stream, "sha256").hexdigest(), True
         whole.update(f"{path.name} {known[key]}\n".encode())
     if fresh:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        staging = cache.with_name(f".{cache.name}.{os.getpid()}")
-        staging.write_text(json.dumps(known, indent=1))
-        staging.replace(cache)
+        write_whole(cache, json.dumps(known, indent=1))
     return whole.hexdigest()
 
 

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 from mmpo_train.errors import InputError
 from mmpo_train.storage import object_store
 from mmpo_train.storage.manifest import MANIFEST, DamagedFolder, is_whole, put_in_place, read_manifest, verify
+from mmpo_train.storage.whole_file import write_whole
 
 _FREE_SHARE = 0.2
 """Of a node's disk, where it has copies."""
@@ -186,10 +187,7 @@ def fetch_file(path: Path) -> None:
         return
     content = object_store.read(address)
     if content is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staging = path.with_name(f".{path.name}.{os.getpid()}")
-        staging.write_bytes(content)
-        staging.replace(path)
+        write_whole(path, content)
 
 
 def publish_file(path: Path) -> None:

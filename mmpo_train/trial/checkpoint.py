@@ -15,6 +15,7 @@ from mmpo_train.model.policy import save_model
 from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.storage.manifest import seal, stage
 from mmpo_train.storage.mirror import publish
+from mmpo_train.storage.whole_file import write_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -40,7 +41,7 @@ def checkpoint_folder(trial_folder: Path, epoch: int) -> Path:
 def write_trial(folder: Path, config: AnyTrial, **facts: Any) -> None:
     """`trial.json`, of instruction tuning `sft.json`: the config, its digest and further facts about the folder."""
     content = {"digest": config.digest, **facts, "config": to_dict(config)}
-    (folder / (TRIAL if isinstance(config, TrialConfig) else SFT)).write_text(json.dumps(content, indent=1) + "\n")
+    write_whole(folder / (TRIAL if isinstance(config, TrialConfig) else SFT), json.dumps(content, indent=1) + "\n")
 
 
 def read_trial(folder: Path) -> TrialConfig:

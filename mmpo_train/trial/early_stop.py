@@ -6,10 +6,10 @@ The training loop ends itself: a trial that Ray Tune stops keeps its places on t
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from mmpo_train.storage.mirror import fetch_file, publish_file
+from mmpo_train.storage.whole_file import write_whole
 
 GO_ON, STOP = "go on", "stop"
 
@@ -24,10 +24,7 @@ def write_answer(trial_folder: Path, epoch: int, answer: str) -> str:
     if stands:
         return stands
     target = _file(trial_folder, epoch)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.with_name(f".{target.name}.{os.getpid()}")
-    staging.write_text(answer)
-    staging.replace(target)
+    write_whole(target, answer)
     publish_file(target)
     return answer
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from sweeps.figures.style import write
+
 _COLOURS = ("#3b528b", "#b5b5b5")
 
 
@@ -29,6 +31,4 @@ def plot_importances(path: Path, *, title: str, importances: Mapping[str, Mappin
     axes.set_title(title, loc="left", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower right")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return write(figure, path)

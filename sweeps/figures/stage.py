@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
-from sweeps.figures.style import DASHED, GREY, INK, RULE
+from sweeps.figures.style import DASHED, GREY, INK, RULE, write
 from sweeps.ranking.winners import Ranked, Ranking
 
 if TYPE_CHECKING:
@@ -67,9 +67,7 @@ def plot_stage(
     lower.set_xlabel("optimiser steps", size=11, color=INK)
     upper.tick_params(labelbottom=False)
     _legend(upper, lines, title=axis_name, loc="upper left", bbox_to_anchor=(1.015, 1.04), alignment="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    return path
+    return write(figure, path)
 
 
 def _along_axis(rows: Sequence[Ranked]) -> list[Ranked]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.figures.style import GREY, INK, RULE
+from sweeps.figures.style import GREY, INK, RULE, write
 from sweeps.ranking.noise import Measured
 
 if TYPE_CHECKING:
@@ -84,7 +84,8 @@ def draw_trade_off(
         lines.append((f"harness {100 * baseline:.2f}", dotted))
     lines.append(("win rate 50", {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.1}))
     _legend(axes, lines, "starting model (SFT)", down - _LINE * (len(groups) + 2))
-    return _save(figure, path)
+    write(figure, path.with_suffix(".svg"))
+    return write(figure, path.with_suffix(".png"))
 
 
 def _draw_trajectory(axes: Axes, one: Trajectory, colour: str, shape: str, dashes: Any) -> None:
@@ -144,7 +145,8 @@ def draw_curves(
     axes.set_xlabel("optimiser steps", size=11, color=INK)
     axes.set_ylabel("validation reward accuracy (%)", size=11, color=INK)
     _legend(axes, named, called, 1.0)
-    return _save(figure, path)
+    write(figure, path.with_suffix(".svg"))
+    return write(figure, path.with_suffix(".png"))
 
 
 def in_order(labels: Sequence[str]) -> dict[str, Any]:
@@ -199,12 +201,3 @@ def _say_nothing(axes: Axes, text: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, size=11)
-
-
-def _save(figure: Figure, path: Path) -> Path:
-    """The PNG's path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without a date the same numbers give the same file.
-    figure.savefig(path.with_suffix(".svg"), metadata={"Date": None})
-    figure.savefig(path.with_suffix(".png"))
-    return path.with_suffix(".png")

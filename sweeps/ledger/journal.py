@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mmpo_train.errors import InputError
+from mmpo_train.storage.whole_file import write_whole
 
 FILE_NAME = "points.jsonl"
 
@@ -107,9 +108,7 @@ def _take(lock: FileLock, folder: Path) -> None:
             f"trial {folder.name} is being run by {held_by}; wait for it or stop it, then run the same command again"
         ) from None
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    beside = folder / "owner.json.new"
-    beside.write_text(json.dumps(owner), encoding="utf-8")
-    beside.replace(holder)
+    write_whole(holder, json.dumps(owner))
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:

@@ -19,10 +19,10 @@ from mmpo_train.metric_names import (
     harness_task,
 )
 from mmpo_train.redaction import masked
+from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.terminal import console
 from sweeps.reporting.compare import Checkpoint, checkpoint_of
 from sweeps.reporting.numbers import own_error
-from sweeps.reporting.page import write_whole
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult

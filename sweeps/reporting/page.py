@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmpo_train.storage.whole_file import write_whole
+
 MISSING = "–"
 
 _STYLE = """
@@ -97,7 +99,6 @@ Block = Heading | Text | Listing | Table | Picture
 
 def write_page(folder: Path, stem: str, title: str, blocks: Sequence[Block], *, tables: bool = True) -> list[Path]:
     """Writes <stem>.md, <stem>.html and, below csv/, every table. Returns the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     files = {folder / f"{stem}.md": as_markdown(blocks), folder / f"{stem}.html": as_html(title, blocks)}
     for block in blocks if tables else ():
         if isinstance(block, Table):
@@ -105,14 +106,6 @@ def write_page(folder: Path, stem: str, title: str, blocks: Sequence[Block], *, 
     for path, content in files.items():
         write_whole(path, content)
     return list(files)
-
-
-def write_whole(path: Path, content: str) -> None:
-    """The whole file or what was there before."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    staging = path.with_name(f".{path.name}.part")
-    staging.write_text(content, encoding="utf-8")
-    staging.replace(path)
 
 
 def as_csv(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -11,9 +11,10 @@ from eval_workers.tracking.addresses import tracking_uri
 from mmpo_train.errors import InputError
 from mmpo_train.options import STORAGE, Repeated, Stored
 from mmpo_train.redaction import masked
+from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.terminal import console
 from sweeps.plan.order import STAGE_1
-from sweeps.reporting.page import Block, Heading, Listing, Text, as_csv, write_page, write_whole
+from sweeps.reporting.page import Block, Heading, Listing, Text, as_csv, write_page
 
 if TYPE_CHECKING:
     from sweeps.ledger.ledger import Ledger

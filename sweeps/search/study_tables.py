@@ -12,6 +12,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.metric_names import ANSWERS_WIN_RATE, POLICY_ACCURACY, REWARD_ACCURACY, REWARD_MARGIN
+from mmpo_train.storage.whole_file import write_whole
 from sweeps import grids
 from sweeps.plan.labels import with_deviation
 from sweeps.ranking.sheets import Sheet, as_lines
@@ -168,7 +169,6 @@ def _sheet(study: Study, tables: Sequence[StudyTable], title: str) -> Sheet:
 
 def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tuple[Path, Path]:
     """The sheets as Markdown, and every seed's number as a line of CSV; returns both paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     lines = [f"# {study.title}", "", "mean (± sample standard deviation over seeds), final checkpoints", ""]
     for sheet in sheets(study, tables):
         lines += [f"## {sheet.title}", ""] if sheet.title != study.title else []
@@ -181,7 +181,5 @@ def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tu
             writer.writerows((table.metric, row, column, cell.learning_rate, value) for value in cell.values)
     paths = folder / f"{study.name}.md", folder / f"{study.name}.csv"
     for path, content in zip(paths, ("\n".join(lines), buffer.getvalue()), strict=True):
-        staging = path.with_name(f".{path.name}")
-        staging.write_text(content)
-        staging.replace(path)
+        write_whole(path, content)
     return paths
