@@ -90,6 +90,7 @@ DOORS = {
     "anthropic": {"eval_workers/judging/clients.py"},
     "optuna": {"sweeps/search/proposals.py"},
     "sklearn": {"eval_workers/alpaca/length_control.py"},
+    "scipy": {"sweeps/ranking/significance.py"},
     "vllm": {"eval_workers/answers/vllm_generation.py"},
 }
 FILES = sorted(

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from sweeps.ranking.significance import spread_test
+
 Z = 1.96
 
 
@@ -69,14 +71,5 @@ def spread(points: Sequence[Measured]) -> Spread | None:
     noise = math.sqrt(mean(error**2 for error in errors)) if len(errors) == len(points) else None
     kinds = sorted({one.noise_is for one in points})
     deviation = stdev(values)
-    p_value = chi_squared_tail((len(points) - 1) * (deviation / noise) ** 2, len(points) - 1) if noise else None
+    p_value = spread_test(deviation, noise, len(points)) if noise else None
     return Spread(max(values) - min(values), deviation, noise, "; ".join(kinds), p_value)
-
-
-def chi_squared_tail(x: float, freedom: int) -> float:
-    """P(chi squared with so many degrees of freedom >= x), by the finite sums of Abramowitz & Stegun 26.4.4 and 5."""
-    half = x / 2
-    if freedom % 2 == 0:
-        return math.exp(-half) * sum(half**k / math.factorial(k) for k in range(freedom // 2))
-    terms = sum(half ** (k - 0.5) / math.gamma(k + 0.5) for k in range(1, (freedom - 1) // 2 + 1))
-    return math.erfc(math.sqrt(half)) + math.exp(-half) * terms

@@ -1,4 +1,4 @@
-"""Which point of a grid wins, and how sure that is. Standard library only.
+"""Which point of a grid wins, and how sure that is.
 
 Reward accuracy is a share of a few hundred validation pairs, so neighbours on a grid often differ by less than
 chance. All trials are scored on the same pairs, which makes an exact paired test possible.

