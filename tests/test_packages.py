@@ -19,6 +19,7 @@ GROUPS = {
     "eval_workers": (),
     "sweeps": (),
     "benchmarks": ("dev",),
+    "makers": ("dev",),
     "tests": ("dev",),
     "tests/browser": ("dev", "browser-test"),
     "tests/clusters": ("dev", "cluster-test"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
-import html
 import io
 import re
 from collections.abc import Sequence
@@ -15,32 +14,6 @@ from pathlib import Path
 from mmpo_train.storage.whole_file import write_whole
 
 MISSING = "–"
-
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1f2328; --soft: #57606a; --rule: #d0d7de; --stripe: #f6f8fa; --page: #fff; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6edf3; --soft: #9da7b3; --rule: #3d444d; --stripe: #1c2128; --page: #15191f; }
-}
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 72rem;
-  margin: 2.5rem auto; padding: 0 1.5rem; }
-h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.6rem;
-  border-bottom: 1px solid var(--rule); padding-bottom: .3rem; } h3 { font-size: 1.05rem; margin-top: 1.8rem; }
-p, li { max-width: 58rem; } code { font: .88em ui-monospace, monospace; background: var(--stripe); padding: 0 .25em;
-  border-radius: 3px; overflow-wrap: anywhere; }
-figure { margin: 1.2rem 0; overflow-x: auto; } figcaption { color: var(--soft); font-size: .9rem;
-  padding: .3rem 0; max-width: 58rem; }
-img { box-sizing: border-box; max-width: 100%; height: auto; background: #fff;
-  border: 1px solid var(--rule); border-radius: 6px; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem .3rem 0; border-bottom: 1px solid var(--rule); vertical-align: top; text-align: right; }
-th { font-weight: 600; vertical-align: bottom; } .text { text-align: left; }
-td.answer { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 16rem; max-width: 30rem; }
-@media print {
-  :root { --ink: #000; --soft: #444; --rule: #bbb; --stripe: #f4f4f4; --page: #fff; }
-  body { margin: 0; max-width: none; font-size: 10pt; } img, tr { break-inside: avoid; }
-  h2, h3 { break-after: avoid; } table { font-size: 8pt; } figure { overflow: visible; }
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -142,40 +115,25 @@ def _cells(row: Sequence[str]) -> str:
 
 
 def as_html(title: str, blocks: Sequence[Block]) -> str:
-    """One page with its style and pictures inside."""
-    body = "\n".join(_html(block) for block in blocks)
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
+    """One page with its style and pictures inside, by page.html. Whatever a block says is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    pages.filters |= {"code": _code, "kind": lambda block: type(block).__name__, "base64": _base64}
+    return pages.get_template("page.html").render(title=title, blocks=blocks)
 
 
-def _html(block: Block) -> str:
-    if isinstance(block, Heading):
-        return f"<h{block.level}>{_inline(block.text)}</h{block.level}>"
-    if isinstance(block, Text):
-        return f"<p>{_inline(block.text)}</p>"
-    if isinstance(block, Listing):
-        return "<ul>\n" + "\n".join(f"<li>{_inline(item)}</li>" for item in block.items) + "\n</ul>"
-    if isinstance(block, Picture):
-        data = base64.b64encode(block.path.read_bytes()).decode()
-        image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(block.shows)}">'
-        return f"<figure>{image}<figcaption>{_inline(block.caption)}</figcaption></figure>"
-    left = set(range(len(block.headers))) if block.answers else set(block.words)
-
-    def row(cells: Sequence[str], kind: str, looks: str) -> str:
-        # What a model answered is shown as it is, backticks and all.
-        texts = [html.escape(cell) if block.answers else _inline(cell) for cell in cells]
-        looked = [f' class="{looks}"' if column in left else "" for column in range(len(cells))]
-        return f"<tr>{''.join(f'<{kind}{look}>{text}</{kind}>' for look, text in zip(looked, texts))}</tr>"
-
-    head = f"<thead>{row(block.headers, 'th', 'text')}</thead>"
-    rows = "\n".join(row(cells, "td", "answer text" if block.answers else "text") for cells in block.rows)
-    caption = f"<figcaption>{_inline(block.caption)}</figcaption>"
-    return f"<figure>{caption}<table>\n{head}\n<tbody>\n{rows}\n</tbody></table></figure>"
+def _code(text: str) -> list[str]:
+    """Text and what stands between backticks in it, by turns."""
+    return re.split(r"`([^`\n]+)`", text)
 
 
-def _inline(text: str) -> str:
-    """Escaped, `code` marked."""
-    return re.sub(r"`([^`\n]+)`", r"<code>\1</code>", html.escape(text))
+def _base64(picture: Path) -> str:
+    return base64.b64encode(picture.read_bytes()).decode()

@@ -18,7 +18,6 @@ from sweeps.figures.trade_off import (
     in_order,
 )
 from sweeps.ranking.noise import Measured
-from sweeps.reporting.page import Table, as_html, as_markdown
 
 
 def is_drawn(path) -> bool:
@@ -78,11 +77,3 @@ def test_a_beta_has_the_same_colour_whatever_stands_beside_it():
     few, many = colours_of(["0.5"]), colours_of(["0.3", "0.01", "0.05", "0.1", "0.5", "0.7"])
     assert few["0.5"] == many["0.5"] == "#D55E00" and len(set(many.values())) == 6
     assert colours_of(["full", "no aux"]) == {"full": PALETTE[0], "no aux": PALETTE[1]}
-
-
-def test_tables_are_escaped_in_both_forms():
-    table = Table("t", "caption with `code`", ("a", "b"), (("x|y", "<script>"),))
-    assert "| x\\|y | &lt;script> |" in as_markdown([table]) and "|---|---:|" in as_markdown([table])
-    page = as_html("a & b", [table])
-    assert '<td class="text">x|y</td><td>&lt;script&gt;</td>' in page and "<script>" not in page
-    assert "<title>a &amp; b</title>" in page and "caption with <code>code</code>" in page
