@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mmpo_train.model.folders import ADAPTERS, model_files
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_weights
 from mmpo_train.model.scoring import model_forward
@@ -16,7 +17,7 @@ from mmpo_train.storage.mirror import place_of
 
 # Two folders that agree on these differ in weights only.
 _ARCHITECTURE_FILES = ("config.json", "generation_config.json")
-_ADAPTER_CONFIG, _ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ADAPTER_CONFIG = "adapter_config.json"
 
 
 class WarmModel:
@@ -45,7 +46,7 @@ class WarmModel:
         if not (folder / _ADAPTER_CONFIG).is_file():
             load_weights(self.model, folder)
             return True
-        return _load_adapter(self.model, folder / _ADAPTER_WEIGHTS)
+        return _load_adapter(self.model, folder / ADAPTERS)
 
 
 def _architecture(folder: Path) -> tuple[str, ...]:
@@ -55,7 +56,7 @@ def _architecture(folder: Path) -> tuple[str, ...]:
         return tuple(path.read_text() if path.is_file() else "" for path in paths)
     text = (folder / _ADAPTER_CONFIG).read_text()
     base = place_of(json.loads(text)["base_model_name_or_path"])
-    files = sorted([*base.glob("*.safetensors"), *base.glob("*.json")]) if base.is_dir() else []
+    files = model_files(base) if base.is_dir() else []
     return text, *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 

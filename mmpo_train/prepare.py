@@ -15,7 +15,7 @@ from mmpo_train.data.rendering import check_template
 from mmpo_train.data.tokens import CutCount, read_counts, tables_key, tokenise, write_tables
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
-from mmpo_train.model.folders import fingerprint, for_all_nodes, local_folder
+from mmpo_train.model.folders import fingerprint, for_all_nodes, starting_model
 from mmpo_train.model.policy import load_tokenizer, quieten
 from mmpo_train.model.reference import UNRELATED, MapShards, ensure_reference, reference_key
 from mmpo_train.storage.manifest import lock, write_folder
@@ -43,7 +43,7 @@ def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_b
             f"tiny-{tiny.fingerprint()}",
         )
     else:
-        model_folder = local_folder(config.model)
+        model_folder = starting_model(config.model)
         check_template(load_tokenizer(model_folder))
         model_fingerprint = fingerprint(model_folder, storage / "fingerprints.json")
     data = load_preferences(

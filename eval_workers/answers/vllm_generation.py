@@ -18,7 +18,7 @@ import torch
 
 from eval_workers.answers.sampling import Answer, Task
 from mmpo_train.errors import InputError
-from mmpo_train.model.folders import local_folder
+from mmpo_train.model.folders import local_folder, require_weights
 
 GPU_MEMORY_UTILIZATION = 0.5
 TASKS_PER_CALL = 2048
@@ -66,9 +66,10 @@ class VllmGenerator:
         """
         adapter = _read(folder / "adapter_config.json")
         base = local_folder(adapter["base_model_name_or_path"]) if adapter else folder
-        if not any(base.glob("*.safetensors")):
+        if strays := {*base.glob("*.safetensors")} - {*require_weights(base)}:
             raise InputError(
-                f"model folder {base} has no *.safetensors; pickled weights are not read: convert them first"
+                f"vllm would read {', '.join(sorted(path.name for path in strays))} in {base} too, which is no part of "
+                "the model; move it away, or give generator own"
             )
         self._wanted = _Model(base, precision, _lora_rank(folder, adapter, precision), _files(base))
         changed = (str(folder), *_files(folder)) if adapter else ()

@@ -8,17 +8,21 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from mmpo_train.config import SFT, TRIAL
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.events import Say
-from mmpo_train.storage.manifest import is_whole, lock, write_folder
+from mmpo_train.storage.manifest import MANIFEST, is_whole, lock, write_folder
 from mmpo_train.storage.mirror import address_of, bring, is_here, publish
 from mmpo_train.storage.object_store import is_address
 from mmpo_train.storage.whole_file import write_whole
 
-# What makes a model what it is. Pickled weights (*.bin, *.pt) are not among them: they are never read.
+# What of a model is downloaded. Pickled weights (*.bin, *.pt) are not among it: they are never read.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 TOKENIZER_FILES = ("*token*.json", "tokenizer.model", "vocab.json", "merges.txt", "*.jinja", "generation_config.json")
+_WEIGHTS, ADAPTERS = "model.safetensors", "adapter_model.safetensors"
+_OURS = (MANIFEST, TRIAL, SFT)
 _HUB_TIMEOUT_SECONDS = "10"
 
 
@@ -72,16 +76,88 @@ def local_folder(model: str, files: Sequence[str] = _MODEL_FILES) -> Path:
         ) from error
 
 
+def starting_model(model: str) -> Path:
+    """The folder of a model to be trained, as `local_folder` finds it. Raises InputError where it has no weights, or
+    adapters alone."""
+    folder = local_folder(model)
+    if require_weights(folder) == [folder / ADAPTERS]:
+        raise InputError(
+            f"{model} holds LoRA adapters, and training starts from a whole model: make one with "
+            f"`python -m mmpo_train.merge {model} FOLDER` and give --model FOLDER"
+        )
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files whose tensors are the model, as transformers chooses them; what else lies there, pickles and other
+    safetensors, is no part of it. Empty where there are none. Raises InputError for a folder that holds two models."""
+    chosen = str(_json_of(folder / "config.json").get("transformers_weights") or _WEIGHTS)
+    if not (folder / chosen).is_file():
+        chosen = f"{_WEIGHTS}.index.json"
+    names = set((_json_of(folder / chosen).get("weight_map") or {}).values()) if chosen.endswith(".json") else {chosen}
+    whole = [folder / str(name) for name in sorted(names)]
+    if lost := [path.name for path in whole if path.parent != folder or not path.is_file()]:
+        raise InputError(f"{folder / chosen} names files that are not beside it ({', '.join(lost[:3])}); copy them too")
+    if not (folder / "adapter_config.json").is_file():
+        return _inside(folder, whole)
+    if whole:
+        raise InputError(
+            f"{folder} holds a whole model ({whole[0].name}) and LoRA adapters (adapter_config.json), two in one "
+            "folder: move the adapters away, or merge them into their base with `python -m mmpo_train.merge`"
+        )
+    return _inside(folder, [path for path in (folder / ADAPTERS,) if path.is_file()])
+
+
+def require_weights(folder: Path) -> list[Path]:
+    """`weight_files`. Raises InputError where there are none."""
+    if files := weight_files(folder):
+        return files
+    raise InputError(
+        f"model folder {folder} has no {_WEIGHTS}, nor an index with the parts of one, nor {ADAPTERS}; pickled weights "
+        "are not read: convert them first"
+    )
+
+
+def model_files(folder: Path) -> list[Path]:
+    """All that makes a model what it is: weights, configuration, tokenizer and template, in order of their names."""
+    others = {path for pattern in _MODEL_FILES[1:] for path in folder.glob(pattern)}
+    return sorted({*weight_files(folder), *_inside(folder, [path for path in others if path.name not in _OURS])})
+
+
+def _inside(folder: Path, files: list[Path]) -> list[Path]:
+    """The files themselves. Raises InputError for a symbolic link that leads out of the folder: what stands there would
+    be read, copied and published as if it were the model's.
+
+    It may lead to the blobs of a hub's cache, and in a folder that we have sealed from weights to those of another.
+    """
+    for path in files:
+        if not path.is_symlink():
+            continue
+        target, home = path.resolve(), folder.resolve()
+        blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
+        ours = ".safetensors" in path.name and path.name in _json_of(folder / MANIFEST).get("sha256", {})
+        if not (ours or target.is_relative_to(home) or target.is_relative_to(blobs)):
+            raise InputError(f"{path} is a symbolic link out of its folder, to {target}; put the file itself there")
+    return files
+
+
+def _json_of(path: Path) -> dict[str, Any]:
+    """The object in a file; empty where there is none, or the file is missing or broken."""
+    try:
+        content = json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def fingerprint(folder: Path, cache: Path) -> str:
-    """SHA-256 over a model folder's weights, configuration, tokenizer and template.
+    """SHA-256 over a model folder's `model_files`: weights, configuration, tokenizer and template.
 
     Hashing gigabytes takes a while, so each file's sum is kept in `cache` under its path, size and time of change.
     """
     known: dict[str, str] = json.loads(cache.read_text()) if cache.is_file() else {}
     whole, fresh = hashlib.sha256(), False
-    for path in sorted({path for pattern in _MODEL_FILES for path in folder.glob(pattern)}):
-        if path.name in ("manifest.json", "trial.json", "sft.json"):
-            continue
+    for path in model_files(folder):
         status = path.stat()
         key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
         if key not in known:
@@ -95,5 +171,5 @@ def fingerprint(folder: Path, cache: Path) -> str:
 
 def copy_model(folder: Path, target: Path) -> None:
     """The files of a model folder that `fingerprint` goes by, in another folder."""
-    for path in {path for pattern in _MODEL_FILES for path in folder.glob(pattern)} - {folder / "manifest.json"}:
+    for path in {*model_files(folder), *(folder / name for name in (TRIAL, SFT) if (folder / name).is_file())}:
         shutil.copyfile(path, target / path.name)

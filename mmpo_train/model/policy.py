@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.errors import InputError, first_line
-from mmpo_train.model.folders import TOKENIZER_FILES, local_folder
+from mmpo_train.model.folders import TOKENIZER_FILES, local_folder, model_files, require_weights, weight_files
 from mmpo_train.storage.mirror import address_of
 from mmpo_train.storage.object_store import is_address
 
@@ -25,7 +25,8 @@ PACKED_ATTENTION = "packed"
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer. Raises InputError where it has none, no chat template or no EOS token."""
+    """The folder's tokenizer. Raises InputError where it has none, no chat template, no EOS token, or more tokens than
+    its model."""
     quieten()
     from transformers import AutoTokenizer
 
@@ -36,8 +37,10 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         raise InputError(
             f"model folder {folder} has no tokenizer; save it there with tokenizer.save_pretrained({folder.name!r})"
         )
+    model_files(folder)  # raises where one of them lies elsewhere
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        config = json.loads((folder / "config.json").read_text())
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(f"the tokenizer in {folder} could not be read ({first_line(error)}); save it again") from error
     if not tokenizer.chat_template:
@@ -47,6 +50,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
         )
     if tokenizer.eos_token_id is None:
         raise InputError(f"the tokenizer in {folder} has no eos_token; set it in tokenizer_config.json")
+    known_to_model = config.get("vocab_size") or config.get("text_config", {}).get("vocab_size")
+    tokens = max(tokenizer.get_vocab().values()) + 1
+    if known_to_model and tokens > known_to_model:
+        raise InputError(
+            f"the tokenizer in {folder} has {tokens} tokens and its model {known_to_model}: put the model's own "
+            f"tokenizer there, or save the model again after model.resize_token_embeddings({tokens})"
+        )
     return tokenizer
 
 
@@ -61,15 +71,14 @@ def load_model(folder: Path, *, config: TrialConfig | None = None) -> PreTrained
     from transformers import AutoModelForCausalLM
 
     quieten()
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            f"model folder {folder} has no *.safetensors; pickled weights are not read: convert them first"
-        )
+    require_weights(folder)
+    model_files(folder)  # raises where one of them lies elsewhere
     base = _base_in_store(folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             local_folder(base) if base else folder,
             dtype=torch.float32,
+            use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
@@ -184,7 +193,7 @@ def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, pre
     import torch
 
     adapter = checkpoint / "adapter_config.json"
-    if not adapter.is_file():
+    if not adapter.is_file() or not weight_files(checkpoint):
         raise InputError(f"{checkpoint} holds no LoRA adapters (adapter_config.json), so there is nothing to merge")
     adapted = base or local_folder(json.loads(adapter.read_text())["base_model_name_or_path"])
     from peft import PeftModel
@@ -202,7 +211,7 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Exchange a model's weights for those of another checkpoint of the same architecture, in place."""
     from safetensors.torch import load_file
 
-    state = {name: value for path in sorted(folder.glob("*.safetensors")) for name, value in load_file(path).items()}
+    state = {name: value for path in require_weights(folder) for name, value in load_file(path).items()}
     result = model.load_state_dict(state, strict=False)
     tied = set(model.all_tied_weights_keys)
     unknown = [*result.unexpected_keys, *(name for name in result.missing_keys if name not in tied)]

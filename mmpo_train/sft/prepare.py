@@ -11,7 +11,14 @@ from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import check_template
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
-from mmpo_train.model.folders import TOKENIZER_FILES, fingerprint, for_all_nodes, local_folder
+from mmpo_train.model.folders import (
+    TOKENIZER_FILES,
+    fingerprint,
+    for_all_nodes,
+    local_folder,
+    starting_model,
+    weight_files,
+)
 from mmpo_train.model.policy import load_tokenizer, quieten
 from mmpo_train.sft.data import ChatData, load_chats
 from mmpo_train.sft.tokens import ChatCount, chats_key, encode_chats, read_chat_counts, write_counts, write_split
@@ -51,7 +58,7 @@ def identify_sft(trial: SFTTrial, storage: Path, *, strict: bool = False, drop_b
         name = f"tiny-untrained-{tiny.fingerprint()}"
         model_folder, model_fingerprint = storage / "models" / name, name
     else:
-        model_folder = local_folder(trial.model)
+        model_folder = starting_model(trial.model)
         if trial.tokenizer_of and not _has_template(model_folder):
             model_folder = _with_tokenizer(model_folder, local_folder(trial.tokenizer_of, TOKENIZER_FILES), storage)
         check_template(load_tokenizer(model_folder))
@@ -77,20 +84,21 @@ def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
     target = storage / "models" / name
 
     def fill(staging: Path) -> None:
-        for path in model.glob("*.safetensors*"):
-            (staging / path.name).symlink_to(path.resolve())
         for path in {path for pattern in TOKENIZER_FILES for path in other.glob(pattern)}:
             shutil.copy(path, staging / path.name)
         config = json.loads((model / "config.json").read_text())
         (staging / "config.json").write_text(json.dumps(config, indent=1))
-        tokenizer = load_tokenizer(staging)
-        if len(tokenizer) > config["vocab_size"]:
+        try:
+            tokenizer = load_tokenizer(staging)
+        except InputError as error:
             raise InputError(
-                f"the tokenizer of {other} has {len(tokenizer)} tokens, the model in {model} {config['vocab_size']}; "
-                "name one of the same vocabulary with --set tokenizer_of=…"
-            )
+                f"the tokenizer of {other} is none for {model}: {error}; name one of the same vocabulary with --set "
+                "tokenizer_of=…"
+            ) from error
         config |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         (staging / "config.json").write_text(json.dumps(config, indent=1))
+        for path in (*weight_files(model), *model.glob("*.safetensors.index.json")):
+            (staging / path.name).symlink_to(path.resolve())
 
     with lock(target):
         if not is_here(target):

@@ -14,6 +14,7 @@ import numpy as np
 from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, replace
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import TOKENS_PER_SECOND
+from mmpo_train.model.folders import weight_files
 from mmpo_train.recipes import find_recipe
 from sweeps.cluster.placement import HARDWARE, hardware
 from sweeps.cost.arithmetic import (
@@ -213,7 +214,7 @@ def read_size(folder: Path, recipe: str = "") -> ModelSize:
     try:
         config = json.loads((folder / "config.json").read_text())
         config = config.get("text_config", config)
-        parameters = sum(_parameters(path) for path in folder.glob("*.safetensors"))
+        parameters = sum(_parameters(path) for path in weight_files(folder))
         heads = config.get("num_attention_heads") or config["n_head"]
         width = heads * config["head_dim"] if config.get("head_dim") else config.get("hidden_size") or config["n_embd"]
         layers = config.get("num_hidden_layers") or config["n_layer"]

@@ -94,6 +94,12 @@ def truncate_weights(folder):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def add_a_token(folder):
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens(["<|new|>"])
+    tokenizer.save_pretrained(folder)
+
+
 BAD_TOKENIZERS = {
     "no config": (harm("config.json"), "has no config.json; give a folder written by save_pretrained"),
     "no tokenizer": (harm("tokenizer.json", "tokenizer_config.json"), "has no tokenizer; save it there with"),
@@ -103,11 +109,16 @@ BAD_TOKENIZERS = {
         lambda folder: (folder / "tokenizer.json").write_text('{"model": {"type": "New"}, "added_tokens": []}'),
         "could not be read",
     ),
+    "more tokens than the model": (add_a_token, r"has \d+ tokens and its model \d+: put the model's own tokenizer"),
     "no eos": (lambda folder: edit(folder / "tokenizer_config.json", eos_token=None), "has no eos_token; set it in"),
 }
 BAD_MODELS = {
-    "no safetensors": (harm("model.safetensors"), r"has no \*.safetensors; pickled weights are not read"),
-    "pickled only": (pickle_weights, r"has no \*.safetensors; pickled weights are not read: convert them first"),
+    "no safetensors": (harm("model.safetensors"), "has no model.safetensors.*; pickled weights are not read"),
+    "pickled only": (pickle_weights, "has no model.safetensors.*; pickled weights are not read: convert them first"),
+    "foreign names": (
+        lambda folder: (folder / "model.safetensors").rename(folder / "consolidated.safetensors"),
+        "has no model.safetensors.*; pickled weights are not read: convert them first",
+    ),
     "truncated": (truncate_weights, "could not be loaded .*incomplete metadata"),
     "no config": (harm("config.json"), "could not be loaded"),
     "unknown architecture": (
