@@ -48,6 +48,8 @@ LENGTH_CONTROLLED = {
 """Metric -> what it is. Only the first is AlpacaEval's own, which the paper prints."""
 ARENA_WIN_RATE = f"{ARENA}win_rate"
 ANSWERS_WIN_RATE = f"{ANSWERS}win_rate"
+UNJUDGED_SHARES = {"alpaca": f"{ALPACA}unjudged_share", "arena": f"{ARENA}unjudged_share"}
+"""Evaluation -> the share of its prompts on which a judge gave no verdict that counts."""
 
 
 def error_of(metric: str) -> str:

@@ -37,7 +37,7 @@ from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import Unusable, end_ids_of, prompt_ids
 from mmpo_train.data.rows import Message
 from mmpo_train.errors import InputError
-from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, WIN_RATE, by_judge, error_of
+from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, UNJUDGED_SHARES, WIN_RATE, by_judge, error_of
 from mmpo_train.model.folders import fingerprint, local_folder
 from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.storage.whole_file import write_whole
@@ -97,12 +97,12 @@ class AlpacaEval:
     ) -> dict[str, float]:
         """Metrics of a checkpoint, a model folder or LoRA adapters, against another model or its outputs.json.
 
-        Of each judge alpaca/win_rate/JUDGE (0 to 1) with win_rate_error, lc_win_rate with lc_win_rate_error, unjudged;
-        alpaca/win_rate and alpaca/lc_win_rate, means over the judges; alpaca/tokens and characters (mean length), cut
-        (not finished), judge_tokens, judge_usd (at most, where all prices are known). The length-controlled rate has
-        this name only as published, on all prompts that have a difficulty; else it is lc_win_rate_part (v1 on some of
-        them), lc_win_rate_noreg or lc_win_rate_minimal. What cannot be said is left out: a rate without judgements, a
-        length control that would mean nothing, a mean without one of the judges.
+        Of each judge alpaca/win_rate/JUDGE (0 to 1) with win_rate_error, lc_win_rate with lc_win_rate_error, unjudged
+        and unjudged_share; alpaca/win_rate and alpaca/lc_win_rate, means over the judges; alpaca/tokens and characters
+        (mean length), cut (not finished), judge_tokens, judge_usd (at most, where all prices are known). The
+        length-controlled rate has this name only as published, on all prompts that have a difficulty; else it is
+        lc_win_rate_part (v1 on some of them), lc_win_rate_noreg or lc_win_rate_minimal. What cannot be said is left
+        out: a rate without judgements, a length control that would mean nothing, a mean without one of the judges.
 
         In `artifacts`: outputs.json and baseline_outputs.json in AlpacaEval's form, annotations.jsonl, alpaca_eval.json
         (settings, fits, reasons). What was answered and judged before is not done again. Raises InputError.
@@ -125,8 +125,15 @@ class AlpacaEval:
             annotations += self._annotations(name, theirs, ours, preferences)
             write_whole(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
             rates, fit = self._rates(name, theirs.texts, ours.texts, preferences)
+            share = count.dropped / len(self.prompts)
             metrics |= {by_judge(f"{ALPACA}unjudged", name): float(count.dropped), **rates}
-            fits[name] = {"prompt": self.judges[name].prompt, "length_control": fit, "unjudged": dict(count.reasons)}
+            metrics[by_judge(UNJUDGED_SHARES["alpaca"], name)] = share
+            fits[name] = {
+                "prompt": self.judges[name].prompt,
+                "length_control": fit,
+                "unjudged": dict(count.reasons),
+                "unjudged_share": share,
+            }
         metrics |= _means(metrics, list(self.judges))
         metrics |= _spent(costs, [judge.spent() for judge in self.judges.values()])
         summary = {"settings": asdict(self.settings), "judges": fits, "metrics": metrics}

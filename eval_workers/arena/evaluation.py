@@ -24,7 +24,7 @@ from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import Unusable, prompt_ids
 from mmpo_train.data.rows import Message
 from mmpo_train.errors import InputError, complaints
-from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, arena_category, error_of
+from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, UNJUDGED_SHARES, arena_category, error_of
 from mmpo_train.model.folders import fingerprint
 from mmpo_train.model.policy import load_tokenizer
 
@@ -116,9 +116,10 @@ class ArenaHard:
 
         arena_hard/win_rate with win_rate_low, win_rate_high (95 %) and win_rate_error; of each category where there
         are several, arena_hard/CATEGORY/win_rate; with labels also arena_hard/plain_win_rate, in which a strong label
-        counts once; arena_hard/tokens (mean length), cut (not finished), unjudged; of a judge that costs anything
-        judge_tokens, and judge_usd where its price is known, both so far. Questions that the judge failed on count for
-        neither side; without any judgement there is no win rate. What was answered and judged before is not done again.
+        counts once; arena_hard/tokens (mean length), cut (not finished), unjudged and unjudged_share; of a judge that
+        costs anything judge_tokens, and judge_usd where its price is known, both so far. Questions that the judge
+        failed on count for neither side; without any judgement there is no win rate. What was answered and judged
+        before is not done again.
         """
         artifacts.mkdir(parents=True, exist_ok=True)
         answers, ours = self._answers(checkpoint, starting_model, artifacts / "answers.jsonl")
@@ -130,6 +131,7 @@ class ArenaHard:
         write_rows(artifacts / "judgments.jsonl", self._judgments(name, games))
         metrics = {
             f"{ARENA}unjudged": float(count.dropped),
+            UNJUDGED_SHARES["arena"]: count.dropped / len(self.questions),
             f"{ARENA}cut": float(sum(not answer.finished for answer in answers)),
             f"{ARENA}tokens": sum(lengths) / len(lengths),
         }

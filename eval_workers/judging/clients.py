@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import numpy as np
 
 from eval_workers.judging.costs import Purse
 from eval_workers.judging.specs import DEFAULT_URLS, JudgeSpec, key_of, key_variable
@@ -207,9 +210,12 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
 
 
 def _first_token(choice: dict[str, Any]) -> dict[str, float]:
-    """Token -> log-probability of the candidates for a choice's first token."""
+    """Token -> log-probability of the candidates for a choice's first token; those of the same text are one."""
     tokens = (choice.get("logprobs") or {}).get("content") or []
-    return {other["token"]: float(other["logprob"]) for other in tokens[0]["top_logprobs"]} if tokens else {}
+    found: dict[str, float] = {}
+    for other in tokens[0]["top_logprobs"] if tokens else ():
+        found[other["token"]] = float(np.logaddexp(found.get(other["token"], -math.inf), float(other["logprob"])))
+    return found
 
 
 def _reply(

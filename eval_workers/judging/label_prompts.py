@@ -17,6 +17,9 @@ from mmpo_train.errors import InputError
 FIRST, SECOND = "m", "M"
 """What the outputs' models are called: that of the output shown first, and the other's."""
 
+LEAST_SHARE = 0.5
+"""Of the first token's probability that the labels must hold; with less the judge has not judged."""
+
 PLACEHOLDERS = ("instruction", "output_1", "output_2")
 # alpaca_eval's prompt is read where that package is installed: its licence keeps it out of this repository.
 PUBLISHED_FILE = Path("evaluators_configs", "alpaca_eval_clf_gpt4_turbo", "alpaca_eval_clf.txt")
@@ -95,9 +98,7 @@ def preference_of(first_token: Mapping[str, float]) -> float | None:
     A label that is missing has probability 0, as in alpaca_eval's logprob_parser. Tokens with spaces around a label
     count only where no token is the bare label, so that the number is that parser's wherever it has one.
     """
-    of_label = {label: _chances(first_token, label, stripped=False) for label in (FIRST, SECOND)}
-    if not any(of_label.values()):
-        of_label = {label: _chances(first_token, label, stripped=True) for label in (FIRST, SECOND)}
+    of_label = _chances(first_token)
     chances = [chance for found in of_label.values() for chance in found]
     if not chances:
         return None
@@ -106,12 +107,23 @@ def preference_of(first_token: Mapping[str, float]) -> float | None:
     return 1 + second / (first + second)
 
 
-def _chances(first_token: Mapping[str, float], label: str, *, stripped: bool) -> list[float]:
-    return [
-        chance
-        for token, chance in first_token.items()
-        if (token.strip() if stripped else token) == label and math.isfinite(chance)
-    ]
+def share_of_labels(first_token: Mapping[str, float]) -> float:
+    """The probability, 0 to 1, of the tokens that `preference_of` goes by. Where it is small the judge was about to say
+    something else."""
+    return sum(math.exp(chance) for found in _chances(first_token).values() for chance in found)
+
+
+def _chances(first_token: Mapping[str, float]) -> dict[str, list[float]]:
+    """Label -> the log-probabilities of its tokens."""
+    for stripped in (False, True):
+        found: dict[str, list[float]] = {FIRST: [], SECOND: []}
+        for token, chance in first_token.items():
+            label = token.strip() if stripped else token
+            if label in found and math.isfinite(chance):
+                found[label].append(chance)
+        if any(found.values()):
+            break
+    return found
 
 
 def _turns(text: str) -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -13,7 +13,7 @@ from typing import Protocol
 from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
 from eval_workers.judging.costs import CapReached, Cost, Purse
 from eval_workers.judging.judges import JudgeCount, PromptedJudge, ask_all, repeated
-from eval_workers.judging.label_prompts import LabelPrompt, label_prompt, preference_of
+from eval_workers.judging.label_prompts import LEAST_SHARE, LabelPrompt, label_prompt, preference_of, share_of_labels
 from eval_workers.judging.preference_specs import PreferenceSpec, check_preference_spec
 from eval_workers.judging.specs import DEFAULT_URLS
 from eval_workers.judging.verdicts import (
@@ -168,19 +168,28 @@ def _by_label(
                 continue
             if not reply.first_token:
                 raise JudgeFailed("no log-probabilities", f"judge '{name}' replied {reply.text!r} without any")
-            preference = preference_of(reply.first_token)
-            if preference is None:
-                raise JudgeFailed("neither label", f"judge '{name}' would say one of {', '.join(reply.first_token)}")
-            return json.dumps(preference), json.dumps(reply.first_token)
+            return json.dumps(_preference(reply.first_token, name)), json.dumps(reply.first_token)
         raise JudgeFailed("reply unreadable", f"judge '{name}' replied {1 + retries} times")
 
     def as_shown(instruction: str, first: str, second: str) -> float:
         if kept is None:
             return float(judgement(instruction, first, second)[0])
         key = verdict_key(f"label {identity}", prompt.text, instruction, first, second)
-        return float(kept.once(key, name, lambda: judgement(instruction, first, second)))
+        kept.once(key, name, lambda: judgement(instruction, first, second))
+        # By the candidates, not by the number: some were kept before labels had to hold half of the probability.
+        return _preference(json.loads(kept.reply(key)), name)
 
     return as_shown
+
+
+def _preference(first_token: Mapping[str, float], name: str) -> float:
+    """What the candidates for a reply's first token say. Raises JudgeFailed where they say something else."""
+    preference, share = preference_of(first_token), share_of_labels(first_token)
+    if preference is None:
+        raise JudgeFailed("neither label", f"judge '{name}' would say one of {', '.join(first_token)}")
+    if share < LEAST_SHARE:
+        raise JudgeFailed("labels improbable", f"judge '{name}' gives its labels {share:.1%} of the probability")
+    return preference
 
 
 def prefer_all(

@@ -205,6 +205,12 @@ class VerdictCache:
             row = self._database.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
+    def reply(self, key: str) -> str:
+        """The reply in which the verdict kept under `key` stands."""
+        with self._one_at_a_time:
+            row = self._database.execute("SELECT reply FROM verdicts WHERE key = ?", (key,)).fetchone()
+        return str(row[0])
+
     def keep(self, key: str, verdict: str, judge: str, reply: str) -> str:
         """The verdict that stands from now on: the first one kept, where another process was quicker."""
         with self._one_at_a_time:

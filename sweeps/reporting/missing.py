@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, OF_SUITE
+from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, OF_SUITE, UNJUDGED_SHARES
 from sweeps.plan.labels import words
 from sweeps.plan.order import search_of
 from sweeps.ranking.winners import listed
@@ -91,7 +91,21 @@ def evaluations_missing(stage: StageRun) -> list[str]:
             continue
         for point in stage.points:
             told += [f"{where}: {one}" for one in _epochs_without(stage, point, metric, name)]
-    return told
+    return told + [f"{where}: {one}" for one in _unjudged(stage)]
+
+
+def _unjudged(stage: StageRun) -> list[str]:
+    """Of each judge the largest share of answers that it gave no verdict on."""
+    most: dict[str, float] = {}
+    for trial in (trial for point in stage.points for trial in point.trials):
+        for name, by_epoch in trial.scores.items():
+            if name.startswith(tuple(UNJUDGED_SHARES.values())):
+                most[name] = max([most.get(name, 0.0), *by_epoch.values()])
+    return [
+        f"`{name}` is up to {share:.1%}: so many answers have no verdict that counts, for either side."
+        for name, share in sorted(most.items())
+        if share
+    ]
 
 
 def _epochs_without(stage: StageRun, point: Point, metric: str, name: str) -> list[str]:

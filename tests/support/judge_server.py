@@ -105,8 +105,9 @@ class JudgeServer:
     fault_of: Callable[[Request], Fault] = lambda request: Fault()
     key: str | None = None
     """The only key that is let in; None lets everyone in."""
-    probabilities: Callable[[Request], dict[str, float]] | None = None
-    """For OpenAI's top_logprobs: token -> probability, wherever one of these tokens stands in the reply."""
+    probabilities: Callable[[Request], dict[str, float] | list[tuple[str, float]]] | None = None
+    """For OpenAI's top_logprobs: tokens with their probabilities, wherever one of them stands in the reply. Tokens of
+    other bytes may have the same text."""
     usage: Callable[[Request, str], tuple[int, int]] = lambda request, text: (
         len(request.prompt.split()),
         len(text.split()),
@@ -197,14 +198,16 @@ class JudgeServer:
 
     def _logprobs(self, request: Request, text: str) -> dict[str, Any]:
         """A token for every word and every mark; sure of itself, but where `probabilities` says otherwise."""
-        chances = self.probabilities(request) if self.probabilities else {}
+        given = self.probabilities(request) if self.probabilities else {}
+        chances = list(given.items()) if isinstance(given, dict) else given
         wanted = request.body.get("top_logprobs", 0)
         content = []
         for token in re.findall(r"\w+|\W", text):
-            here = chances if token in chances else {token: 1.0}
-            likeliest = sorted(here.items(), key=lambda item: -item[1])[:wanted]
+            here = chances if token in dict(chances) else [(token, 1.0)]
+            likeliest = sorted(here, key=lambda item: -item[1])[:wanted]
             content.append(
-                _token(token, here[token]) | {"top_logprobs": [_token(other, chance) for other, chance in likeliest]}
+                _token(token, dict(here)[token])
+                | {"top_logprobs": [_token(other, chance) for other, chance in likeliest]}
             )
         return {"content": content, "refusal": None}
 

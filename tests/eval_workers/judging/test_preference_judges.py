@@ -11,10 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from eval_workers.judging import preference_judges
 from eval_workers.judging.clients import Limits
 from eval_workers.judging.costs import CapReached, Cost, Price, Purse, read_price
 from eval_workers.judging.judges import JudgeCount, open_judge
-from eval_workers.judging.label_prompts import OWN_PROMPT, LabelPrompt, label_prompt, preference_of
+from eval_workers.judging.label_prompts import OWN_PROMPT, LabelPrompt, label_prompt, preference_of, share_of_labels
 from eval_workers.judging.preference_judges import open_preference_judge, prefer_all
 from eval_workers.judging.preference_specs import CLAUDE, check_preference_spec
 from eval_workers.judging.verdicts import JudgeFailed
@@ -97,6 +98,56 @@ def test_chances_too_small_for_a_float_still_compare():
     """exp(-9999) is 0: 0 / 0 without taking the larger one out. e / (1 + e) = 0.7310586."""
     assert preference_of({"m": -9999.0, "M": -9998.0}) == pytest.approx(1.7310585786300049)
     assert preference_of({"m": -math.inf, "M": math.nan}) is None
+
+
+@pytest.mark.parametrize(
+    "chances, share",
+    [
+        ({"m": 0.25, "M": 0.7, "The": 0.05}, 0.95),
+        ({"m": 0.1, " M": 0.8}, 0.1),
+        ({" m": 0.3, "M\n": 0.3}, 0.6),
+        ({"The": 0.9}, 0.0),
+    ],
+)
+def test_the_share_of_the_labels_is_that_of_the_tokens_that_the_preference_goes_by(chances, share):
+    found = share_of_labels({token: math.log(chance) for token, chance in chances.items()})
+    assert found == pytest.approx(share, abs=1e-12)
+
+
+def test_candidates_of_the_same_text_are_added_up(server):
+    """Two tokens that are both written M: (0.3 + 0.5) / (0.3 + 0.5 + 0.2) = 0.8, by neither of them alone."""
+    server.probabilities = lambda request: [("M", 0.3), ("m", 0.2), ("M", 0.5)]
+    assert weighted(server, seed=1).prefer("Why?", SHORT, LONG) in (pytest.approx(1.8), pytest.approx(1.2))
+
+
+def test_a_judge_that_would_say_something_else_has_not_judged(server, tmp_path):
+    """m and M hold 0.49 of the probability on every other question. Those are counted apart; no one of them is won."""
+
+    def unsure(request):
+        if int(request.shown("question").split()[1][:-1]) % 2:
+            return {"m": 0.001, "M": 0.489, "Sorry": 0.51}
+        return {"m": 0.1, "M": 0.4, "Sorry": 0.5}
+
+    server.probabilities = unsure
+    judge = weighted(server, cache=tmp_path / "verdicts.sqlite")
+    preferences, count = prefer_all(judge, *pairs(4), attempts=1)
+    assert [preference is None for preference in preferences] == [False, True, False, True]
+    assert count == JudgeCount(judged=2, dropped=2, reasons={"labels improbable": 2})
+    with pytest.raises(JudgeFailed, match="gives its labels 49.0% of the probability"):
+        judge.prefer("Question 1?", SHORT, LONG)
+
+
+def test_a_certain_win_that_was_kept_from_an_improbable_label_counts_no_more(server, tmp_path):
+    """As versions before kept it: nothing is asked, and nothing is won."""
+    import sqlite3
+
+    file = tmp_path / "verdicts.sqlite"
+    weighted(server, cache=file).prefer("Why?", SHORT, LONG)
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE verdicts SET verdict = '2.0', reply = ?", (json.dumps({"M": -3.0, "Sorry": -0.05}),))
+    with pytest.raises(JudgeFailed, match="labels improbable"):
+        weighted(server, cache=file).prefer("Why?", SHORT, LONG)
+    assert len(server.requests) == 1
 
 
 def test_preferences_are_those_of_alpaca_evals_own_parser():
@@ -466,11 +517,14 @@ def test_any_other_way_of_writing_it_is_refused(spec):
     assert "hush" not in str(refusal.value)
 
 
-def test_a_local_model_prefers_by_its_log_probabilities_of_the_two_labels(server, model_folder, tokenizer, tmp_path):
+def test_a_local_model_prefers_by_its_log_probabilities_of_the_two_labels(
+    server, model_folder, tokenizer, tmp_path, monkeypatch
+):
     """Against transformers' own model in float64, told apart by the ids of the letters m and M."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    monkeypatch.setattr(preference_judges, "LEAST_SHARE", 0.0)  # the model is random, and would say anything
     file, template = tmp_path / "verdicts.sqlite", tmp_path / "prompt.txt"
     template.write_text(IN_CHATML)
     judge = open_preference_judge(f"hf:{model_folder}", template=template, cache=file, cap_usd=0.0)
@@ -497,11 +551,11 @@ def test_a_local_model_prefers_by_its_log_probabilities_of_the_two_labels(server
 
 
 def test_a_local_model_is_asked_by_one_thread_and_fails_prompts_it_has_no_room_for(server, model_folder):
-    """512 positions."""
+    """512 positions. This model is random: its labels hold little of the probability, so that it has not judged."""
     judge = open_preference_judge(f"hf:{model_folder}")
     assert judge.name == f"hf:{model_folder}+own-prompt"
     preferences, count = prefer_all(judge, ["Why?"] * 2, ["5", "5 " * 600], ["6", "6"], concurrency=4)
-    assert 1 < preferences[0] < 2 and preferences[1] is None and count.reasons == {"prompt too long": 1}
+    assert preferences == [None, None] and count.reasons == {"labels improbable": 1, "prompt too long": 1}
 
 
 def test_pickled_weights_are_no_judge(server, model_folder, tmp_path):
@@ -509,7 +563,7 @@ def test_pickled_weights_are_no_judge(server, model_folder, tmp_path):
         if path.suffix != ".safetensors":
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    with pytest.raises(InputError, match="no \\*.safetensors"):
+    with pytest.raises(InputError, match="pickled weights are not read"):
         open_preference_judge(f"hf:{tmp_path}")
 
 
