@@ -56,12 +56,14 @@ def _evaluate(options: EvaluateOptions) -> None:
         task = progress.add_task("starting", total=len(subjects) * len(options.suite))
         for subject in subjects:
             results.append({})
+            facts: dict[str, str] = {}
             for suite in options.suite:
                 progress.update(task, description=f"{suite} {subject.name}")
                 try:
-                    metrics, missing = evaluate(subject, suite, options)
-                    results[-1] |= metrics
-                    failures += [f"{name} of {subject.path}: {why}" for name, why in missing.items()]
+                    found = evaluate(subject, suite, options)
+                    results[-1] |= found["metrics"]
+                    facts |= {f"{suite}.{name}": value for name, value in found.get("facts", {}).items()}
+                    failures += [f"{name} of {subject.path}: {why}" for name, why in found.get("missing", {}).items()]
                 except InputError as error:
                     failures.append(f"{suite} of {subject.path}: {error}")
                 progress.advance(task)
@@ -72,7 +74,7 @@ def _evaluate(options: EvaluateOptions) -> None:
                 record(
                     options.mlflow_uri,
                     subject.name,
-                    {"path": subject.path, "suites": options.suite},
+                    {"path": subject.path, "suites": options.suite, **facts},
                     results[-1],
                     subject.output,
                 )

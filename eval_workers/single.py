@@ -66,12 +66,12 @@ class Subject:
         return Subject(path, name, folder, config, trained, inputs, output)
 
 
-def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> tuple[dict[str, float], dict[str, str]]:
-    """Metrics of one suite, and what of it is missing: name -> why. Raises InputError where it cannot be judged."""
+def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> dict[str, Any]:
+    """What `suites.build` says of one suite. Raises InputError where it cannot be judged."""
     if suite == "reward":
         if not (subject.trained or options.dataset or subject.inputs.config.model == "tiny"):
             raise InputError(f"reward needs preference data to judge {subject.path} on: give --dataset SOURCE")
-        return _reward(subject), {}
+        return {"metrics": _reward(subject)}
     settings = EvaluationSettings(**options.plain())
     tiny = subject.inputs.config.model == "tiny"
     run = _warm(suite, settings, options.folder, tiny, subject.config.precision)
@@ -80,8 +80,7 @@ def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> tuple[di
         "starting_model": str(subject.inputs.model_folder),
         "artifacts": str(subject.output),
     }
-    result = run(request)
-    return result["metrics"], result.get("missing", {})
+    return run(request)
 
 
 @cache

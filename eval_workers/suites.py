@@ -14,8 +14,8 @@ Suite = Literal["reward", "harness", "alpaca", "arena"]
 Request = Mapping[str, str]
 """Folders of one evaluation: checkpoint, starting_model, tokens, reference, artifacts, and its precision."""
 Evaluate = Callable[[Request], dict[str, Any]]
-"""Gives {metrics: name -> number}; of the reward suite also `correct`, 0 or 1 for each validation pair; of the harness
-also `missing`, task -> why it has no result."""
+"""Gives {metrics: name -> number}; of the reward suite also `correct`, 0 or 1 for each validation pair; of the others
+`facts`, name -> what the numbers depend on beside the model; of the harness `missing`, task -> why it has no result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def _harness(settings: EvaluationSettings, storage: Path, tiny: bool, precision:
 
     def run(request: Request) -> dict[str, Any]:
         metrics = evaluate(request["checkpoint"], artifacts=Path(request["artifacts"]))
-        return {"metrics": metrics, "missing": dict(evaluate.missing)}
+        return {"metrics": metrics, "missing": dict(evaluate.missing), "facts": evaluate.facts}
 
     return run
 
@@ -141,7 +141,8 @@ def _alpaca(settings: EvaluationSettings, storage: Path, tiny: bool, precision: 
             Path(request["checkpoint"]),
             baseline=Path(request["starting_model"]),
             artifacts=Path(request["artifacts"]) / "alpaca",
-        )
+        ),
+        "facts": evaluate.facts,
     }
 
 
@@ -172,5 +173,6 @@ def _arena(settings: EvaluationSettings, storage: Path, tiny: bool, precision: s
             Path(request["checkpoint"]),
             starting_model=Path(request["starting_model"]),
             artifacts=Path(request["artifacts"]) / "arena",
-        )
+        ),
+        "facts": evaluate.facts,
     }

@@ -34,7 +34,7 @@ from eval_workers.judging.costs import Cost
 from eval_workers.judging.judges import JudgeCount
 from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge, prefer_all
 from mmpo_train.config import digest_of
-from mmpo_train.data.rendering import Unusable, end_ids_of, prompt_ids
+from mmpo_train.data.rendering import Unusable, end_ids_of, facts, prompt_ids
 from mmpo_train.data.rows import Message
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, UNJUDGED_SHARES, WIN_RATE, by_judge, error_of
@@ -136,7 +136,8 @@ class AlpacaEval:
             }
         metrics |= _means(metrics, list(self.judges))
         metrics |= _spent(costs, [judge.spent() for judge in self.judges.values()])
-        summary = {"settings": asdict(self.settings), "judges": fits, "metrics": metrics}
+        self.facts = facts(_tokenizer_folder(checkpoint))
+        summary = {"settings": asdict(self.settings), "rendering": self.facts, "judges": fits, "metrics": metrics}
         write_whole(artifacts / "alpaca_eval.json", json.dumps(summary, indent=1, default=str) + "\n")
         return metrics
 

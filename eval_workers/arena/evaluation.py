@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,12 +22,13 @@ from eval_workers.judging.costs import PRICES, Purse, read_price
 from eval_workers.judging.judges import Judge, JudgeCount, open_judge
 from eval_workers.judging.specs import check_judge_spec
 from mmpo_train.config import digest_of
-from mmpo_train.data.rendering import Unusable, prompt_ids
+from mmpo_train.data.rendering import Unusable, facts, prompt_ids
 from mmpo_train.data.rows import Message
 from mmpo_train.errors import InputError, complaints
 from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, UNJUDGED_SHARES, arena_category, error_of
 from mmpo_train.model.folders import fingerprint
 from mmpo_train.model.policy import load_tokenizer
+from mmpo_train.storage.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +114,9 @@ class ArenaHard:
         self._folder = answering.verdicts.parent / "arena_hard"
 
     def __call__(self, checkpoint: Path, *, starting_model: Path, artifacts: Path) -> dict[str, float]:
-        """Metrics of a checkpoint, a model folder or LoRA adapters; judgments.jsonl and model_answer in `artifacts`.
+        """Metrics of a checkpoint, a model folder or LoRA adapters.
+
+        In `artifacts`: judgments.jsonl, model_answer, and arena_hard.json with the settings.
 
         arena_hard/win_rate with win_rate_low, win_rate_high (95 %) and win_rate_error; of each category where there
         are several, arena_hard/CATEGORY/win_rate; with labels also arena_hard/plain_win_rate, in which a strong label
@@ -141,7 +145,11 @@ class ArenaHard:
             if spent.usd is not None:
                 metrics[f"{ARENA}judge_usd"] = spent.usd
         _report(count)
-        return metrics | self._rates(games)
+        metrics |= self._rates(games)
+        self.facts = facts(starting_model)
+        summary = {"settings": asdict(self.settings), "rendering": self.facts, "metrics": metrics}
+        write_whole(artifacts / "arena_hard.json", json.dumps(summary, indent=1, default=str) + "\n")
+        return metrics
 
     def _rates(self, games: Sequence[Game | None]) -> dict[str, float]:
         pairs = [(question, game) for question, game in zip(self.questions, games) if game is not None]

@@ -90,9 +90,11 @@ class LMHarness:
             "chat_template": self.chat_template,
             "limit": self.limit,
             "lm_eval": lm_eval.__version__,
-            **facts(scorer.tokenizer),
+            **facts(opened.tokenizer_folder),
         }
         result = summary(found, self.tasks, self.missing)
+        versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items() if name in self.tasks)
+        self.facts = {**facts(opened.tokenizer_folder), "lm_eval": lm_eval.__version__, "task_versions": versions}
         parts = {name: list(loaded["tasks"]) for name, loaded in self._ready.items()}
         write_folder(
             artifacts / "harness", lambda place: write_results(place, settings | result, parts, found["samples"])

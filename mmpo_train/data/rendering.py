@@ -163,10 +163,14 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         raise InputError(f"{reason}; mend the chat template of {tokenizer.name_or_path}") from reason
 
 
-def facts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-    """What a result needs beside it to be made again: the template's SHA-256 and the date of all conversations."""
-    template = json.dumps(tokenizer.chat_template, sort_keys=True)
-    return {"chat_template_sha256": hashlib.sha256(template.encode()).hexdigest(), "chat_date": DATE}
+def facts(folder: Path) -> dict[str, str]:
+    """What a result depends on beside the model in a folder: the SHA-256 of its template, the date of conversations."""
+    own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    text = own.read_text() if own.is_file() else ""
+    if not text and settings.is_file():
+        template = json.loads(settings.read_text()).get("chat_template")
+        text = template if isinstance(template, str) else json.dumps(template, sort_keys=True)
+    return {"chat_template_sha256": hashlib.sha256(text.encode()).hexdigest(), "chat_date": DATE}
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, wanted: list[dict[str, Any]], tools: Tools) -> list[str]:

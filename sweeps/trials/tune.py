@@ -12,6 +12,7 @@ import ray
 from ray import tune
 
 from mmpo_train.config import TrialConfig, to_dict
+from mmpo_train.data.rendering import facts
 from mmpo_train.events import Finished, Point
 from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, REWARD_ACCURACY
 from mmpo_train.storage.mirror import fetch_files, name_of
@@ -133,7 +134,9 @@ class _Listener(tune.Callback):
 
     def _open(self, digest: str) -> None:
         self.clocks[digest] = WorkClock(self.resources.workers)
-        self.logs[digest] = self.open_log(self.trials[digest][0])
+        trial, places = self.trials[digest]
+        self.logs[digest] = self.open_log(trial)
+        self.logs[digest].tag({f"rendering.{name}": value for name, value in facts(places.model).items()})
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         digest = _digest(trial)
@@ -209,6 +212,7 @@ class _Listener(tune.Callback):
             log.evaluated(finished.epoch, metrics, scores["correct"], finished.checkpoint)
             return
         log.points([Point(finished.epoch, time.time_ns() // 1_000_000, metrics)])
+        log.tag({f"evaluation.{suite}.{name}": value for name, value in scores.get("facts", {}).items()})
         trial, places = self.trials[digest]
         for name, why in scores.get("missing", {}).items():
             self._could_not_judge(digest, finished, f"{suite}.{name}", why)

@@ -3,6 +3,8 @@
 The tokenizers know single bytes and special tokens only, so that a token is a character.
 """
 
+import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -172,10 +174,15 @@ def test_every_conversation_takes_place_on_the_same_day():
     assert render(tokenizer, SINGLE, add_generation_prompt=False) == "26 Jul 2024|2024-07-26 00:00:00|2+2?"
 
 
-def test_the_facts_of_a_rendering_name_its_template_and_its_day():
-    one, other = facts(byte_tokenizer("chatml")), facts(byte_tokenizer("zephyr"))
-    assert one == facts(byte_tokenizer("chatml")) and one["chat_date"] == "2024-07-26"
-    assert one["chat_template_sha256"] != other["chat_template_sha256"]
+def test_the_facts_of_a_rendering_name_its_template_and_its_day(tmp_path):
+    """The template in a file of its own, as today, or among the settings, as before."""
+    template = CHATS["zephyr"][0]
+    expected = {"chat_template_sha256": hashlib.sha256(template.encode()).hexdigest(), "chat_date": "2024-07-26"}
+    byte_tokenizer("zephyr").save_pretrained(tmp_path)
+    assert facts(tmp_path) == expected
+    (tmp_path / "chat_template.jinja").unlink()
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template}))
+    assert facts(tmp_path) == expected
 
 
 # --- limits
