@@ -18,7 +18,7 @@ from filelock import FileLock
 
 from eval_workers.tracking import addresses
 from eval_workers.tracking.addresses import Address
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, first_line
 from mmpo_train.metric_names import REWARD_ACCURACY
 from mmpo_train.redaction import masked
 from mmpo_train.storage.deadline import within
@@ -182,6 +182,11 @@ class Store:
         try:
             yield
         except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                raise InputError(
+                    f"MLflow at {self.address.shown} answers, and does not have it: {masked(first_line(error))}; copy "
+                    f"the id of a run from its page ({addresses.ui_command(self.address)}), or correct --tracking-uri"
+                ) from None
             raise addresses.unreachable(self.address, str(error)) from None  # its chain shows credentials
 
     def may_pass(self, error: Exception) -> bool:

@@ -15,12 +15,13 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, first_line
 from mmpo_train.storage.mirror import name_of
 from mmpo_train.terminal import console
 from sweeps.cluster.discovery import cluster_nodes, local_nodes, local_resources, nodes_now
 from sweeps.cluster.nodes import Nodes
 from sweeps.cluster.placement import NoRoom, TrialResources, Wish, assumed, place
+from sweeps.cluster.ray_folder import check_ray_folder, ray_folder
 
 # Set before ray is imported; an address in the environment means that a cluster is there already.
 _ENVIRONMENT = {
@@ -134,10 +135,13 @@ def leave() -> None:
 
 
 def _connect(verbose: bool) -> None:
-    """Reach the cluster at RAY_ADDRESS, or start one. Raises Unreachable where it does not answer."""
+    """Reach the cluster at RAY_ADDRESS, or start one. Raises Unreachable where it does not answer, and InputError where
+    it cannot be used or started."""
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _knock(address)
+    else:
+        check_ray_folder()
     warnings.filterwarnings("ignore")
     import ray
 
@@ -166,8 +170,16 @@ def _connect(verbose: bool) -> None:
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         ray.init(**arguments)
-    except ConnectionError as error:
-        raise Unreachable(_no_answer(address or "this machine")) from error
+    except Exception as error:  # Ray raises whatever its parts raise, and plain Exception
+        ray.shutdown()  # what of it was started
+        if address and isinstance(error, ConnectionError):
+            raise Unreachable(_no_answer(address)) from error
+        if address:
+            raise InputError(f"the Ray cluster at RAY_ADDRESS={address} cannot be used: {first_line(error)}") from error
+        raise InputError(
+            f"Ray could not be started on this machine: {first_line(error)}; `python -m sweeps.doctor` looks for the "
+            f"cause, and {ray_folder()[0]}/ray/session_latest/logs has Ray's own words"
+        ) from error
 
 
 def _knock(address: str) -> None:

@@ -17,6 +17,7 @@ from sweeps.cluster.connection import cluster
 from sweeps.cluster.discovery import local_nodes
 from sweeps.cluster.nodes import Nodes
 from sweeps.cluster.placement import place, wish_of
+from sweeps.cluster.ray_folder import check_ray_folder, ray_folder
 from sweeps.doctor.findings import Finding, fine, note, problem
 from sweeps.plan.options import SweepOptions
 
@@ -29,6 +30,7 @@ def ray_cluster(options: SweepOptions) -> Iterator[Finding]:
     """The cluster at RAY_ADDRESS with its nodes, or what would be started here; and how trials fit on it."""
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
+        check_ray_folder()
         yield from _placement(options, local_nodes(), "Ray", "started on this machine by each sweep: ")
         running = _running_here()
         if running:
@@ -121,7 +123,7 @@ def _on_nodes(nodes: list[str], storage: Path) -> Iterator[Finding]:
 def _running_here() -> str:
     """The address of a cluster that `ray start` left running on this machine; empty where there is none."""
     try:
-        address = (Path(os.environ.get("RAY_TMPDIR", "/tmp")) / _ADDRESS_FILE).read_text().strip()
+        address = (ray_folder()[0] / _ADDRESS_FILE).read_text().strip()
         host, _, port = address.rpartition(":")
         socket.create_connection((host, int(port)), timeout=2).close()
     except (OSError, ValueError):

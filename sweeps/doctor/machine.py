@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeps.cluster.ray_folder import ray_folder
 from sweeps.doctor.findings import Finding, fine, note, problem
 
 GB = 1e9
@@ -143,7 +144,7 @@ def disk(folder: Path, needed: float, of_what: str) -> Iterator[Finding]:
             f"locks and SQLite are not safe on {kind}",
             "keep the ledger elsewhere: an MLflow server and --tracking-uri; one driver at a time",
         )
-    temporary = Path(os.environ.get("RAY_TMPDIR", "/tmp"))
+    temporary, _ = ray_folder()
     usage = shutil.disk_usage(temporary) if temporary.is_dir() else None
     if usage is not None and usage.used > _FULL * usage.total:
         yield note(

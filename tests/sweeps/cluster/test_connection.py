@@ -1,14 +1,17 @@
 """Where trials will run, as it is asked before anything starts: this machine, or a cluster that may not answer."""
 
+import os
 import time
 
 import pytest
 
+from mmpo_train.errors import InputError
 from mmpo_train.recipes import RECIPES
 from sweeps.cluster import connection as cluster
 from sweeps.cluster import discovery
 from sweeps.cluster.nodes import HEAD_NODE, nodes_of
 from sweeps.cluster.placement import NoRoom, Wish
+from sweeps.cluster.ray_folder import check_ray_folder
 
 HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
 
@@ -29,6 +32,36 @@ def test_a_cluster_that_does_not_answer_ends_the_command_within_seconds_but_not_
         cluster.trial_resources(wish)
     assert "taken to have what is asked for" in cluster.trial_resources(wish, dry_run=True).note
     assert time.monotonic() - started < 30
+
+
+def start():
+    with cluster.cluster(verbose=False):
+        raise AssertionError("Ray was started")
+
+
+def test_a_long_folder_for_temporary_files_is_named_before_ray_is_started(monkeypatch):
+    """/ray/session_2026-01-01_00-00-00_000000_1234/sockets/plasma_store has 65 bytes: a folder of 42 is the longest."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(os, "getpid", lambda: 1234)
+    fits, longer = (f"/tmp/{'a' * length}" for length in (37, 38))
+    monkeypatch.setenv("RAY_TMPDIR", fits)
+    check_ray_folder()
+    os.rmdir(fits)
+    monkeypatch.setenv("RAY_TMPDIR", longer)
+    with pytest.raises(InputError, match="would have 108 bytes, and the system takes 107; export RAY_TMPDIR=/tmp"):
+        start()
+    assert not os.path.exists(longer)
+
+
+def test_a_ray_that_cannot_start_says_why_and_what_to_do(monkeypatch):
+    """It refuses an object store of one byte."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(cluster, "_LOCAL_OBJECT_STORE_BYTES", 1)
+    with pytest.raises(InputError, match="Ray could not be started on this machine: .* 1 bytes.*-m sweeps.doctor"):
+        start()
+    import ray
+
+    assert not ray.is_initialized()
 
 
 def test_hosts_of_a_list_are_waited_for_and_what_can_never_be_is_not(monkeypatch, capsys):

@@ -30,12 +30,19 @@ SEEN = {"cuda": "12.8", "built_for": ["sm_80", "sm_90", "compute_120"], "gpus": 
 
 
 @pytest.fixture
-def quick(monkeypatch, tmp_path):
+def ray_folder():
+    """A folder of its own for Ray, with a path that is short enough for its sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp", prefix="ray-") as folder:
+        yield folder
+
+
+@pytest.fixture
+def quick(monkeypatch, ray_folder):
     """Loads one library instead of all, and leaves out what the machine itself has set."""
     monkeypatch.setattr(doctor_software, "LIBRARIES", ("numpy",))
     for name in ("RAY_ADDRESS", "MLFLOW_TRACKING_URI", "MMPO_STORAGE", "OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", ray_folder)
 
 
 def examined(capsys, *arguments) -> tuple[int, dict[str, list[dict[str, str]]]]:
@@ -82,12 +89,12 @@ def test_every_problem_is_on_one_page_with_what_to_do(quick, capsys, tmp_path, m
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [["-m", "sweeps.doctor"], ["sweeps/doctor/__main__.py"]], ids=" ".join)
-def test_both_ways_to_call_it_load_every_library(program, tmp_path):
+def test_both_ways_to_call_it_load_every_library(program, ray_folder, tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     run = subprocess.run(
         [sys.executable, *program, "--storage", str(tmp_path / "runs"), "--json"],
         cwd=REPOSITORY,
-        env=environment | {"RAY_TMPDIR": str(tmp_path)},
+        env=environment | {"RAY_TMPDIR": ray_folder},
         capture_output=True,
         text=True,
     )
@@ -377,6 +384,20 @@ def test_a_trial_that_never_fits_is_a_problem(quick):
 
     [finding] = ray_cluster(doctor_page.DoctorOptions(workers_per_trial=999))
     assert finding.verdict == "problem" and "--workers-per-trial" in finding.found
+
+
+@pytest.mark.parametrize(("variable", "other"), [("RAY_TMPDIR", "TMPDIR"), ("TMPDIR", "RAY_TMPDIR")])
+def test_a_folder_in_which_ray_cannot_start_is_found_beforehand(quick, capsys, monkeypatch, tmp_path, variable, other):
+    """Sockets of 107 bytes at most; and a folder that is a file."""
+    monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path / ("a" * 60)))
+    status, findings = examined(capsys, "--storage", str(tmp_path / "runs"))
+    [told] = findings["Ray"]
+    assert status == 1 and told["verdict"] == "problem"
+    assert f"({variable}) is too long a path for Ray" in told["found"] and "export RAY_TMPDIR=/tmp" in told["found"]
+    monkeypatch.setenv(variable, "/dev/null")
+    [told] = examined(capsys, "--storage", str(tmp_path / "runs"))[1]["Ray"]
+    assert "/dev/null" in told["found"] and "cannot be written" in told["found"]
 
 
 @pytest.mark.slow

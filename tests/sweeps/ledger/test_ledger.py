@@ -111,6 +111,8 @@ def test_a_finished_trial_is_found_with_all_that_was_logged(ledger, storage):
     environment = storage / "mlartifacts" / found.run_id / "artifacts" / "environment.json"
     assert "mlflow" in json.loads(environment.read_text())["packages"]
     assert ledger.read_trial(found.run_id) == found
+    with pytest.raises(InputError, match="answers, and does not have it: .*0123456789.*copy the id of a run"):
+        ledger.read_trial("0123456789")
 
 
 def test_a_second_driver_goes_on_in_the_same_run_and_doubles_nothing(storage):
