@@ -23,6 +23,7 @@ from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import use_packed_attention
 from mmpo_train.model.scoring import ScoredTable
 from mmpo_train.trial.loop import train
+from mmpo_train.trial.preferences import Preferences
 
 VOCABULARY = 1024
 
@@ -45,7 +46,8 @@ def seconds_per_pair(pairs: ScoredTable, validation: ScoredTable, steps: int, pa
 
     engine = TorchEngine(CompletionLogps(model), config)
     try:
-        train(config, pairs, validation, engine, passes, report=report, publish=lambda *_: None)
+        task = Preferences(config, pairs, validation, engine)
+        train(config, task, engine, passes, report=report, publish=lambda *_: None)
     except Enough:
         return statistics.median(np.diff(times[1:])) / config.pairs_per_step
     raise AssertionError("fewer steps in the data than are to be measured")

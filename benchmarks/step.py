@@ -41,7 +41,7 @@ from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, quieten
 from mmpo_train.model.scoring import ScoredTable, score_pairs
 from mmpo_train.objectives import build_objective
-from mmpo_train.trial.loop import accumulate
+from mmpo_train.trial.preferences import accumulate
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -7,8 +7,11 @@ import math
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,24 +24,39 @@ from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_tokenizer
 from mmpo_train.model.reference import UNRELATED, read_reference, read_split
 from mmpo_train.model.scoring import ScoredTable
-from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.storage.manifest import DamagedFolder
 from mmpo_train.storage.mirror import address_of, fetch, is_here, name_of, need, publish, withdraw
-from mmpo_train.trial.checkpoint import checkpoint_folder, save_policy, write_trial
+from mmpo_train.trial.checkpoint import AnyTrial, checkpoint_folder, save_policy, write_trial
 from mmpo_train.trial.early_stop import GO_ON, STOP, Stopped, read_answer
-from mmpo_train.trial.loop import Diverged, train
+from mmpo_train.trial.loop import Diverged, Task, train
 from mmpo_train.trial.outbox import Outbox
 from mmpo_train.trial.places import Places
+from mmpo_train.trial.preferences import Preferences
 from mmpo_train.trial.resume import Progress, keep_state, resume
 from mmpo_train.trial.segments import Ask, Segment, first_step, read_segment, segment_request
 
+MakeEngine = Callable[[CompletionLogps, TrialConfig], Engine]
+
 _SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class Running:
+    """A trial on one of its workers."""
+
+    folder: Path
+    """The trial's own."""
+    engine: Engine
+    save: Callable[..., None]
+    """Writes the policy as it is now: a folder, and facts about it by name. Every worker calls it."""
+    outbox: Outbox
+    done: Progress
 
 
 def run_trial(
     config: TrialConfig,
     places: Places,
-    make_engine: Callable[[CompletionLogps, TrialConfig], Engine],
+    make_engine: MakeEngine,
     send: Send,
     ask: Ask | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -46,108 +64,142 @@ def run_trial(
     *,
     watched: bool = False,
 ) -> None:
-    """Train the trial to its end, from where its newest whole state has it.
+    """Train on preference pairs to the end, as `run_task` does; `ask` has the segments made that online objectives
+    need."""
 
-    `ask` has the segments made that online objectives need; `say` is told, on every worker, what a person should know,
-    `safe` up to which step nothing can be lost any more, at first and with each state written. A `watched` trial waits
-    at each epoch's end but the last for leave to go on. Raises Stopped where it is refused, Diverged, and OutOfMemory;
-    called again after that, the trial takes the smaller passes that it remembers. What was measured by then has been
-    sent.
-    """
-    folder = places.trial(config)
+    def preferences(running: Running) -> Preferences:
+        tables = {
+            split: ScoredTable(read_table(places.tokens, split), read_reference(places.reference, split))
+            for split in ("train", "validation")
+        }
+        unrelated = None
+        if config.objective in NEEDS_UNRELATED:
+            unrelated = ScoredTable(read_split(places.tokens, UNRELATED), read_reference(places.unrelated, UNRELATED))
+        return Preferences(
+            config,
+            tables["train"],
+            tables["validation"],
+            running.engine,
+            reference_point=running.done.reference_point,
+            unrelated=unrelated,
+            make_segment=partial(_make_segment, config, places, running, ask, len(tables["train"].table))
+            if config.objective in ONLINE_OBJECTIVES
+            else None,
+        )
+
     extra = (places.unrelated,) if config.objective in NEEDS_UNRELATED else ()
-    for needed in (places.model, places.tokens, places.reference, *extra):
-        need(needed)
-    model, tokenizer = load_model(places.model, config=config), load_tokenizer(places.model)
+    needed = (places.model, places.tokens, places.reference, *extra)
+    run_task(config, config, places.trial(config), needed, preferences, make_engine, send, say, safe, watched=watched)
+
+
+def run_task(
+    trial: AnyTrial,
+    config: TrialConfig,
+    folder: Path,
+    needed: Sequence[Path],
+    make_task: Callable[[Running], Task],
+    make_engine: MakeEngine,
+    send: Send,
+    say: Callable[[str], None],
+    safe: Callable[[int], None],
+    *,
+    watched: bool = False,
+) -> None:
+    """Train a trial in its folder to its end, from where its newest whole state has it.
+
+    `config` is the trial as the loop and the engine read it; of the folders `needed` the first is the model's. `say` is
+    told, on every worker, what a person should know, `safe` up to which step nothing can be lost any more, at first and
+    with each state written. A `watched` trial waits at each epoch's end but the last for leave to go on. Raises Stopped
+    where it is refused, Diverged, and OutOfMemory; called again after that, the trial takes the smaller passes that it
+    remembers. What was measured by then has been sent.
+    """
+    for one in needed:
+        need(one)
+    model, tokenizer = load_model(needed[0], config=config), load_tokenizer(needed[0])
     engine = make_engine(CompletionLogps(model, one_projection=config.zero_stage == 3), config)
     assert not address_of(folder) or on_one_node(engine), "workers on several nodes would write into several copies"
     if engine.worker == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        write_trial(folder, config)
-    done = resume(folder, config, engine)
+        write_trial(folder, trial)
+    done = resume(folder, trial, engine)
     safe(done.step)
     outbox = Outbox(send, done.history)
     send_again(outbox, folder, done, engine)
     if watched and 0 < done.epochs < config.epochs:
         wait_for_leave(engine, folder, done.epochs)
 
-    def keep(epochs: int, step: int, point: RunningMean) -> None:
+    def save(target: Path, **facts: Any) -> None:
+        save_policy(target, trial, model, tokenizer, engine, **facts)
+
+    task = make_task(Running(folder, engine, save, outbox, done))
+
+    def keep(epochs: int, step: int) -> None:
         outbox.flush(None)
-        keep_state(folder, config, engine, Progress(step, epochs, point, outbox.history))
+        keep_state(folder, trial, engine, Progress(step, epochs, task.reference_point, outbox.history))
         safe(step)
 
-    def finish(epoch: int, step: int, point: RunningMean) -> None:
+    def publish(epoch: int, step: int) -> None:
         outbox.flush(None)
         checkpoint = checkpoint_folder(folder, epoch)
-        save_policy(checkpoint, config, model, tokenizer, engine, epoch=epoch, step=step, reference_point=point)
-        keep(epoch, step, point)
+        save(checkpoint, epoch=epoch, step=step, reference_point=task.reference_point)
+        keep(epoch, step)
         outbox.flush(Finished(epoch, name_of(checkpoint)))
         if watched and epoch < config.epochs:
             wait_for_leave(engine, folder, epoch)
 
-    tables = {
-        split: ScoredTable(read_table(places.tokens, split), read_reference(places.reference, split))
-        for split in ("train", "validation")
-    }
-    unrelated = None
-    if config.objective in NEEDS_UNRELATED:
-        unrelated = ScoredTable(read_split(places.tokens, UNRELATED), read_reference(places.unrelated, UNRELATED))
-
-    passes = passes_of(config, engine, tables["train"].table, folder, say)
-    total_steps = math.ceil(len(tables["train"].table) / config.pairs_per_step) * config.epochs
-
-    def make_segment(segment: int, prompts: np.ndarray) -> Segment:
-        outbox.flush(None)
-        target = folder / "segments" / f"segment-{segment + 1:04d}"
-        if not first_workers(engine, lambda: is_here(target)):
-            assert ask is not None
-            if done.step >= first_step(segment, total_steps, config.segments):
-                raise DamagedFolder(
-                    f"{target} is not as it was written, and the policy whose answers it had has been trained since; "
-                    f"remove {folder / 'resume'}, and the trial starts anew"
-                )
-            policy = places.model
-            if segment:
-                policy = target.with_name(f"policy-{segment + 1:04d}")
-                save_policy(policy, config, model, tokenizer, engine, segment=segment + 1)
-            request = segment_request(
-                to_dict(config),
-                segment,
-                prompts,
-                policy=policy,
-                model=places.model,
-                tokens=places.tokens,
-                target=target,
-            )
-            is_made = ask(request) if engine.worker == 0 else lambda: False
-            # Not a barrier: answering may take longer than a collective operation may wait.
-            while not first_workers(engine, is_made):
-                time.sleep(_SECONDS_BETWEEN_LOOKS)
-            if segment and engine.worker == 0:
-                shutil.rmtree(policy)
-                withdraw(policy)
-        fetch(target)
-        return read_segment(target)
-
+    passes = passes_of(config, engine, task.tried, folder, say)
     try:
         train(
             config,
-            tables["train"],
-            tables["validation"],
+            task,
             engine,
             passes,
-            keep_passes=lambda smaller: remember(folder, config, smaller),
             report=outbox.put,
-            publish=finish,
+            publish=publish,
             keep=keep,
+            keep_passes=lambda smaller: remember(folder, config, smaller),
             finished_steps=done.step,
-            reference_point=done.reference_point,
-            unrelated=unrelated,
-            make_segment=make_segment if config.objective in ONLINE_OBJECTIVES else None,
         )
     except Diverged:
         outbox.flush(None)
         raise
+
+
+def _make_segment(
+    config: TrialConfig,
+    places: Places,
+    running: Running,
+    ask: Ask | None,
+    train_prompts: int,
+    segment: int,
+    prompts: np.ndarray,
+) -> Segment:
+    """The segment's answers, asked for where they are not there yet. Every worker calls it."""
+    running.outbox.flush(None)
+    engine, target = running.engine, running.folder / "segments" / f"segment-{segment + 1:04d}"
+    if not first_workers(engine, lambda: is_here(target)):
+        assert ask is not None
+        total_steps = math.ceil(train_prompts / config.pairs_per_step) * config.epochs
+        if running.done.step >= first_step(segment, total_steps, config.segments):
+            raise DamagedFolder(
+                f"{target} is not as it was written, and the policy whose answers it had has been trained since; "
+                f"remove {running.folder / 'resume'}, and the trial starts anew"
+            )
+        policy = places.model
+        if segment:
+            policy = target.with_name(f"policy-{segment + 1:04d}")
+            running.save(policy, segment=segment + 1)
+        folders = {"policy": policy, "model": places.model, "tokens": places.tokens, "target": target}
+        request = segment_request(to_dict(config), segment, prompts, **folders)
+        is_made = ask(request) if engine.worker == 0 else lambda: False
+        # Not a barrier: answering may take longer than a collective operation may wait.
+        while not first_workers(engine, is_made):
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        if segment and engine.worker == 0:
+            shutil.rmtree(policy)
+            withdraw(policy)
+    fetch(target)
+    return read_segment(target)
 
 
 def send_again(outbox: Outbox, folder: Path, done: Progress, engine: Engine) -> None:

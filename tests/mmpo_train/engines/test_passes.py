@@ -489,6 +489,7 @@ def train_in_little_memory(model: str, megabytes: int) -> None:
     """Two steps in small passes, then the same within a limit in passes that are too large; prints what came out."""
     from mmpo_train.model.scoring import ScoredTable
     from mmpo_train.trial.loop import train
+    from mmpo_train.trial.preferences import Preferences
 
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
@@ -501,11 +502,11 @@ def train_in_little_memory(model: str, megabytes: int) -> None:
     def run(tokens: int) -> tuple[list[float], list[int]]:
         points: list[float] = []
         kept: list[int] = []
+        engine = TorchEngine(CompletionLogps(load_model(Path(model))), config)
         train(
             config,
-            scored,
-            validation,
-            TorchEngine(CompletionLogps(load_model(Path(model))), config),
+            Preferences(config, scored, validation, engine),
+            engine,
             Passes("shared", tokens),
             report=lambda metrics, step: points.append(float(metrics["train/loss"])),
             publish=lambda *finished: None,

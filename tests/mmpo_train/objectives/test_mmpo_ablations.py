@@ -18,8 +18,8 @@ from mmpo_train.model.reference import read_reference
 from mmpo_train.model.scoring import ScoredTable
 from mmpo_train.objectives import Batch, build_objective
 from mmpo_train.objectives.mmpo import mean_entropy, mmpo_loss, normalised_rewards, unnormalised_rewards
-from mmpo_train.trial.loop import accumulate
 from mmpo_train.trial.metrics import validate
+from mmpo_train.trial.preferences import accumulate
 from tests.support.models import plain_sums
 
 SWITCHES = ("auxiliary", "in_batch_normalised", "length_normalised", "entropy")

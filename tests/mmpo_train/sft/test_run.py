@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ from mmpo_train.model.batches import epoch_order
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_tokenizer
 from mmpo_train.sft.prepare import identify_sft, materialise_sft
-from mmpo_train.sft.run import tune
+from mmpo_train.sft.run import Conversations
 from mmpo_train.sft.tokens import read_chats
 from mmpo_train.sft.trial import SFTTrial, change
-from mmpo_train.trial.loop import Diverged
+from mmpo_train.trial.loop import Diverged, train
 
 
 @pytest.fixture(scope="module")
@@ -48,20 +49,22 @@ def places(trial, tmp_path_factory):
     return materialise_sft(inputs, lambda what, share: None)[0]
 
 
-def tuned(trial: SFTTrial, places: Any, passes: Passes, wrap: Any = lambda engine: engine) -> list[tuple[int, dict]]:
+def tuned(
+    trial: SFTTrial, places: Any, passes: Passes, make_engine: Any = TorchEngine, keep_passes: Any = lambda passes: None
+) -> list[tuple[int, dict]]:
     """(step, metrics) of each step."""
     points: list[tuple[int, dict]] = []
     model = load_model(places.model, config=trial.engine_config())
-    engine = wrap(TorchEngine(CompletionLogps(model), trial.engine_config()))
-    train, validation = (read_chats(places.tokens, split) for split in ("train", "validation"))
-    tune(
-        trial,
-        train,
-        validation,
+    engine = make_engine(CompletionLogps(model), trial.engine_config())
+    tables = [read_chats(places.tokens, split) for split in ("train", "validation")]
+    train(
+        trial.engine_config(),
+        Conversations(*tables, engine, partial(epoch_order, len(tables[0]), trial.seed)),
         engine,
         passes,
         report=lambda metrics, step: points.append((step, metrics)),
         publish=lambda epoch, step: None,
+        keep_passes=keep_passes,
     )
     return points
 
@@ -125,22 +128,7 @@ def test_a_step_that_runs_out_of_memory_begins_again_with_smaller_passes(trial, 
                 raise torch.OutOfMemoryError("says the test")
             return super().logps(one, entropies)
 
-    def wrap(engine: TorchEngine) -> Once:
-        engine.__class__ = Once
-        return engine  # type: ignore[return-value]
-
-    points = []
-    model = load_model(places.model, config=trial.engine_config())
-    tune(
-        trial,
-        read_chats(places.tokens, "train"),
-        read_chats(places.tokens, "validation"),
-        wrap(TorchEngine(CompletionLogps(model), trial.engine_config())),
-        Passes("packed", 200),
-        report=lambda metrics, step: points.append((step, metrics)),
-        publish=lambda epoch, step: None,
-        keep_passes=told.append,
-    )
+    points = tuned(trial, places, Passes("packed", 200), Once, told.append)
     assert len(told) == 1 and told[0].tokens < 200
     assert losses(points) == pytest.approx(losses(expected), rel=1e-4)
 

@@ -16,6 +16,7 @@ from mmpo_train.model.policy import load_model
 from mmpo_train.model.reference import read_reference
 from mmpo_train.model.scoring import ScoredTable
 from mmpo_train.trial.loop import train
+from mmpo_train.trial.preferences import Preferences
 from mmpo_train.trial.segments import Segment
 
 
@@ -32,16 +33,14 @@ def run(config, tables, **arguments):
     """Points and published epochs of a run, and the trained weights."""
     torch.manual_seed(0)
     engine = TorchEngine(CompletionLogps(load_model(arguments.pop("model"))), config)
-    points, published = [], []
+    task, points, published = Preferences(config, tables["train"], tables["validation"], engine, **arguments), [], []
     train(
         config,
-        tables["train"],
-        tables["validation"],
+        task,
         engine,
-        arguments.pop("passes", Passes("shared", 512)),
+        Passes("shared", 512),
         report=lambda metrics, step: points.append((step, metrics)),
-        publish=lambda *finished: published.append(finished),
-        **arguments,
+        publish=lambda *finished: published.append((*finished, task.reference_point)),
     )
     return points, published, [parameter.detach().clone() for parameter in engine.parameters]
 

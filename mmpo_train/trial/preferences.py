@@ -1,0 +1,205 @@
+"""Preference pairs as what is learned: a step's completions and constants, its loss over passes, its validation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import torch
+
+from mmpo_train.config import TrialConfig
+from mmpo_train.data.tokens import TokenTable
+from mmpo_train.engines.engine import Engine
+from mmpo_train.engines.passes import Passes
+from mmpo_train.model.batches import collate, epoch_order, group_rewards, plan_passes
+from mmpo_train.model.scoring import ScoredTable, score_pairs
+from mmpo_train.objectives import Objective, batch_of, build_objective
+from mmpo_train.objectives.reference_point import RunningMean, kl_reference_point
+from mmpo_train.trial.loop import Step
+from mmpo_train.trial.metrics import SATURATED_NATS, validate
+from mmpo_train.trial.negatives import drawn_columns, weighted_columns
+from mmpo_train.trial.segments import Segment, first_step, prompts_of_segment, segment_of
+
+MakeSegment = Callable[[int, np.ndarray], Segment]
+"""Takes a segment's number (from 0) and the places of its prompts. Called on every worker."""
+
+
+class Preferences:
+    """`Task` of a preference objective. What a group and a step hold depends on the config alone."""
+
+    examples = "pairs"
+    advice = (
+        "lower max_prompt_tokens or max_completion_tokens, train LoRA adapters (lora_rank), use more workers with "
+        "zero_stage=3, or a GPU with more memory"
+    )
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        train_pairs: ScoredTable,
+        validation_pairs: ScoredTable,
+        engine: Engine,
+        *,
+        reference_point: RunningMean = RunningMean(),  # noqa: B008  (immutable)
+        unrelated: ScoredTable | None = None,
+        make_segment: MakeSegment | None = None,
+    ) -> None:
+        """`unrelated` has for each prompt one completion of another one (KTO); `make_segment` replaces the completions
+        at the start of each segment (online objectives)."""
+        self.config, self.engine, self.objective = config, engine, build_objective(config)
+        self.train_pairs, self.validation_pairs, self.unrelated = train_pairs, validation_pairs, unrelated
+        self.reference_point, self.make_segment = reference_point, make_segment
+        self.epoch, self.rewards = 0, np.zeros_like(train_pairs.ref_logps)
+        self.segment: Segment | None = None
+
+    def __len__(self) -> int:
+        return len(self.train_pairs.table)
+
+    @property
+    def tried(self) -> TokenTable:
+        return self.train_pairs.table
+
+    def begin_epoch(self, epoch: int) -> np.ndarray:
+        order = epoch_order(len(self), self.config.seed, epoch)
+        present = self.train_pairs.table.completion_tokens > 0
+        groups = self.config.pairs_per_group, self.objective.rewards
+        self.rewards = group_rewards(self.train_pairs.ref_logps, present, order, *groups)
+        self.epoch = epoch
+        return order
+
+    def get_ready(self, step: int) -> None:
+        if self.make_segment is not None and (self.segment is None or self._begins_segment(step)):
+            number = segment_of(step, self._total_steps, self.config.segments)
+            self.segment = self.make_segment(number, prompts_of_segment(self.config, len(self), number))
+
+    def step_of(self, examples: np.ndarray, number: int, passes: Passes) -> Step:
+        config, objective = self.config, self.objective
+        source, rows, metrics = self.train_pairs, examples, {}
+        if self.segment is not None:
+            source, rows = self.segment.scored, self.segment.rows_of(examples)
+            metrics = self.segment.metrics if self._begins_segment(number) else {}
+        columns = self._columns(source, rows, passes)
+        if objective.reference_point == "unrelated":
+            assert self.unrelated is not None
+            surveyed = torch.from_numpy(self._logps(self.unrelated, rows, passes))
+            point = kl_reference_point(surveyed, torch.from_numpy(self.unrelated.ref_logps[rows]), config.beta)
+            self.reference_point = RunningMean(point, 1)
+        pairs = source.take(rows, columns)
+        constants = self.rewards[rows, : columns.shape[1]] if objective.rewards else np.zeros_like(pairs.ref_logps)
+        return Step(pairs.table, partial(self._add_gradient, pairs, constants), metrics)
+
+    def validation(self, passes: Passes) -> dict[str, float]:
+        pairs = self.validation_pairs
+        logps = self._logps(pairs, np.arange(len(pairs.table)), passes)
+        point = self.reference_point.mean
+        return validate(self.config, logps, pairs.ref_logps, pairs.table.completion_tokens, point).metrics
+
+    @property
+    def _total_steps(self) -> int:
+        return math.ceil(len(self) / self.config.pairs_per_step) * self.config.epochs
+
+    def _begins_segment(self, step: int) -> bool:
+        segments = self.config.segments
+        return step == first_step(segment_of(step, self._total_steps, segments), self._total_steps, segments)
+
+    def _columns(self, source: ScoredTable, rows: np.ndarray, passes: Passes) -> np.ndarray:
+        """Which completions of each prompt the step trains on, (n, M + 1), -1 for none."""
+        config, objective = self.config, self.objective
+        counts = np.array([len(source.table.completions[row]) for row in rows], dtype=np.int64)
+        everything = np.where(np.arange(counts.max(initial=2)) < counts[:, None], np.arange(counts.max(initial=2)), -1)
+        if objective.choice == "all" or counts.max(initial=2) <= objective.negatives + 1:
+            return everything
+        if objective.choice == "drawn":
+            return drawn_columns(counts, objective.negatives, config.seed, rows)
+        scores = config.beta * (self._logps(source, rows, passes) - source.ref_logps[rows])
+        return weighted_columns(scores, counts, objective.negatives, objective.choice, config.seed, self.epoch, rows)
+
+    def _logps(self, source: ScoredTable, rows: np.ndarray, passes: Passes) -> np.ndarray:
+        """log pi_theta of all completions of some prompts, (n, K), fp32, in nats."""
+        engine = self.engine
+        share = score_pairs(
+            engine.logps, source.table, rows, passes.tokens, engine.worker, engine.workers, layout=passes.layout
+        )
+        return engine.sum(share).astype(np.float32)
+
+    def _add_gradient(self, pairs: ScoredTable, constants: np.ndarray, passes: Passes) -> dict[str, float]:
+        sums = accumulate(self.engine, self.objective, pairs, constants, self.reference_point.mean, passes)
+        means = {name: total / max(1, len(pairs.table)) for name, total in sums.items()} | {"tokens": sums["tokens"]}
+        score = means.pop("score")
+        if self.objective.reference_point:
+            means["reference_point"] = self.reference_point.mean
+        if self.objective.reference_point == "mean" and len(pairs.table):
+            self.reference_point = self.reference_point.update(score)
+        return means
+
+
+_TOTALS = ("loss", "reward_accuracy", "reward_margin", "rejected_weight", "saturated_share", "score", "tokens")
+
+
+def accumulate(
+    engine: Engine,
+    objective: Objective,
+    step: ScoredTable,
+    constants: np.ndarray,
+    reference_point: float,
+    passes: Passes,
+) -> dict[str, float]:
+    """Forward and backward of a step's prompts, the gradient of their mean loss added to the engine's.
+
+    `constants` (N, K) are the objective's own, from `group_rewards`. Returns sums over the prompts and all workers, by
+    name. Every worker calls it with the same arguments.
+    """
+    totals = np.zeros(len(_TOTALS))
+    prompts = np.arange(len(step.table))
+    if len(prompts):
+        tokens = step.table.completion_tokens
+        planned = plan_passes(step.table, prompts, passes.tokens, engine.workers, passes.layout)
+        for some in planned[engine.worker :: engine.workers]:
+            shown = some if len(some) else prompts[:1]  # an empty pass keeps this worker in step with the others
+            weight = 1.0 if len(some) else 0.0
+            one = collate(step.table, shown, passes.layout)
+            of_completions = torch.atleast_2d(engine.logps(one, objective.entropies))
+            logps, *others = (_by_prompt(row, tokens[shown] > 0) for row in of_completions)
+            batch = batch_of(logps, step.ref_logps[shown], constants[shown], tokens[shown], reference_point)
+            if objective.entropies:
+                entropies, prefixes = others
+                # The second is there for its gradient: its value is of no meaning and may be millions of nats².
+                batch = batch._replace(entropies=entropies + (prefixes - prefixes.detach()))
+            losses, scores = objective.loss(batch)
+            engine.backward(weight * losses.sum() / len(prompts))
+            totals += weight * _totals(losses, scores, tokens[shown], step.table.prompts, shown)
+    return dict(zip(_TOTALS, engine.sum(totals), strict=True))
+
+
+def _by_prompt(logps: torch.Tensor, present: np.ndarray) -> torch.Tensor:
+    """Values (C,) of the completions there are, as (B, K) with zeros elsewhere."""
+    if present.all():
+        return logps.reshape(present.shape)
+    places = torch.from_numpy(np.flatnonzero(present)).to(logps.device)
+    return logps.new_zeros(present.size).index_copy(0, places, logps).reshape(present.shape)
+
+
+def _totals(
+    losses: torch.Tensor, scores: torch.Tensor, tokens: np.ndarray, prompts: tuple[np.ndarray, ...], shown: np.ndarray
+) -> np.ndarray:
+    """Sums over some prompts, in the order of `_TOTALS`; a prompt with several rejected counts their mean."""
+    values, rejected = scores.double().cpu().numpy(), tokens[:, 1:] > 0
+    margins = values[:, :1] - values[:, 1:]
+
+    def total(of_each: np.ndarray) -> float:
+        return float((np.where(rejected, of_each, 0.0).sum(axis=1) / rejected.sum(axis=1)).sum())
+
+    return np.array(
+        (
+            losses.detach().double().sum().item(),
+            total(margins > 0),
+            total(margins),
+            total(1 / (1 + np.exp(np.clip(margins, -500, 500)))),
+            total(np.abs(margins) > SATURATED_NATS),
+            values[:, :2].mean(axis=1).sum(),
+            tokens.sum() + sum(len(prompts[pair]) * (row > 0).sum() for pair, row in zip(shown, tokens, strict=True)),
+        ),
+        dtype=np.float64,
+    )
