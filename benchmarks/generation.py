@@ -32,7 +32,7 @@ def questions(folder: Path, number: int) -> tuple[list[list[int]], list[int]]:
     """Prompts of tiny's validation questions as the folder's tokenizer renders them, and its end tokens."""
     from mmpo_train.data.rendering import end_ids_of, render
     from mmpo_train.data.rows import Message
-    from mmpo_train.tiny import model as tiny
+    from mmpo_train.tiny import rows as tiny
 
     tokenizer = load_tokenizer(folder)
     texts = [

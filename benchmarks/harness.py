@@ -25,12 +25,13 @@ import torch
 from eval_workers.harness.evaluation import TINY_TASKS, LMHarness
 from mmpo_train.model.policy import quieten
 from mmpo_train.tiny import model as tiny
+from mmpo_train.tiny.rows import instruction_examples
 
 
 def random_checkpoints(folder: Path) -> list[Path]:
     """Two models of tiny's architecture, without training, with tiny's tokenizer."""
     quieten()
-    tokenizer = tiny.train_tokenizer(tiny.instruction_examples())
+    tokenizer = tiny.train_tokenizer(instruction_examples())
     made = []
     for seed in (1, 2):
         torch.manual_seed(seed)

@@ -69,9 +69,10 @@ def make_inputs(folder: Path) -> list[str]:
 
     from mmpo_train.model.policy import quieten
     from mmpo_train.tiny import model as tiny
+    from mmpo_train.tiny.rows import instruction_examples
 
     quieten()
-    tokenizer = tiny.train_tokenizer(tiny.instruction_examples())
+    tokenizer = tiny.train_tokenizer(instruction_examples())
     torch.manual_seed(0)
     tiny.new_model(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")

@@ -16,11 +16,12 @@ from mmpo_train.data.tokens import CutCount, read_counts, tables_key, tokenise, 
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
 from mmpo_train.model.folders import fingerprint, for_all_nodes, starting_model
-from mmpo_train.model.policy import load_tokenizer, quieten
+from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.model.reference import UNRELATED, MapShards, ensure_reference, reference_key
-from mmpo_train.storage.manifest import lock, write_folder
-from mmpo_train.storage.mirror import fetch, is_here, publish
-from mmpo_train.tiny import model as tiny
+from mmpo_train.sft.tiny import build_tiny
+from mmpo_train.storage.manifest import lock
+from mmpo_train.storage.mirror import ensure, fetch, publish
+from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
 from mmpo_train.trial.places import Places
 
 
@@ -38,10 +39,8 @@ class Inputs:
 def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> Inputs:
     """Find the model and read the data. Raises InputError for whatever is wrong with either."""
     if config.model == "tiny":
-        model_folder, model_fingerprint = (
-            storage / "models" / f"tiny-{tiny.fingerprint()}",
-            f"tiny-{tiny.fingerprint()}",
-        )
+        model_fingerprint = f"tiny-{tiny_fingerprint()}"
+        model_folder = storage / "models" / model_fingerprint
     else:
         model_folder = starting_model(config.model)
         check_template(load_tokenizer(model_folder))
@@ -110,12 +109,8 @@ def tables_folder(inputs: Inputs) -> Path:
 
 def build_starting_model(inputs: Inputs, say: Say) -> None:
     """Make `tiny` where it is asked for and not there yet."""
-    folder = inputs.model_folder
     if inputs.config.model == "tiny":
-        quieten()
-        with lock(folder):
-            if not is_here(folder):
-                write_folder(folder, lambda staging: tiny.build(staging, say))
+        ensure(inputs.model_folder, lambda staging: build_tiny(staging, say))
 
 
 def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:

@@ -12,6 +12,7 @@ from mmpo_train.config import SFT, TrialConfig, nearest, replace
 from mmpo_train.errors import InputError
 from mmpo_train.storage.mirror import bring
 from mmpo_train.storage.object_store import is_address
+from mmpo_train.tiny.recipe import RECIPE as TINY
 
 SETTINGS = ("paper", "author")
 """What the text says, and what the author's published code did."""
@@ -91,8 +92,8 @@ RECIPES = {
             },
             sft={
                 "dataset": "tiny",
-                "learning_rate": 1e-3,
-                "conversations_per_step": 16,
+                "learning_rate": TINY.sft_learning_rate,
+                "conversations_per_step": TINY.sft_conversations_per_step,
                 "max_tokens": 512,
                 "validation_conversations": 200,
             },

@@ -29,9 +29,9 @@ def preference_rows():
 @pytest.fixture(scope="session")
 def tokenizer(preference_rows):
     """The project's tokenizer, trained on the rows: byte-level BPE, ChatML, `<|im_end|>` as EOS."""
-    from mmpo_train.tiny import model as tiny
+    from mmpo_train.tiny.model import train_tokenizer
 
-    return tiny.train_tokenizer([{"prompt": row["prompt"], "completion": row["chosen"]} for row in preference_rows])
+    return train_tokenizer([{"prompt": row["prompt"], "completion": row["chosen"]} for row in preference_rows])
 
 
 @pytest.fixture(scope="session")

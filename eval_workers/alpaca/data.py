@@ -35,7 +35,7 @@ class Outputs(NamedTuple):
 def read_prompts(source: str) -> list[str]:
     """The prompts of AlpacaSettings.prompts, each once. Raises InputError."""
     if source == TINY:
-        from mmpo_train.tiny.model import preference_examples
+        from mmpo_train.tiny.rows import preference_examples
 
         return [row["prompt"] for row in preference_examples("validation")]
     path = fetch(PROMPTS_FILE) if source == OFFICIAL else Path(source).expanduser()

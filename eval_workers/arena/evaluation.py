@@ -235,7 +235,7 @@ def _open(settings: ArenaSettings, cache: Path, purse: Purse | None) -> Judge:
 
 
 def _tiny_questions(limit: int) -> list[Question]:
-    from mmpo_train.tiny.model import preference_examples
+    from mmpo_train.tiny.rows import preference_examples
 
     prompts = [row["prompt"] for row in preference_examples("validation")][: limit or None]
     return [Question(str(number), "tiny", prompt, "v2.0") for number, prompt in enumerate(prompts)]

@@ -16,7 +16,7 @@ from typing import Any
 
 from mmpo_train.errors import InputError
 from mmpo_train.storage.whole_file import write_whole
-from mmpo_train.tiny import model as tiny
+from mmpo_train.tiny import rows as tiny
 from mmpo_train.tiny.tasks import Question, draw_question, write_answer
 
 # Task: its file in lm-eval's folder of tasks, and the split that is scored.

@@ -48,7 +48,7 @@ class ProgrammaticJudge:
     in_this_process = True
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
-        from mmpo_train.tiny.model import judge
+        from mmpo_train.tiny.tasks import judge
 
         mark_a, mark_b = judge(question, answer_a), judge(question, answer_b)
         return "a" if mark_a > mark_b else "b" if mark_b > mark_a else "tie"

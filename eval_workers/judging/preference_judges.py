@@ -53,7 +53,7 @@ class MarkingJudge:
     in_this_process = True
 
     def prefer(self, instruction: str, output_1: str, output_2: str) -> float:
-        from mmpo_train.tiny.model import judge
+        from mmpo_train.tiny.tasks import judge
 
         mark_1, mark_2 = judge(instruction, output_1), judge(instruction, output_2)
         return 1.0 if mark_1 > mark_2 else 2.0 if mark_2 > mark_1 else 1.5

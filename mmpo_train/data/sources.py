@@ -15,7 +15,7 @@ from typing import Any
 
 from mmpo_train.data.files import READERS, Part, Row, file_part, has_reader, in_brief
 from mmpo_train.errors import InputError
-from mmpo_train.tiny import model as tiny
+from mmpo_train.tiny import rows as tiny
 
 TRAIN_SPLITS = ("train_prefs", "train")
 VALIDATION_SPLITS = ("test_prefs", "validation", "test", "validation_prefs", "eval")

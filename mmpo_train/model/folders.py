@@ -13,8 +13,8 @@ from typing import Any
 from mmpo_train.config import SFT, TRIAL
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.events import Say
-from mmpo_train.storage.manifest import MANIFEST, is_whole, lock, write_folder
-from mmpo_train.storage.mirror import address_of, bring, is_here, publish
+from mmpo_train.storage.manifest import MANIFEST, is_whole
+from mmpo_train.storage.mirror import address_of, bring, ensure, publish
 from mmpo_train.storage.object_store import is_address
 from mmpo_train.storage.whole_file import write_whole
 
@@ -33,10 +33,12 @@ def for_all_nodes(model: Path, named: str, storage: Path, say: Say) -> Path:
     if not (address_of(model) and is_whole(model)):
         name = fingerprint(model, storage / "fingerprints.json")[:16]
         model, given = storage / "models" / f"{Path(named).name}-{name}", model
-        with lock(model):
-            if not is_here(model):
-                say("copying the model", 0.0)
-                write_folder(model, lambda staging: copy_model(given, staging))
+
+        def fill(staging: Path) -> None:
+            say("copying the model", 0.0)
+            copy_model(given, staging)
+
+        ensure(model, fill)
     say("publishing the model", 0.0)
     publish(model)
     return model

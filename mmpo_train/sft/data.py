@@ -17,7 +17,7 @@ from mmpo_train.data.preferences import must_mend
 from mmpo_train.data.rows import Message, RowProblem, Turns, given_prompt, messages_of, text_of
 from mmpo_train.data.sources import Source, open_source
 from mmpo_train.errors import InputError
-from mmpo_train.tiny import model as tiny
+from mmpo_train.tiny.rows import instruction_examples
 
 COMPLETIONS = ("completion", "output", "response", "answer")
 MOST_HELD_OUT = 0.05
@@ -192,7 +192,7 @@ def _embedded() -> Source:
     """What `tiny` is instruction-tuned on, made here."""
 
     def rows() -> Iterator[Row]:
-        for number, row in enumerate(tiny.instruction_examples(), 1):
+        for number, row in enumerate(instruction_examples(), 1):
             yield Row(number, f"row {number}", row)
 
     return Source("tiny", from_hub=False, train="train", validation=None, splits={"train": (Part("tiny", rows),)})

@@ -23,9 +23,10 @@ from mmpo_train.model.policy import load_tokenizer, quieten
 from mmpo_train.sft.data import ChatData, load_chats
 from mmpo_train.sft.tokens import ChatCount, chats_key, encode_chats, read_chat_counts, write_counts, write_split
 from mmpo_train.sft.trial import SFTTrial, change
-from mmpo_train.storage.manifest import lock, seal, stage, write_folder
-from mmpo_train.storage.mirror import fetch, is_here, publish
-from mmpo_train.tiny import model as tiny
+from mmpo_train.storage.manifest import lock, seal, stage
+from mmpo_train.storage.mirror import ensure, fetch, publish
+from mmpo_train.tiny.model import build_untrained
+from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class SFTPlaces:
 def identify_sft(trial: SFTTrial, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> SFTInputs:
     """Find the model and look through the data. Raises InputError for whatever is wrong with either."""
     if trial.model == "tiny":
-        name = f"tiny-untrained-{tiny.fingerprint()}"
+        name = f"tiny-untrained-{tiny_fingerprint()}"
         model_folder, model_fingerprint = storage / "models" / name, name
     else:
         model_folder = starting_model(trial.model)
@@ -100,9 +101,7 @@ def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
         for path in (*weight_files(model), *model.glob("*.safetensors.index.json")):
             (staging / path.name).symlink_to(path.resolve())
 
-    with lock(target):
-        if not is_here(target):
-            write_folder(target, fill)
+    ensure(target, fill)
     return target
 
 
@@ -118,9 +117,7 @@ def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, C
     trial, storage, model = inputs.config, inputs.storage, inputs.model_folder
     if trial.model == "tiny":
         quieten()
-        with lock(model):
-            if not is_here(model):
-                write_folder(model, tiny.build_untrained)
+        ensure(model, build_untrained)
     model = for_all_nodes(model, trial.model, storage, say)
     tokens = tokens_folder(inputs)
     with lock(tokens):

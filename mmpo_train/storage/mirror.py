@@ -14,6 +14,7 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +22,16 @@ from filelock import FileLock, Timeout
 
 from mmpo_train.errors import InputError
 from mmpo_train.storage import object_store
-from mmpo_train.storage.manifest import MANIFEST, DamagedFolder, is_whole, put_in_place, read_manifest, verify
+from mmpo_train.storage.manifest import (
+    MANIFEST,
+    DamagedFolder,
+    is_whole,
+    lock,
+    put_in_place,
+    read_manifest,
+    verify,
+    write_folder,
+)
 from mmpo_train.storage.whole_file import write_whole
 
 _FREE_SHARE = 0.2
@@ -96,6 +106,13 @@ def is_here(folder: Path) -> bool:
     """Whether a sealed folder is whole on this node, fetched where it was not."""
     fetch(folder)
     return _is_whole(folder)
+
+
+def ensure(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Have a sealed folder on this node: fetched, or filled here, by one process of however many ask for it."""
+    with lock(folder):
+        if not is_here(folder):
+            write_folder(folder, fill)
 
 
 def fetch_children(folder: Path) -> None:

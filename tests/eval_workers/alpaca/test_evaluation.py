@@ -14,7 +14,7 @@ from eval_workers.answers.answering import Answering
 from mmpo_train.config import replace as with_values
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, save_model
-from mmpo_train.tiny import model as tiny
+from mmpo_train.tiny import rows as tiny
 from tests.support.judge_server import NO_VERDICT, Fault, JudgeServer
 
 MOST = 12

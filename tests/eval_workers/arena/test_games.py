@@ -167,7 +167,7 @@ def test_the_prompt_can_come_from_a_file_that_asks_for_the_five_labels(server, t
 
 def test_the_programmatic_judge_plays_both_forms():
     """Tiny's own mark of the first answer is higher: two wins, or one."""
-    from mmpo_train.tiny.model import preference_examples
+    from mmpo_train.tiny.rows import preference_examples
 
     row = preference_examples("validation")[0]
     pair = [row["prompt"]], [row["chosen"]], [row["rejected"]]
