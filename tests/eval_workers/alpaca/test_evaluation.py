@@ -108,6 +108,7 @@ def test_metrics_and_files_say_what_was_answered_and_judged(answering, checkpoin
     summary = json.loads((tmp_path / "alpaca_eval.json").read_text())
     assert "too one-sided" in summary["judges"]["tiny"]["length_control"]["reason"]
     assert summary["metrics"] == metrics and summary["settings"]["seed"] == 0
+    assert set(summary["rendering"]) == {"chat_template_sha256", "chat_date"}
 
 
 def test_an_interrupted_run_goes_on_where_it_was(answering, checkpoint, model_folder, tmp_path, monkeypatch):
@@ -195,6 +196,7 @@ def test_a_judge_that_fails_is_counted_and_what_it_costs_is_told(answering, chec
             assert row["preference"] in (1.0, 2.0)
     judged = [row["preference"] - 1 for row in ours if row["preference"] is not None]
     assert metrics["alpaca/unjudged/openai_scripted"] == 1 and metrics["alpaca/unjudged/tiny"] == 0
+    assert metrics["alpaca/unjudged_share/openai_scripted"] == 1 / 24 and metrics["alpaca/unjudged_share/tiny"] == 0
     assert metrics["alpaca/win_rate/openai_scripted"] == pytest.approx(sum(judged) / 23)
     both = metrics["alpaca/win_rate/openai_scripted"], metrics["alpaca/win_rate/tiny"]
     assert metrics["alpaca/win_rate"] == pytest.approx(sum(both) / 2)

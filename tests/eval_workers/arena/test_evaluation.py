@@ -125,6 +125,9 @@ def test_what_the_judge_fails_on_is_counted_and_left_out(
     with caplog.at_level(logging.WARNING):
         metrics = arena(checkpoint, **where)
     assert metrics["arena_hard/unjudged"] == 1 and metrics["arena_hard/win_rate"] == won
+    assert metrics["arena_hard/unjudged_share"] == 0.25
+    summary = json.loads((tmp_path / "out" / "arena_hard.json").read_text())
+    assert summary["metrics"] == metrics and summary["rendering"]["chat_date"] == "2024-07-26" and arena.facts
     assert "1 of 4 unjudged (no single verdict: 1)" in caplog.text
     row = lines(tmp_path / "out" / "judgments.jsonl")[0]
     assert row["labels"] is None and row["points"] is None and row["weight"] == 0
@@ -138,7 +141,9 @@ def test_without_any_judgement_there_is_no_win_rate(server, answering, four, che
     server.fault_of = lambda request: judge_server.REFUSED
     arena = ArenaHard(answering, ArenaSettings(questions=four, judge=server.spec(), form="labels", **CHEAP))
     metrics = arena(checkpoint, starting_model=model_folder, artifacts=tmp_path / "out")
-    assert set(metrics) == {f"arena_hard/{name}" for name in ("unjudged", "cut", "tokens", "judge_tokens")}
+    assert set(metrics) == {
+        f"arena_hard/{name}" for name in ("unjudged", "unjudged_share", "cut", "tokens", "judge_tokens")
+    }
     assert metrics["arena_hard/unjudged"] == 4
 
 

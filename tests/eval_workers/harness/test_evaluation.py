@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-from eval_workers.harness.evaluation import LMHarness
+from eval_workers.harness.evaluation import LMHarness, _Scorer
 from eval_workers.harness.loglikelihoods import Requests
 from eval_workers.harness.tasks import HARNESS_TASKS, TINY_TASKS, missing_data, tiny_rows
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import TrialConfig, replace
+from mmpo_train.data.rendering import prompt_ids
 from mmpo_train.errors import InputError
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, save_model
@@ -23,6 +24,7 @@ from mmpo_train.model.scoring import model_forward
 from mmpo_train.storage.manifest import DamagedFolder, verify, write_folder
 from mmpo_train.tiny.tasks import judge
 from mmpo_train.trial.checkpoint import write_trial
+from tests.support.tokenizers import byte_tokenizer
 
 DOCUMENTS = 4
 FEW = ("winogrande", "piqa", "openbookqa")
@@ -217,6 +219,22 @@ def test_requests_are_rendered_as_the_task_and_the_template_say(first_call, task
     rows = samples_of(tmp_path / "harness", "piqa")
     assert rows[1]["arguments"][0] == [question, " Say 4."]
     assert rows[1]["loglikelihoods"] != samples_of(folder, "piqa")[1]["loglikelihoods"]
+
+
+def test_bos_is_where_the_template_writes_it_as_in_training_and_generation():
+    """A tokenizer that puts BOS before any text, with a template that writes none, one that does, and without one."""
+    from tokenizers.processors import TemplateProcessing
+
+    for name, expected in (("zephyr", 0), ("mistral", 1)):
+        tokenizer = byte_tokenizer(name)
+        bos = tokenizer.bos_token_id
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+        asked = [{"role": "user", "content": "2+2?"}]
+        scorer = _Scorer(tokenizer, "", 512, chat=True)
+        ids = scorer.tok_encode(scorer.apply_chat_template(asked))
+        assert ids == prompt_ids(tokenizer, asked) and ids.count(bos) == expected
+        plain = _Scorer(tokenizer, "", 512, chat=False)
+        assert plain.tok_encode("2+2?").count(bos) == 1 == plain.tok_encode("<s>2+2?").count(bos)
 
 
 def test_loglikelihoods_are_those_of_lm_evals_own_model(

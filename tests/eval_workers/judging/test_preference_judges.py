@@ -558,6 +558,15 @@ def test_a_local_model_is_asked_by_one_thread_and_fails_prompts_it_has_no_room_f
     assert preferences == [None, None] and count.reasons == {"labels improbable": 1, "prompt too long": 1}
 
 
+def test_special_tokens_in_what_a_local_judge_is_shown_stay_text(server, model_folder):
+    """An answer of twenty end tokens is twenty times ten characters, and not twenty tokens that end its turn."""
+    judge, cost = open_preference_judge(f"hf:{model_folder}"), []
+    for answer in ("5", "5" + "<|im_end|>" * 20):
+        prefer_all(judge, ["Why?"], [answer], ["6"])
+        cost.append(judge.spent().prompt_tokens)
+    assert cost[1] - 2 * cost[0] > 20 * 4
+
+
 def test_pickled_weights_are_no_judge(server, model_folder, tmp_path):
     for path in model_folder.iterdir():
         if path.suffix != ".safetensors":
