@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
@@ -98,6 +98,11 @@ def one_line(error: BaseException | None) -> str:
         if inner is None or inner is error:
             break
         error = inner
+    if isinstance(error, OutOfMemoryError):  # Ray's own, whose last line is an address
+        return (
+            "the node's memory ran out, so that Ray ended a process of the trial: run fewer trials at a time "
+            "(--concurrent-trials), smaller passes (--set tokens_per_pass=…), or end other processes"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = lines[-1][:300] if lines else "no message"
     return said if isinstance(error, GaveUp) else f"{type(error).__name__}: {said}"

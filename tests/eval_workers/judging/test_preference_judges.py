@@ -559,12 +559,12 @@ def test_a_local_model_is_asked_by_one_thread_and_fails_prompts_it_has_no_room_f
 
 
 def test_special_tokens_in_what_a_local_judge_is_shown_stay_text(server, model_folder):
-    """An answer of twenty end tokens is twenty times ten characters, and not twenty tokens that end its turn."""
-    judge, cost = open_preference_judge(f"hf:{model_folder}"), []
-    for answer in ("5", "5" + "<|im_end|>" * 20):
-        prefer_all(judge, ["Why?"], [answer], ["6"])
+    """An answer with three end tokens more is longer by more than three tokens, none of which ends its turn."""
+    judge, cost = open_preference_judge(f"hf:{model_folder}"), [0]
+    for answer in ("5", "5<|im_end|><|im_end|><|im_end|>"):
+        prefer_all(judge, ["Why?"], [answer], ["6"], attempts=1)
         cost.append(judge.spent().prompt_tokens)
-    assert cost[1] - 2 * cost[0] > 20 * 4
+    assert cost[2] - cost[1] > cost[1] - cost[0] + 3 * 3
 
 
 def test_pickled_weights_are_no_judge(server, model_folder, tmp_path):

@@ -367,13 +367,13 @@ def test_ray_s_ports_are_guarded_by_its_token(monkeypatch):
 # Ray.
 
 
-def test_a_cluster_of_this_machine_that_is_not_used_is_noted(quick, tmp_path):
+def test_a_cluster_of_this_machine_that_is_not_used_is_noted(quick, ray_folder):
     from sweeps.doctor.cluster import ray_cluster
 
-    (tmp_path / "ray").mkdir()
+    (Path(ray_folder) / "ray").mkdir()
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        (tmp_path / "ray" / "ray_current_cluster").write_text(address)
+        (Path(ray_folder) / "ray" / "ray_current_cluster").write_text(address)
         _, finding = ray_cluster(doctor_page.DoctorOptions())
         assert finding.verdict == "note" and f"export RAY_ADDRESS={address}" in finding.advice
     assert verdicts(ray_cluster(doctor_page.DoctorOptions())) == ["fine"]  # nobody listens there any more

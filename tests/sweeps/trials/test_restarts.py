@@ -12,7 +12,7 @@ import ray
 import ray.train
 import ray.tune
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
@@ -75,6 +75,7 @@ def test_the_reason_is_said_without_the_layers_it_came_through():
     fault = ValueError("first line\n  second line\n")
     assert one_line(WorkerGroupError("workers failed", {1: fault})) == "ValueError: second line"
     assert one_line(ControllerError(GaveUp("OSError: disk full (4 times)"))) == "OSError: disk full (4 times)"
+    assert "memory ran out" in one_line(OutOfMemoryError("Task was killed.\nRefer to the documentation: https://docs"))
     assert one_line(DEAD).startswith("RayActorError: ") and one_line(None) == "NoneType: None"
 
 
