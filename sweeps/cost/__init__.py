@@ -1,3 +1,3 @@
 """What trials will cost and did cost: arithmetic on numbers (`arithmetic.py`), what it is made from (`of_trials.py`,
-`of_sft.py`) and room on disk (`disk.py`). The door is `of_trials.forecast_trials`.
+`lengths.py`) and room on disk (`disk.py`). The door is `of_trials.forecast_trials`.
 """

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-
-from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, replace
+from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import TOKENS_PER_SECOND
 from mmpo_train.model.folders import weight_files
 from mmpo_train.recipes import find_recipe
+from mmpo_train.sft.trial import SFTTrial
 from sweeps.cluster.placement import HARDWARE, hardware
 from sweeps.cost.arithmetic import (
-    CHARACTERS_PER_TOKEN,
     Forecast,
     Lengths,
     ModelSize,
-    Speed,
     Work,
     elapsed,
     measured_speed,
@@ -30,21 +28,29 @@ from sweeps.cost.arithmetic import (
     reference_flop,
     work_of,
 )
+from sweeps.cost.lengths import lengths_of, tokens_folder
 from sweeps.ledger.ledger import experiment_name
 from sweeps.plan.options import SweepOptions
 
 if TYPE_CHECKING:
-    from mmpo_train.data.rows import PreferenceExample
     from mmpo_train.prepare import Inputs
+    from mmpo_train.sft.prepare import SFTInputs
     from sweeps.cluster.placement import TrialResources
     from sweeps.ledger.ledger import Ledger
     from sweeps.ledger.records import TrialRecord
-    from sweeps.plan.trials import Planned
 
 _LATEST = 8
 """So many finished trials, the latest, are asked for their speed."""
-_SPEED_FIELDS = ("epochs", "pairs_per_step", "validate_every_steps")
-_SAME_FIELDS = ("model_fingerprint", "data_fingerprint", "precision", "lora_rank")
+_SAME_FIELDS = {
+    TrialConfig: ("model_fingerprint", "data_fingerprint", "precision", "lora_rank"),
+    SFTTrial: ("model_fingerprint", "data_fingerprint", "precision", "max_tokens", "turns"),
+}
+"""In which trials must be equal for the speed of one to say something about another."""
+_SPEED_FIELDS = {
+    TrialConfig: ("epochs", "pairs_per_step", "validate_every_steps"),
+    SFTTrial: ("epochs", "conversations_per_step", "validate_every_steps"),
+}
+"""Which say, with those, how much work a trial is."""
 PARAMETERS = {
     "tiny": (1_000_000, 3, 160),
     "smollm2-135m": (134_515_008, 30, 576),
@@ -55,8 +61,18 @@ PARAMETERS = {
 """Recipe -> parameters, layers, width, for a model whose weights are not on this machine yet."""
 
 
+class ToTrain(Protocol):
+    """A trial that is to be trained, and what it is trained on; many trials share that."""
+
+    @property
+    def config(self) -> TrialConfig | SFTTrial: ...
+
+    @property
+    def inputs(self) -> Inputs | SFTInputs: ...
+
+
 def forecast_trials(
-    todo: Sequence[Planned],
+    todo: Sequence[ToTrain],
     options: SweepOptions,
     resources: TrialResources,
     ledger: Ledger | None,
@@ -78,19 +94,22 @@ def forecast_trials(
     works = [work_on(size, train, validation, one.config) for one in todo]
     measured: list[tuple[float, float, Work]] = []
     if ledger is not None:
-        same = {name: getattr(first, name) for name in _SAME_FIELDS}
+        same = {name: getattr(first, name) for name in _SAME_FIELDS[type(first)]}
 
         def work_in(params: Mapping[str, str]) -> Work:
-            fields = {name: int(params[name]) for name in _SPEED_FIELDS}
-            return work_on(size, train, validation, replace(first, fields))
+            fields: dict[str, Any] = {name: int(params[name]) for name in _SPEED_FIELDS[type(first)]}
+            return work_on(size, train, validation, dataclasses.replace(first, **fields))
 
         measured = finished_trials(ledger, experiment_name(first), same, hardware(resources), work_in)
-    speed = speed_of(measured, works[0], resources, counted)
+    if measured:
+        speed = measured_speed(measured)
+    else:  # by the FLOP of the work
+        speed = modelled_speed(works[0], resources.accelerator if resources.use_gpu else "CPU", workers)
+        speed = dataclasses.replace(speed, source=f"{speed.source}; {counted}")
     seconds = [speed.seconds(work) for work in works]
     once = 0.0
-    if not (
-        prepared or tokens_folder(inputs).is_dir()
-    ):  # the reference model's log-probabilities are made with the token tables
+    # The reference model's log-probabilities are made with the token tables.
+    if isinstance(first, TrialConfig) and not (prepared or tokens_folder(inputs).is_dir()):
         share = reference_flop(size, train.first(_completions(first)), validation) / works[0].training_flop
         once = share * works[0].tokens / speed.tokens_per_second
     return Forecast(
@@ -104,16 +123,6 @@ def forecast_trials(
     )
 
 
-def speed_of(
-    measured: Sequence[tuple[float, float, Work]], work: Work, resources: TrialResources, counted: str
-) -> Speed:
-    """By what was measured, else by the FLOP of the work; `counted` says how its tokens are known."""
-    if measured:
-        return measured_speed(measured)
-    speed = modelled_speed(work, resources.accelerator if resources.use_gpu else "CPU", resources.workers)
-    return Speed(speed.tokens_per_second, speed.start_up_seconds, f"{speed.source}; {counted}")
-
-
 def hours_of(records: Mapping[str, TrialRecord], digests: Sequence[str], workers: int) -> float | None:
     """Accelerator-hours, or core-hours, that these trials took; None where one has no finished record."""
     seconds = [records[digest].seconds if digest in records else None for digest in digests]
@@ -121,16 +130,19 @@ def hours_of(records: Mapping[str, TrialRecord], digests: Sequence[str], workers
     return sum(known) * workers / 3600 if known and len(known) == len(seconds) else None
 
 
-def work_on(size: ModelSize, train: Lengths, validation: Lengths, trial: TrialConfig) -> Work:
-    """The work of one trial on a data set."""
+def work_on(size: ModelSize, train: Lengths, validation: Lengths, trial: TrialConfig | SFTTrial) -> Work:
+    """The work of one trial on a data set. Instruction tuning has no evaluator that scores once more."""
+    tuning = isinstance(trial, SFTTrial)
+    config = trial.engine_config() if isinstance(trial, SFTTrial) else trial
     return work_of(
         size,
-        train.first(_completions(trial)),
+        train.first(_completions(config)),
         validation.first(2),
-        epochs=trial.epochs,
-        pairs_per_step=trial.pairs_per_step,
-        validate_every_steps=trial.validate_every_steps,
-        lora=trial.lora_rank > 0,
+        epochs=config.epochs,
+        pairs_per_step=config.pairs_per_step,
+        validate_every_steps=config.validate_every_steps,
+        lora=config.lora_rank > 0,
+        judged=not tuning,
     )
 
 
@@ -139,45 +151,6 @@ def _completions(trial: TrialConfig) -> int:
     if trial.objective == "mmpo":
         return 1_000
     return trial.negatives + 1 if "negatives" in OBJECTIVE_FIELDS[trial.objective] else 2
-
-
-def tokens_folder(inputs: Inputs) -> Path:
-    """Where the token tables of these inputs are, or will be."""
-    from mmpo_train.prepare import tables_folder
-
-    return tables_folder(inputs)
-
-
-def lengths_of(inputs: Inputs) -> tuple[Lengths, Lengths, str]:
-    """Tokens of the train and the validation split, from the token tables or guessed from the text; and which."""
-    from mmpo_train.data.tokens import read_counts, read_table
-
-    folder = tokens_folder(inputs)
-    if folder.is_dir() and read_counts(folder) is not None:
-        tables = [read_table(folder, split) for split in ("train", "validation")]
-        train, validation = (
-            Lengths(np.array([len(ids) for ids in table.prompts]), table.completion_tokens) for table in tables
-        )
-        return train, validation, "tokens counted"
-    config = inputs.config
-    train, validation = (
-        _guessed(examples, config.max_prompt_tokens, config.max_completion_tokens)
-        for examples in (inputs.data.train, inputs.data.validation)
-    )
-    return train, validation, f"{CHARACTERS_PER_TOKEN:g} characters taken for a token"
-
-
-def _guessed(examples: Sequence[PreferenceExample], most_prompt: int, most_completion: int) -> Lengths:
-    most = max(len(one.completions) for one in examples)
-    prompts = np.array([sum(len(text) for _, text in one.prompt) for one in examples])
-    completions = np.zeros((len(examples), most))
-    for row, one in zip(completions, examples, strict=True):
-        row[: len(one.completions)] = [max(1, len(text)) for text in one.completions]
-
-    def cut(characters: np.ndarray, tokens: int) -> np.ndarray:
-        return np.minimum(np.ceil(characters / CHARACTERS_PER_TOKEN), tokens).astype(np.int64)
-
-    return Lengths(cut(prompts, most_prompt), cut(completions, most_completion))
 
 
 def finished_trials(

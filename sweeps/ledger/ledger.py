@@ -18,6 +18,7 @@ from eval_workers.tracking.store import Store
 from mmpo_train.config import TrialConfig
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked
+from mmpo_train.sft.trial import SFTTrial
 from sweeps.ledger.journal import FILE_NAME, Journal, TrialTaken, read_entries
 from sweeps.ledger.records import (
     COMPLETE,
@@ -262,7 +263,8 @@ class Ledger:
         return trial_record(run, artifacts, self.curve)
 
 
-def experiment_name(config: TrialConfig) -> str:
-    """One MLflow experiment for each model and dataset."""
+def experiment_name(config: TrialConfig | SFTTrial) -> str:
+    """One MLflow experiment for each model and dataset, and one for its instruction tuning."""
     datasets = "+".join(Path(source).name for source in config.dataset)
-    return f"{Path(config.model).name} on {datasets}"
+    tuning = ", instruction tuning" if isinstance(config, SFTTrial) else ""
+    return f"{Path(config.model).name} on {datasets}{tuning}"

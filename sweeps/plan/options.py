@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from eval_workers.suites import EvaluationSettings
-from mmpo_train.options import STORAGE, Assignments, Options, Repeated, Stored
+from mmpo_train.options import Assignments, NotTaken, Options, Repeated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class SweepOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTOptions(Stored):
+class SFTOptions(SweepOptions):
     """Stage 0: instruction-tune a starting model. By default it tunes tiny."""
 
     model: str = "tiny"
@@ -65,27 +65,12 @@ class SFTOptions(Stored):
     option to mix sources. Default: the data of the recipe."""
     seed: int = 42
     """Seed of the order of the conversations."""
-    storage: str = STORAGE
-    """Where to keep models, token tables, checkpoints and results: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH.
-    Default: the value of MMPO_STORAGE, or runs."""
     set: Assignments = ()
     """Change another field of the tuning, such as learning_rate=1e-4. Repeat the option for more fields;
     docs/options.md lists them."""
-    workers_per_trial: int = 0
-    """DeepSpeed workers, all on one node: GPUs, or CPU cores on a machine without GPUs. Default: as many as the recipe
-    has; on a single machine that has fewer, as many as fit."""
-    accelerator: str = ""
-    """GPU type of the workers as Ray names it, such as L40S. L40 allows L40 and L40S, any allows every type. Default:
-    the recipe's type on a cluster, any on a single machine."""
-    tracking_uri: str = ""
-    """MLflow server or database. Default: the value of MLFLOW_TRACKING_URI, or mlflow.db in the storage."""
-    price_per_gpu_hour: float | None = None
-    """Price of one GPU for one hour, in any currency. Default: the forecast has no price."""
-    strict: bool = False
-    """Refuse the data if any row cannot be used, even if it would only be dropped and counted otherwise."""
-    drop_bad_rows: bool = False
-    """Drop and count the rows for which the data would be refused otherwise."""
-    dry_run: bool = False
-    """Preview: show what would be tuned and what it will cost, and start nothing."""
-    verbose: bool = False
-    """Show the libraries' own logs."""
+    objective: Annotated[str, *NotTaken] = "mmpo"
+    settings: Annotated[str, *NotTaken] = "paper"
+    show_examples: Annotated[int, *NotTaken] = 0
+    concurrent_trials: Annotated[int, *NotTaken] = 1
+    seeds: Annotated[int, *NotTaken] = 1
+    evaluation: Annotated[SweepEvaluation, *NotTaken] = SweepEvaluation()

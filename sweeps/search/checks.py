@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mmpo_train.sft.prepare import SFTInputs
     from sweeps.cluster.placement import TrialResources
     from sweeps.ledger.records import TrialRecord
-    from sweeps.plan.options import SFTOptions, SweepEvaluation, SweepOptions
+    from sweeps.plan.options import SweepEvaluation, SweepOptions
     from sweeps.plan.stages import GridPoint, Stage
 
 
@@ -117,7 +117,7 @@ def check_suites(trial: TrialConfig, settings: SweepEvaluation, storage: Path) -
             raise InputError("\n".join(["the folder of task data lacks what the harness needs:", *missing]))
 
 
-def check_storage(options: SweepOptions | SFTOptions) -> None:
+def check_storage(options: SweepOptions) -> None:
     """Refuse, before anything is started, an object store that cannot be used from here. A dry run tries nothing."""
     if options.dry_run:
         return

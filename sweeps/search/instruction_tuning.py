@@ -6,7 +6,7 @@ import math
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
@@ -19,10 +19,9 @@ from mmpo_train.storage.manifest import write_folder
 from mmpo_train.storage.mirror import address_of, bring, is_here, place_of, publish
 from mmpo_train.terminal import console, preparing
 from sweeps.cluster.connection import cluster, trial_resources
-from sweeps.cluster.placement import HARDWARE, Wish, hardware
+from sweeps.cluster.placement import HARDWARE, hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
-from sweeps.cost.of_sft import forecast_sft
-from sweeps.cost.of_trials import hours_of
+from sweeps.cost.of_trials import forecast_trials, hours_of
 from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
 from sweeps.plan.commands import as_typed
 from sweeps.plan.options import SFTOptions
@@ -38,6 +37,13 @@ if TYPE_CHECKING:
 STAGE = "stage0_sft"
 
 
+class Tuning(NamedTuple):
+    """What is to be tuned, on what."""
+
+    config: SFTTrial
+    inputs: SFTInputs
+
+
 def run_stage0(options: SFTOptions) -> None:
     """Tune what the ledger has not finished, and say what comes next.
 
@@ -47,13 +53,13 @@ def run_stage0(options: SFTOptions) -> None:
     from sweeps.ledger.ledger import connect, connect_to_read
 
     check_storage(options)
-    resources = trial_resources(_wish(options), dry_run=options.dry_run, verbose=options.verbose)
+    resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
     trial = trial_of(options, resources.precision)
     inputs = identify_sft(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     trial, audit = inputs.config, inputs.data.audit
     console.print("\n".join(audit.lines()), style="dim", highlight=False, soft_wrap=True)
     steps = math.ceil(audit.train / trial.conversations_per_step) * trial.epochs
-    experiment = f"{experiment_name(trial.engine_config())}, instruction tuning"
+    experiment = experiment_name(trial)
     console.print(
         f"[bold]Stage 0, instruction tuning[/]: {experiment}, recipe {trial.recipe}, {trial.epochs} epochs, {steps} "
         f"steps, learning rate {trial.learning_rate:g}, trial {trial.digest}",
@@ -64,7 +70,7 @@ def run_stage0(options: SFTOptions) -> None:
         if found is not None and _is_done(found.look_up(experiment, trial.digest)):
             console.print("finished already: nothing to tune; nothing was started")
             return
-        forecast = forecast_sft(inputs, experiment, resources, found, options.price_per_gpu_hour)
+        forecast = forecast_trials([Tuning(trial, inputs)], options, resources, found)
         console.print(str(forecast), highlight=False, soft_wrap=True)
         console.print("nothing was started")
         return
@@ -106,11 +112,6 @@ def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
     return change(trial, {"precision": precision}) if trial.precision == "auto" else trial
 
 
-def _wish(options: SFTOptions) -> Wish:
-    recipe = find_recipe(options.model, options.recipe)
-    return Wish(recipe=recipe, workers=options.workers_per_trial, accelerator=options.accelerator, concurrent=1)
-
-
 def _is_done(record: TrialRecord | None) -> bool:
     """Whether its last checkpoint is there. Raises InputError where the tuning is known to diverge."""
     if record is not None and record.status == "diverged":
@@ -137,12 +138,12 @@ def _train(options: SFTOptions, inputs: SFTInputs, ledger: Ledger, experiment: s
 
     trial = inputs.config
     with cluster(options.verbose):
-        resources = trial_resources(_wish(options))
+        resources = trial_resources(wish_of(options))
         with preparing() as say:
             places, counts = materialise_sft(inputs, say)
         lines = [line for split, count in counts.items() for line in count.lines(split)]
         console.print("\n".join(lines), style="dim", highlight=False, soft_wrap=True)
-        forecast = forecast_sft(inputs, experiment, resources, ledger, options.price_per_gpu_hour)
+        forecast = forecast_trials([Tuning(trial, inputs)], options, resources, ledger)
         console.print(str(forecast), highlight=False, soft_wrap=True)
         values = {key: masked(value) if isinstance(value, str) else value for key, value in to_dict(trial).items()}
         opened = {

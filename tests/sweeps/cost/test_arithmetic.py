@@ -29,7 +29,8 @@ from sweeps.cost.arithmetic import (
     total,
     work_of,
 )
-from sweeps.cost.of_trials import forecast_trials, hours_of, lengths_of, read_size, tokens_folder, work_on
+from sweeps.cost.lengths import lengths_of, tokens_folder
+from sweeps.cost.of_trials import forecast_trials, hours_of, read_size, work_on
 from sweeps.ledger.ledger import connect, experiment_name
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned

@@ -1,0 +1,81 @@
+"""How many tokens the data of trials have: counted where token tables are there, else guessed from the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmpo_train.sft.trial import SFTTrial
+from sweeps.cost.arithmetic import CHARACTERS_PER_TOKEN, Lengths
+
+if TYPE_CHECKING:
+    from mmpo_train.data.rows import PreferenceExample
+    from mmpo_train.prepare import Inputs
+    from mmpo_train.sft.prepare import SFTInputs
+
+_SPLITS = ("train", "validation")
+
+
+def tokens_folder(inputs: Inputs | SFTInputs) -> Path:
+    """Where the token tables of these inputs are, or will be."""
+    from mmpo_train import prepare
+    from mmpo_train.sft import prepare as sft
+
+    return sft.tokens_folder(inputs) if isinstance(inputs, sft.SFTInputs) else prepare.tables_folder(inputs)
+
+
+def lengths_of(inputs: Inputs | SFTInputs) -> tuple[Lengths, Lengths, str]:
+    """Tokens of the train and the validation split, from the token tables or guessed from the text; and which.
+
+    A conversation is one completion without a prompt: every token of it is computed once.
+    """
+    known = _counted(inputs)
+    if known:
+        return known[0], known[1], "tokens counted"
+    train, validation = (_guessed(inputs, split) for split in _SPLITS)
+    return train, validation, f"{CHARACTERS_PER_TOKEN:g} characters taken for a token"
+
+
+def _counted(inputs: Inputs | SFTInputs) -> list[Lengths]:
+    from mmpo_train.data.tokens import read_counts, read_table
+    from mmpo_train.sft.tokens import read_chat_counts, read_chats
+
+    folder = tokens_folder(inputs)
+    if not folder.is_dir():
+        return []
+    if isinstance(inputs.config, SFTTrial):
+        chats = _SPLITS if read_chat_counts(folder) is not None else ()
+        return [_whole(read_chats(folder, split).lengths) for split in chats]
+    tables = [read_table(folder, split) for split in _SPLITS] if read_counts(folder) is not None else []
+    return [Lengths(np.array([len(ids) for ids in table.prompts]), table.completion_tokens) for table in tables]
+
+
+def _guessed(inputs: Inputs | SFTInputs, split: str) -> Lengths:
+    from mmpo_train.sft.prepare import SFTInputs
+
+    if isinstance(inputs, SFTInputs):
+        said = [sum(len(turn.content) for turn in chat.turns) for chat in inputs.data.conversations(split)]
+        return _whole(_cut(np.array(said), inputs.config.max_tokens))
+    config, examples = inputs.config, inputs.data.train if split == "train" else inputs.data.validation
+    prompts = np.array([sum(len(text) for _, text in one.prompt) for one in examples])
+    completions = _characters(examples)
+    return Lengths(_cut(prompts, config.max_prompt_tokens), _cut(completions, config.max_completion_tokens))
+
+
+def _characters(examples: Sequence[PreferenceExample]) -> np.ndarray:
+    """Of each completion, (N, K)."""
+    completions = np.zeros((len(examples), max(len(one.completions) for one in examples)))
+    for row, one in zip(completions, examples, strict=True):
+        row[: len(one.completions)] = [max(1, len(text)) for text in one.completions]
+    return completions
+
+
+def _cut(characters: np.ndarray, most_tokens: int) -> np.ndarray:
+    return np.minimum(np.ceil(characters / CHARACTERS_PER_TOKEN), most_tokens).astype(np.int64)
+
+
+def _whole(tokens: np.ndarray) -> Lengths:
+    return Lengths(np.zeros(len(tokens), dtype=np.int64), tokens.astype(np.int64)[:, None])
