@@ -30,8 +30,8 @@ ANSWERS_EACH = 2
 
 def questions(folder: Path, number: int) -> tuple[list[list[int]], list[int]]:
     """Prompts of tiny's validation questions as the folder's tokenizer renders them, and its end tokens."""
+    from mmpo_train.chat.messages import Message
     from mmpo_train.data.rendering import end_ids_of, render
-    from mmpo_train.data.rows import Message
     from mmpo_train.tiny import rows as tiny
 
     tokenizer = load_tokenizer(folder)

@@ -98,7 +98,7 @@ class TrialConfig:
     model_fingerprint: str = ""
     """SHA-256 of the starting model's weights, tokenizer and chat template; filled in when the trial is prepared."""
     dataset: tuple[str, ...] = _runtime(("tiny",))
-    """Preference data: files, folders or hub ids, each `SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`."""
+    """Preference data: files, folders or hub ids, each `SOURCE[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`."""
     data_fingerprint: str = ""
     """SHA-256 of the examples, in order; filled in when the trial is prepared."""
     negatives_from_rank: int = _runtime(3)

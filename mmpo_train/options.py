@@ -70,9 +70,9 @@ class Options(Stored):
     settings: str = "paper"
     """paper follows the paper's text; author follows its author's code (data, truncation and rendering differ)."""
     dataset: Annotated[tuple[str, ...], Repeated] = ()
-    """Preference data, as SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]. SOURCE is a JSON, JSONL, CSV or Parquet file, a
-    folder of them, a folder written by save_to_disk, or a hub id. Repeat the option to mix sources. Default: the data
-    of the recipe."""
+    """Preference data, as SOURCE[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]. SOURCE is a JSON, JSONL, CSV or Parquet
+    file, a folder of them, a folder written by save_to_disk, or a hub id. Repeat the option to mix sources. Default:
+    the data of the recipe."""
     seed: int = 42
     """Seed of the order of the pairs, of random negatives and of LoRA's initial weights."""
     storage: str = STORAGE
@@ -82,7 +82,7 @@ class Options(Stored):
     """Change another field of the trial, such as beta=0.05 or epochs=1. Repeat the option for more fields;
     docs/options.md lists them."""
     strict: bool = False
-    """Refuse the data if any row cannot be used, even if it would only be dropped and counted otherwise."""
+    """Refuse the data if any row would be dropped, or is doubtful and would only be counted."""
     drop_bad_rows: bool = False
     """Drop and count the rows for which the data would be refused otherwise."""
     show_examples: int = 0

@@ -33,9 +33,9 @@ from eval_workers.answers.generation import TOKENS_PER_BATCH, generate_to
 from eval_workers.judging.costs import Cost
 from eval_workers.judging.judges import JudgeCount
 from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge, prefer_all
+from mmpo_train.chat.messages import Message
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import Unusable, end_ids_of, facts, prompt_ids
-from mmpo_train.data.rows import Message
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, UNJUDGED_SHARES, WIN_RATE, by_judge, error_of
 from mmpo_train.model.folders import fingerprint, local_folder

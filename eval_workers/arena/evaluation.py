@@ -21,9 +21,9 @@ from eval_workers.arena.games import Game, bootstrap, open_labels_judge, play_on
 from eval_workers.judging.costs import PRICES, Purse, read_price
 from eval_workers.judging.judges import Judge, JudgeCount, open_judge
 from eval_workers.judging.specs import check_judge_spec
+from mmpo_train.chat.messages import Message
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import Unusable, facts, prompt_ids
-from mmpo_train.data.rows import Message
 from mmpo_train.errors import InputError, complaints
 from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, UNJUDGED_SHARES, arena_category, error_of
 from mmpo_train.model.folders import fingerprint

@@ -1,4 +1,4 @@
-"""Files of preference rows -> rows that know their place.
+"""Files of rows -> rows that know their place.
 
 The readers are our own so that a bad row can be named exactly and text stays as it is: pandas, and with it
 `datasets`, reads the CSV cell `None` as no value.
@@ -9,16 +9,32 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
-from mmpo_train.data.rows import RowProblem
+from mmpo_train.chat.habits import LOOKED_AT, PAIR, Habits, habits_of
+from mmpo_train.chat.problems import RowProblem
+from mmpo_train.chat.texts import DECODER, json_problem, parse_json
+from mmpo_train.data.packed import (
+    MOST_TIMES,
+    PACKINGS,
+    check_density,
+    check_growth,
+    empty,
+    in_brief,
+    lines,
+    memory_left,
+    suffixes,
+    whole,
+)
 from mmpo_train.errors import InputError
 
-_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
+_SPACE = re.compile(r"[ \t\n\r]*")
+_ROWS_AT_ONCE = 64
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 class Row(NamedTuple):
@@ -42,62 +58,108 @@ def file_part(path: str, label: str) -> Part:
     """The rows of one file, not yet read; InputError if its kind is unknown."""
     if not has_reader(path):
         raise InputError(
-            f"{label}: cannot read files of this kind; expected one that ends in {', '.join(READERS)}, "
-            "a folder or a hub id"
+            f"{label}: cannot read files of this kind; expected one that ends in {', '.join(READERS)} "
+            f"(then perhaps {', '.join(PACKINGS)}), a folder or a hub id"
         )
-    return Part(label, partial(READERS[_suffix(path)], path, label))
+    return Part(label, partial(READERS[suffixes(path)[0]], path, label))
 
 
-def _suffix(path: str) -> str:
-    return os.path.splitext(path)[1].lower()
+def with_habits(rows: Iterator[Row], completions: Sequence[str] = PAIR) -> tuple[Iterator[Row], Habits]:
+    """The same rows, and what the first of them say of all."""
+    first = list(islice(rows, LOOKED_AT))
+    return chain(first, rows), habits_of([row.value for row in first], completions)
 
 
 def has_reader(path: str) -> bool:
-    return _suffix(path) in READERS
+    """Whether files of this name can be read."""
+    return suffixes(path)[0] in READERS
 
 
 def _read_json(path: str, label: str) -> Iterator[Row]:
-    text = _text(path, label)
+    data = whole(path, label)
+    check_density(data, label)
+    text = _decoded(data, label)
+    position = _skip(text, 0)
+    if text[position] != "[":
+        raise _no_list(text, label)
+    number, position = 0, _skip(text, position + 1)
     try:
-        rows = json.loads(text)
+        while number or text[position : position + 1] != "]":
+            number += 1
+            # One row after the other: all together they would take several times the file's memory.
+            value, position = DECODER.raw_decode(text, position)
+            yield Row(number, f"row {number}", value)
+            position = _skip(text, position)
+            if text[position : position + 1] == "]":
+                break
+            if text[position : position + 1] != ",":
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
+            position = _skip(text, position + 1)
+        if _skip(text, position + 1) != len(text):
+            raise json.JSONDecodeError("Extra data", text, position + 1)
+    except json.JSONDecodeError as error:
+        raise _broken(error, label, "mend it there") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{label}, row {number}: {json_problem(error)}; mend it there") from None
+
+
+def _no_list(text: str, label: str) -> InputError:
+    """What is wrong with a JSON file that does not begin with a list."""
+    try:
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         by_line = error.msg == "Extra data" and text.lstrip().startswith("{")
-        remedy = "it looks like one object a line: name it .jsonl" if by_line else "mend it there"
-        raise InputError(
-            f"{label} is broken JSON at line {error.lineno}, column {error.colno}: {error.msg}; {remedy}"
-        ) from None
-    if not isinstance(rows, list):
-        lists = [f"'{key}'" for key, value in rows.items() if isinstance(value, list)] if isinstance(rows, dict) else []
-        remedy = f"; save the list under {' or '.join(lists)} by itself" if lists else ""
-        found = "an object" if isinstance(rows, dict) else f"{json.dumps(rows)[:40]}"
-        raise InputError(f"{label} should hold a list of objects, [{{...}}, {{...}}], but holds {found}{remedy}")
-    for number, row in enumerate(rows, 1):
-        yield Row(number, f"row {number}", row)
+        return _broken(error, label, "it looks like one object a line: name it .jsonl" if by_line else "mend it there")
+    except (ValueError, RecursionError) as error:
+        return InputError(f"{label}: {json_problem(error)}; mend it there")
+    lists = [f"'{key}'" for key, held in value.items() if isinstance(held, list)] if isinstance(value, dict) else []
+    remedy = f"; save the list under {' or '.join(lists)} by itself" if lists else ""
+    found = "an object" if isinstance(value, dict) else f"{json.dumps(value)[:40]}"
+    return InputError(f"{label} should hold a list of objects, [{{...}}, {{...}}], but holds {found}{remedy}")
+
+
+def _broken(error: json.JSONDecodeError, label: str, remedy: str) -> InputError:
+    return InputError(f"{label} is broken JSON at line {error.lineno}, column {error.colno}: {error.msg}; {remedy}")
+
+
+def _skip(text: str, position: int) -> int:
+    """The position behind the white space."""
+    space = _SPACE.match(text, position)
+    assert space is not None
+    return space.end()
 
 
 def _read_jsonl(path: str, label: str) -> Iterator[Row]:
-    text = _text(path, label)
-    if text.lstrip().startswith("["):
-        raise InputError(f"{label} should hold one object a line, but begins with a list: name it .json")
-    # Not splitlines: it also breaks at U+2028, which may stand inside a JSON string.
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
+    offset, filled = 0, False
+    for number, line in enumerate(lines(path, label), 1):
+        if line and not line.isspace():
+            text = _decoded(line, label, offset, number)
+            if not filled and text.lstrip().startswith("["):
+                raise InputError(f"{label} should hold one object a line, but begins with a list: name it .json")
+            filled = True
+            check_density(line, label)
             try:
-                value = json.loads(line)
-            except json.JSONDecodeError as error:
-                value = RowProblem("unreadable row", f"broken JSON at column {error.colno}: {error.msg}")
+                value = parse_json(text)
+            except RowProblem as problem:
+                value = problem
             yield Row(number, f"line {number}", value)
+        offset += len(line) + 1
+    if not filled:
+        raise empty(label)
 
 
 def _read_csv(path: str, label: str) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the default refuses completions over 128 KiB
-    reader = csv.reader(io.StringIO(_text(path, label), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_decoded(whole(path, label), label), newline=""), strict=True)
     number = 0
     try:
         header = [name.strip() for name in next(reader, [])]
         twice = {name for name in header if header.count(name) > 1}
         if twice:
             raise InputError(f"{label} names the column {' and '.join(sorted(twice))} twice: rename or remove one")
+        if len(header) == 1 and (other := next((mark for mark in _SEPARATORS if mark in header[0]), "")):
+            names = header[0].replace(other, ", ")
+            raise InputError(f"{label} has {_SEPARATORS[other]} between its columns ({names}): write it with commas")
         for cells in reader:
             if not cells:
                 continue
@@ -109,11 +171,6 @@ def _read_csv(path: str, label: str) -> Iterator[Row]:
                     "unreadable row",
                     f"{len(cells)} cells under {len(header)} columns: quote cells that hold commas",
                 )
-            elif any(map(_MESSAGES_AS_TEXT.match, cells)):
-                value = RowProblem(
-                    "wrong type",
-                    "a CSV cell holds a list of messages as text: save messages as .jsonl or .parquet",
-                )
             yield Row(number, place, value)
     except csv.Error as error:
         raise InputError(f"{label} is broken CSV near line {reader.line_num}: {error}; mend the quotes there") from None
@@ -123,15 +180,66 @@ def _read_parquet(path: str, label: str) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    data = _bytes(path, label)
+    here = "://" not in path and not suffixes(path)[1]
+    source: Any = path if here else pa.BufferReader(whole(path, label))
     try:
-        number = 0
-        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(batch_size=1000):
-            for value in batch.to_pylist():
-                number += 1
-                yield Row(number, f"row {number}", value)
+        with pq.ParquetFile(source, memory_map=here) as file:
+            names = file.schema_arrow.names
+            if twice := {name for name in names if names.count(name) > 1}:
+                raise InputError(f"{label} has the column {' and '.join(sorted(twice))} twice: rename or remove one")
+            number, unpacked = 0, 0
+            packed = os.path.getsize(path) if here else source.size
+            for group in range(file.num_row_groups):
+                at_once = _rows_at_once(file.metadata.row_group(group), label)
+                for batch in file.iter_batches(batch_size=at_once, row_groups=[group]):
+                    unpacked += batch.nbytes
+                    check_growth(label, packed, unpacked)
+                    for value in table_rows(batch.to_pylist(), batch.schema):
+                        number += 1
+                        yield Row(number, f"row {number}", value)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{label} is no readable parquet file ({in_brief(error)}): copy or write it again") from None
+
+
+def _rows_at_once(group: Any, label: str) -> int:
+    """Rows of a row group that surely fit into half of the memory. Raises InputError for a bomb.
+
+    A column chunk holds its values as they are, or by their numbers in a dictionary, of which nothing is known but its
+    size in the file: each row may have all of it.
+    """
+    left, most = memory_left() // 2, _ROWS_AT_ONCE
+    for column in map(group.column, range(group.num_columns)):
+        held = max(column.total_uncompressed_size, 8 * (column.num_values - group.num_rows))
+        check_growth(label, column.total_compressed_size, held)
+        if column.has_dictionary_page:
+            dictionary = min(held, MOST_TIMES * max(1, column.data_page_offset - column.dictionary_page_offset))
+            most = min(most, left // max(1, dictionary))
+    return max(1, most)
+
+
+def table_rows(rows: list[dict[str, Any]], schema: object) -> list[dict[str, Any]]:
+    """The rows of a table as they were before it: it gives every object the keys of all, which matters to tools."""
+    return list(map(_without_nulls, rows)) if re.search("tool|function", str(schema)) else rows
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(held) for key, held in value.items() if held is not None}
+    return list(map(_without_nulls, value)) if isinstance(value, list) else value
+
+
+def _decoded(data: bytes, label: str, offset: int = 0, line: int = 0) -> str:
+    """The text of these bytes, which stand at this offset of the file, in this line (0: they are all of it)."""
+    try:
+        text = data.decode("utf-8")
+        return text if offset else text.removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        line = line or data.count(b"\n", 0, error.start) + 1
+        encoding = "UTF-16" if not offset and data[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
+        raise InputError(
+            f"{label} is not UTF-8: byte 0x{data[error.start]:02x} at offset {offset + error.start} (line {line}); "
+            f"if it is {encoding}, `iconv -f {encoding} -t UTF-8 FILE > NEW_FILE` converts it"
+        ) from None
 
 
 READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
@@ -141,38 +249,3 @@ READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
     ".csv": _read_csv,
     ".parquet": _read_parquet,
 }
-
-
-def _bytes(path: str, label: str) -> bytes:
-    try:
-        if "://" in path:
-            import fsspec
-
-            with fsspec.open(path, "rb") as remote:
-                data: bytes = remote.read()
-        else:
-            data = Path(path).read_bytes()
-    except Exception as error:  # every kind of store raises its own
-        raise InputError(f"{label} cannot be read ({in_brief(error)}); copy it here and give its path") from error
-    if not data or data.isspace():
-        raise InputError(f"{label} is empty: expected rows with a prompt, a chosen and a rejected completion")
-    return data
-
-
-def _text(path: str, label: str) -> str:
-    data = _bytes(path, label)
-    try:
-        return data.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        encoding = "UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
-        raise InputError(
-            f"{label} is not UTF-8: byte 0x{data[error.start]:02x} at offset {error.start} (line {line}); "
-            f"if it is {encoding}, `iconv -f {encoding} -t UTF-8 FILE > NEW_FILE` converts it"
-        ) from None
-
-
-def in_brief(error: Exception) -> str:
-    """Kind and first line of an error, for a message of our own."""
-    text = str(error).strip().split("\n")[0][:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

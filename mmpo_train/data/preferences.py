@@ -2,90 +2,31 @@
 
     load_preferences(["HuggingFaceH4/ultrafeedback_binarized:train_prefs:test_prefs", "data/pairs.json"])
 
-`preference_rows` knows the formats of a row, `preference_files` those of a file, `preference_sources` the
-folders, hub datasets and splits.
+`rows.py` knows the formats of a row, `files.py` those of a file, `sources.py` the folders, hub datasets and splits.
 """
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from mmpo_train.data.files import Part
-from mmpo_train.data.rows import REASONS, Message, PreferenceExample, RowProblem, Turns, parse_row
+from mmpo_train.chat.habits import Habits
+from mmpo_train.chat.messages import Turns, said_in
+from mmpo_train.chat.problems import Notes, RowProblem, must_mend, refuse_noted
+from mmpo_train.data.audit import Audit, PartAudit, Problems, add_to
+from mmpo_train.data.files import Part, Row, with_habits
+from mmpo_train.data.packed import require_memory
+from mmpo_train.data.rows import PreferenceExample, parse_row
+from mmpo_train.data.selection import as_pairs, content_of, fingerprint_of, held_out_prompts, with_worst
 from mmpo_train.data.sources import Source, open_source
 from mmpo_train.errors import InputError
 
-__all__ = [
-    "Audit",
-    "Message",
-    "PartAudit",
-    "PreferenceData",
-    "PreferenceExample",
-    "as_pairs",
-    "load_preferences",
-]
-
-LISTED_ROWS = 5
 EXPECTED = (
     "expected prompt + chosen + rejected (text or messages), conversations + chosen + rejected, "
     "or prompt + answers with ranks"
 )
 
-
-@dataclass
-class PartAudit:
-    """What became of the rows of one file or table."""
-
-    source: str
-    split: str
-    rows: int = 0
-    kept: int = 0
-    dropped: dict[str, list[int]] = field(default_factory=dict)
-    """Reason -> 1-based rows."""
-
-
-@dataclass
-class Audit:
-    """What was read, kept and dropped."""
-
-    parts: list[PartAudit] = field(default_factory=list)
-    train: int = 0
-    """Examples to train on."""
-    validation: int = 0
-    """Examples to validate on."""
-    held_out: int = 0
-    """Of those, examples held out of train splits because their source has no validation split."""
-    shared_prompts: int = 0
-    """Validation prompts that also occur in train: contamination."""
-    answers_left_out: int = 0
-    """Ranked answers that became no completion: tied with the best, ranked too high, or not among the worst."""
-    completions_per_prompt: dict[int, int] = field(default_factory=dict)
-    """K -> examples to train on; those to validate on have two."""
-
-    def lines(self) -> list[str]:
-        """The audit for people, a line a fact."""
-        lines = []
-        for part in self.parts:
-            count = part.rows - part.kept
-            lines.append(f"{part.source} ({part.split}): {part.kept} of {part.rows} rows kept, {count} dropped")
-            for reason, rows in part.dropped.items():
-                lines.append(f"  dropped {len(rows)}: {reason} ({_listed('row', rows)})")
-        sizes = ", ".join(f"{count} of {k}" for k, count in sorted(self.completions_per_prompt.items()))
-        held_out = f" ({self.held_out} held out by prompt)" if self.held_out else ""
-        lines.append(
-            f"train {self.train}, validation {self.validation}{held_out}; completions per train prompt: {sizes}"
-        )
-        if self.answers_left_out:
-            lines.append(f"{self.answers_left_out} ranked answers left out")
-        if self.shared_prompts:
-            lines.append(f"warning: {self.shared_prompts} validation prompts also in train")
-        return lines
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+_ROW_BYTES, _MEASURED_BYTES = 1 << 10, 1 << 26
+"""What a row costs beside its texts, and after how much the memory is looked at."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +35,8 @@ class PreferenceData:
     validation: tuple[PreferenceExample, ...]
     fingerprint: str
     """SHA-256 over split, prompts and completions in order; where they were read from does not count."""
+    content: str
+    """SHA-256 over the prompts and chosen completions of all rows: the same however they are split and chosen from."""
     audit: Audit
 
 
@@ -113,12 +56,12 @@ def load_preferences(
     validated on the same pairs. Of ranked answers those above `negatives_from_rank` are left out (`parse_row`);
     train examples keep the `worst_negatives` lowest in rank (ties: the later in the row; 0: all).
 
-    A source is `PATH|HUB-ID[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. One without a validation split gives up
+    A source is `PATH|HUB-ID[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. One without a validation split gives up
     `validation_share` of its prompts (0: none), chosen by a hash of prompt and seed.
 
     Refused with InputError: a source that cannot be read; malformed rows; bad rows of local files (a hub
     dataset cannot be mended, there they are dropped). Unusable rows are dropped and counted. `drop_bad_rows`
-    drops them all, `strict` refuses them all. Reasons and their severity: `preference_rows.REASONS`.
+    drops them all, `strict` refuses them all. Reasons and their severity: `problems.REASONS`.
     """
     if isinstance(sources, str):
         raise TypeError(f"expected a sequence of sources, found the text {sources!r}")
@@ -134,7 +77,7 @@ def load_preferences(
     held_out: set[Turns] = set()
     for source, examples in sides:
         if source.validation is None:
-            held_out |= _held_out_prompts(examples[source.train], seed, validation_share)
+            held_out |= held_out_prompts(examples[source.train], seed, validation_share)
     train: list[PreferenceExample] = []
     validation: list[PreferenceExample] = []
     for source, examples in sides:
@@ -150,30 +93,16 @@ def load_preferences(
             f"{', '.join(sources)}: all examples share one prompt, so none can be held out for validation; "
             "add prompts or name a validation split"
         )
+    content = content_of(example for _, of_source in sides for split in of_source.values() for example in split)
     read = sum(len(example.completions) for example in train)
-    train = [_with_worst(example, worst_negatives) for example in train]
+    train = [with_worst(example, worst_negatives) for example in train]
     audit.answers_left_out += read - sum(len(example.completions) for example in train)
     # Here, so that the drawn pairs are part of the fingerprint.
     validation = [as_pairs(example, seed) for example in validation]
     audit.train, audit.validation = len(train), len(validation)
     audit.shared_prompts = len({e.prompt for e in train} & {e.prompt for e in validation})
     audit.completions_per_prompt = dict(sorted(Counter(len(e.completions) for e in train).items()))
-    return PreferenceData(tuple(train), tuple(validation), _fingerprint(train, validation), audit)
-
-
-def as_pairs(example: PreferenceExample, seed: int) -> PreferenceExample:
-    """The example with two completions: the chosen one and one of the others, drawn by seed and content."""
-    chosen, *others = example.completions
-    if len(others) == 1:
-        return example
-    drawn = others[int(_digest(seed, example.prompt, example.completions), 16) % len(others)]
-    return replace(example, completions=(chosen, drawn))
-
-
-def _with_worst(example: PreferenceExample, count: int) -> PreferenceExample:
-    """The example with the last `count` of its negatives; 0 keeps all."""
-    chosen, *others = example.completions
-    return replace(example, completions=(chosen, *others[-count:])) if 0 < count < len(others) else example
+    return PreferenceData(tuple(train), tuple(validation), fingerprint_of(train, validation), content, audit)
 
 
 def _check_options(
@@ -204,36 +133,22 @@ def _read_splits(
 ) -> dict[str, list[PreferenceExample]]:
     """The examples of each split; InputError with every row of the source that must be refused."""
     examples: dict[str, list[PreferenceExample]] = {}
-    refused: list[tuple[Part, str, RowProblem]] = []
+    refused = Problems()
     rows_read = 0
     for split in splits:
-        examples[split] = []
-        problems: list[tuple[Part, str, RowProblem]] = []
-        seen: dict[str, str] = {}
-        rows_of_split = 0
+        reader = _Split(audit, strict, negatives_from_rank)
+        problems = Problems()
         for part in source.splits[split]:
-            counts = PartAudit(part.label, split)
-            audit.parts.append(counts)
-            for outcome in _examples(part, seen, negatives_from_rank):
-                counts.rows += 1
-                if len(outcome) == 2:
-                    example, left_out = outcome
-                    counts.kept += 1
-                    examples[split].append(example)
-                    audit.answers_left_out += left_out
-                else:
-                    number, place, problem = outcome
-                    counts.dropped.setdefault(problem.reason, []).append(number)
-                    problems.append((part, place, problem))
-            rows_of_split += counts.rows
-        rows_read += rows_of_split
-        refused += [found for found in problems if strict or must_mend(found[2], source.from_hub, drop_bad_rows)]
-        if not rows_of_split:
+            for place, problem in reader.read(part, split):
+                problems.add(problem, place)
+                if strict or must_mend(problem, source.from_hub, drop_bad_rows):
+                    refused.add(problem, place)
+        examples[split] = reader.examples
+        rows_read += reader.rows
+        if not reader.rows:
             raise InputError(f"{_name(source, split)} holds no rows: {EXPECTED}")
-        if not examples[split] and not refused:
-            raise InputError(
-                f"{_name(source, split)}: none of {rows_of_split} rows can be used\n{_report(problems)}\n{EXPECTED}"
-            )
+        if not reader.examples and not refused:
+            raise InputError(f"{_name(source, split)}: none of {reader.rows} rows can be used\n{problems}\n{EXPECTED}")
     if refused:
         if strict:
             remedy = "mend these rows, or leave out --strict"
@@ -241,79 +156,68 @@ def _read_splits(
             remedy = f"{EXPECTED}; pass --drop-bad-rows to leave these rows out, or train on a mended local copy"
         else:
             remedy = f"{EXPECTED}; mend these rows, or pass --drop-bad-rows to leave them out"
-        raise InputError(f"{source.address}: {len(refused)} of {rows_read} rows refused\n{_report(refused)}\n{remedy}")
+        raise InputError(f"{source.address}: {len(refused)} of {rows_read} rows refused\n{refused}\n{remedy}")
     return examples
 
 
-def _examples(
-    part: Part, seen: dict[str, str], negatives_from_rank: int
-) -> Iterator[tuple[PreferenceExample, int] | tuple[int, str, RowProblem]]:
-    """Each row's example with the number of answers left out, or the row's number, place and problem.
+class _Split:
+    """The examples of one split, and what its rows have said so far."""
 
-    `seen` holds what this split held so far.
-    """
-    for row in part.rows():
-        try:
-            if isinstance(row.value, RowProblem):
-                raise row.value
-            prompt, completions, left_out = parse_row(row.value, negatives_from_rank)
-            content = _digest(prompt, completions)
-            if content in seen:
-                raise RowProblem("exact duplicate", f"the same as {seen[content]}")
-            seen[content] = f"{row.place} of {part.label}"
-            yield PreferenceExample(prompt, completions, source=part.label, row=row.number), left_out
-        except RowProblem as problem:
-            yield row.number, row.place, problem
+    def __init__(self, audit: Audit, strict: bool, negatives_from_rank: int) -> None:
+        self.examples: list[PreferenceExample] = []
+        self.rows = 0
+        self._audit, self._strict, self._negatives_from_rank = audit, strict, negatives_from_rank
+        self._seen: dict[tuple[object, ...], tuple[str, str]] = {}
+        self._preferred: set[int] = set()
+        """Hashes of (prompt, better, worse)."""
+        self._unmeasured = 0
 
+    def read(self, part: Part, split: str) -> Iterator[tuple[str, RowProblem]]:
+        """Adds the part's examples to `examples`, and gives place and problem of each row that is none."""
+        counts = PartAudit(part.label, split)
+        self._audit.parts.append(counts)
+        rows, habits = with_habits(part.rows())
+        for row in rows:
+            counts.rows += 1
+            self.rows += 1
+            try:
+                example, notes = self._example(part, row, habits)
+            except RowProblem as problem:
+                add_to(counts.dropped, [problem.reason], row.number)
+                yield f"{part.label}, {row.place}", problem
+                continue
+            counts.kept += 1
+            self.examples.append(example)
+            if notes.reasons:
+                add_to(counts.noted, notes.reasons, row.number)
+            for name in notes.unused:
+                self._audit.unused[name] = self._audit.unused.get(name, 0) + 1
+            self._watch_memory(part, example)
 
-def must_mend(problem: RowProblem, from_hub: bool, drop_bad_rows: bool) -> bool:
-    """Whether such a row is refused, with all that are like it, before anything is trained."""
-    if drop_bad_rows or problem.severity == "unusable":
-        return False
-    return problem.severity == "malformed" or not from_hub
+    def _example(self, part: Part, row: Row, habits: Habits) -> tuple[PreferenceExample, Notes]:
+        if isinstance(row.value, RowProblem):
+            raise row.value
+        prompt, completions, tools, left_out, notes = parse_row(row.value, self._negatives_from_rank, habits)
+        content = (prompt, completions, tools)
+        if content in self._seen:
+            raise RowProblem("exact duplicate", "the same as {} of {}".format(*self._seen[content]))
+        asked, (chosen, *others) = hash(prompt), completions
+        if any(hash((asked, other, chosen)) in self._preferred for other in others):
+            notes.reasons["the opposite of another row"] = "another row prefers what this one rejects"
+        if self._strict:
+            refuse_noted(notes)
+        self._seen[content] = row.place, part.label
+        self._preferred.update(hash((asked, chosen, other)) for other in others)
+        self._audit.answers_left_out += left_out
+        return PreferenceExample(prompt, completions, part.label, row.number, tools), notes
 
-
-def _held_out_prompts(examples: Iterable[PreferenceExample], seed: int, share: float) -> set[Turns]:
-    """The share of the distinct prompts that is first in the order of hashes: at least one, never all."""
-    prompts = sorted({example.prompt for example in examples}, key=lambda prompt: _digest(seed, prompt))
-    count = min(max(1, round(share * len(prompts))), len(prompts) - 1) if share > 0 else 0
-    return set(prompts[:count])
-
-
-def _fingerprint(train: Iterable[PreferenceExample], validation: Iterable[PreferenceExample]) -> str:
-    digest = hashlib.sha256()
-    for split, examples in (("train", train), ("validation", validation)):
-        for example in examples:
-            digest.update(_canonical(split, example.prompt, example.completions) + b"\n")
-    return digest.hexdigest()
-
-
-def _digest(*content: object) -> str:
-    return hashlib.sha256(_canonical(*content)).hexdigest()
-
-
-def _canonical(*content: object) -> bytes:
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    def _watch_memory(self, part: Part, example: PreferenceExample) -> None:
+        self._unmeasured += _ROW_BYTES + sum(map(len, map(said_in, example.completions)))
+        self._unmeasured += sum(len(turn.content) for turn in example.prompt)
+        if self._unmeasured > _MEASURED_BYTES:
+            require_memory(part.label)
+            self._unmeasured = 0
 
 
 def _name(source: Source, split: str) -> str:
     return f"{source.address}:{split}" if len(source.splits) > 1 else source.address
-
-
-def _report(problems: Sequence[tuple[Part, str, RowProblem]]) -> str:
-    """The reasons counted, the first rows in full, the number of the rest."""
-    reasons = Counter(problem.reason for _, _, problem in problems)
-    lines = [f"  {count} x {reason}" for reason, count in sorted(reasons.items(), key=lambda item: _order(item[0]))]
-    lines += [f"  {part.label}, {place}: {problem.detail}" for part, place, problem in problems[:LISTED_ROWS]]
-    if len(problems) > LISTED_ROWS:
-        lines.append(f"  and {len(problems) - LISTED_ROWS} more")
-    return "\n".join(lines)
-
-
-def _order(reason: str) -> int:
-    return list(REASONS).index(reason)
-
-
-def _listed(what: str, numbers: Sequence[int]) -> str:
-    more = f" and {len(numbers) - LISTED_ROWS} more" if len(numbers) > LISTED_ROWS else ""
-    return f"{what}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers[:LISTED_ROWS]))}{more}"

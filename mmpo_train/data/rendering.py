@@ -25,7 +25,7 @@ from mmpo_train.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from mmpo_train.data.rows import Message
+    from mmpo_train.chat.messages import Turn
 
 DATE = "2024-07-26"
 """The day on which every conversation takes place, since some templates print it: Llama 3.2's own default."""
@@ -37,7 +37,7 @@ PROBE: dict[str, Any] = {"role": "assistant", "content": "answer-b31f07"}
 _MARKS = re.compile("[\U000f0000\U000f0001]")
 """Of transformers, around the special tokens that stand in a person's text."""
 
-Messages = Sequence["Message | Mapping[str, Any]"]
+Messages = Sequence["Turn | Mapping[str, Any]"]
 Tools = Sequence[dict[str, Any]] | None
 
 
@@ -191,8 +191,8 @@ def _render(tokenizer: PreTrainedTokenizerBase, wanted: list[dict[str, Any]], to
     return texts
 
 
-def _as_dict(message: Message | Mapping[str, Any]) -> dict[str, Any]:
-    values = message if isinstance(message, Mapping) else message._asdict()
+def _as_dict(message: Turn | Mapping[str, Any]) -> dict[str, Any]:
+    values = message if isinstance(message, Mapping) else message.for_template()
     return {name: value for name, value in values.items() if value is not None}
 
 

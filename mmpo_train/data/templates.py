@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mmpo_train.data.rendering import PROBE, Ending, Unusable, ending_of, ids_of, render_all
-from mmpo_train.data.rows import Message
+from mmpo_train.chat.messages import Completion, Turn, as_turn, for_template
+from mmpo_train.data.rendering import PROBE, Ending, Tools, Unusable, ending_of, ids_of, render_all
+from mmpo_train.data.tools import check_tools
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,13 +52,16 @@ def encode(
     A prompt that is cut keeps its BOS. `truncation` and `completion_rendering` are TrialConfig's; an assistant's turn
     that is rendered alone brings its own header, so that the prompt then ends without one; `total` cuts BOS too, as the
     paper's author did. A completion that after the cut is the same tokens as one before is left out. Raises Unusable
-    where the template refuses the conversation or changes what is said in it, where it renders the prompt differently
-    once a completion follows, where anything but one closing token follows the answer, and where all rejected
-    completions are the same tokens as the chosen one.
+    where the template refuses the conversation, changes what is said in it or leaves out tools, where it renders the
+    prompt differently once a completion follows, where anything but one closing token follows the answer, and where all
+    rejected completions are the same tokens as the chosen one.
     """
     alone = completion_rendering == "alone"
-    before: tuple[Message, ...] = () if alone else example.prompt
-    prompt_text, probed = render_all(tokenizer, [(example.prompt, not alone), ([*before, PROBE], False)])
+    before: tuple[Turn, ...] = () if alone else example.prompt
+    tools = for_template(example.tools)
+    for completion in example.completions:
+        check_tools(tokenizer, (*example.prompt, as_turn(completion)), tools)
+    prompt_text, probed = render_all(tokenizer, [(example.prompt, not alone), ([*before, PROBE], False)], tools)
     prompt_ids = ids_of(tokenizer, prompt_text)
     kept = prompt_ids[-max_prompt_tokens:]
     if truncation != "total" and len(kept) < len(prompt_ids) and prompt_ids[0] == tokenizer.bos_token_id:
@@ -68,7 +72,7 @@ def encode(
     ending = ending_of(tokenizer, probed)
     distinct: dict[bytes, np.ndarray] = {}
     cuts = []
-    for ids in _completion_ids(tokenizer, before, "" if alone else prompt_text, example.completions, ending):
+    for ids in _completion_ids(tokenizer, before, "" if alone else prompt_text, example.completions, ending, tools):
         kept_ids = np.asarray(ids[:longest], dtype=np.int32)
         if kept_ids.tobytes() not in distinct:
             distinct[kept_ids.tobytes()] = kept_ids
@@ -85,7 +89,7 @@ def encode(
     )
 
 
-def as_question(prompt: Sequence[Message]) -> str:
+def as_question(prompt: Sequence[Turn]) -> str:
     """The text of a prompt of one turn, and one line `role: text` for each turn of a longer one."""
     if len(prompt) == 1:
         return prompt[0].content
@@ -94,22 +98,23 @@ def as_question(prompt: Sequence[Message]) -> str:
 
 def _completion_ids(
     tokenizer: PreTrainedTokenizerBase,
-    before: Sequence[Message],
+    before: Sequence[Turn],
     prompt_text: str,
-    completions: Sequence[str],
+    completions: Sequence[Completion],
     ending: Ending,
+    tools: Tools,
 ) -> list[list[int]]:
     """Ids of each completion inside its whole conversation, up to and including one closing token; EOS is appended
     where the template closes with none. `before` are the turns in front of it, and `prompt_text` what they look like.
     """
-    answers = [ending.without_own(one) for one in completions]
-    wholes = render_all(tokenizer, [((*before, Message("assistant", answer)), False) for answer in answers])
+    answers = [turn._replace(content=ending.without_own(turn.content)) for turn in map(as_turn, completions)]
+    wholes = render_all(tokenizer, [((*before, answer), False) for answer in answers], tools)
     prompt_ids, found = ids_of(tokenizer, prompt_text), []
     for whole, answer in zip(wholes, answers, strict=True):
         if not whole.startswith(prompt_text):
             raise Unusable("the chat template renders the prompt differently once a completion follows")
         own = whole[len(prompt_text) :]
-        ending.check(own, answer)
+        ending.check(own, answer.content)
         ids = ids_of(tokenizer, whole)
         if ids[: len(prompt_ids)] == prompt_ids:
             ids = ids[len(prompt_ids) :]

@@ -11,18 +11,25 @@ import heapq
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from mmpo_train.data.files import Part, Row
-from mmpo_train.data.preferences import must_mend
-from mmpo_train.data.rows import Message, RowProblem, Turns, given_prompt, messages_of, text_of
+from mmpo_train.chat.columns import COMPLETIONS, SYSTEMS, TOOLS, columns_read, first_filled, layout_of
+from mmpo_train.chat.completions import conversation, join
+from mmpo_train.chat.habits import NO_HABITS, Habits, without_prompt
+from mmpo_train.chat.messages import Turn, Turns, as_turn, completion_of, is_empty, messages_of, tools_of
+from mmpo_train.chat.problems import Notes, RowProblem, must_mend, refuse_noted
+from mmpo_train.chat.prompts import given_prompt, note_unread, with_system
+from mmpo_train.chat.texts import Doubled
+from mmpo_train.data.audit import Problems, add_to, counted, unused_lines
+from mmpo_train.data.files import Part, Row, with_habits
+from mmpo_train.data.packed import require_memory
 from mmpo_train.data.sources import Source, open_source
 from mmpo_train.errors import InputError
 from mmpo_train.tiny.rows import instruction_examples
 
-COMPLETIONS = ("completion", "output", "response", "answer")
 MOST_HELD_OUT = 0.05
 """Share of the conversations that is held out of sources without a validation split, at most."""
-_LISTED_ROWS = 5
+_MEASURED_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class Chat:
     turns: Turns
     source: str
     row: int
+    tools: str = ""
+    """The tools that the assistant may call, as JSON; empty where there are none."""
 
 
 @dataclass
@@ -47,16 +56,23 @@ class ChatAudit:
     """Conversations of validation splits beyond the number wanted."""
     dropped: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> "source, row n"."""
+    noted: dict[str, list[str]] = field(default_factory=dict)
+    """The same of conversations that were kept."""
+    unused: dict[str, int] = field(default_factory=dict)
+    """Column, or key of messages, that was filled and not read -> rows."""
+
+    def note(self, notes: Notes, place: str) -> None:
+        """Add what was noticed of one row."""
+        add_to(self.noted, notes.reasons, place)
+        for name in notes.unused:
+            self.unused[name] = self.unused.get(name, 0) + 1
 
     def lines(self) -> list[str]:
         """The audit for people, a line a fact."""
         held_out = f" ({self.held_out} held out)" if self.held_out else ""
         left_out = f", {self.left_out} more of the validation splits left out" if self.left_out else ""
         lines = [f"{self.rows} rows: train {self.train}, validation {self.validation}{held_out}{left_out}"]
-        for reason, rows in self.dropped.items():
-            more = f" and {len(rows) - _LISTED_ROWS} more" if len(rows) > _LISTED_ROWS else ""
-            lines.append(f"  dropped {len(rows)}: {reason} ({'; '.join(rows[:_LISTED_ROWS])}{more})")
-        return lines
+        return lines + counted("dropped", self.dropped) + counted("noted", self.noted) + unused_lines(self.unused)
 
 
 @dataclass(frozen=True)
@@ -72,11 +88,12 @@ class ChatData:
 
     def conversations(self, split: str) -> Iterator[Chat]:
         """Those of `train` or `validation`, read anew, in the order of the sources."""
-        for source, part, of_validation, row in _rows(self.sources):
+        for source, part, of_validation, row, habits in _rows(self.sources):
             try:
-                chat = Chat(parse_chat(row.value), part.label, row.number)
+                turns, tools, _ = parse_chat(row.value, habits)
             except RowProblem:
                 continue  # counted when the data was looked through
+            chat = Chat(turns, part.label, row.number, tools)
             if _split(chat, source, of_validation, self.validates) == split:
                 yield chat
 
@@ -90,28 +107,31 @@ def load_chats(
     twentieth at most, by the hash of the opening turns, so that conversations that begin alike stay together.
     """
     sources = tuple(_embedded() if one == "tiny" else open_source(one) for one in given)
-    audit, refused, digest = ChatAudit(), [], hashlib.sha256()
+    audit, refused, digest = ChatAudit(), Problems(), hashlib.sha256()
     offered: dict[bool, list[bytes]] = {True: [], False: []}
-    for source, part, of_validation, row in _rows(sources):
+    for source, part, of_validation, row, habits in _rows(sources):
         audit.rows += 1
+        place = f"{part.label}, {row.place}"
         try:
-            chat = Chat(parse_chat(row.value), part.label, row.number)
+            turns, tools, notes = parse_chat(row.value, habits)
+            if strict:
+                refuse_noted(notes)
         except RowProblem as problem:
-            place = f"{part.label}, {row.place}"
-            audit.dropped.setdefault(problem.reason, []).append(place)
+            add_to(audit.dropped, [problem.reason], place)
             if strict or must_mend(problem, source.from_hub, drop_bad_rows):
-                refused.append(f"  {place}: {problem.detail}")
+                refused.add(problem, place)
             continue
-        digest.update(_canonical(of_validation, chat.turns) + b"\n")
+        chat = Chat(turns, part.label, row.number, tools)
+        audit.note(notes, place)
+        digest.update(_canonical(of_validation, chat.turns, *([tools] if tools else [])) + b"\n")
+        if audit.rows % _MEASURED_ROWS == 0:
+            require_memory(part.label)
         audit.train += not of_validation
         if of_validation or source.validation is None:
             offered[of_validation].append(_key(chat, of_validation))
     if refused:
-        more = [f"  and {len(refused) - _LISTED_ROWS} more"] if len(refused) > _LISTED_ROWS else []
-        raise InputError(
-            "\n".join(["conversations that cannot be learned from:", *refused[:_LISTED_ROWS], *more])
-            + "\nmend them, or leave them out with --drop-bad-rows"
-        )
+        remedy = "leave out --strict" if strict else "leave them out with --drop-bad-rows"
+        raise InputError(f"conversations that cannot be learned from:\n{refused}\nmend them, or {remedy}")
     openings = set(offered[False])
     held_out = min(validation_conversations, max(1, int(MOST_HELD_OUT * len(offered[False]))), len(openings) - 1)
     chosen = frozenset(
@@ -130,45 +150,65 @@ def load_chats(
     return ChatData(sources, chosen, digest.hexdigest(), audit)
 
 
-def parse_chat(value: object) -> Turns:
+class ParsedChat(NamedTuple):
+    turns: Turns
+    tools: str
+    """The tools that the assistant may call, as JSON; empty where there are none."""
+    notes: Notes
+
+
+def parse_chat(value: object, habits: Habits = NO_HABITS) -> ParsedChat:
     """The turns of one row up to the assistant's last. Raises RowProblem where there is nothing to learn."""
     if isinstance(value, RowProblem):
         raise value
     if not isinstance(value, dict):
         raise RowProblem("not an object", f"expected an object with named columns, found {str(value)[:40]!r}")
-    if value.get("messages") is not None:
-        turns = messages_of("messages", value["messages"])
+    notes = Notes()
+    if isinstance(value, Doubled):
+        notes.reasons["keys given twice"] = "the row gives a key twice; the last one is read"
+    messages = value.get("messages") is not None
+    completion = "" if messages else first_filled(value, COMPLETIONS)
+    if messages:
+        turns = messages_of("messages", value["messages"], notes)
     else:
-        turns = given_prompt(value) or ()
-        completion = next((name for name in COMPLETIONS if value.get(name) is not None), None)
+        turns = given_prompt(value, notes) or ()
         if completion:
-            turns = (*turns, Message("assistant", text_of(completion, value[completion])))
+            head, said = conversation(completion, value[completion], turns or None, notes)
+            turns = join(turns, head)
+            turns = (*turns, *map(as_turn, without_prompt(turns, [said], habits, notes) if turns else [said]))
         elif value.get("conversations") is None:
             columns = ", ".join(map(str, value)) or "none"
             raise RowProblem("missing column", f"no 'messages', nor a prompt with a completion; columns: {columns}")
-    system = text_of("system", value.get("system") or "")
-    if system.strip() and turns and turns[0].role != "system":
-        turns = (Message("system", system), *turns)
+    turns = with_system(value, turns, notes)
     while turns and turns[-1].role != "assistant":
         turns = turns[:-1]
     if not turns:
         raise RowProblem("completion is not an assistant turn", "the assistant says nothing")
     for place, turn in enumerate(turns, 1):
-        if not turn.content.strip():
+        if is_empty(turn):
             reason = "empty completion" if turn.role == "assistant" else "empty prompt"
             raise RowProblem(reason, f"turn {place} ({turn.role}) is empty")
     if not any(turn.role == "user" for turn in turns):
         raise RowProblem("empty prompt", "the user says nothing")
-    return turns
+    turns = tuple(_without_own_end(turn, notes) for turn in turns)
+    beside = first_filled(value, SYSTEMS), first_filled(value, TOOLS)
+    read = ("messages", *beside) if messages else (completion, *columns_read(value))
+    note_unread(value, layout_of(tuple(value), read), turns, (), notes)
+    return ParsedChat(turns, tools_of(value), notes)
 
 
-def _rows(sources: Sequence[Source]) -> Iterator[tuple[Source, Part, bool, Row]]:
-    """Every row of the splits that are used, and whether it is of a validation split."""
+def _without_own_end(turn: Turn, notes: Notes) -> Turn:
+    return as_turn(completion_of(turn, notes)) if turn.role == "assistant" else turn
+
+
+def _rows(sources: Sequence[Source]) -> Iterator[tuple[Source, Part, bool, Row, Habits]]:
+    """Every row of the splits that are used, whether it is of a validation split, and its file's habits."""
     for source in sources:
         for split in (source.train, source.validation):
             for part in source.splits[split] if split else ():
-                for row in part.rows():
-                    yield source, part, split == source.validation, row
+                rows, habits = with_habits(part.rows(), COMPLETIONS)
+                for row in rows:
+                    yield source, part, split == source.validation, row, habits
 
 
 def _split(chat: Chat, source: Source, of_validation: bool, validates: frozenset[bytes]) -> str:

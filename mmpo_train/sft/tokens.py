@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmpo_train.chat.messages import for_template
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import PROBE, Unusable, ending_of, holds_special_text, render_all
-from mmpo_train.data.rows import Turns
 from mmpo_train.data.tokens import TokenTable
+from mmpo_train.data.tools import check_tools
 from mmpo_train.errors import InputError
 from mmpo_train.model.logps import Pass
 from mmpo_train.storage.manifest import DamagedFolder, verify
@@ -108,7 +109,7 @@ def encode_chats(
         rendered: list[tuple[Chat, str, list[tuple[int, int]], str]] = []
         for chat in some:
             try:
-                rendered.append((chat, *_rendered(tokenizer, chat.turns, turns)))
+                rendered.append((chat, *_rendered(tokenizer, chat, turns)))
             except Unusable as reason:
                 _drop(count, chat, str(reason))
         if not rendered:
@@ -130,16 +131,18 @@ def encode_chats(
             yield token_ids, learned
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, turns: Turns, which: str) -> tuple[str, list[tuple[int, int]], str]:
+def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Chat, which: str) -> tuple[str, list[tuple[int, int]], str]:
     """The conversation as text, where in it the learned turns begin and end, and what closes each. Raises Unusable."""
+    turns, tools = chat.turns, for_template(chat.tools)
+    check_tools(tokenizer, turns, tools)
     places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
-    [probed] = render_all(tokenizer, [([*turns[: places[-1]], PROBE], False)])
+    [probed] = render_all(tokenizer, [([*turns[: places[-1]], PROBE], False)], tools)
     ending, said = ending_of(tokenizer, probed), list(turns)
     for place in places:
         said[place] = turns[place]._replace(content=ending.without_own(turns[place].content))
     places = places[-1:] if which == "last" else places
     parts = render_all(
-        tokenizer, [one for place in places for one in ((said[:place], True), (said[: place + 1], False))]
+        tokenizer, [one for place in places for one in ((said[:place], True), (said[: place + 1], False))], tools
     )
     text, spans = parts[-1], []  # a conversation ends with the assistant
     if holds_special_text(text):

@@ -42,7 +42,7 @@ class SFTTrial:
     tokenizer_of: str = _runtime("")
     """Folder or hub id of the tokenizer and chat template to use if the model has no chat template."""
     dataset: tuple[str, ...] = _runtime(("tiny",))
-    """Conversations: files, folders or hub ids, each `SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]`."""
+    """Conversations: files, folders or hub ids, each `SOURCE[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`."""
     data_fingerprint: str = ""
     """SHA-256 of the conversations in order, and of which of them validate; filled in when the trial is prepared."""
     validation_conversations: int = _runtime(1000)

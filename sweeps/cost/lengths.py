@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmpo_train.chat.messages import said_in
 from mmpo_train.sft.trial import SFTTrial
 from sweeps.cost.arithmetic import CHARACTERS_PER_TOKEN, Lengths
 
@@ -60,7 +61,7 @@ def _guessed(inputs: Inputs | SFTInputs, split: str) -> Lengths:
         said = [sum(len(turn.content) for turn in chat.turns) for chat in inputs.data.conversations(split)]
         return _whole(_cut(np.array(said), inputs.config.max_tokens))
     config, examples = inputs.config, inputs.data.train if split == "train" else inputs.data.validation
-    prompts = np.array([sum(len(text) for _, text in one.prompt) for one in examples])
+    prompts = np.array([sum(len(turn.content) for turn in one.prompt) for one in examples])
     completions = _characters(examples)
     return Lengths(_cut(prompts, config.max_prompt_tokens), _cut(completions, config.max_completion_tokens))
 
@@ -69,7 +70,7 @@ def _characters(examples: Sequence[PreferenceExample]) -> np.ndarray:
     """Of each completion, (N, K)."""
     completions = np.zeros((len(examples), max(len(one.completions) for one in examples)))
     for row, one in zip(completions, examples, strict=True):
-        row[: len(one.completions)] = [max(1, len(text)) for text in one.completions]
+        row[: len(one.completions)] = [max(1, len(said_in(completion))) for completion in one.completions]
     return completions
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import ipaddress
 import os
+import re
 import urllib.request
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -57,7 +58,7 @@ def hub(model: str, datasets: Sequence[str]) -> Iterator[Finding]:
 
     token = "a token is set" if get_token() else "no token is set"
     wanted = [(model, "model", "config.json")] if _on_hub(model) else []
-    wanted += [(source.partition(":")[0], "dataset", "README.md") for source in datasets if _on_hub(source)]
+    wanted += [(_place(source), "dataset", "README.md") for source in datasets if _on_hub(source)]
     if not wanted:
         yield fine("hub", f"not needed, model and data are on this machine; {token}")
     for name, kind, file in dict.fromkeys(wanted):  # a mixture may name several splits of one
@@ -122,8 +123,13 @@ def _server_version(uri: str) -> str:
 def _on_hub(name: str) -> bool:
     from mmpo_train.data.sources import EMBEDDED
 
-    path = Path(name.partition(":")[0]).expanduser()
-    return name.partition(":")[0] not in EMBEDDED and "://" not in name and not path.exists() and not path.is_absolute()
+    path = Path(_place(name)).expanduser()
+    return _place(name) not in EMBEDDED and "://" not in name and not path.exists() and not path.is_absolute()
+
+
+def _place(name: str) -> str:
+    """A source without its config and its splits."""
+    return re.split("[:#]", name)[0]
 
 
 def _asked(trial: TrialConfig, settings: EvaluationSettings) -> list[JudgeSpec]:

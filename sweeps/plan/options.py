@@ -61,8 +61,8 @@ class SFTOptions(SweepOptions):
     """Data, epochs and learning rate to start from: tiny, smollm2-135m, smollm2-360m, llama-3.2-1b, llama-3-8b or any.
     Default: the recipe of the hub id, else any. The tuned model's folder records it, and later stages use it."""
     dataset: Annotated[tuple[str, ...], Repeated] = ()
-    """Conversations, as SOURCE[:TRAIN_SPLIT[:VALIDATION_SPLIT]]; SOURCE is a file, a folder or a hub id. Repeat the
-    option to mix sources. Default: the data of the recipe."""
+    """Conversations, as SOURCE[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]; SOURCE is a file, a folder or a hub id.
+    Repeat the option to mix sources. Default: the data of the recipe."""
     seed: int = 42
     """Seed of the order of the conversations."""
     set: Assignments = ()

@@ -84,7 +84,7 @@ def card_text(ledger: Ledger, one: Checkpoint) -> str:
     config = _config(one)
     name = f"{Path(config.model).name}-{config.objective}-{one.trial.record.digest[:8]}-epoch-{one.epoch}"
     hub_model = config.model if _on_hub(config.model) else None
-    data = [source.partition(":")[0] for source in config.dataset]
+    data = [re.split("[:#]", source)[0] for source in config.dataset]
     data = [source for source in data if _on_hub(source)]
     results = evaluations(one, config)
     metadata = ModelCardData(
@@ -174,7 +174,7 @@ def _on_hub(name: str) -> bool:
 
 def _short(name: str) -> str:
     """A hub id as it is; of a folder its name alone: a card tells nobody where this machine keeps its files."""
-    name = name.partition(":")[0] if not name.startswith("/") else name
+    name = re.split("[:#]", name)[0] if not name.startswith("/") else name
     return name if _on_hub(name) else Path(name).name
 
 

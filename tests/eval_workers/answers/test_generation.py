@@ -12,9 +12,9 @@ import torch
 from eval_workers.answers.generation import Generator, generate_to
 from eval_workers.answers.sampling import Answer, Sampling, draw, padded_tokens, plan, tasks_of
 from eval_workers.warm_model import WarmModel
+from mmpo_train.chat.messages import Message
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.data.rendering import end_ids_of, render
-from mmpo_train.data.rows import Message
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, load_tokenizer, save_model
 

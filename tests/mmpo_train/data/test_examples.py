@@ -2,9 +2,10 @@
 
 import pytest
 
+from mmpo_train.chat.messages import Message
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.data.examples import as_columns, as_text, first_examples
-from mmpo_train.data.preferences import Message, PreferenceExample
+from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.templates import encode
 
 EXAMPLE = PreferenceExample((Message("user", "Add 1 and 3."),), ("1 plus 3 is 4.", "5"), "pairs.json", 12)

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from mmpo_train.chat.messages import Message
 from mmpo_train.data import rendering
-from mmpo_train.data.preferences import Message, PreferenceExample
 from mmpo_train.data.rendering import (
     Unusable,
     check_template,
@@ -25,6 +25,7 @@ from mmpo_train.data.rendering import (
     special_ids,
     without_marks,
 )
+from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.templates import encode
 from mmpo_train.errors import InputError
 from tests.support.tokenizers import CHATS, byte_tokenizer

@@ -5,8 +5,9 @@ import functools
 import pytest
 
 from eval_workers.harness.evaluation import _Scorer
-from mmpo_train.data.preferences import Message, PreferenceExample
+from mmpo_train.chat.messages import Message
 from mmpo_train.data.rendering import Unusable, end_ids_of, prompt_ids, special_ids
+from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.templates import encode
 from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.sft.data import Chat

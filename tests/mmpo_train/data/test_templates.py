@@ -6,8 +6,9 @@ The tokenizers here know single bytes and special tokens only, so that a token i
 import numpy as np
 import pytest
 
-from mmpo_train.data.preferences import Message, PreferenceExample
+from mmpo_train.chat.messages import Message
 from mmpo_train.data.rendering import Unusable, render, special_ids
+from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.templates import as_question, encode
 from tests.support.tokenizers import CHATS, bpe_tokenizer, byte_tokenizer
 

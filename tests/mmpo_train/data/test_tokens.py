@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from mmpo_train.chat.messages import Message
 from mmpo_train.config import digest_of
-from mmpo_train.data.preferences import Message, PreferenceExample
+from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.templates import EncodedExample
 from mmpo_train.data.tokens import (
     NO_NOISE,

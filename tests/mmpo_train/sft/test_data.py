@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mmpo_train.data.rows import Message, RowProblem
+from mmpo_train.chat.messages import Message
+from mmpo_train.chat.problems import RowProblem
 from mmpo_train.errors import InputError
 from mmpo_train.sft.data import load_chats, parse_chat
 
@@ -40,13 +41,13 @@ def chats(count, rounds=1):
     ids=["messages", "UltraChat", "a last turn without answer", "ShareGPT", "prompt", "instruction"],
 )
 def test_every_form_of_a_row_is_the_same_conversation(row):
-    assert parse_chat(row) == (USER, BOT)
+    assert parse_chat(row).turns == (USER, BOT)
 
 
 def test_a_system_column_is_the_first_turn_unless_there_is_one():
-    assert parse_chat({"messages": said(USER, BOT), "system": "Be brief."})[0] == ("system", "Be brief.")
+    assert parse_chat({"messages": said(USER, BOT), "system": "Be brief."}).turns[0] == ("system", "Be brief.")
     own = Message("system", "Mine.")
-    assert parse_chat({"messages": said(own, USER, BOT), "system": "Be brief."}) == (own, USER, BOT)
+    assert parse_chat({"messages": said(own, USER, BOT), "system": "Be brief."}).turns == (own, USER, BOT)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +60,7 @@ def test_a_system_column_is_the_first_turn_unless_there_is_one():
         ({"messages": said(USER, Message("assistant", " "))}, "empty completion"),
         ({"messages": said(Message("user", ""), BOT)}, "empty prompt"),
         ({"messages": said(BOT)}, "empty prompt"),
-        ({"messages": said(USER, Message("tool", "x"), BOT)}, "unknown role"),
+        ({"messages": said(USER, Message("narrator", "x"), BOT)}, "unknown role"),
         ({"messages": "2+2? 4"}, "wrong type"),
     ],
 )
@@ -108,10 +109,76 @@ def test_bad_rows_of_own_files_are_refused_with_their_place_and_can_be_left_out(
 
 
 def test_unknown_roles_are_dropped_and_strictly_refused(tmp_path):
-    path = written(tmp_path / "chats.jsonl", [*chats(20), {"messages": said(USER, Message("tool", "x"), BOT)}])
+    path = written(tmp_path / "chats.jsonl", [*chats(20), {"messages": said(USER, Message("narrator", "x"), BOT)}])
     assert load_chats([path], 1000).audit.train + load_chats([path], 1000).audit.validation == 20
-    with pytest.raises(InputError, match="role 'tool'"):
+    with pytest.raises(InputError, match="role 'narrator'"):
         load_chats([path], 1000, strict=True)
+
+
+def test_history_tools_and_end_tokens_are_read_as_in_preference_data(tmp_path):
+    row = {
+        "instruction": "2+2?",
+        "input": "",
+        "output": "4</s>",
+        "history": [["hi", "hello"]],
+        "tools": '[{"name": "w"}]',
+    }
+    found = parse_chat(row)
+    assert found.turns == (Message("user", "hi"), Message("assistant", "hello"), USER, BOT)
+    assert json.loads(found.tools) == [{"type": "function", "function": {"name": "w"}}]
+    assert list(found.notes.reasons) == ["end tokens taken off"]
+
+
+def test_a_completion_may_hold_the_whole_conversation():
+    whole = "\n\nHuman: 2+2?\n\nAssistant: 4"
+    assert parse_chat({"prompt": "2+2?", "completion": whole}).turns == (USER, BOT)
+    assert parse_chat({"prompt": said(USER), "completion": said(BOT)}).turns == (USER, BOT)
+
+
+def test_completions_that_repeat_their_prompts_lose_them(tmp_path):
+    rows = [{"prompt": f"Name {n}?", "completion": f"Name {n}? It is {n}."} for n in range(30)]
+    data = load_chats([written(tmp_path / "chats.jsonl", rows)], 1000)
+    assert {chat.turns[1].content for chat in data.conversations("train")} <= {f"It is {n}." for n in range(30)}
+    assert len(data.audit.noted["prompt taken off the completions"]) == 30
+
+
+def test_what_is_not_read_is_named_and_strictly_refused(tmp_path):
+    rows = [{**row, "id": 3} for row in chats(20)]
+    rows[3]["messages"][1]["weight"] = 0
+    path = written(tmp_path / "chats.jsonl", rows)
+    audit = load_chats([path], 1000).audit
+    assert audit.unused == {"id": 20, "weight of messages": 1}
+    assert f"  noted 1: content that is not used ({path}, line 4)" in audit.lines()
+    with pytest.raises(InputError, match="holds weight of messages, which is not used(.|\n)*leave out --strict"):
+        load_chats([path], 1000, strict=True)
+
+
+FINGERPRINTS = {
+    "messages": "336263c95d5c42a5265fd043a2ae451d097024e52845ce8388fd05955d8357cf",
+    "alpaca": "cc332567391286a6f8e3b6071292f82337f71ccfbf05db79525c7af3ce691ecb",
+    "prompt": "4292ca7d402ce1d126eef2b8026cc2d3d524eebf08425b60d0833d54b3ecbd7b",
+}
+
+
+@pytest.mark.parametrize("form", FINGERPRINTS)
+def test_forms_that_were_read_right_have_the_fingerprints_that_they_had(tmp_path, form):
+    """SHA-256 as of before the reader knew transcripts, tools and end tokens: tunings are named by it."""
+    rows = {
+        "messages": lambda n: {
+            "messages": said(*_two_rounds(n)),
+            "prompt": f"Q {n}?",
+            "prompt_id": str(n),
+        },
+        "alpaca": lambda n: {"instruction": f"Add {n}.", "input": "", "output": f"out {n}", "system": "S"},
+        "prompt": lambda n: {"prompt": f"Q {n}", "completion": f" c {n}\n"},
+    }
+    path = written(tmp_path / "chats.jsonl", [rows[form](n) for n in range(40)])
+    assert load_chats([path], 100).fingerprint == FINGERPRINTS[form]
+
+
+def _two_rounds(n):
+    answers = Message("assistant", f"A {n}."), Message("assistant", "So.")
+    return Message("user", f"Q {n}?"), answers[0], Message("user", "And?"), answers[1]
 
 
 def test_one_opening_alone_cannot_be_split(tmp_path):

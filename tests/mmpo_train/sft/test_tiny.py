@@ -94,7 +94,7 @@ def test_batches_are_of_like_length_and_every_conversation_is_in_one():
 def test_demonstrations_are_the_tokens_that_any_conversation_becomes(built, monkeypatch):
     monkeypatch.setattr(rows, "RECIPE", replace(RECIPE, demonstrations=50))
     tokenizer = load_tokenizer(built[0])
-    chats = [Chat(parse_chat(row), "tiny", number) for number, row in enumerate(rows.instruction_examples(), 1)]
+    chats = [Chat(parse_chat(row).turns, "tiny", number) for number, row in enumerate(rows.instruction_examples(), 1)]
     expected = list(encode_chats(chats, tokenizer, 512, "all", ChatCount()))
     table = _demonstrations(tokenizer)
     assert table.lengths.tolist() == [len(ids) for ids, _ in expected]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmpo_train.data.rows import Message
+from mmpo_train.chat.messages import Message
 from mmpo_train.errors import InputError
 from mmpo_train.model.batches import collate
 from mmpo_train.sft.data import Chat

@@ -1,0 +1,179 @@
+"""Text that is not text: JSON, Python literals and transcripts that stand where a message should, and end tokens."""
+
+import ast
+import json
+import re
+from typing import Any
+
+from mmpo_train.chat.problems import RowProblem, shown
+
+ROLES = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+    "model": "assistant",
+    "tool": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "ipython": "tool",
+    "function_call": "assistant",
+}
+"""The spellings of a turn's author: OpenAI's, ShareGPT's, Gemma's and LLaMA-Factory's."""
+END_TOKENS = (
+    *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<|end_of_turn|>"),
+    *("<end_of_turn>", "<eos>", "</s>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>"),
+)
+"""With which chat templates close a turn."""
+_LONGEST_END = 40
+# How `json.dumps` and `repr` begin messages; the second name may stand behind a long text.
+_OPENS = re.compile(r"""["']?\s*(\[\s*)?\{\s*\\?["']\w+\\?["']\s*:""")
+_NAMES_AN_AUTHOR = re.compile(rf"""["'](role|from)\\?["']\s*:\s*\\?["']({"|".join(ROLES)})\\?["']""", re.IGNORECASE)
+_SAYS = ("content", "value", "tool_calls", "function_call")
+
+
+_MAY_BEGIN_TURNS = frozenset("<[{\"'HhUu \t\r\n")
+
+
+class Doubled(dict[str, Any]):
+    """A JSON object that gives a key twice; the last counts, as for `json.loads`."""
+
+
+def parse_json(text: str, name: str = "") -> Any:
+    """The value. Raises RowProblem where there is none, or one of numbers or nesting that nobody means.
+
+    `name` says whose text it is where it is not the row's.
+    """
+    try:
+        return DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
+        reason, where = ("wrong type", f"{name} holds ") if name else ("unreadable row", "")
+        raise RowProblem(reason, where + json_problem(error)) from None
+
+
+def json_problem(error: Exception) -> str:
+    """What kept JSON from being read, in short."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"broken JSON at column {error.colno}: {error.msg}"
+    if isinstance(error, RecursionError):
+        return "JSON with too many brackets in brackets"
+    return "JSON with a number of thousands of digits"  # the one other ValueError of `json`
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    return found if len(found) == len(pairs) else Doubled(found)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
+def may_spell_turns(text: str) -> bool:
+    """False for most texts, at a glance: those of which `written_messages` and the like need not be asked."""
+    return text[:1] in _MAY_BEGIN_TURNS
+
+
+def written_messages(text: str) -> Any:
+    """The messages, a list or an object, that the text spells as JSON or as a Python literal; None for other text.
+
+    Raises RowProblem where it begins as a list of them and cannot be read.
+    """
+    opening = _OPENS.match(text.lstrip())
+    if not opening or not _NAMES_AN_AUTHOR.search(text):
+        return None
+    for read in (parse_json, ast.literal_eval):
+        try:
+            value = read(text.strip())
+            value = parse_json(value) if isinstance(value, str) else value
+        except (RowProblem, ValueError, SyntaxError, RecursionError, MemoryError):
+            continue  # `ast` says MemoryError where brackets are nested too deeply
+        return value if _are_messages(value) else None
+    if opening[1] is None or _begins_with_json(text):  # somebody's example, and words about it
+        return None
+    raise RowProblem(
+        "wrong type", f"messages as text that cannot be read, {shown(text)}: save them as lists of objects"
+    )
+
+
+def _begins_with_json(text: str) -> bool:
+    try:
+        DECODER.raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _are_messages(value: object) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return bool(items) and all(
+        isinstance(item, dict)
+        and str(item.get("role", item.get("from"))).lower() in ROLES
+        and any(name in item for name in _SAYS)
+        for item in items
+    )
+
+
+_SPOKEN = re.compile(r"\n\n(Human|Assistant):[ ]?")
+_WRITTEN = re.compile(r"(?:^|\n)[ ]*(Human|User|Assistant):[ ]?", re.IGNORECASE)
+_OPENINGS = tuple(
+    re.compile(opening)
+    for opening in (
+        r"<\|im_start\|>(\w+)\n",
+        r"<\|start_header_id\|>(\w+)<\|end_header_id\|>",
+        r"<start_of_turn>(\w+)\n",
+        r"<\|(system|user|assistant)\|>\n?",
+    )
+)
+_INSTRUCTION = re.compile(r"\[/?INST\]")
+_BEGINNINGS = ("", "<s>", "<bos>", "<|begin_of_text|>")
+
+
+def spoken_turns(text: str) -> list[tuple[str, str]]:
+    r"""Authors and turns of "\n\nHuman: ...\n\nAssistant: ..." (hh-rlhf) and its kin; empty for other text."""
+    if text.startswith("\n\nHuman:"):
+        _, *pieces = _SPOKEN.split(text)
+    elif text[:40].lstrip()[:6].lower().startswith(("human:", "user:")):
+        _, *pieces = map(str.strip, _WRITTEN.split(text))
+        if len(pieces) < 4:
+            return []
+    else:
+        return []
+    authors = ("assistant" if author[0] in "aA" else "user" for author in pieces[::2])
+    return list(zip(authors, pieces[1::2]))
+
+
+def marked_turns(text: str) -> list[tuple[str, str]]:
+    """Authors and turns of what a chat template has rendered; empty for other text.
+
+    The last turn may be an empty one of the assistant: there the completion is to follow.
+    """
+    if text[:40].lstrip()[:1] not in ("<", "["):
+        return []
+    for opening in _OPENINGS:
+        before, *pieces = opening.split(text)
+        if pieces and before.strip() in _BEGINNINGS:
+            return [(who, without_end_tokens(said).strip()) for who, said in zip(pieces[::2], pieces[1::2])]
+    before, *pieces = _INSTRUCTION.split(text)
+    if len(pieces) < 2 or before.strip() not in _BEGINNINGS:
+        return []
+    system, found, first = pieces[0].partition("<</SYS>>")
+    turns = [("system", system.replace("<<SYS>>", "").strip())] if found else []
+    said = [first if found else system, *pieces[1:]]
+    return turns + [
+        ("assistant" if place % 2 else "user", without_end_tokens(piece.strip().removesuffix("<s>")).strip())
+        for place, piece in enumerate(said)
+    ]
+
+
+def without_end_tokens(text: str) -> str:
+    """The text without the end-of-turn tokens, and the white space around them, that it ends with."""
+    if text[-1:] not in (">", "\n", " "):
+        return text
+    while text[-_LONGEST_END:].rstrip().endswith(END_TOKENS):
+        kept = text.rstrip()
+        if kept.endswith("</s>") and "<s>" in kept[1:]:  # HTML's, for text that is crossed out
+            break
+        text = kept.removesuffix(next(token for token in END_TOKENS if kept.endswith(token))).rstrip()
+    return text

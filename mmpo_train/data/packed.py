@@ -1,0 +1,162 @@
+"""The bytes of a data file, unpacked as they are read, and refused before they fill the memory."""
+
+import bz2
+import gzip
+import lzma
+import os
+import resource
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from mmpo_train.errors import InputError
+
+CHUNK_BYTES = 1 << 20
+_FREE_BYTES = 1 << 28
+"""So much may come out of a file whatever its size."""
+MOST_TIMES = 250
+"""What grows by more, beyond that, is no text: prose shrinks to a third, the most monotonous tables to a hundredth."""
+_OBJECT_BYTES, _VALUE_BYTES = 240, 64
+"""Of memory, for an object of JSON with one key, and for any other value."""
+_DENSE = 8
+"""Bytes of memory for a byte of JSON that no conversation needs."""
+_RESERVE_BYTES = 1 << 28
+"""Of the memory, for everything else."""
+_UNKNOWN_BYTES = 1 << 33
+"""Taken for the memory that is left on a system that does not say."""
+
+
+def _zstandard(file: IO[bytes]) -> Any:
+    import pyarrow as pa
+
+    return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+
+
+PACKINGS: dict[str, Callable[[Any], Any]] = {
+    ".gz": gzip.open,
+    ".zst": _zstandard,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+
+
+def suffixes(path: str) -> tuple[str, str]:
+    """What the file is, and how it is packed: `.jsonl` and `.gz`; the latter empty where it is not."""
+    stem, last = os.path.splitext(path.lower())
+    return (os.path.splitext(stem)[1], last) if last in PACKINGS else (last, "")
+
+
+def chunks(path: str, label: str) -> Iterator[bytes]:
+    """The file's content, unpacked, a piece at a time. Raises InputError where it cannot be read, or is a bomb."""
+    unpacked = 0
+    try:
+        with _opened(path) as file:
+            packing = suffixes(path)[1]
+            source = PACKINGS[packing](file) if packing else file
+            while chunk := source.read(CHUNK_BYTES):
+                unpacked += len(chunk)
+                if packing:
+                    check_growth(label, file.tell(), unpacked)
+                yield chunk
+    except InputError:
+        raise
+    except Exception as error:  # every kind of store and of packing raises its own
+        raise InputError(f"{label} cannot be read ({in_brief(error)}); copy it here again and give its path") from error
+
+
+def whole(path: str, label: str) -> bytes:
+    """All of the file, where a quarter of the memory holds it. Raises InputError."""
+    parts: list[bytes] = []
+    size, most = 0, memory_left() // 4
+    for chunk in chunks(path, label):
+        parts.append(chunk)
+        size += len(chunk)
+        if size > most:
+            raise _too_big(label, f"it is longer than {_shown(most)}, a quarter of the memory that is left")
+    data = b"".join(parts)
+    if not data or data.isspace():
+        raise empty(label)
+    return data
+
+
+def lines(path: str, label: str) -> Iterator[bytes]:
+    """The lines of a file, without their line feeds; each must fit into a quarter of the memory. Raises InputError."""
+    rest: list[bytes] = []
+    held, most = 0, memory_left() // 4
+    for chunk in chunks(path, label):
+        # Not splitlines: it also breaks at U+2028, which may stand inside a JSON string.
+        first, *more = chunk.split(b"\n")
+        rest.append(first)
+        held += len(first)
+        if held > most:
+            raise _too_big(label, f"it has a line of more than {_shown(most)}, a quarter of the memory that is left")
+        if more:
+            yield b"".join(rest)
+            yield from more[:-1]
+            rest, held = more[-1:], len(more[-1])
+    yield b"".join(rest)
+
+
+def empty(label: str) -> InputError:
+    """The error for a file in which nothing stands."""
+    return InputError(f"{label} is empty: expected rows with a prompt, a chosen and a rejected completion")
+
+
+def check_growth(label: str, packed: int, unpacked: int) -> None:
+    """Raises InputError where so many bytes come out of so few that no text can be behind it."""
+    if unpacked > _FREE_BYTES and unpacked > MOST_TIMES * max(packed, 1):
+        raise _too_big(label, f"its first {_shown(packed)} unpack to {_shown(unpacked)}, as no text does")
+
+
+def check_density(data: bytes, label: str) -> None:
+    """Raises InputError for JSON that is brackets and commas for the most part, and too many for the memory."""
+    if len(data) < CHUNK_BYTES:
+        return
+    objects = _OBJECT_BYTES * data.count(b"{") + _VALUE_BYTES * (data.count(b"[") + data.count(b","))
+    if objects > _DENSE * len(data) and objects > memory_left() // 2:
+        raise _too_big(label, f"its brackets and commas make values of {_shown(objects)}")
+
+
+def require_memory(label: str) -> None:
+    """Raises InputError where reading on could end in the system's killing some process."""
+    left = memory_left()
+    if left < _RESERVE_BYTES:
+        raise _too_big(label, f"its rows have filled the memory, {_shown(max(left, 0))} are left")
+
+
+def memory_left() -> int:
+    """Bytes that this process may still take: of the machine, of its container and of its own limit."""
+    left = []
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().split("\n") if line)
+        left.append(1024 * int(fields["MemAvailable"].split()[0]))
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if limit != resource.RLIM_INFINITY:
+            left.append(limit - resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[0]))
+        group = Path("/sys/fs/cgroup")
+        left.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    except (OSError, ValueError, KeyError):  # another system, no cgroup of version 2, or its limit is `max`
+        pass
+    return min(left, default=_UNKNOWN_BYTES)
+
+
+def in_brief(error: Exception) -> str:
+    """Kind and first line of an error, for a message of our own."""
+    text = str(error).strip().split("\n")[0][:200]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _opened(path: str) -> Any:
+    if "://" in path:
+        import fsspec
+
+        return fsspec.open(path, "rb")
+    return open(path, "rb")
+
+
+def _too_big(label: str, why: str) -> InputError:
+    return InputError(f"{label} is too big to be read: {why}; give a part of it, or use a machine with more memory")
+
+
+def _shown(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
