@@ -6,24 +6,34 @@ import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, LOSS, PAIRS_PER_SECOND
 from mmpo_train.options import with_help
+from mmpo_train.redaction import mask_logs, masked
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
     from mmpo_train.events import Finished, Point, Say, Send
     from mmpo_train.prepare import Inputs
 
-console = Console()
-_errors = Console(stderr=True)
+
+class _Screen(Console):
+    """Shows no credential, whoever wrote the text: all that is printed as text comes through here."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(masked(text), **how)
+
+
+console = _Screen()
+_errors = _Screen(stderr=True)
 OptionsType = TypeVar("OptionsType")
 PARSING = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 """How every command line is parsed: a flag has no opposite, and `None` is no value."""
@@ -37,6 +47,7 @@ def run_program(
     description: str | None = None,
 ) -> None:
     """Parse the command line and run; a user's mistake ends as one message and exit code 2."""
+    mask_logs()
     documented = with_help(options)  # type: ignore[arg-type]  # a class is hashable
     parsed = tyro.cli(documented, prog=name, args=arguments, description=description, config=PARSING)
     try:

@@ -17,6 +17,7 @@ from eval_workers.judging.costs import Purse
 from eval_workers.judging.specs import DEFAULT_URLS, JudgeSpec, key_of, key_variable
 from eval_workers.judging.verdicts import JudgeFailed
 from mmpo_train.errors import InputError
+from mmpo_train.redaction import masked
 
 logger = logging.getLogger(__name__)
 
@@ -239,7 +240,7 @@ def _reply(
 def _ours(sdk: Any, error: Exception, spec: JudgeSpec, key: str, sent: dict[str, Any]) -> Exception:
     """The library's error as JudgeFailed, or as InputError where every prompt would meet it."""
     status = getattr(error, "status_code", 0)
-    said = str(error).replace(key, "***")[:300]
+    said = masked(str(error).replace(key, "***"))[:300]
     if isinstance(error, sdk.APITimeoutError):
         return JudgeFailed("timed out", f"judge '{spec.name}' gave no answer in time")
     if isinstance(error, sdk.APIConnectionError):

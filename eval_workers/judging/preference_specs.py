@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eval_workers.judging.costs import FREE, PRICES, Price, read_price
-from eval_workers.judging.specs import JudgeSpec, check_judge_spec, without_secrets
+from eval_workers.judging.specs import JudgeSpec, check_judge_spec
 from mmpo_train.errors import InputError
+from mmpo_train.redaction import masked
 
 WEIGHTED = {
     "weighted_alpaca_eval_gpt-4o-mini-2024-07-18": "gpt-4o-mini-2024-07-18",
@@ -65,8 +66,7 @@ def check_preference_spec(spec: str) -> PreferenceSpec:
     elif label.startswith(("openai:", "anthropic:")):
         model = label
     else:
-        shown = without_secrets(spec)
-        raise InputError(f"preference judge {shown!r} is not known; expected one of {KNOWN}. Correct the name")
+        raise InputError(f"preference judge {masked(spec)!r} is not known; expected one of {KNOWN}. Correct the name")
     client = check_judge_spec(model + address)
     return PreferenceSpec(
         kind="labels" if weighted else "verdict",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from mmpo_train.errors import InputError
+from mmpo_train.redaction import masked
 
 KNOWN = "tiny, openai:MODEL, openai:MODEL@http://host:port/v1, anthropic:MODEL, anthropic:MODEL@URL"
 DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
@@ -35,7 +36,7 @@ def check_judge_spec(spec: str) -> JudgeSpec:
     if spec == "tiny":
         return JudgeSpec(service="tiny")
     parts = re.fullmatch(r"(openai|anthropic):(\S+?)(?:@(https?://\S+))?", spec)
-    shown = without_secrets(spec)
+    shown = masked(spec)
     if parts is None or "://" in parts[2]:
         raise InputError(f"judge {shown!r} is not known; expected one of {KNOWN}. Correct the name")
     service, model, url = parts[1], parts[2], parts[3] or ""
@@ -50,11 +51,6 @@ def check_judge_spec(spec: str) -> JudgeSpec:
             f"or '?'. A key goes into {key_variable(service)}"
         )
     return JudgeSpec(service=service, model=model, url=url.rstrip("/"))
-
-
-def without_secrets(spec: str) -> str:
-    """A judge as it may be shown: an address can hold a password before its '@' and a key after its '?'."""
-    return re.sub(r"://\S*@", "://***@", spec.partition("?")[0])
 
 
 def key_variable(service: str) -> str:

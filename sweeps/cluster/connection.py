@@ -149,7 +149,7 @@ def _connect(verbose: bool) -> None:
     arguments: dict[str, Any] = {
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
-        "runtime_env": {"env_vars": environment},
+        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": "mmpo_train.redaction.mask_logs"},
     }
     if not address:
         # One process less for each trial: nobody takes this machine away with notice.
