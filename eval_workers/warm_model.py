@@ -12,6 +12,7 @@ import torch
 from mmpo_train.model.folders import ADAPTERS, model_files
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_weights
+from mmpo_train.model.precision import own_device
 from mmpo_train.model.scoring import model_forward
 from mmpo_train.storage.mirror import place_of
 
@@ -24,7 +25,7 @@ class WarmModel:
     """Loads folder after folder; where only the weights or LoRA adapters differ, they are exchanged in place."""
 
     def __init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         self.model: Any = None
         self._loaded: tuple[str, ...] = ()
 
@@ -36,7 +37,7 @@ class WarmModel:
         same = (precision, *_architecture(folder))
         if not (same == self._loaded and self._exchange(folder)):
             self.model, self._loaded = None, ()  # two models at a time need not fit
-            self.model = load_model(folder)
+            self.model = load_model(folder, precision=precision, device=self.device)
             self._loaded = same
         model_forward(CompletionLogps(self.model), self.device, precision)  # moves and rounds the model in place
         return self.model.eval()

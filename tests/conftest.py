@@ -95,6 +95,12 @@ def prepared(base_config, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def bf16_prepared(base_config, tmp_path_factory):
+    """The same for trials in bf16: the reference is computed in it too."""
+    return _prepare(replace(base_config, {"precision": "bf16"}), tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture(scope="session")
 def ranked_prepared(base_config, preference_rows, tmp_path_factory):
     """The same for sets of three to six ranked answers, some of them tied, with all that any objective needs."""
     data = tmp_path_factory.mktemp("data") / "ranked.jsonl"

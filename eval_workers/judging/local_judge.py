@@ -23,6 +23,7 @@ def open_local(folder: Path, purse: Purse) -> Ask:
     import torch
 
     from mmpo_train.model.policy import load_model, load_tokenizer
+    from mmpo_train.model.precision import own_device
 
     tokenizer: Any = load_tokenizer(folder)
     labels = {label: tokenizer.encode(label, add_special_tokens=False) for label in (FIRST, SECOND)}
@@ -31,9 +32,9 @@ def open_local(folder: Path, purse: Purse) -> Ask:
             f"the tokenizer in {folder} has no single token for each of {FIRST!r} and {SECOND!r}, so its model cannot "
             "say which output is better; give another judge"
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = load_model(folder)
-    model.to(device).eval()
+    device = own_device()
+    model: Any = load_model(folder, device=device)
+    model.eval()
     positions = getattr(model.config, "max_position_embeddings", None)
     one_at_a_time = threading.Lock()
 

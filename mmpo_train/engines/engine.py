@@ -1,13 +1,14 @@
-"""What the training loop needs of whatever runs the model, and the plain single-process one."""
+"""What the training loop needs of whatever runs the model."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mmpo_train.engines.training_state import Share, Shares
@@ -67,12 +68,21 @@ def first_workers(engine: Engine, find: Callable[[], int]) -> int:
     return int(engine.sum(np.array([found], dtype=np.float64))[0])
 
 
-def whole_parameters(module: torch.nn.Module, optimizer: torch.optim.Optimizer, writes: bool = True) -> Shares:
-    """The shares of a worker whose optimiser steps the trained parameters themselves."""
+def sum_of_arrays(values: np.ndarray, device: torch.device) -> np.ndarray:
+    """`Engine.sum` of several workers."""
+    tensor = torch.as_tensor(values, dtype=torch.float64, device=device)
+    dist.all_reduce(tensor)
+    return tensor.cpu().numpy()
+
+
+def whole_parameters(
+    module: torch.nn.Module, optimizer: torch.optim.Optimizer, masters: Sequence[Tensor], writes: bool = True
+) -> Shares:
+    """The shares of a worker whose optimiser steps all trained parameters, or their `masters` in the same order."""
     trained = {name: value for name, value in module.named_parameters() if value.requires_grad}
     shares = {name: Share(number, 0, 0, value.numel()) for number, (name, value) in enumerate(trained.items())}
     shapes = {name: value.shape for name, value in trained.items()}
-    return Shares(optimizer, list(trained.values()), shapes, shares, writes)
+    return Shares(optimizer, masters, shapes, shares, writes)
 
 
 def let_go_of_backward(device: torch.device) -> None:

@@ -12,12 +12,15 @@ from functools import cache
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # What some architectures ask of attention beyond a causal mask and a window, and this one does not know.
 _UNKNOWN = ("softcap", "position_bias", "s_aux")
+
+_KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -43,22 +46,28 @@ class Packing:
 
     def to(self, device: torch.device) -> Packing:
         """The same on another device."""
-        places = None if self.key_places is None else self.key_places.to(device)
-        ends = self.query_ends.to(device), self.key_ends.to(device)
+        places = None if self.key_places is None else moved(self.key_places, device)
+        ends = moved(self.query_ends, device), moved(self.key_ends, device)
         return Packing(self.pieces, self.spans, *ends, places, self.longest_query, self.longest_key)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """The tensor on a device. Neither side waits for the other: the next pass is made while this one is computed."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def packing_of(pieces: Sequence[int], spans: Sequence[tuple[int, int, int, int]]) -> Packing:
     """The packing of `pieces` and `spans`, as its fields describe them."""
     starts = [0, *accumulate(pieces)]
-    seen = [[(first, last), (start, end)] for start, end, first, last in spans]
-    places = [[range(starts[start], starts[end]) for start, end in parts] for parts in seen]
-    queries = [len(own) for _, own in places]
-    keys = [len(prefix) + len(own) for prefix, own in places]
+    parts = [((starts[first], starts[last]), (starts[start], starts[end])) for start, end, first, last in spans]
+    queries = [end - start for _, (start, end) in parts]
+    keys = [last - first + own for ((first, last), _), own in zip(parts, queries, strict=True)]
     ends = [torch.tensor([0, *accumulate(lengths)], dtype=torch.int32) for lengths in (queries, keys)]
-    gathered = (
-        None if queries == keys else torch.tensor([place for parts in places for part in parts for place in part])
-    )
+    gathered = None
+    if queries != keys:
+        gathered = torch.from_numpy(np.concatenate([np.arange(*part) for both in parts for part in both]))
     return Packing(tuple(pieces), tuple(spans), ends[0], ends[1], gathered, max(queries), max(keys))
 
 
@@ -85,8 +94,14 @@ def packed_attention(
     asked = [name for name in _UNKNOWN if extras.get(name) is not None]
     if asked or not getattr(module, "is_causal", True):
         raise ValueError(f"packed rows cannot have attention with {asked or 'a view of what comes later'}")
-    attend = _varlen if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16) else _span_by_span
+    if value.dtype in _KERNEL_DTYPES:  # a model may compute positions in fp32; the kernel takes one precision
+        query, key = query.to(value.dtype), key.to(value.dtype)
+    attend = _varlen if _has_kernel(query) else _span_by_span
     return attend(query, key, value, packing, scaling, sliding_window), None
+
+
+def _has_kernel(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype in _KERNEL_DTYPES
 
 
 def _span_by_span(
@@ -127,7 +142,8 @@ def _varlen(
 ) -> Tensor:
     queries, keys, values = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
     if packing.key_places is not None:
-        keys, values = keys[packing.key_places], values[packing.key_places]
+        # Not keys[places], whose backward pass sorts the places.
+        keys, values = (states.index_select(0, packing.key_places) for states in (keys, values))
     attend, takes = _varlen_attn()
     # Torch 2.10 has is_causal, later ones a window. Both align the last query with the last key.
     how: dict[str, Any] = {"window_size": (-1 if window is None else window - 1, 0)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmpo_train.model.attention import Packing
+from mmpo_train.model.attention import Packing, moved
 from mmpo_train.model.vocabulary import token_logps
 
 if TYPE_CHECKING:
@@ -38,9 +38,12 @@ class Pass(NamedTuple):
 
     def to(self, device: torch.device) -> Pass:
         """The same on another device."""
-        parts = self._asdict().items()
-        moved: dict[str, Any] = {name: part.to(device) for name, part in parts if isinstance(part, (Tensor, Packing))}
-        return self._replace(**moved)
+        there: dict[str, Any] = {
+            name: part.to(device) if isinstance(part, Packing) else moved(part, device)
+            for name, part in self._asdict().items()
+            if isinstance(part, (Tensor, Packing))
+        }
+        return self._replace(**there)
 
 
 class CompletionLogps(nn.Module):

@@ -60,24 +60,32 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_model(folder: Path, *, config: TrialConfig | None = None) -> PreTrainedModel:
-    """The causal language model of a folder in fp32, without dropout; with `config`, ready to be trained.
+def load_model(
+    folder: Path, *, config: TrialConfig | None = None, precision: str = "fp32", device: torch.device | None = None
+) -> PreTrainedModel:
+    """The causal language model of a folder in "fp32" or "bf16", without dropout; with `config`, ready to be trained.
 
-    `config` adds LoRA adapters (seeded) and compiles the layers as it says. Raises InputError where there are no
-    safetensors weights or the architecture is unknown.
+    Weights are read in that precision, straight onto the device: files are mapped, not copied, so that the workers of a
+    machine share one copy in its memory. `config` says the precision itself, adds LoRA adapters (seeded) and compiles
+    the layers as it says, on this worker's own device. Raises InputError where there are no safetensors weights or the
+    architecture is unknown.
     """
-    import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
+
+    from mmpo_train.model.precision import dtype_of, own_device
 
     quieten()
     require_weights(folder)
     model_files(folder)  # raises where one of them lies elsewhere
+    if config is not None:
+        precision, device = config.precision, device or own_device()
     base = _base_in_store(folder)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             local_folder(base) if base else folder,
-            dtype=torch.float32,
+            dtype=dtype_of(precision),
+            device_map=None if device is None or device.type == "cpu" else {"": device},
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,

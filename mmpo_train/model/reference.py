@@ -126,15 +126,15 @@ def score_shard(
     model_folder: str, tokens_folder: str, precision: str, tokens_per_pass: int, split: str, start: int, end: int
 ) -> list[list[float]]:
     """Log-probabilities of the pairs `start` to `end`, as plain lists: what one parallel worker does."""
-    import torch
-
     from mmpo_train.model.layouts import FORWARD_TOKENS, best_layout
     from mmpo_train.model.logps import CompletionLogps
     from mmpo_train.model.policy import load_model
+    from mmpo_train.model.precision import own_device
     from mmpo_train.model.scoring import model_forward, score_pairs
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    forward = model_forward(CompletionLogps(load_model(need(model_folder))), device, precision)
+    device = own_device()
+    model = load_model(need(model_folder), precision=precision, device=device)
+    forward = model_forward(CompletionLogps(model), device, precision)
     table = read_split(need(tokens_folder), split)
     layout, tokens = best_layout(forward, table, precision), tokens_per_pass or FORWARD_TOKENS[device.type]
     return score_pairs(forward, table, range(start, end), tokens, layout=layout).tolist()

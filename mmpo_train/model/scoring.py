@@ -12,6 +12,7 @@ from mmpo_train.data.tokens import TokenTable
 from mmpo_train.model.batches import Layout, collate, plan_passes
 from mmpo_train.model.layouts import is_out_of_memory
 from mmpo_train.model.logps import CompletionLogps, Pass
+from mmpo_train.model.precision import round_weights
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,5 @@ def model_forward(module: CompletionLogps, device: torch.device, precision: str)
     bf16 means bf16 weights, as in DeepSpeed's engine, so that log-ratios of an untrained policy are 0.
     """
     module = module.to(device)
-    for parameter in module.parameters():
-        # Not the buffers, nor does DeepSpeed: rotary frequencies rounded to bf16 are other positions.
-        parameter.data = parameter.data.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+    round_weights(module, precision)
     return lambda one: module(one.to(device))

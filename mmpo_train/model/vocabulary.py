@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmpo_train.model.precision import Linear, weight_gradient
+
 # On a CPU a chunk's logits should stay near its caches; on a GPU 512 x 128k x 4 bytes is a quarter of a GB.
 _POSITIONS_PER_CHUNK = {"cpu": 128, "cuda": 512}
 # What some models do to their logits before the softmax.
@@ -30,14 +32,9 @@ def token_logps(
     """
     head = model.get_output_embeddings()
     size = _POSITIONS_PER_CHUNK.get(states.device.type, 512)
-    plain = type(head) is nn.Linear and head.bias is None and not _scaling(model.config)
+    plain = type(head) in (nn.Linear, Linear) and head.bias is None and not _scaling(model.config)
     if plain and not whole:
-        weight = head.weight
-        if torch.is_autocast_enabled(states.device.type):
-            dtype = torch.get_autocast_dtype(states.device.type)
-            states, weight = states.to(dtype), weight.to(dtype)
-        with torch.autocast(states.device.type, enabled=False):
-            return _LinearTokenLogps.apply(states, weight, targets, size, entropies)
+        return _LinearTokenLogps.apply(states, head.weight, targets, size, entropies)
     chunks = []
     for some, wanted in zip(states.split(size), targets.split(size), strict=True) if not whole else [(states, targets)]:
         if torch.is_grad_enabled():
@@ -89,8 +86,8 @@ class _LinearTokenLogps(torch.autograd.Function):
             if of_weight is not None and weight.dtype == torch.float32:
                 of_weight.addmm_(of_logits.T, states[place])
             elif of_weight is not None:
-                of_weight += of_logits.T @ states[place]
-        return of_states, None if of_weight is None else of_weight.to(weight.dtype), None, None, None
+                of_weight += weight_gradient(of_logits, states[place])
+        return of_states, of_weight, None, None, None
 
 
 def _through_module(model: Any, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,7 +84,7 @@ def tune_worker(job: dict[str, Any]) -> None:
     import warnings
 
     warnings.filterwarnings("ignore")
-    from mmpo_train.engines.deepspeed_engine import DeepSpeedEngine
+    from mmpo_train.engines.deepspeed_engine import zero_engine
     from mmpo_train.sft.prepare import SFTPlaces
     from mmpo_train.sft.run import run_sft
     from mmpo_train.sft.trial import SFTTrial, change
@@ -104,7 +104,7 @@ def tune_worker(job: dict[str, Any]) -> None:
 
     places = SFTPlaces(**{name: place_of(path) for name, path in job["places"].items()})
     try:
-        run_sft(change(SFTTrial(), job["config"]), places, DeepSpeedEngine, send, say, safe)
+        run_sft(change(SFTTrial(), job["config"]), places, zero_engine, send, say, safe)
     except Diverged as reason:
         ray.train.report({"points": [], "finished": None, "diverged": str(reason)})
 

@@ -85,7 +85,7 @@ def train_worker(job: dict[str, Any]) -> None:
     warnings.filterwarnings("ignore")
     from eval_workers.actors import ask_for_segment
     from mmpo_train.config import from_dict
-    from mmpo_train.engines.deepspeed_engine import DeepSpeedEngine
+    from mmpo_train.engines.deepspeed_engine import zero_engine
     from mmpo_train.events import Finished, Point
     from mmpo_train.storage.mirror import place_of
     from mmpo_train.trial.early_stop import Stopped
@@ -107,7 +107,7 @@ def train_worker(job: dict[str, Any]) -> None:
     config = from_dict(job["config"])
     places = Places(**{name: place_of(path) for name, path in job["places"].items()})
     try:
-        run_trial(config, places, DeepSpeedEngine, send, ask_for_segment, say, safe, watched=job["watched"])
+        run_trial(config, places, zero_engine, send, ask_for_segment, say, safe, watched=job["watched"])
     except Stopped as reason:
         ray.train.report({"points": [], "finished": None, "stopped": str(reason)})
     except Diverged as reason:

@@ -158,7 +158,8 @@ def main() -> None:
 
     run._SECONDS_BETWEEN_SENDS = 0.0  # every step is heard of, so that a stop can be exact
     if request["engine"] == "deepspeed":
-        from mmpo_train.engines.deepspeed_engine import DeepSpeedEngine as make_engine
+        torch.distributed.init_process_group("gloo")  # as Ray Train has done where a worker begins
+        from mmpo_train.engines.deepspeed_engine import zero_engine as make_engine
     else:
         from mmpo_train.engines.torch_engine import TorchEngine as make_engine
     results = [_run(job, make_engine) for job in request["jobs"]]

@@ -48,21 +48,30 @@ def test_engines_layouts_pass_sizes_stages_and_worker_counts_give_the_same_losse
             assert_same_losses(result, reference, len(losses(reference)))
 
 
-@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize(
+    ("workers", "precision"),
+    [(2, "fp32"), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, "fp32"), (1, "bf16"), (2, "bf16")))],
+)
 def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
-    workers: int, long_config: TrialConfig, prepared: Any, tmp_path: Path
+    workers: int, precision: str, long_config: TrialConfig, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """The first from the end of its first epoch, the others from the step before the kill."""
-    variants: list[dict[str, Any]] = [
+    of_fp32: list[dict[str, Any]] = [
         {},
         {"zero_stage": 3, **EVERY_STEP},
         {"optimizer": "adamw_8bit", **EVERY_STEP},
         {"lora_rank": 4, "lora_dropout": 0.1, **EVERY_STEP},
     ]
+    of_bf16: list[dict[str, Any]] = [
+        {"precision": "bf16"},
+        *({"precision": "bf16", "zero_stage": stage, **EVERY_STEP} for stage in (0, 1, 2, 3)),
+    ]
+    variants = of_bf16 if precision == "bf16" else of_fp32
+    places = request.getfixturevalue("bf16_prepared" if precision == "bf16" else "prepared").places
 
     def jobs(folder: str, stop_after_step: int) -> list[dict]:
         return [
-            job(long_config, prepared.places, tmp_path / folder / str(number), stop_after_step, **variant)
+            job(long_config, places, tmp_path / folder / str(number), stop_after_step, **variant)
             for number, variant in enumerate(variants)
         ]
 
@@ -71,14 +80,12 @@ def test_an_interrupted_trial_ends_as_an_uninterrupted_one(
     for result in train_jobs(jobs("cut", middle_of_second_epoch), workers):
         assert result["error"] == "killed"
     resumed = train_jobs(jobs("cut", 10**9), workers)
-    begun_after = [len(losses(whole[0])) // 3, *[middle_of_second_epoch - 1] * 3]
+    begun_after = [len(losses(whole[0])) // 3, *[middle_of_second_epoch - 1] * (len(variants) - 1)]
     for result, expected, step in zip(resumed, whole, begun_after, strict=True):
         assert result["safe"][0] == step
         assert losses(result) == losses(expected)  # to the last bit; the points of before the kill are sent again
         assert [epoch for epoch, _ in result["finished"]] == [1, 2, 3]
-        judged = RewardAccuracy()(
-            result["finished"][-1][1], str(prepared.places.tokens), str(prepared.places.reference)
-        )
+        judged = RewardAccuracy()(result["finished"][-1][1], str(places.tokens), str(places.reference))
         last = result["points"][-1][2]
         for name, value in judged["metrics"].items():  # the evaluator reads the folder, LoRA adapters among them
             assert value == pytest.approx(last[name.replace("validation/", "validation_curve/")], abs=1e-5), name

@@ -14,6 +14,7 @@ from mmpo_train.model.batches import collate
 from mmpo_train.model.layouts import best_layout
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import PACKED_ATTENTION
+from tests.support.kernel import by_sequence, windowed
 from tests.support.models import PACKABLE, random_model
 
 
@@ -99,30 +100,6 @@ def test_a_saved_model_does_not_know_of_it(tmp_path):
     assert PACKED_ATTENTION not in (tmp_path / "config.json").read_text()
 
 
-def by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window=None):
-    """What varlen_attn computes, one sequence at a time: (T, H, D) in and out, the last query at the last key."""
-    out = []
-    for first, last, begin, end in zip(cu_seq_q, cu_seq_q[1:], cu_seq_k, cu_seq_k[1:]):
-        queries, keys, values = query[first:last], key[begin:end], value[begin:end]
-        assert len(queries) <= max_q and len(keys) <= max_k
-        groups = queries.shape[1] // keys.shape[1]
-        scores = torch.einsum("qhd,khd->hqk", queries, keys.repeat_interleave(groups, 1)) * scale
-        distance = torch.arange(len(queries))[:, None] + len(keys) - len(queries) - torch.arange(len(keys))
-        seen = (distance >= 0) & (distance <= (len(keys) if window is None else window))
-        weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-        out.append(torch.einsum("hqk,khd->qhd", weights, values.repeat_interleave(groups, 1)))
-    return torch.cat(out)
-
-
-def windowed(
-    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
-):
-    """As in torch 2.11 and later."""
-    assert window_size[1] == 0 and (enable_gqa or query.shape[1] == key.shape[1])
-    left = None if window_size[0] == -1 else window_size[0]
-    return by_sequence(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, scale=scale, window=left)
-
-
 def causal(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, is_causal=False, *, scale=None):
     """As in torch 2.10."""
     assert is_causal and query.shape[1] == key.shape[1]
@@ -150,7 +127,7 @@ def test_torchs_own_kernel_takes_what_it_is_given():
     """On a CPU no more can be said of it than that its parameters have these names."""
     _, takes = attention._varlen_attn()
     wanted = {"query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "scale"}
-    assert wanted <= takes and ({"window_size", "enable_gqa"} <= takes or "is_causal" in takes)
+    assert wanted <= takes and takes & {"window_size", "is_causal"}  # enable_gqa came later than windows did
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

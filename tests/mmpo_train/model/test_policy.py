@@ -17,6 +17,8 @@ from mmpo_train.config import TrialConfig, replace
 from mmpo_train.errors import InputError
 from mmpo_train.model.folders import fingerprint, local_folder
 from mmpo_train.model.policy import load_model, load_tokenizer, load_weights, save_model
+from mmpo_train.model.precision import dtype_of, round_weights
+from tests.support.models import PACKABLE, SIZES, random_model
 
 
 @pytest.fixture
@@ -268,3 +270,70 @@ def test_files_are_hashed_once(folder, tmp_path, monkeypatch):
     assert fingerprint(folder, cache) == first and not hashed
     os.utime(folder / "config.json", ns=(0, 1))
     assert fingerprint(folder, cache) == first and [os.path.basename(name) for name in hashed] == ["config.json"]
+
+
+# --- how it is loaded
+
+
+@pytest.mark.parametrize("architecture", [*PACKABLE, "gemma2"])
+@pytest.mark.parametrize("kept_in", ["bf16", "fp32"])
+def test_weights_read_in_bf16_are_those_read_in_fp32_and_rounded_and_frequencies_are_not(
+    architecture, kept_in, tmp_path
+):
+    extra = {"head_dim": 8} if architecture == "gemma2" else {}
+    random_model(architecture, **extra).to(dtype_of(kept_in)).save_pretrained(tmp_path)
+    read, rounded = load_model(tmp_path, precision="bf16"), load_model(tmp_path)
+    round_weights(rounded, "bf16")
+    expected = dict(rounded.named_parameters())
+    for name, value in read.named_parameters():
+        assert value.dtype == torch.bfloat16 and torch.equal(value, expected[name]), name
+    expected = dict(rounded.named_buffers())
+    for name, value in read.named_buffers():  # Gemma rounds its embedding's scale itself, wherever it is used
+        assert torch.equal(value, expected[name].to(value.dtype)), name
+        assert "inv_freq" not in name or value.dtype == torch.float32, name
+
+
+def test_lora_begins_the_same_on_a_base_read_in_bf16_and_on_one_that_is_rounded(model_folder):
+    config = replace(TrialConfig(), {"lora_rank": 2, "precision": "fp32"})
+    rounded = load_model(model_folder, config=config)
+    round_weights(rounded, "bf16")
+    read = load_model(model_folder, config=replace(config, {"precision": "bf16"}))
+    round_weights(read, "bf16")
+    expected = dict(rounded.named_parameters())
+    assert all(torch.equal(value, expected[name]) for name, value in read.named_parameters())
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from transformers import LlamaForCausalLM  # noqa: what every process holds
+from mmpo_train.config import TrialConfig, replace
+from mmpo_train.engines.torch_engine import TorchEngine
+from mmpo_train.model.logps import CompletionLogps
+from mmpo_train.model.policy import load_model
+
+def held():  # KiB that this process alone has: files that are mapped are shared by all
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0])
+
+config = replace(TrialConfig(), {"lora_rank": 2, "precision": sys.argv[2]})
+load_model(Path(sys.argv[3]), config=config)  # peft and what else is imported then
+before = held()
+engine = TorchEngine(CompletionLogps(load_model(Path(sys.argv[1]), config=config)), config)
+print((held() - before) * 1024)
+"""
+
+
+def test_a_frozen_base_is_read_without_a_copy_for_each_worker(model_folder, tmp_path):
+    """60 MB of bf16 weights: in bf16 next to nothing is the process's own; in fp32 twice the file is."""
+    sizes = SIZES | {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "vocab_size": 12_000}
+    config = AutoConfig.for_model("llama", **sizes)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(tmp_path)
+    size = (tmp_path / "model.safetensors").stat().st_size
+    assert size > 50e6
+
+    def own(precision):
+        words = [sys.executable, "-c", MEASURE, str(tmp_path), precision, str(model_folder)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+        return int(subprocess.run(words, capture_output=True, text=True, env=environment, check=True).stdout)
+
+    assert own("bf16") < 0.25 * size < 1.8 * size < own("fp32")

@@ -1,0 +1,106 @@
+"""Where and in which precision a model computes, and gradients that are fp32 where its weights are not.
+
+A step is the same sum however it is cut into passes only where no pass's share of it is rounded. So the gradients of
+linear layers and embeddings are computed in fp32 from half-precision activations: products of matrices accumulate in
+fp32 in any case, here the result stays so. Those of norms are rounded once a pass and summed in fp32 like the others.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def own_device() -> torch.device:
+    """This process's accelerator, of several workers' on a machine its own; or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """Of a model's weights and activations."""
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def round_weights(module: nn.Module, precision: str) -> None:
+    """Give the parameters that precision, in place.
+
+    Not the buffers, nor does DeepSpeed: rotary frequencies rounded to bf16 are other positions.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(dtype_of(precision))
+
+
+def gather_gradients_in_fp32(module: nn.Module) -> None:
+    """Let the half-precision parameters that are trained compute and gather their gradients in fp32."""
+    for part in module.modules():
+        weight = getattr(part, "weight", None)
+        if isinstance(weight, nn.Parameter) and weight.requires_grad and weight.dtype != torch.float32:
+            if type(part) is nn.Linear:
+                part.__class__ = Linear
+            elif type(part) is nn.Embedding and part.max_norm is None and not (part.sparse or part.scale_grad_by_freq):
+                part.__class__ = Embedding
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.dtype != torch.float32:
+            parameter.grad_dtype = torch.float32
+
+
+class Linear(nn.Linear):
+    """A linear layer whose weight's gradient is fp32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As nn.Linear's."""
+        output: Tensor = _Linear.apply(input, self.weight, self.bias)
+        return output
+
+
+class Embedding(nn.Embedding):
+    """An embedding whose weight's gradient is fp32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As nn.Embedding's."""
+        output: Tensor = _Embedding.apply(input, self.weight, -1 if self.padding_idx is None else self.padding_idx)
+        return output
+
+
+def weight_gradient(of_outputs: Tensor, inputs: Tensor) -> Tensor:
+    """of_outputs.T @ inputs, of (T, O) and (T, I), in fp32."""
+    if of_outputs.is_cuda and of_outputs.dtype != torch.float32:
+        return torch.mm(of_outputs.T, inputs, out_dtype=torch.float32)
+    return of_outputs.float().T @ inputs.float()
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return F.linear(inputs, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, of_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight = ctx.saved_tensors
+        rows = of_outputs.flatten(0, -2)
+        return (
+            of_outputs @ weight if ctx.needs_input_grad[0] else None,
+            weight_gradient(rows, inputs.flatten(0, -2)) if ctx.needs_input_grad[1] else None,
+            rows.sum(0, dtype=torch.float32) if ctx.needs_input_grad[2] else None,
+        )
+
+
+class _Embedding(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, ids: Tensor, weight: Tensor, padding: int) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.rows, ctx.padding = len(weight), padding
+        return F.embedding(ids, weight)
+
+    @staticmethod
+    def backward(ctx: Any, of_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        rows = torch.ops.aten.embedding_dense_backward(of_outputs.float(), ids, ctx.rows, ctx.padding, False)
+        return None, rows, None
