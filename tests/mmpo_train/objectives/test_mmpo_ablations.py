@@ -247,5 +247,5 @@ def test_a_step_of_many_completions_is_the_same_in_every_layout_and_pass_size(ra
         engine = TorchEngine(CompletionLogps(load_model(places.model)), config)
         sums = accumulate(engine, objective, step, constants, 0.0, Passes(layout, tokens))
         assert sums["loss"] == pytest.approx(expected.item(), rel=1e-5)
-        for parameter, wanted in zip(engine.parameters, gradients, strict=True):
+        for parameter, wanted in zip(engine.masters.parameters, gradients, strict=True):
             assert (parameter.grad.cpu() - wanted).norm() < 1e-4 * wanted.norm()

@@ -42,7 +42,7 @@ def run(config, tables, **arguments):
         report=lambda metrics, step: points.append((step, metrics)),
         publish=lambda *finished: published.append((*finished, task.reference_point)),
     )
-    return points, published, [parameter.detach().clone() for parameter in engine.parameters]
+    return points, published, [parameter.detach().clone() for parameter in engine.masters.parameters]
 
 
 def test_a_step_whose_prompts_were_all_dropped_teaches_nothing_and_is_counted(ranked_prepared, tables):
