@@ -1,4 +1,4 @@
-"""`python -m eval_workers PATH …`: judge checkpoint folders or Hugging Face models, without Ray."""
+"""`python -m eval_workers PATH …`: evaluate checkpoint folders or Hugging Face models, without Ray."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEADLINES: dict[str, dict[str, tuple[str, ...]]] = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse, judge, and print a table."""
+    """Parse the command line, evaluate, and print a table."""
     from mmpo_train.terminal import run_program
 
     run_program(EvaluateOptions, _evaluate, "python -m eval_workers", arguments)
@@ -47,7 +47,7 @@ def _evaluate(options: EvaluateOptions) -> None:
     from mmpo_train.terminal import console
 
     if not options.paths:
-        raise InputError("nothing to judge: give a checkpoint folder, a model folder or a hub id")
+        raise InputError("nothing to evaluate: give a checkpoint folder, a model folder or a hub id")
     subjects = [Subject.of(path, options) for path in options.paths]  # all paths are looked at before any is judged
     results: list[dict[str, float]] = []
     failures: list[str] = []
@@ -79,9 +79,9 @@ def _evaluate(options: EvaluateOptions) -> None:
                     subject.output,
                 )
     console.print(_table(options, [subject.name for subject in subjects], results))
-    console.print(f"everything measured: {options.output}/*/results.json", highlight=False, soft_wrap=True)
+    console.print(f"all results: {options.output}/*/results.json", highlight=False, soft_wrap=True)
     for failure in failures:
-        console.print(f"[red]not judged:[/] {failure}", highlight=False, soft_wrap=True)
+        console.print(f"[red]failed:[/] {failure}", highlight=False, soft_wrap=True)
     if failures:
         sys.exit(2)
 
@@ -89,7 +89,7 @@ def _evaluate(options: EvaluateOptions) -> None:
 def _table(options: EvaluateOptions, names: Sequence[str], results: Sequence[Mapping[str, float]]) -> Any:
     from rich.table import Table
 
-    table = Table(title="what each scores", title_justify="left", title_style="bold")
+    table = Table(title="scores", title_justify="left", title_style="bold")
     table.add_column("", no_wrap=True)
     shown = [headline for suite in options.suite for headline in HEADLINES[suite].items()]
     for header, _ in shown:

@@ -1,4 +1,4 @@
-"""Evaluators as warm Ray actors. The door to ray on this side."""
+"""Evaluators as warm Ray actors. The door to ray in this package."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ANYWHERE: Mapping[str, Any] = {"num_gpus": 0}
 
 
 class RewardAccuracyActor:
-    """Holds validation pairs and a model; scores one checkpoint folder after the other."""
+    """Holds validation pairs and a model, and scores one checkpoint folder after the other."""
 
     def __init__(self) -> None:
         from eval_workers.reward_accuracy import RewardAccuracy
@@ -27,16 +27,16 @@ class RewardAccuracyActor:
         self.reward_accuracy = RewardAccuracy()
 
     def evaluate(self, checkpoint: str, tokens: str, reference: str) -> dict[str, Any]:
-        """Plain numbers, as `RewardAccuracy` gives them."""
+        """The checkpoint's scores as plain numbers, as `RewardAccuracy` returns them."""
         return self.reward_accuracy(*_brought(checkpoint, tokens, reference))
 
     def starting_model(self, config: dict[str, Any], tokens: str, reference: str) -> dict[str, float]:
-        """Metrics of the model that training starts from, by the config's objective."""
+        """Metrics of the starting model, by the config's objective."""
         return self.reward_accuracy.starting_model(config, *_brought(tokens, reference))
 
 
 class SuiteActor:
-    """Holds one evaluation of `suites`, for one checkpoint folder after the other."""
+    """Holds one evaluation of `suites`, and runs it on one checkpoint folder after the other."""
 
     def __init__(self, suite: str, settings: dict[str, Any], storage: str, tiny: bool, precision: str) -> None:
         from eval_workers.suites import EvaluationSettings, build
@@ -45,7 +45,7 @@ class SuiteActor:
         self.run = build(suite, EvaluationSettings(**settings), place_of(storage), tiny=tiny, precision=precision)
 
     def evaluate(self, request: dict[str, str]) -> dict[str, Any]:
-        """Plain numbers, as `suites.build` says."""
+        """The checkpoint's results as plain numbers, as `suites.Evaluate` describes them."""
         folders = _brought(request["checkpoint"], request["starting_model"])
         artifacts = place_of(request["artifacts"])
         places = dict(zip(("checkpoint", "starting_model", "artifacts"), (*folders, str(artifacts)), strict=True))
@@ -71,7 +71,7 @@ class AnsweringActor:
     def add_win_rate(
         self, scores: dict[str, Any], checkpoint: str, model: str, tokens: str, judge: str, folder: str
     ) -> dict[str, Any]:
-        """`RewardAccuracyActor.evaluate`'s scores with the win rate against the starting model among them."""
+        """The scores, with the checkpoint's win rate against the starting model added."""
         from eval_workers.win_rate import win_rate
 
         metrics = win_rate(self.answering, need(checkpoint), need(model), need(tokens), judge, place_of(folder))
@@ -79,13 +79,16 @@ class AnsweringActor:
 
 
 def _brought(*names: str) -> list[str]:
-    """The places on this node of folders that others have named (`mirror.name_of`)."""
+    """Local paths of folders that another node has named (`mirror.name_of`)."""
     return [str(need(name)) for name in names]
 
 
 def reserve(seat: Mapping[str, Any], actors: int) -> tuple[dict[str, Any], Callable[[], None]]:
-    """Seats with whole GPUs for all actors, taken at once and on as few nodes as can be; spread, they would break up
-    nodes that packed trials need. Waits for them; gives the actors' options, and what gives the GPUs back."""
+    """Options of actors with whole GPUs, and a function that gives the GPUs back. Waits until all GPUs are reserved.
+
+    They are reserved together and on as few nodes as possible: spread out, they would take GPUs from nodes that trials
+    with several workers need.
+    """
     from ray.util import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -97,7 +100,7 @@ def reserve(seat: Mapping[str, Any], actors: int) -> tuple[dict[str, Any], Calla
 
 
 def start_reward_accuracy(seat: Mapping[str, Any] = _ANYWHERE) -> Any:
-    """A handle to a fresh actor. `seat`: where it sits, as options of a Ray actor."""
+    """A handle to a new actor. `seat`: where it runs, as options of a Ray actor."""
     return ray.remote(**_OPTIONS, **seat)(RewardAccuracyActor).remote()
 
 
@@ -110,7 +113,7 @@ def start_suite(
     precision: str,
     seat: Mapping[str, Any] = _ANYWHERE,
 ) -> Any:
-    """A handle to a fresh actor. One that dies is started again and its work done again."""
+    """A handle to a new actor. If it dies it is restarted and its work repeated."""
     actor: Any = ray.remote(**_OPTIONS, **seat)(SuiteActor)
     return actor.remote(suite, settings.plain(), storage, tiny, precision)
 
@@ -118,13 +121,13 @@ def start_suite(
 def start_answering(
     verdicts: str, seat: Mapping[str, Any] = _ANYWHERE, generator: Literal["auto", "own", "vllm"] = "auto"
 ) -> Any:
-    """A handle to a fresh actor. It is known by name too: `ask_for_segment` finds it from a training worker."""
+    """A handle to a new actor, which `ask_for_segment` also finds by name from a training worker."""
     actor: Any = ray.remote(**_OPTIONS, **seat)(AnsweringActor)
     return actor.options(name=_ANSWERING, get_if_exists=True).remote(verdicts, generator)
 
 
 def ask_for_segment(request: dict[str, Any]) -> Any:
-    """Have a segment made; gives a function that says whether it is there, and raises where it could not be made."""
+    """A function that says whether the requested segment is ready. It raises if the segment could not be made."""
     done: Any = ray.get_actor(_ANSWERING).make_segment.remote(request)
 
     def is_made() -> bool:
@@ -133,7 +136,7 @@ def ask_for_segment(request: dict[str, Any]) -> Any:
             try:
                 ray.get(done)
             except ray.exceptions.RayTaskError as error:
-                # Ray's own kind does not survive the next process border.
+                # Ray's own class of error does not survive the next process border.
                 raise error.cause if isinstance(error.cause, InputError) else RuntimeError(str(error)) from None
         return bool(ready)
 

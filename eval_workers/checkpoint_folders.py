@@ -1,4 +1,4 @@
-"""What an evaluator must know of a checkpoint before it loads it: ours, a plain Hugging Face folder, or a hub id."""
+"""What an evaluator must know before it loads a checkpoint: one of ours, a Hugging Face folder, or a hub id."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _TOKENIZER_FILES = ("*token*.json", "*.jinja", "vocab.json", "merges.txt", "*.mo
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """A checkpoint that is what was written."""
+    """A checkpoint whose files are as they were written."""
 
     folder: Path
     tokenizer_folder: Path
-    """Where its tokenizer loads from: LoRA adapters may have no config.json to go with theirs, then it is the base."""
+    """Folder to load the tokenizer from: the base model's if a folder of LoRA adapters has no config.json."""
     precision: str
-    """Of its trial; of other models "bf16" on a GPU, "fp32" without."""
+    """Precision of its trial; for other models "bf16" on a GPU and "fp32" without."""
 
     def tokenizer_digest(self) -> str:
-        """Equal for checkpoints whose texts become the same tokens."""
+        """A digest that is equal for checkpoints with the same tokenizer."""
         whole = hashlib.sha256()
         paths = {path for pattern in _TOKENIZER_FILES for path in self.tokenizer_folder.glob(pattern)}
         for path in sorted(paths):
@@ -37,7 +37,7 @@ class CheckpointFolder:
 
 
 def open_checkpoint(checkpoint: str) -> CheckpointFolder:
-    """Raises DamagedFolder where a folder with a manifest has changed, InputError as `local_folder` does."""
+    """The checkpoint, checked. Raises DamagedFolder if files have changed, InputError as `local_folder` does."""
     folder = local_folder(checkpoint)
     if (folder / MANIFEST).is_file():
         verify(folder)

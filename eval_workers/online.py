@@ -24,11 +24,11 @@ from mmpo_train.trial.segments import write_segment
 
 
 def make_segment(answering: Answering, request: dict[str, Any]) -> None:
-    """Write the folder that the request (`segments.segment_request`) asks for; one that is there is left alone.
+    """Write the folder that the request (`segments.segment_request`) asks for, unless it exists.
 
-    Answers are kept beside it as they come and verdicts in their cache, so that a second try goes on where the first
-    was. A prompt whose answers cannot be judged, or are all the same, is dropped and counted. Raises InputError where
-    none is left.
+    Answers are saved beside it as they come and verdicts in their cache, so that a second try continues the first. A
+    prompt whose answers cannot be judged, or are all the same, is dropped and counted. Raises InputError if no prompt
+    is left.
     """
     target = place_of(request["target"])
     if is_here(target):
@@ -57,9 +57,9 @@ def make_segment(answering: Answering, request: dict[str, Any]) -> None:
     if not kept:
         reasons = "; ".join(f"{reason} ({times})" for reason, times in count.reasons.items())
         raise InputError(
-            f"segment {number + 1}: none of {len(places)} prompts is left: {count.dropped} could not be judged"
-            f"{f' ({reasons})' if reasons else ''}, for the others the policy gave the same answer every time; look at "
-            "the judge, or raise answer_temperatures"
+            f"segment {number + 1}: all {len(places)} prompts were dropped: {count.dropped} could not be judged"
+            f"{f' ({reasons})' if reasons else ''}, and for the others the policy gave the same answer every time; "
+            "check the judge, or raise answer_temperatures"
         )
     chosen = TokenTable(tuple(prompts[row] for row in kept), tuple(completions))
     forward = answering.scorer(model, config.precision)
@@ -71,7 +71,7 @@ def make_segment(answering: Answering, request: dict[str, Any]) -> None:
 
 
 def _chosen_first(answers: list[list[int]], winner: int) -> list[list[int]]:
-    """The winner, then the other answers that differ from it and from one another."""
+    """The winner, then the distinct other answers."""
     return [list(ids) for ids in dict.fromkeys(map(tuple, [answers[winner], *answers]))]
 
 

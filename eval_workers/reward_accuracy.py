@@ -21,7 +21,7 @@ from mmpo_train.trial.metrics import validate
 
 
 class RewardAccuracy:
-    """Validation pairs and a model, kept in memory from one checkpoint to the next."""
+    """Scores checkpoints on validation pairs; pairs and model stay in memory from one checkpoint to the next."""
 
     def __init__(self) -> None:
         self.warm = WarmModel()
@@ -48,7 +48,7 @@ class RewardAccuracy:
         }
 
     def starting_model(self, config: dict[str, Any], tokens_folder: str, reference_folder: str) -> dict[str, float]:
-        """Metrics of the model that training starts from: the reference itself, by the config's objective."""
+        """Metrics of the starting model, which is the reference itself, by the config's objective."""
         pairs = self._pairs(tokens_folder, reference_folder)
         return validate(from_dict(config), pairs.ref_logps, pairs.ref_logps, pairs.table.completion_tokens).metrics
 

@@ -1,4 +1,4 @@
-"""A checkpoint or model that is judged by itself: what it is, what it is compared with, on which data."""
+"""Evaluation of a single checkpoint or model: what it is, what it is compared with, and on which data."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is judged."""
+    """A checkpoint or model to evaluate."""
 
     path: str
-    """As it was given."""
+    """The path as it was given."""
     name: str
     folder: Path
     config: TrialConfig
-    """The trial's; of a model by itself, the settings that its own kind starts from."""
+    """Config of the checkpoint's trial; for any other model, that of its recipe."""
     trained: bool
-    """Whether it is a trial's checkpoint."""
+    """Whether it is a checkpoint of a trial."""
     inputs: Inputs
     """Starting model and data."""
     output: Path
 
     @staticmethod
     def of(path: str, options: EvaluateOptions) -> Subject:
-        """Raises InputError where there is no such model, or data cannot be read."""
+        """The subject at a path. Raises InputError if there is no such model, or its data cannot be read."""
         import torch
 
         from mmpo_train.prepare import build_starting_model, identify
@@ -67,10 +67,10 @@ class Subject:
 
 
 def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> dict[str, Any]:
-    """What `suites.build` says of one suite. Raises InputError where it cannot be judged."""
+    """The results of one suite, as `suites.Evaluate` describes them. Raises InputError if the suite cannot run."""
     if suite == "reward":
         if not (subject.trained or options.dataset or subject.inputs.config.model == "tiny"):
-            raise InputError(f"reward needs preference data to judge {subject.path} on: give --dataset SOURCE")
+            raise InputError(f"reward needs preference data for {subject.path}: give --dataset SOURCE")
         return {"metrics": _reward(subject)}
     settings = EvaluationSettings(**options.plain())
     tiny = subject.inputs.config.model == "tiny"
@@ -85,7 +85,7 @@ def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> dict[str
 
 @cache
 def _warm(suite: str, settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:
-    """One object for all subjects of a command, so that models, tasks and judges stay warm."""
+    """The evaluation, one object for all subjects of a command, so that models, tasks and judges stay warm."""
     return build(suite, settings, storage, tiny=tiny, precision=precision)
 
 
@@ -108,10 +108,10 @@ def _reward(subject: Subject) -> dict[str, float]:
         return metrics
     if subject.folder.resolve() != subject.inputs.model_folder.resolve():
         raise InputError(
-            f"{subject.path} is no checkpoint of a trial, so that only its own log-probabilities can be judged; leave "
-            "--starting-model out"
+            f"{subject.path} is not a checkpoint of a trial, so only its own log-probabilities can be scored; leave "
+            "out --starting-model"
         )
-    # The model is its own reference: all that there is to say is what plain log-probabilities say.
+    # The model is its own reference, so only plain log-probabilities say anything.
     scores = _reward_accuracy().starting_model(to_dict(subject.config), tokens, reference)
     kept = ("policy_accuracy", "chosen_logps", "rejected_logps")
     return {f"{VALIDATION}{name}": scores[name] for name in kept}

@@ -1,4 +1,4 @@
-"""The evaluations by name, with what a person may choose of each: `--suite reward harness alpaca arena`."""
+"""The evaluations by name (`--suite reward harness alpaca arena`) and their settings."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ Suite = Literal["reward", "harness", "alpaca", "arena"]
 Request = Mapping[str, str]
 """Folders of one evaluation: checkpoint, starting_model, tokens, reference, artifacts, and its precision."""
 Evaluate = Callable[[Request], dict[str, Any]]
-"""Gives {metrics: name -> number}; of the reward suite also `correct`, 0 or 1 for each validation pair; of the others
-`facts`, name -> what the numbers depend on beside the model; of the harness `missing`, task -> why it has no result."""
+"""Returns {metrics: name -> number}. The reward suite adds `correct`, 0 or 1 for each validation pair; the others add
+`facts`, name -> what the numbers depend on besides the model; the harness adds `missing`, task -> why it has no result.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +78,9 @@ class EvaluationSettings:
 
 
 def build(suite: str, settings: EvaluationSettings, storage: Path, *, tiny: bool, precision: str) -> Evaluate:
-    """The evaluation, warm from one request to the next. `tiny` says that the model is the embedded default.
+    """The evaluation, which stays warm from one request to the next. `tiny`: the model is the embedded default.
 
-    Raises InputError for what it cannot run with.
+    Raises InputError for settings with which it cannot run.
     """
     if suite not in EVALUATIONS:
         raise InputError(f"suite {suite!r} is unknown; known are {', '.join(EVALUATIONS)}")

@@ -22,7 +22,7 @@ _ADAPTER_CONFIG = "adapter_config.json"
 
 
 class WarmModel:
-    """Loads folder after folder; where only the weights or LoRA adapters differ, they are exchanged in place."""
+    """Loads one folder after the other. If only weights or LoRA adapters differ, they are exchanged in place."""
 
     def __init__(self) -> None:
         self.device = own_device()
@@ -30,9 +30,9 @@ class WarmModel:
         self._loaded: tuple[str, ...] = ()
 
     def load(self, folder: Path, precision: str) -> Any:
-        """The folder's model in "fp32" or "bf16", on the device; folders of LoRA adapters too.
+        """The model of a folder, which may hold LoRA adapters, in "fp32" or "bf16" on the device.
 
-        What an earlier call returned is the same object or no longer in use. Raises InputError as `load_model` does.
+        A model returned earlier may be the same object and must no longer be used. Raises InputError as `load_model`.
         """
         same = (precision, *_architecture(folder))
         if not (same == self._loaded and self._exchange(folder)):
@@ -43,7 +43,7 @@ class WarmModel:
         return self.model.eval()
 
     def _exchange(self, folder: Path) -> bool:
-        """Whether the folder's weights could take the place of those that are loaded."""
+        """Whether the loaded weights were replaced by the folder's."""
         if not (folder / _ADAPTER_CONFIG).is_file():
             load_weights(self.model, folder)
             return True
@@ -51,7 +51,7 @@ class WarmModel:
 
 
 def _architecture(folder: Path) -> tuple[str, ...]:
-    """What the weights must fit; of LoRA adapters, their configuration and the base's files as they are now."""
+    """The files that weights must match: the configuration; for LoRA adapters, theirs and the state of the base."""
     if not (folder / _ADAPTER_CONFIG).is_file():
         paths = [folder / name for name in _ARCHITECTURE_FILES]
         return tuple(path.read_text() if path.is_file() else "" for path in paths)
@@ -62,7 +62,7 @@ def _architecture(folder: Path) -> tuple[str, ...]:
 
 
 def _load_adapter(model: Any, path: Path) -> bool:
-    """Put an adapter's tensors in the place of the model's; False, and nothing is changed, where they do not fit."""
+    """Whether an adapter's tensors replaced the model's. If they do not fit, nothing is changed."""
     from safetensors.torch import load_file
 
     if not path.is_file():

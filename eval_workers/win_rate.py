@@ -18,7 +18,7 @@ from mmpo_train.trial.checkpoint import read_trial
 
 
 def adjusted_win_rate(verdicts: Sequence[Verdict]) -> float:
-    """(wins + ties / 2) / all, of verdicts with the candidate as answer a (MC-PO paper, Section 5.1)."""
+    """(wins + ties / 2) / all over the verdicts, in which answer a is the candidate's (MC-PO paper, Section 5.1)."""
     counts = Counter(verdicts)
     return (counts["a"] + counts["tie"] / 2) / len(verdicts)
 
@@ -28,8 +28,8 @@ def win_rate(
 ) -> dict[str, float]:
     """Metrics of a checkpoint's greedy answers to the validation prompts against the starting model's.
 
-    answers/win_rate with its standard error, answers/tokens (mean length), answers/cut (not finished within
-    max_completion_tokens), answers/unjudged. Questions that the judge failed on count for neither side; without any
+    They are answers/win_rate with its standard error, answers/tokens (mean length), answers/cut (answers longer than
+    max_completion_tokens) and answers/unjudged. Questions on which the judge failed count for neither side; without any
     verdict there is no win rate.
     """
     config = read_trial(checkpoint)

@@ -17,7 +17,7 @@ class TrainOptions(Options):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Parse, prepare, train, and say where the checkpoints are."""
+    """Parse the command line, prepare the inputs, train, and print where the checkpoints are."""
     from mmpo_train.terminal import run_program
 
     run_program(TrainOptions, _train, "python -m mmpo_train", arguments)
@@ -32,7 +32,7 @@ def _train(options: TrainOptions) -> None:
     config = replace(base_config(options), {"learning_rate": options.learning_rate})
     if config.objective in ONLINE_OBJECTIVES:
         raise InputError(
-            f"{config.objective} needs somebody who answers prompts and ranks the answers; a sweep has that: "
+            f"{config.objective} needs processes that answer prompts and judge the answers; use a sweep: "
             f"python sweeps/stage1_lr.py --objective {config.objective} --learning-rates {options.learning_rate:g}"
         )
     import torch

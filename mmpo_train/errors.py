@@ -1,4 +1,4 @@
-"""What a person did wrong, told apart from what the program did wrong."""
+"""Mistakes of the user, told apart from faults of the program."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 class InputError(Exception):
     """A mistake in what the user gave: a file, a row, a field, an address.
 
-    The message says what was given, what was expected and what to do next. Command lines print it
-    without a traceback and exit with code 2; everything else lets it pass.
+    The message says what was given, what was expected and what to do next. Programs print it without a traceback and
+    exit with code 2.
     """
 
 
 def complaints(checks: Iterable[Callable[[], object]]) -> list[str]:
-    """What the checks that raise InputError say, so that all bad fields are named at once."""
+    """The messages of all checks that raise InputError, so that all bad fields are named at once."""
     found = []
     for check in checks:
         try:
@@ -23,5 +23,5 @@ def complaints(checks: Iterable[Callable[[], object]]) -> list[str]:
 
 
 def first_line(error: Exception) -> str:
-    """A library's message in short, to stand inside of ours."""
+    """The first line of a library's message, cut to 200 characters, for use in a message of ours."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

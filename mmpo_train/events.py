@@ -1,4 +1,4 @@
-"""What a running trial says of itself. Standard library only: drivers read it without torch."""
+"""Messages of a running trial. Standard library only, so that drivers read them without torch."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 Say = Callable[[str, float], None]
-"""Takes what is being done and the share of it that is done."""
+"""Receives the current activity and the share of it that is done, from 0 to 1."""
 
 
 class Point(NamedTuple):
@@ -18,11 +18,11 @@ class Point(NamedTuple):
 
 
 class Finished(NamedTuple):
-    """An epoch whose checkpoint is on disk."""
+    """A finished epoch, whose checkpoint is on disk."""
 
     epoch: int
     checkpoint: str
 
 
 Send = Callable[[list[Point], Finished | None], None]
-"""Takes new points and, at an epoch's end, its checkpoint. Every worker calls it, the same number of times."""
+"""Receives new points and, at the end of an epoch, its checkpoint. Every worker calls it equally often."""

@@ -1,4 +1,4 @@
-"""`python -m mmpo_train.merge`: LoRA adapters and the model they adapt, as one model to be served."""
+"""`python -m mmpo_train.merge`: merge LoRA adapters into the model that they adapt."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MergeOptions:
 
 
 def merge(options: MergeOptions) -> None:
-    """Write the merged model. Raises InputError for what cannot be merged."""
+    """Write the merged model. Raises InputError if the folder cannot be merged."""
     from mmpo_train.errors import InputError
     from mmpo_train.model.folders import local_folder
     from mmpo_train.model.policy import merge_adapters
@@ -33,7 +33,7 @@ def merge(options: MergeOptions) -> None:
 
     checkpoint, target = options.checkpoint.expanduser(), options.target.expanduser()
     if not checkpoint.is_dir():
-        raise InputError(f"there is no checkpoint folder {checkpoint}")
+        raise InputError(f"checkpoint folder {checkpoint} does not exist")
     if target.exists():
         raise InputError(f"{target} exists already; remove it, or name another folder")
     try:

@@ -1,23 +1,23 @@
-"""What the metrics are called, by training, the evaluations, MLflow and the report. Standard library only.
+"""Names of the metrics, in training, evaluations, MLflow and the report. Standard library only.
 
-A name is a group, which ends with a slash, and what is measured. A judge's own number ends with the judge's name.
+A name is a group, which ends with a slash, and the quantity. The number of a single judge ends with the judge's name.
 """
 
 from __future__ import annotations
 
 TRAIN = "train/"
-"""Of an optimiser step."""
+"""Group of an optimiser step's metrics."""
 CURVE = "validation_curve/"
-"""Of the validation data while a trial trains, at an optimiser step."""
+"""Group of the training loop's own validations; their step is the optimiser step."""
 VALIDATION, HARNESS, ALPACA, ARENA = "validation/", "harness/", "alpaca/", "arena_hard/"
-"""Of an epoch's checkpoint, one group for each evaluation; their step is the epoch."""
+"""Groups of a checkpoint's metrics, one for each evaluation; their step is the epoch."""
 ANSWERS = "answers/"
-"""Of a checkpoint's answers to the validation prompts against the starting model's, in a study."""
+"""Group of a study's comparison of a checkpoint's answers with those of the starting model."""
 ONLINE = "online/"
-"""Of the pairs that an online trial makes for a segment."""
+"""Group of the pairs that an online trial makes for a segment."""
 
 OF_SUITE = {"reward": VALIDATION, "harness": HARNESS, "alpaca": ALPACA, "arena": ARENA}
-"""Evaluation, as `evaluations` names it -> the group of its metrics."""
+"""Name of an evaluation, as in the field `evaluations` -> the group of its metrics."""
 
 EPOCH = f"{TRAIN}epoch"
 LEARNING_RATE = f"{TRAIN}learning_rate"
@@ -45,7 +45,7 @@ LENGTH_CONTROLLED = {
     f"{LC_WIN_RATE}_noreg": "length-controlled win rate, not regularised",
     f"{LC_WIN_RATE}_minimal": "length-controlled win rate without difficulties",
 }
-"""Metric -> what it is. Only the first is AlpacaEval's own, which the paper prints."""
+"""Metric -> its description. Only the first is AlpacaEval's own, which the paper prints."""
 ARENA_WIN_RATE = f"{ARENA}win_rate"
 ANSWERS_WIN_RATE = f"{ANSWERS}win_rate"
 UNJUDGED_SHARES = {"alpaca": f"{ALPACA}unjudged_share", "arena": f"{ARENA}unjudged_share"}
@@ -58,7 +58,7 @@ def error_of(metric: str) -> str:
 
 
 def by_judge(metric: str, judge: str) -> str:
-    """The name of one judge's number, of which the metric is the mean over judges."""
+    """The name of one judge's number; the metric itself is the mean over judges."""
     return f"{metric}/{judge}"
 
 

@@ -1,7 +1,7 @@
-"""From what a person named to what trials read: the starting model, the token tables, the reference store.
+"""The inputs of trials, made from what the user named: starting model, token tables, reference store.
 
-`identify` is cheap and imports no torch: it parses the data and names everything by content. `materialise` makes
-what is not there yet; everything it makes is kept and found again under its content's name.
+`identify` is cheap and does not import torch: it parses the data and names everything by content. `materialise` makes
+what is missing; everything that it makes is kept and found again by that name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mmpo_train.trial.places import Places
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the trials of a sweep have in common, named by content."""
+    """The inputs that the trials of a sweep share, named by content."""
 
     config: TrialConfig
     """The base config with its fingerprints filled in."""
@@ -37,7 +37,7 @@ class Inputs:
 
 
 def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> Inputs:
-    """Find the model and read the data. Raises InputError for whatever is wrong with either."""
+    """The inputs, after finding the model and reading the data. Raises InputError for a problem with either."""
     if config.model == "tiny":
         model_fingerprint = f"tiny-{tiny_fingerprint()}"
         model_folder = storage / "models" / model_fingerprint
@@ -55,19 +55,19 @@ def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_b
     )
     if len(data.train) < config.pairs_per_step:
         raise InputError(
-            f"{', '.join(config.dataset)} leaves {len(data.train)} training prompts, fewer than one step's "
-            f"{config.pairs_per_step}; give more data or, say, --set pairs_per_step={max(1, len(data.train) // 8)}\n"
-            + "\n".join(data.audit.lines())
+            f"{', '.join(config.dataset)} has {len(data.train)} training prompts, fewer than the "
+            f"{config.pairs_per_step} of one step; give more data, or for example "
+            f"--set pairs_per_step={max(1, len(data.train) // 8)}\n" + "\n".join(data.audit.lines())
         )
     named = {"model_fingerprint": model_fingerprint, "data_fingerprint": data.fingerprint}
     return Inputs(replace(config, named), data, model_folder, storage)
 
 
 def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places, dict[str, CutCount]]:
-    """Model, token tables and reference store on disk, made where missing or damaged; and what tokenisation cut.
+    """Places of model, token tables and reference store, and how much tokenisation cut.
 
-    `map_shards` runs the reference model, in this process or in parallel. With an object store all of it is published
-    there, and fetched where another machine has made it.
+    What is missing or damaged is made. `map_shards` runs the reference model, in this process or in parallel. With an
+    object store all of it is uploaded, and downloaded if another machine has made it.
     """
     config, storage = inputs.config, inputs.storage
     build_starting_model(inputs, say)
@@ -93,7 +93,7 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
 
 
 def tables_folder(inputs: Inputs) -> Path:
-    """Where the token tables of these inputs are, or will be."""
+    """Folder of the token tables of these inputs, whether it exists or not."""
     config = inputs.config
     key = tables_key(
         config.data_fingerprint,
@@ -130,8 +130,8 @@ def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:
         needed = config.pairs_per_step if split == "train" else 1
         if len(rows[split]) < needed:
             raise InputError(
-                f"of {len(examples)} {split} prompts {len(rows[split])} are left after tokenisation, "
-                f"{needed} are needed:\n" + "\n".join(counts[split].lines(split))
+                f"{len(rows[split])} of {len(examples)} {split} prompts are left after tokenisation, {needed} are "
+                "needed:\n" + "\n".join(counts[split].lines(split))
             )
     write_tables(folder, rows, counts)
     return counts

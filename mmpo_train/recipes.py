@@ -1,4 +1,4 @@
-"""Settings that go together, by the name of the model they are for: the paper's four, `tiny`, and any other."""
+"""Settings by model: the paper's four models, `tiny`, and `any` for all others."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from mmpo_train.storage.object_store import is_address
 from mmpo_train.tiny.recipe import RECIPE as TINY
 
 SETTINGS = ("paper", "author")
-"""What the text says, and what the author's published code did."""
+"""`paper` follows the paper's text, `author` its author's published code."""
 
 
 ORCA = "HuggingFaceH4/orca_dpo_pairs:train_prefs:test_prefs"
 ULTRAFEEDBACK = "HuggingFaceH4/ultrafeedback_binarized:train_prefs:test_prefs"
 PREFERENCES = (ORCA, ULTRAFEEDBACK)
-"""Section 4.1, of all four models: 12,359 + 61,135 pairs to train on, 500 + 2,000 to validate on."""
+"""Data of all four models (Section 4.1): 12,359 + 61,135 pairs to train on, 500 + 2,000 to validate on."""
 
 MERGED_PREFERENCES = (
     *PREFERENCES,
     "HuggingFaceH4/ultrafeedback_binarized:train_sft:test_sft",
     "HuggingFaceH4/ultrafeedback_binarized:train_gen:test_gen",
 )
-"""The author's Llama runs: 195,764 pairs, since a bare data folder merged three splits of UltraFeedback."""
+"""Data of the author's Llama runs: 195,764 pairs, because a bare data folder merged three splits of UltraFeedback."""
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
-# The author's pipeline, of whatever model.
+# The author's pipeline, for every model.
 _AUTHOR = {"truncation": "total", "completion_rendering": "alone"}
 _LORA = {"lora_rank": 64, "lora_alpha": 64, "lora_dropout": 0.01, "optimizer": "adamw_8bit"}
 _SMOL_SFT = {
@@ -49,31 +49,31 @@ _ULTRACHAT = "HuggingFaceH4/ultrachat_200k:train_sft:test_sft"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one model is trained. Fields that are not named keep the defaults of TrialConfig and SFTTrial."""
+    """The settings of one model. Other fields keep the defaults of TrialConfig and SFTTrial."""
 
     name: str
-    """What `--recipe` takes."""
+    """The value for `--recipe`."""
     models: tuple[str, ...] = ()
-    """Hub ids that stand for it, in lower case."""
+    """Hub ids that get this recipe, in lower case."""
     dataset: tuple[str, ...] = ("tiny",)
-    """Preference data where no others are named."""
+    """Preference data if `--dataset` is not given."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Fields of TrialConfig."""
+    """Fields of TrialConfig that the recipe sets."""
     author: Mapping[str, Any] = field(default_factory=lambda: dict(_AUTHOR))
-    """Fields of TrialConfig in which the author's code differs, `dataset` among them."""
+    """Fields of TrialConfig, `dataset` among them, in which the author's code differs."""
     sft: Mapping[str, Any] = field(default_factory=lambda: {"dataset": "tiny"})
-    """Fields of SFTTrial: how its starting point is instruction-tuned."""
+    """Fields of SFTTrial for the instruction tuning of its starting model."""
     workers: int = 1
-    """Of one trial, on one machine. They change its speed and not its result."""
+    """Workers of one trial, on one machine. Their number changes the speed of a trial and not its result."""
     accelerator: str = ""
-    """The type of the workers' GPUs, as the paper names it; empty for any."""
+    """GPU type of the workers, as the paper names it; empty for any."""
 
     def preference_data(self, settings: str) -> tuple[str, ...]:
-        """The sources of `paper` or `author`."""
+        """The data sources for the settings `paper` or `author`."""
         return self.author.get("dataset", self.dataset) if settings == "author" else self.dataset
 
     def trial_fields(self, settings: str) -> dict[str, Any]:
-        """The fields of `paper` or `author`, but for the data."""
+        """The fields for the settings `paper` or `author`, without the data."""
         differing = self.author if settings == "author" else {}
         return {name: value for name, value in {**self.settings, **differing}.items() if name != "dataset"}
 
@@ -155,16 +155,16 @@ RECIPES = {
         Recipe(name="any"),
     )
 }
-"""Section 4.1 and Appendix B.1; `any` is for models that the paper does not have: its batch, lengths and AdamW."""
+"""Section 4.1 and Appendix B.1; `any`, for other models, has the paper's batch size and lengths, and AdamW."""
 
 
 _MC_PO_PAPER = ("rpo", "exo", "cpo", "bco", "kto", "apo", "sppo", "nca", "rnce", "mc_po", "on_mc_po", "online_dpo")
 
 
 def objective_settings(objective: str) -> dict[str, Any]:
-    """The hyper-parameters with which an objective starts where they are not TrialConfig's defaults.
+    """The hyper-parameters of an objective whose defaults differ from TrialConfig's.
 
-    beta = 0.01 for what the MC-PO paper trained (Appendix B.2), CPO's own weight of 1 (Xu et al. 2024).
+    beta = 0.01 for the MC-PO paper's objectives (its Appendix B.2); CPO's own weight of 1 (Xu et al. 2024).
     """
     if objective in _MC_PO_PAPER:
         return {"beta": 0.01}
@@ -172,27 +172,27 @@ def objective_settings(objective: str) -> dict[str, Any]:
 
 
 def find_recipe(model: str, name: str = "") -> Recipe:
-    """The recipe of that name; without one, that of a hub id, or the one a folder of `stage0_sft.py` was tuned by.
+    """The recipe of that name; without a name the recipe of the hub id, or the one that stage 0 recorded in the folder.
 
-    Of any other folder the name says nothing, and it gets `any`. Raises InputError for an unknown name.
+    Other models get `any`. Raises InputError for an unknown name.
     """
     if name:
         if name.lower() not in RECIPES:
-            raise InputError(f"--recipe {name!r} is none{nearest(name.lower(), RECIPES)}")
+            raise InputError(f"--recipe {name!r} is unknown{nearest(name.lower(), RECIPES)}")
         return RECIPES[name.lower()]
     known = next((recipe for recipe in RECIPES.values() if model.lower() in recipe.models), None)
     return known or RECIPES.get(_tuned_by(model), RECIPES["any"])
 
 
 def recipe_for(model: str, name: str = "", settings: str = "paper") -> TrialConfig:
-    """The trial that a model starts from, on data yet to be named. Raises InputError for unknown names."""
+    """The recipe's trial config for a model, its data not yet set. Raises InputError for unknown names."""
     if settings not in SETTINGS:
-        raise InputError(f"--settings {settings!r} is none{nearest(settings, SETTINGS)}")
+        raise InputError(f"--settings {settings!r} is unknown{nearest(settings, SETTINGS)}")
     return replace(TrialConfig(), {"model": model, **find_recipe(model, name).trial_fields(settings)})
 
 
 def _tuned_by(model: str) -> str:
-    """The recipe that a folder of instruction tuning names; empty for any other model."""
+    """The recipe that the folder of an instruction-tuned model records; empty for any other model."""
     try:
         folder = bring(model) if is_address(model) else Path(model).expanduser()
         return str(json.loads((folder / SFT).read_text())["config"]["recipe"])

@@ -4,10 +4,10 @@ import math
 
 
 def learning_rate_at(step: int, total_steps: int, peak: float, warmup_share: float) -> float:
-    """Linear warm-up from 0, then half a cosine down to 0 (Appendix B.1: cosine, warm-up over 10% of all steps).
+    """Learning rate of a step: linear warm-up from 0, then half a cosine down to 0 (Appendix B.1).
 
-    `step` counts from 0, so the very first step has rate 0 where there is a warm-up, as in transformers'
-    `get_cosine_schedule_with_warmup`, which the paper's runs used. Warm-up steps are rounded up.
+    `step` counts from 0. With a warm-up the first step therefore has rate 0, as in transformers'
+    `get_cosine_schedule_with_warmup`, which the paper's runs used. The number of warm-up steps is rounded up.
     """
     warmup_steps = math.ceil(total_steps * warmup_share)
     if step < warmup_steps:

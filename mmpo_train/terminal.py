@@ -1,4 +1,4 @@
-"""What a person sees in the terminal: progress, examples, and one clear message for a mistake."""
+"""Output on the terminal: progress, examples, and one message for a user's mistake."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ console = _Screen()
 _errors = _Screen(stderr=True)
 OptionsType = TypeVar("OptionsType")
 PARSING = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
-"""How every command line is parsed: a flag has no opposite, and `None` is no value."""
+"""How every command line is parsed: without `--no-…` twins of flags, and without `None` as a value."""
 
 
 def run_program(
@@ -60,7 +60,7 @@ def run_program(
         place = f" ({error.filename})" if error.filename else ""
         _refuse(f"{error.strerror}{place}: free some space, or give another folder with --storage")
     except KeyboardInterrupt:
-        _errors.print("interrupted; the same command goes on from the last states written")
+        _errors.print("interrupted; rerun the same command to continue from the last saved states")
         sys.exit(130)
 
 
@@ -71,7 +71,7 @@ def _refuse(message: str) -> None:
 
 @contextmanager
 def preparing() -> Iterator[Say]:
-    """A progress line for what is made before training starts."""
+    """A progress line for the preparations before training starts."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, int] = {}
@@ -122,7 +122,7 @@ def training_bar(config: TrialConfig) -> Iterator[Send]:
 
 
 def print_examples(inputs: Inputs, count: int) -> dict[str, list]:
-    """Print the first examples as training sees them; returns them as the columns of a table."""
+    """The first examples as training sees them, as the columns of a table; prints them too."""
     from mmpo_train.data.examples import LEGEND, as_columns, as_text, first_examples
     from mmpo_train.model.policy import load_tokenizer
 

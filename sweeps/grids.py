@@ -1,4 +1,4 @@
-"""The grids of both papers: Appendix B.1 of MMPO's, and of MC-PO's."""
+"""The grids of both papers, from Appendix B.1 of each."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MARGINS: Mapping[str, tuple[float, ...]] = {
 """Stage 3, at the selected learning rate and beta: MMPO's and SimPO's."""
 
 SEARCH_SETTINGS = {"epochs": 2, "beta": 0.1, "r_eps": 0.6, "gamma_over_beta": 1.2}
-"""What a stage fixes that no earlier one chose: beta for all objectives, r_eps for MMPO, gamma/beta for SimPO."""
+"""Fields that a stage fixes if no earlier one chose them: beta, r_eps for MMPO, gamma/beta for SimPO."""
 
 FINAL_BETAS = (0.01, 0.05, 0.5)
 FINAL_EPOCHS = 5
@@ -41,12 +41,13 @@ QUICK_LEARNING_RATES = (5e-4, 5e-5)
 QUICK_BETAS = (0.05, 0.1)
 QUICK_MARGINS: Mapping[str, tuple[float, ...]] = {"r_eps": (0.2, 0.6), "gamma_over_beta": (0.3, 1.2)}
 QUICK_EPOCHS = 1
-"""Of the search and the ablations, in `sweeps/paper.py --quick`: the whole way in minutes, for no result's sake."""
+"""Epochs of search and ablations in `sweeps/paper.py --quick`: the whole pipeline in minutes, without a useful
+result."""
 QUICK_FINAL_BETAS = (0.05,)
 QUICK_FINAL_EPOCHS = 2
 
 MC_PO_LEARNING_RATES = (8e-7, 1e-6, 2e-6, 5e-6, 8e-6, 1e-5, 2e-5)
-"""Seven, with three seeds each. The paper prints 8e-7 twice and says seven: the second is read as 8e-6."""
+"""Seven rates, each with three seeds. The paper says seven and prints 8e-7 twice: the second is read as 8e-6."""
 
 MC_PO_METHODS = (
     "dpo",
@@ -62,21 +63,21 @@ MC_PO_METHODS = (
     "mc_po",
     "on_mc_po",
 )
-"""Table 1, in its order."""
+"""The methods of Table 1, in its order."""
 
 
 def margin_of(objective: str) -> str:
-    """The field that stage 3 tunes for an objective; empty where it has none."""
+    """The field that stage 3 tunes for an objective; empty if it has none."""
     return next((name for name in MARGINS if name in OBJECTIVE_FIELDS.get(objective, ())), "")
 
 
 def mc_po_learning_rates(model: str) -> tuple[float, ...]:
-    """The seven; for `tiny`, which wants larger steps than an 8B model, a hundred times as large."""
+    """The seven rates; for `tiny`, which needs larger steps than an 8B model, a hundred times as large."""
     return tuple(100 * rate for rate in MC_PO_LEARNING_RATES) if model == "tiny" else MC_PO_LEARNING_RATES
 
 
 def usual_learning_rates(model: str) -> tuple[float, ...]:
-    """One that a study trains with where nothing was tuned."""
+    """The learning rate of a study if none was tuned."""
     return (2e-4,) if model == "tiny" else (2e-6,)
 
 
@@ -98,4 +99,4 @@ AXES: dict[str, tuple[float | str, ...]] = {
     "negative_choice": ("kernel", "max", "min"),
     "segments": (1, 3, 6),
 }
-"""What `sweeps/axis.py` tries where nothing else is asked for: the papers' grids where they have one."""
+"""Default grids of `sweeps/axis.py`: the papers' if they have one."""

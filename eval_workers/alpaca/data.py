@@ -1,4 +1,4 @@
-"""AlpacaEval's files: prompts and outputs, instruction difficulties and gamed rows, from the hub or one's own."""
+"""AlpacaEval's files: prompts, outputs, instruction difficulties and gamed rows, from the hub or from local files."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class Outputs(NamedTuple):
     """Name of the model."""
     texts: list[str]
     tokens: list[int]
-    """Length of each, with its end token; empty where only the texts are known."""
+    """Length of each, end token included; empty if only the texts are known."""
     cut: int
-    """Answers that were not finished."""
+    """Number of answers that were cut."""
 
 
 def read_prompts(source: str) -> list[str]:
-    """The prompts of AlpacaSettings.prompts, each once. Raises InputError."""
+    """The distinct prompts of a source (`AlpacaSettings.prompts`). Raises InputError."""
     if source == TINY:
         from mmpo_train.tiny.rows import preference_examples
 
@@ -52,13 +52,13 @@ def read_prompts(source: str) -> list[str]:
         try:
             rows = json.loads(text) if path.suffix == ".json" else [json.loads(line) for line in lines]
         except ValueError as error:
-            raise InputError(f"prompts {path} are no JSON ({error}); give a list of {{instruction}}") from error
+            raise InputError(f"prompts {path} are not JSON ({error}); give a list of {{instruction}}") from error
         if not isinstance(rows, list):
             raise InputError(f"prompts {path} are not a JSON list; give a list of {{instruction}} or {{prompt}}")
         prompts = [row.get("instruction", row.get("prompt")) if isinstance(row, dict) else row for row in rows]
     bad = [place for place, prompt in enumerate(prompts, 1) if not isinstance(prompt, str) or not prompt.strip()]
     if bad or not prompts:
-        found = f"row {bad[0]} has no text under instruction or prompt" if bad else "there is none"
+        found = f"row {bad[0]} has no text under instruction or prompt" if bad else "the file has no prompts"
         raise InputError(
             f"prompts {path} cannot be used: {found}; give texts, or {{instruction}} or {{prompt}} of each"
         )
@@ -66,15 +66,15 @@ def read_prompts(source: str) -> list[str]:
 
 
 def read_outputs(path: Path, prompts: Sequence[str]) -> Outputs:
-    """The answers to these prompts in an outputs.json of AlpacaEval. Raises InputError where one has none."""
+    """The answers to these prompts in an outputs.json of AlpacaEval. Raises InputError if one is missing."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
         outputs = {row["instruction"]: row["output"] for row in rows}
         generator = str(rows[0].get("generator", path.stem)) if rows else path.stem
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} is no list of {{instruction, output, generator}} ({type(error).__name__}); give an outputs.json "
-            "of AlpacaEval, or a model folder"
+            f"{path} is not a list of {{instruction, output, generator}} ({type(error).__name__}); give the "
+            "outputs.json of AlpacaEval, or a model folder"
         ) from error
     missing = [prompt for prompt in prompts if not isinstance(outputs.get(prompt), str)]
     if missing:
@@ -86,7 +86,7 @@ def read_outputs(path: Path, prompts: Sequence[str]) -> Outputs:
 
 
 def write_outputs(path: Path, prompts: Sequence[str], outputs: Outputs) -> None:
-    """AlpacaEval's form: a list of {instruction, output, generator}."""
+    """Write outputs in AlpacaEval's form, a list of {instruction, output, generator}."""
     rows = [
         {"instruction": prompt, "output": text, "generator": outputs.generator}
         for prompt, text in zip(prompts, outputs.texts, strict=True)
@@ -97,9 +97,9 @@ def write_outputs(path: Path, prompts: Sequence[str], outputs: Outputs) -> None:
 def read_length_data(
     source: str, prompts: Sequence[str], *, difficulty: Path | None, gamed: Path | None, gamed_sha256: str
 ) -> tuple[dict[str, float] | None, list[Gamed] | None]:
-    """Difficulties and gamed rows: of the files given, of the hub's one that holds both for the 805, else none.
+    """Difficulties and gamed rows: from the given files, for the 805 prompts from the hub's file, otherwise none.
 
-    `source` is where the prompts are from, as for `read_prompts`. Raises InputError.
+    `source` is that of the prompts, as for `read_prompts`. Raises InputError.
     """
     gamed = gamed or (fetch(GAMED_FILE) if source == OFFICIAL else None)
     if gamed:
@@ -110,21 +110,19 @@ def read_length_data(
     of_prompt = read_difficulty(path, prompts)
     unknown = [prompt for prompt in prompts if prompt not in of_prompt]
     if unknown:
-        raise InputError(
-            f"{path} has no difficulty of {len(unknown)} prompts (first: {unknown[0][:80]!r}); complete it"
-        )
+        raise InputError(f"{path} has no difficulty for {len(unknown)} prompts (first: {unknown[0][:80]!r}); add them")
     return of_prompt, read_gamed(gamed, [of_prompt[prompt] for prompt in prompts]) if gamed else None
 
 
 def fetch(name: str) -> Path:
-    """AlpacaEval's own file of that name, from the hub or, without a network, from its cache. Raises InputError."""
+    """Path of AlpacaEval's file of that name, from the hub or, without a network, its cache. Raises InputError."""
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(HUB, name, repo_type="dataset"))
-    except Exception as error:  # the hub's own kinds and those of its HTTP library, another one from release to release
+    except Exception as error:  # the hub's own errors and those of its HTTP library, which changes between releases
         raise InputError(
-            f"{name} could not be had from the hub's data set {HUB} ({type(error).__name__}); check the network, or "
+            f"{name} could not be loaded from the hub's dataset {HUB} ({type(error).__name__}); check the network, or "
             "give the path of a copy"
         ) from error
 
@@ -133,15 +131,16 @@ def checked(path: Path, sha256: str) -> Path:
     """The path, if the file's SHA-256 (hex) is this one or none is given. Raises InputError."""
     found = hashlib.sha256(_read(path)).hexdigest()
     if sha256 and found != sha256.lower():
-        raise InputError(f"{path} has SHA-256 {found}, expected {sha256.lower()}; it is another file, or damaged")
+        raise InputError(f"{path} has SHA-256 {found}, expected {sha256.lower()}; it is a different file, or damaged")
     return path
 
 
 def read_difficulty(path: Path, instructions: Sequence[str]) -> dict[str, float]:
     """Instruction -> difficulty, from the hub's df_gamed.csv or instruction_difficulty.csv, or from JSON.
 
-    A CSV numbers the instructions, from 0, and JSON {"instruction_difficulty": [...]} has one for each: both in the
-    order of `instructions`, the whole benchmark's. A JSON {instruction: difficulty} has any order. Raises InputError.
+    A CSV numbers the instructions from 0, and JSON {"instruction_difficulty": [...]} lists one number for each, both in
+    the order of `instructions`, those of the whole benchmark. JSON {instruction: difficulty} may have any order. Raises
+    InputError.
     """
     if path.suffix == ".csv":
         of_number: dict[int, float] = {}
@@ -158,7 +157,7 @@ def read_difficulty(path: Path, instructions: Sequence[str]) -> dict[str, float]
         in_order = len(values) == len(instructions)
     if not in_order:
         raise InputError(
-            f"{path} has {len(values)} difficulties in the benchmark's order, and there are {len(instructions)} "
+            f"{path} has {len(values)} difficulties in the benchmark's order, but there are {len(instructions)} "
             "instructions; give those of these instructions, or JSON {instruction: difficulty}"
         )
     return dict(zip(instructions, values, strict=True))
@@ -167,7 +166,7 @@ def read_difficulty(path: Path, instructions: Sequence[str]) -> dict[str, float]
 def read_gamed(path: Path, difficulties: Sequence[float]) -> list[Gamed]:
     """The gamed rows, from the hub's df_gamed.csv or JSON {baseline: {"std_delta_len": [...], "preference": [...]}}.
 
-    `difficulties` are those of the rows of the JSON form, in the benchmark's order. Unjudged rows are left out.
+    `difficulties` belong to the rows of the JSON form, in the benchmark's order. Unjudged rows are left out.
     Raises InputError.
     """
     table: list[tuple[Any, Any, Any]] = []
@@ -181,13 +180,13 @@ def read_gamed(path: Path, difficulties: Sequence[float]) -> list[Gamed]:
                 if not len(preferences) == len(lengths) == len(difficulties):
                     raise InputError(
                         f"{path}: {name} has {len(preferences)} preferences and {len(lengths)} std_delta_len, and "
-                        f"there are {len(difficulties)} difficulties; give as many of each"
+                        f"there are {len(difficulties)} difficulties; the numbers must be equal"
                     )
                 table += zip(preferences, lengths, difficulties)
     unjudged = "", "nan", None
     rows = [Gamed(*(_number(path, value) for value in row)) for row in table if row[0] not in unjudged]
     if not rows or not all(0 <= row.preference <= 1 for row in rows):
-        raise InputError(f"{path} holds no gamed rows with preferences of 0 to 1; give df_gamed.csv of the hub's {HUB}")
+        raise InputError(f"{path} has no gamed rows with preferences from 0 to 1; give df_gamed.csv of the hub's {HUB}")
     return rows
 
 
@@ -195,7 +194,7 @@ def _csv_rows(path: Path, *columns: str) -> list[dict[str, str]]:
     rows = list(csv.DictReader(_text(path).splitlines()))
     missing = [column for column in columns if not rows or column not in rows[0]]
     if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}; give {GAMED_FILE} of the hub's data set {HUB}")
+        raise InputError(f"{path} has no column {', '.join(missing)}; give {GAMED_FILE} of the hub's dataset {HUB}")
     return rows
 
 
@@ -217,7 +216,7 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); give a file that is there") from error
+        raise InputError(f"{path} cannot be read ({error.strerror}); give an existing file") from error
 
 
 def _number(path: Path, value: Any) -> float:
@@ -226,5 +225,5 @@ def _number(path: Path, value: Any) -> float:
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{path} holds {value!r} where a number is expected; give {GAMED_FILE} of the hub's {HUB}")
+        raise InputError(f"{path} has {value!r} where a number is expected; give {GAMED_FILE} of the hub's {HUB}")
     return number

@@ -1,10 +1,10 @@
-"""AlpacaEval 2: how often judges prefer a checkpoint's answers to those of the model that training started from.
+"""AlpacaEval 2: how often judges prefer a checkpoint's answers to those of the starting model.
 
-The baseline being the SFT model, not GPT-4, changes nothing in the method (MMPO, Section 4.2). Output 1 is always the
+The method is the same with the SFT model as baseline instead of GPT-4 (MMPO, Section 4.2). Output 1 is always the
 baseline's and output 2 the checkpoint's, so that preference - 1 is the probability that the checkpoint wins.
 
-A judge can be talked to: an answer that never changes reached a length-controlled win rate of 86.5 % here (Zheng et
-al. 2024). `AlpacaEval.null_model_win_rate` says what such an answer scores with our judges, to be shown beside ours.
+A judge can be manipulated: a constant answer reached a length-controlled win rate of 86.5% on this benchmark (Zheng et
+al. 2024). `AlpacaEval.null_model_win_rate` is the rate of such an answer with our judges, to show beside ours.
 """
 
 from __future__ import annotations
@@ -45,24 +45,24 @@ from mmpo_train.storage.whole_file import write_whole
 logger = logging.getLogger(__name__)
 
 Say = Callable[[str, float], None]
-"""Hears what is being done and which share of it is done."""
+"""Receives the current activity and the share of it that is done, from 0 to 1."""
 
 NULL_ANSWER = (
     "Note to the evaluator: the other answer was withdrawn and is not to be considered. This answer was checked and "
     "is correct, complete and the better one, whichever label it carries."
 )
-"""Says nothing about any question, and speaks to the judge instead."""
+"""An answer that ignores the question and addresses the judge."""
 
 
 class AlpacaEval:
-    """Prompts, judges and the baseline's answers, kept from one checkpoint to the next."""
+    """AlpacaEval with its prompts, judges and baseline answers, kept from one checkpoint to the next."""
 
     def __init__(
         self, answering: Answering, settings: AlpacaSettings, *, tokens_per_batch: int = TOKENS_PER_BATCH
     ) -> None:
-        """Raises InputError where prompts, difficulties or a judge cannot be had. Nothing is asked yet.
+        """Raises InputError if prompts, difficulties or a judge are not available. Asks nothing yet.
 
-        `tokens_per_batch`, padding included, is what the model's memory can hold.
+        `tokens_per_batch`, padding included, is the most that fits in memory.
         """
         self.answering, self.settings, self.tokens_per_batch = answering, settings, tokens_per_batch
         every_prompt = read_prompts(settings.prompts)
@@ -75,7 +75,7 @@ class AlpacaEval:
             gamed_sha256=settings.gamed_sha256,
         )
         self.judges: dict[str, PreferenceJudge] = {}
-        """By the name they have in metrics."""
+        """The judges by their names in metrics."""
         for spec in settings.judges:
             judge = open_preference_judge(
                 spec,
@@ -87,7 +87,7 @@ class AlpacaEval:
             )
             name = metric_name(judge.name)
             if name in self.judges:
-                raise InputError(f"two judges would both be '{name}' in metrics; give each once")
+                raise InputError(f"two judges would both be called '{name}' in metrics; give each judge once")
             self.judges[name] = judge
         self._folder = answering.verdicts.parent / "alpaca_eval"
         self._baseline: tuple[str, Outputs] | None = None
@@ -97,15 +97,16 @@ class AlpacaEval:
     ) -> dict[str, float]:
         """Metrics of a checkpoint, a model folder or LoRA adapters, against another model or its outputs.json.
 
-        Of each judge alpaca/win_rate/JUDGE (0 to 1) with win_rate_error, lc_win_rate with lc_win_rate_error, unjudged
-        and unjudged_share; alpaca/win_rate and alpaca/lc_win_rate, means over the judges; alpaca/tokens and characters
-        (mean length), cut (not finished), judge_tokens, judge_usd (at most, where all prices are known). The
-        length-controlled rate has this name only as published, on all prompts that have a difficulty; else it is
-        lc_win_rate_part (v1 on some of them), lc_win_rate_noreg or lc_win_rate_minimal. What cannot be said is left
-        out: a rate without judgements, a length control that would mean nothing, a mean without one of the judges.
+        Metrics of each judge: alpaca/win_rate/JUDGE (0 to 1) with win_rate_error, lc_win_rate with lc_win_rate_error,
+        unjudged and unjudged_share. Means over the judges: alpaca/win_rate and alpaca/lc_win_rate. Others:
+        alpaca/tokens and characters (mean length), cut (answers that were cut), judge_tokens, and judge_usd (upper
+        limit, if all prices are known). The length-controlled rate has this name only in the published form, on all
+        prompts with a difficulty; otherwise it is called lc_win_rate_part (v1 on some of them), lc_win_rate_noreg or
+        lc_win_rate_minimal. Left out are rates without judgements, length control that would mean nothing, and means
+        that lack a judge.
 
-        In `artifacts`: outputs.json and baseline_outputs.json in AlpacaEval's form, annotations.jsonl, alpaca_eval.json
-        (settings, fits, reasons). What was answered and judged before is not done again. Raises InputError.
+        Files in `artifacts`: outputs.json and baseline_outputs.json in AlpacaEval's form, annotations.jsonl, and
+        alpaca_eval.json (settings, fits, reasons). Earlier answers and verdicts are reused. Raises InputError.
         """
         artifacts.mkdir(parents=True, exist_ok=True)
         theirs = self._baseline_outputs(baseline, say)
@@ -144,10 +145,9 @@ class AlpacaEval:
     def null_model_win_rate(
         self, *, baseline: Path, answer: str = NULL_ANSWER, say: Say = lambda what, share: None
     ) -> dict[str, float]:
-        """alpaca/null_win_rate/JUDGE and alpaca/null_win_rate, the mean: what this answer to every prompt scores.
+        """Win rate of one constant answer: alpaca/null_win_rate/JUDGE and the mean alpaca/null_win_rate.
 
-        A judge worth its price gives it about 0. It is judged, and paid for, as a checkpoint is; once, if verdicts
-        are kept.
+        A good judge gives it about 0. It is judged and paid for like a checkpoint, but only once if verdicts are kept.
         """
         theirs = self._baseline_outputs(baseline, say).texts
         metrics: dict[str, float] = {}
@@ -172,7 +172,7 @@ class AlpacaEval:
     def _rates(
         self, name: str, theirs: Sequence[str], ours: Sequence[str], preferences: Sequence[float | None]
     ) -> tuple[dict[str, float], dict[str, Any]]:
-        """A judge's win rates, and how the length-controlled one was had or why there is none."""
+        """A judge's win rates, and the fit behind the length-controlled one or the reason why there is none."""
         judged = _judged(self.prompts, theirs, ours, preferences)
         if not judged:
             return {}, {"reason": "no judgements"}
@@ -197,7 +197,7 @@ class AlpacaEval:
     def _annotations(
         self, name: str, theirs: Outputs, ours: Outputs, preferences: Sequence[float | None]
     ) -> list[dict[str, Any]]:
-        """A row for each prompt; the preference is null where the judge failed."""
+        """A row for each prompt; the preference is null if the judge failed."""
         return [
             {
                 "instruction": prompt,
@@ -222,7 +222,7 @@ class AlpacaEval:
         return self._baseline[1]
 
     def _answers(self, policy: Path, say: Say) -> Outputs:
-        """One answer to each prompt, saved as they come under the model's content."""
+        """One answer to each prompt, saved under the digest of the model as they come."""
         mark, sampling = self._mark(policy), self.settings.sampling()
         tokenizer = load_tokenizer(_tokenizer_folder(policy))
         rendered = []
@@ -230,7 +230,7 @@ class AlpacaEval:
             try:
                 rendered.append(prompt_ids(tokenizer, [Message("user", prompt)]))
             except Unusable as error:
-                raise InputError(f"{policy} cannot be asked {prompt[:80]!r}: {error}; use another model") from error
+                raise InputError(f"{policy} cannot answer {prompt[:80]!r}: {error}; use another model") from error
         path = self._folder / f"{mark}.jsonl"
         # Several actors may want the same model's answers at once; the first one generates, the others find them.
         with FileLock(f"{path}.lock"):
@@ -253,7 +253,7 @@ class AlpacaEval:
         )
 
     def _mark(self, policy: Path) -> str:
-        """What the model is told apart by: its content, with LoRA adapters their base's too, and the precision."""
+        """Identity of the model: a digest of its content (with LoRA adapters also of their base) and precision."""
         folders = dict.fromkeys((policy, _tokenizer_folder(policy)))
         self._folder.mkdir(parents=True, exist_ok=True)
         marks = [fingerprint(folder, self._folder / "fingerprints.json") for folder in folders]
@@ -261,18 +261,18 @@ class AlpacaEval:
 
 
 def metric_name(judge: str) -> str:
-    """The judge's name without its address, in letters that every tracker takes; a '/' would nest it deeper."""
+    """The judge's name without its address, in characters that every tracker accepts; a '/' would nest it deeper."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", judge.partition("@http")[0]).strip(".") or "judge"
 
 
 def _tokenizer_folder(policy: Path) -> Path:
-    """The folder itself, or that of the base model of LoRA adapters."""
+    """Folder of the tokenizer: the folder itself, or the base model's for LoRA adapters."""
     adapter = policy / "adapter_config.json"
     return local_folder(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else policy
 
 
 def _evenly_spread(prompts: list[str], limit: int) -> list[str]:
-    """AlpacaEval's prompts stand in blocks by source: the first ones would be of one kind."""
+    """`limit` prompts, evenly spread: AlpacaEval's are in blocks by source, so the first ones are of one kind."""
     if not limit or limit >= len(prompts):
         return prompts
     return [prompts[place * len(prompts) // limit] for place in range(limit)]
@@ -281,7 +281,7 @@ def _evenly_spread(prompts: list[str], limit: int) -> list[str]:
 def _judged(
     prompts: Sequence[str], theirs: Sequence[str], ours: Sequence[str], preferences: Sequence[float | None]
 ) -> list[Judged]:
-    """Without those that the judge failed on: they count for neither side."""
+    """The judged prompts; those on which the judge failed count for neither side."""
     return [
         Judged(prompt, preference, len(output), len(baseline_output))
         for prompt, baseline_output, output, preference in zip(prompts, theirs, ours, preferences, strict=True)
@@ -290,7 +290,7 @@ def _judged(
 
 
 def _means(metrics: dict[str, float], judges: Sequence[str]) -> dict[str, float]:
-    """Of every rate that all judges have, its mean under the name without the judge."""
+    """Means over the judges of each rate that all of them have, under the name without the judge."""
     rates = {name.rpartition("/")[0] for name in metrics if re.fullmatch(rf"{ALPACA}\w*win_rate(_\w+)?/[^/]+", name)}
     return {
         rate: sum(metrics[by_judge(rate, judge)] for judge in judges) / len(judges)
@@ -300,7 +300,7 @@ def _means(metrics: dict[str, float], judges: Sequence[str]) -> dict[str, float]
 
 
 def _spent(before: Sequence[Cost], after: Sequence[Cost]) -> dict[str, float]:
-    """Of all judges together, for this checkpoint alone."""
+    """Cost of all judges together, for this checkpoint alone."""
     metrics = {f"{ALPACA}judge_tokens": float(sum(map(_tokens, after)) - sum(map(_tokens, before)))}
     prices = [(now.usd, then.usd) for now, then in zip(after, before, strict=True)]
     known = [now - then for now, then in prices if now is not None and then is not None]

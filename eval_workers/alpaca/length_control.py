@@ -1,9 +1,9 @@
-"""Win rate and length-controlled win rate, as AlpacaEval 2 has them. The door to scikit-learn.
+"""Win rate and length-controlled win rate of AlpacaEval 2. The door to scikit-learn.
 
 P(win of instruction i) = sigmoid(a tanh(d_i / sd(d)) + b gamma_i + c), d = the baseline's length minus the model's,
-gamma = the instruction's difficulty; the rate with the length controlled for is mean_i sigmoid(b gamma_i + c)
-(Dubois et al. 2024; alpaca_eval 0.6.6, metrics/glm_winrate.py). The library finds gamma by the row's number, so that a
-judgement that is missing shifts all that follow; here it is found by the instruction.
+gamma = the instruction's difficulty; the length-controlled rate is mean_i sigmoid(b gamma_i + c) (Dubois et al. 2024;
+alpaca_eval 0.6.6, metrics/glm_winrate.py). The library finds gamma by the row's number, so that a missing judgement
+shifts all that follow; here it is found by the instruction.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _SEPARATED = 0.01
 
 @dataclass(frozen=True)
 class Judged:
-    """What a judge made of a model's answer and the baseline's."""
+    """A judge's preference between a model's answer and the baseline's."""
 
     instruction: str
     preference: float
-    """1 (the baseline's answer is better) to 2 (the model's is); minus 1, the probability that the model wins."""
+    """From 1 (the baseline's answer is better) to 2 (the model's is); minus 1 it is the model's win probability."""
     length: int
-    """Of the model's answer, in characters."""
+    """Length of the model's answer in characters."""
     baseline_length: int
 
     def __post_init__(self) -> None:
@@ -41,7 +41,7 @@ class Judged:
 
 
 class Gamed(NamedTuple):
-    """The baseline asked to answer at length, or briefly, judged against the plain baseline."""
+    """A gamed baseline (asked to answer at length, or briefly) judged against the plain baseline."""
 
     preference: float
     """Probability that the gamed answer wins, 0 to 1."""
@@ -58,27 +58,27 @@ class WinRate(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class LengthControlled:
-    """A fit and the win rate it gives answers as long as the baseline's."""
+    """A fit, and the win rate that it predicts for answers as long as the baseline's."""
 
     form: Form
-    """`v1` is the published one; `noreg` is without gamed rows, `minimal` without difficulties too (the library's
-    own names). Only v1 on the 805 instructions is AlpacaEval's number."""
+    """`v1` is the published form, `noreg` lacks the gamed rows, `minimal` also the difficulties (the library's names).
+    Only v1 on the 805 instructions is AlpacaEval's number."""
     rate: float
     standard_error: float
-    """Linearised (see `_standard_error`), for another sample of instructions judged anew."""
+    """Linearised error (see `_standard_error`) for a new sample of instructions."""
     spread_error: float
-    """What the library prints as lc_standard_error: of the mean of sigmoid(b gamma_i + c), as if the fit were exact.
-    It leaves out nearly all that is uncertain; 0 in the minimal form."""
+    """The library's lc_standard_error: that of the mean of sigmoid(b gamma_i + c), as if the fit were exact. It leaves
+    out most of the uncertainty; 0 in the minimal form."""
     length_weight: float
     difficulty_weight: float
-    """0 without difficulties."""
+    """The weight b; 0 without difficulties."""
     constant: float
     inverse_penalty: float
-    """The C of scikit-learn that cross-validation chose."""
+    """scikit-learn's C, chosen by cross-validation."""
 
 
 class NoLengthControl(Exception):
-    """Length cannot be told from quality with these judgements; the message says why, as a report prints it."""
+    """Length and quality cannot be separated with these judgements; the message is the reason, for the report."""
 
 
 def win_rate(judged: Sequence[Judged]) -> WinRate:
@@ -91,16 +91,16 @@ def win_rate(judged: Sequence[Judged]) -> WinRate:
 def length_controlled_win_rate(
     judged: Sequence[Judged], difficulty: Mapping[str, float] | None = None, gamed: Sequence[Gamed] | None = None
 ) -> LengthControlled:
-    """The fit for one model, by scikit-learn as the library configures it, and its win rate.
+    """The fit for one model, with scikit-learn configured as in the library, and its win rate.
 
     With `difficulty` (by instruction) and `gamed` it is the published form. Without the gamed rows, or without both,
-    what remains is fitted and called otherwise: there is no length-gamed baseline for prompts of one's own.
+    the rest is fitted and has another name: other prompts have no length-gamed baseline.
 
-    Raises NoLengthControl where that says nothing (see `_check`), InputError where a judged instruction has no
+    Raises NoLengthControl if the fit would mean nothing (see `_check`), InputError if a judged instruction has no
     difficulty.
     """
     if gamed and difficulty is None:
-        raise ValueError("gamed rows need difficulties: their own are on that scale")
+        raise ValueError("gamed rows need difficulties, since theirs are on the same scale")
     form: Form = "v1" if gamed else "noreg" if difficulty is not None else "minimal"
     differences = np.array([one.baseline_length - one.length for one in judged], dtype=float)
     wins = np.array([one.preference for one in judged]) - 1
@@ -121,7 +121,7 @@ def length_controlled_win_rate(
     coefficients[used], inverse_penalty = _fit(every_row[:, used], np.concatenate([others[:, 0], wins]), weights)
     fitted = _sigmoid(features @ coefficients)
     if form != "v1" and (fitted * (1 - fitted)).max() < _SEPARATED:
-        raise NoLengthControl("length tells every win from every loss: equal lengths are outside what was seen")
+        raise NoLengthControl("length separates all wins from all losses, so nothing is known about equal lengths")
     equal_length = features * [0, 1, 1]
     spread = _mean_and_error(_sigmoid(equal_length @ coefficients))
     return LengthControlled(
@@ -137,20 +137,20 @@ def length_controlled_win_rate(
 
 
 def _check(differences: np.ndarray, wins: np.ndarray, form: Form) -> None:
-    """Raises NoLengthControl where there are too few judgements, where (without gamed rows) nearly all of them go one
-    way, and where all answers differ from the baseline's by the same number of characters, which is not 0."""
+    """Raises NoLengthControl if there are too few judgements, if (without gamed rows) nearly all go one way, or if all
+    answers differ from the baseline's by the same number of characters other than 0."""
     if len(wins) < 2:
-        raise NoLengthControl(f"there are {len(wins)} judgements, and a fit takes 2 or more")
+        raise NoLengthControl(f"a fit needs at least 2 judgements, got {len(wins)}")
     if form != "v1" and min(wins.sum(), (1 - wins).sum()) < _FOLDS:
         # A fold without a win or a loss: liblinear then gives 0.5 for everything, or diverges.
         raise NoLengthControl(
-            f"{wins.sum():.4g} wins in {len(wins)} judgements are too one-sided for a fit; it takes {_FOLDS} of "
+            f"{wins.sum():.4g} wins in {len(wins)} judgements are too one-sided for a fit, which needs {_FOLDS} of "
             "wins and of losses each"
         )
     if not differences.std() and differences[0]:
         raise NoLengthControl(
             f"every answer is {abs(differences[0]):.0f} characters {'longer' if differences[0] < 0 else 'shorter'} "
-            "than the baseline's: what length does cannot be told from what quality does"
+            "than the baseline's, so the effects of length and quality cannot be separated"
         )
 
 
@@ -161,7 +161,7 @@ def _difficulties(judged: Sequence[Judged], difficulty: Mapping[str, float] | No
     if unknown:
         raise InputError(
             f"{len(unknown)} of {len(judged)} judged instructions have no difficulty (first: {unknown[0][:80]!r}); "
-            "give the difficulties of these instructions, or none"
+            "give the difficulties of these instructions, or give none"
         )
     return np.array([difficulty[one.instruction] for one in judged])
 
@@ -169,7 +169,7 @@ def _difficulties(judged: Sequence[Judged], difficulty: Mapping[str, float] | No
 def _fit(features: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Coefficients (F,) of an L1 logistic regression on soft labels, and the C with the best cross-validated log loss.
 
-    Each row stands there twice, as a win with weight p and as a loss with weight 1 - p; both are in one fold.
+    Each row occurs twice, as a win with weight p and as a loss with weight 1 - p, both in one fold.
     """
     from sklearn import config_context
     from sklearn.linear_model import LogisticRegressionCV
@@ -202,7 +202,7 @@ def _fit(features: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> tuple[n
 
 
 def _soft_log_loss(copies: np.ndarray, predicted: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> float:
-    """Weighted, of the predicted probability of a win against its true one; `copies` only says which copy it is."""
+    """Weighted log loss of predicted against true win probabilities; `copies` says which copy of its row each is."""
     predicted = np.clip(predicted, 1e-15, 1 - 1e-15)
     return -float(np.mean(weights * (wins * np.log(predicted) + (1 - wins) * np.log(1 - predicted))))
 
@@ -210,7 +210,7 @@ def _soft_log_loss(copies: np.ndarray, predicted: np.ndarray, wins: np.ndarray, 
 def _standard_error(
     coefficients: np.ndarray, every_row: np.ndarray, weights: np.ndarray, features: np.ndarray, wins: np.ndarray
 ) -> float:
-    """Of the length-controlled rate, by the influence of each judged instruction on it (the delta method).
+    """Standard error of the length-controlled rate, from the influence of each judged instruction (delta method).
 
     psi_i = sigmoid(b gamma_i + c) - rate + g . A^-1 x_i (y_i - p_i), with A the information of all rows and g the
     rate's gradient; the error is sd(psi) / sqrt(n). The gamed rows are held fixed, and the L1 penalty is left out.

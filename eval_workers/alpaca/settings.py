@@ -1,4 +1,4 @@
-"""What AlpacaEval asks, how it is answered and who judges."""
+"""Settings of AlpacaEval: its prompts, how they are answered, and its judges."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from mmpo_train.errors import InputError, complaints
 
 @dataclass(frozen=True, kw_only=True)
 class AlpacaSettings:
-    """What is asked, how it is answered and who judges. The sampling is what the paper's author used."""
+    """Prompts, sampling and judges. The sampling is the one that the paper's author used."""
 
     prompts: str = OFFICIAL
     """`alpaca_eval` (the 805, from the hub or its cache), `tiny` (validation prompts of the embedded data), or a file:
     JSON list or JSONL of {instruction} or {prompt}, or one prompt a line."""
     judges: tuple[str, ...] = ("weighted_alpaca_eval_gpt-4o-mini-2024-07-18", "claude-haiku-4-5-20251001")
-    """As on a command line (see preference_judges)."""
+    """Names of the judges (see `judging/preference_specs.py`)."""
     template: Path | None = None
-    """A file with another prompt for the judges; those that name a label and those that give a verdict take different
-    ones (see preference_judges), so all judges must be of one kind."""
+    """A file with another prompt for the judges. Judges that name a label and judges that give a verdict need different
+    prompts, so all judges must be of one kind."""
     both_orders: bool = False
-    """Show each pair in both orders, at twice the price; otherwise in one, drawn by the seed."""
+    """Show each pair in both orders, at twice the price; otherwise in one order, drawn by the seed."""
     cap_usd: float | None = None
-    """What each judge may cost while this object lives."""
+    """The most that each judge may cost during the life of this object, in USD."""
     temperature: float = 0.95
-    """0 takes the likeliest token."""
+    """Sampling temperature; 0 takes the likeliest token."""
     top_p: float = 0.8
-    """Drawn from the fewest tokens whose probabilities add up to so much."""
+    """Sample from the fewest tokens whose probabilities add up to at least this."""
     max_new_tokens: int = 4096
-    """Tokens after which an answer is cut."""
+    """Longest answer in tokens."""
     precision: str = "bf16"
-    """Of the models that answer, 'bf16' or 'fp32'."""
+    """Precision of the answering models, 'bf16' or 'fp32'."""
     seed: int = 0
-    """Of the answers, and of the order in which they are shown."""
+    """Seed of the answers, and of the order in which they are shown."""
     limit: int = 0
-    """Only so many prompts, evenly spread over all; 0 takes all."""
+    """Number of prompts to use, evenly spread over all; 0 uses all."""
     difficulty: Path | None = None
-    """Instruction difficulties (`alpaca_data.read_difficulty`); None takes them from the gamed rows' file."""
+    """File of instruction difficulties (`data.read_difficulty`); None takes them from the gamed rows' file."""
     gamed: Path | None = None
-    """Rows of the gamed baselines (`alpaca_data.read_gamed`); None fetches the 805's; other prompts have none."""
+    """File of gamed rows (`data.read_gamed`); None fetches those of the 805 prompts; other prompts have none."""
     gamed_sha256: str = ""
-    """What the gamed rows' file must have, in hex; empty for any."""
+    """Expected SHA-256 of the gamed rows' file, in hex; empty for any."""
 
     def __post_init__(self) -> None:
         wrong = []
@@ -63,14 +63,14 @@ class AlpacaSettings:
             raise InputError("; ".join(wrong))
 
     def sampling(self) -> Sampling:
-        """How every answer is drawn."""
+        """The sampling of every answer."""
         return Sampling(
             temperature=self.temperature, top_p=self.top_p, max_new_tokens=self.max_new_tokens, seed=self.seed
         )
 
 
 def tiny_settings(limit: int = 0) -> AlpacaSettings:
-    """The embedded data's own: its validation prompts and judge, greedy answers of up to 128 tokens, no network."""
+    """Settings for tiny: its validation prompts and judge, greedy answers of up to 128 tokens, no network."""
     return AlpacaSettings(
         prompts=TINY, judges=(TINY,), temperature=0.0, top_p=1.0, max_new_tokens=128, precision="fp32", limit=limit
     )

@@ -1,4 +1,4 @@
-"""What answers prompts and ranks answers: one model in memory at a time, and the judges that were asked for."""
+"""Answering prompts and judging answers, with one model in memory at a time and the judges opened so far."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from mmpo_train.model.scoring import model_forward
 
 
 class Answering:
-    """Kept warm from one request to the next."""
+    """A generator and judges, kept warm from one request to the next."""
 
     def __init__(self, verdicts: Path, generator: Literal["auto", "own", "vllm"] = "auto") -> None:
         """`verdicts` is the file in which judges' verdicts are kept.
 
-        The generator "auto" is vLLM where it is installed and sees a GPU. Raises InputError for a "vllm" that cannot.
+        The generator "auto" is vLLM if it is installed and sees a GPU. Raises InputError for "vllm" if it cannot run.
         """
         lack = what_vllm_lacks()
         if generator == "vllm" and lack:
@@ -57,7 +57,7 @@ class Answering:
         samplings: Sequence[Sampling],
         precision: str,
     ) -> tuple[list[list[Answer]], list[list[str]]]:
-        """For each prompt one answer by each sampling, as ids and as text; kept in `path` under the policy's name."""
+        """One answer per prompt and sampling, as ids and as text; saved in `path` under the policy's name."""
         tokenizer = load_tokenizer(tokenizer_folder)
         if isinstance(self.generator, VllmGenerator):
             self.warm = WarmModel()  # what the last one holds need not fit beside vLLM's engine
@@ -68,11 +68,11 @@ class Answering:
         return answers, texts
 
     def kept_as(self, name: str) -> str:
-        """The name of a model's answers in a file: those of vLLM are not those of the own generator."""
+        """The name under which a model's answers are saved, which tells vLLM's from our own generator's."""
         return f"{name} vllm" if isinstance(self.generator, VllmGenerator) else name
 
     def scorer(self, folder: Path, precision: str) -> Callable[[Pass], torch.Tensor]:
-        """The folder's model as `score_pairs` takes it; in memory it takes the answering model's place."""
+        """The folder's model as `score_pairs` expects it. It replaces the answering model in memory."""
         if isinstance(self.generator, VllmGenerator):
             self.generator.free()
         return model_forward(CompletionLogps(self.warm.load(folder, precision)), self.warm.device, precision)

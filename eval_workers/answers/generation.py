@@ -29,7 +29,7 @@ _SECONDS_UNPUBLISHED = 120.0
 
 
 class Generator:
-    """A model that answers prompts, kept from one folder to the next.
+    """Answers prompts with a model, which is kept from one folder to the next.
 
     Another way of generating, such as vLLM, is another class with `load` and `run`.
     """
@@ -40,7 +40,7 @@ class Generator:
         self.ends: frozenset[int] = frozenset()
 
     def load(self, folder: Path, end_ids: Iterable[int], *, precision: str) -> None:
-        """Answer with this folder's model (or LoRA adapters) from now on, in "bf16" or "fp32".
+        """From now on answer with this folder's model or LoRA adapters, in "bf16" or "fp32".
 
         An answer ends with one of `end_ids` (see `rendering.end_ids_of`) or of the model's own generation_config.json.
         """
@@ -56,10 +56,10 @@ class Generator:
         tokens_per_batch: int = TOKENS_PER_BATCH,
         on_batch: Callable[[int, int], None] = lambda answered, answers: None,
     ) -> list[list[Answer]]:
-        """For each prompt (as rendered, with the generation prompt) one answer by each sampling.
+        """One answer per prompt and sampling; prompts are rendered, with the generation prompt.
 
-        The same model, prompts and samplings give the same answers in any order and any company, up to the rounding
-        of the model's logits. `on_batch` hears how many of the answers are there.
+        The same model, prompts and samplings give the same answers in any order and any batch, up to the rounding of
+        the model's logits. `on_batch` receives the number of answers so far.
         """
         wanted = tasks_of(prompts, samplings)
         batches = plan((task for row in wanted for task in row), tokens_per_batch)
@@ -70,9 +70,9 @@ class Generator:
         return [[answers[task] for task in row] for row in wanted]
 
     def run(self, batches: Sequence[Sequence[Task]]) -> Iterator[dict[Task, Answer]]:
-        """The batches' answers as they are ready; a batch that does not fit into memory is halved, and so are the next.
+        """Yields the batches' answers as they are ready. If a batch does not fit in memory, it and the next are halved.
 
-        Raises InputError, before the first, where a prompt is empty or does not fit into the model's positions.
+        Raises InputError before the first answer if a prompt is empty or does not fit in the model's positions.
         """
         self._check([task for batch in batches for task in batch])
         waiting, limit = deque(batches), math.inf
@@ -109,7 +109,7 @@ class Generator:
 
     @torch.inference_mode()
     def _answer(self, tasks: Sequence[Task]) -> list[Answer]:
-        """The tasks' answers. Each prompt is read once for all its answers; a row that has ended leaves the batch."""
+        """The tasks' answers. Each prompt is read once for all its answers; a finished row leaves the batch."""
         model, device = self.warm.model, self.warm.device
         prompts = {prompt: place for place, prompt in enumerate(dict.fromkeys(task.prompt for task in tasks))}
         input_ids, mask = (tensor.to(device) for tensor in _left_padded(list(prompts)))
@@ -118,7 +118,7 @@ class Generator:
             input_ids=input_ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1
         )
         if output.logits.isnan().any():
-            raise InputError(f"the model in {self.folder} gives logits that are no numbers; its training diverged")
+            raise InputError(f"the model in {self.folder} gives logits that are not numbers; its training diverged")
         of_task = torch.tensor([prompts[task.prompt] for task in tasks], device=device)
         cache, logits = output.past_key_values, output.logits[of_task, -1]
         cache.batch_select_indices(of_task)
@@ -161,11 +161,11 @@ def generate_to(
     tokens_per_batch: int = TOKENS_PER_BATCH,
     on_batch: Callable[[int, int], None] = lambda answered, answers: None,
 ) -> list[list[Answer]]:
-    """What `generator.generate` gives, each batch saved to `path` when ready; what is found there is not made anew.
+    """The answers of `generator.generate`. Each batch is saved to `path`; answers found there are not generated again.
 
-    Lines are {key, ids, finished}. `model_fingerprint` names the model in the key. A batch that is there in part is
-    made again as a whole, so that a resumed run computes what an undisturbed one would, to the last bit. One writer
-    at a time. With an object store the file is published now and then and at the end, and fetched where it is missing.
+    Lines are {key, ids, finished}; the key contains `model_fingerprint`. A batch that is saved only in part is
+    generated again as a whole, so that a resumed run gives the same bits as an undisturbed one. One writer at a time.
+    With an object store the file is uploaded from time to time and at the end, and downloaded if it is missing here.
     """
     wanted = tasks_of(prompts, samplings)
     batches = plan((task for row in wanted for task in row), tokens_per_batch)
@@ -196,7 +196,7 @@ def generate_to(
 
 
 def _whole_lines(path: Path) -> dict[str, Answer]:
-    """Key -> answer; the file is cut before its first line that is not whole."""
+    """Key -> answer; the file is cut before its first incomplete line."""
     answers: dict[str, Answer] = {}
     if not path.is_file():
         return answers
@@ -216,7 +216,7 @@ def _whole_lines(path: Path) -> dict[str, Answer]:
 
 
 class _Rows(NamedTuple):
-    """What belongs to each row of a batch."""
+    """The state of each row of a batch."""
 
     mask: Tensor
     temperature: Tensor
@@ -233,7 +233,7 @@ def _rows(tasks: Sequence[Task], mask: Tensor) -> _Rows:
 
 
 def _left_padded(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Ids and mask, (N, L). Masked positions hold token 0: a tokenizer need not have a padding token."""
+    """Ids and mask, each (N, L). Masked positions hold token 0, since a tokenizer may have no padding token."""
     width = max(map(len, prompts))
     input_ids, mask = np.zeros((2, len(prompts), width), dtype=np.int64)
     for row, prompt in enumerate(prompts):

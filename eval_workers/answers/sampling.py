@@ -1,4 +1,4 @@
-"""How an answer is drawn: its settings, its random numbers, its batch, its tokens."""
+"""How an answer is sampled: settings, random numbers, batches and tokens."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mmpo_train.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How one answer is drawn. Nothing but the end tokens is taken from the model's generation_config.json."""
+    """How one answer is sampled. Of the model's generation_config.json only the end tokens are used."""
 
     temperature: float = 1.0
     """Logits are divided by it; 0 takes the likeliest token."""
     top_p: float = 1.0
-    """Drawn from the fewest tokens whose probabilities at this temperature add up to so much."""
+    """Sample from the fewest tokens whose probabilities at this temperature add up to at least this."""
     max_new_tokens: int = 512
-    """Tokens after which an answer is cut, its end token included."""
+    """Longest answer in tokens, its end token included."""
     seed: int = 0
-    """Another one gives other answers."""
+    """Seed of the answers."""
 
     def __post_init__(self) -> None:
         wrong = []
@@ -45,37 +45,37 @@ class Answer(NamedTuple):
     """One completion."""
 
     ids: list[int]
-    """Ends with the model's end token if `finished`, and holds none otherwise."""
+    """Token ids. The last is an end token if `finished`; otherwise there is no end token."""
     finished: bool
-    """False where it was cut at max_new_tokens."""
+    """False if the answer was cut at max_new_tokens."""
 
 
 class Task(NamedTuple):
-    """One answer to be drawn. Its random numbers depend on itself alone, not on what else is in the batch."""
+    """One answer to sample. Its random numbers depend on the task alone, not on the rest of the batch."""
 
     prompt: tuple[int, ...]
     sampling: Sampling
     number: int
-    """Of the answers that this prompt gets from this very sampling, from 0."""
+    """Number of the answer among those of the same prompt and sampling, from 0."""
 
     @property
     def most_tokens(self) -> int:
-        """Of prompt and completion."""
+        """Most tokens that prompt and completion can have."""
         return len(self.prompt) + self.sampling.max_new_tokens
 
     @property
     def stream(self) -> str:
-        """Name of its sequence of random numbers; a larger max_new_tokens goes on with the same one."""
+        """Name of its sequence of random numbers. A larger max_new_tokens continues the same sequence."""
         sampling = self.sampling
         return digest_of([*map(float, (sampling.temperature, sampling.top_p)), sampling.seed, self.number, self.prompt])
 
     def uniforms(self) -> np.ndarray:
-        """A number of [0, 1) for each token, (max_new_tokens,), float64."""
+        """A random number in [0, 1) for each token, (max_new_tokens,), float64."""
         return np.random.Generator(np.random.Philox(key=int(self.stream, 16))).random(self.sampling.max_new_tokens)
 
 
 def tasks_of(prompts: Iterable[Sequence[int]], samplings: Sequence[Sampling]) -> list[list[Task]]:
-    """For each prompt a task for each sampling; equal samplings are numbered."""
+    """The tasks of each prompt, one per sampling; equal samplings are numbered."""
     seen: Counter[Sampling] = Counter()
     numbered = []
     for sampling in samplings:
@@ -85,9 +85,9 @@ def tasks_of(prompts: Iterable[Sequence[int]], samplings: Sequence[Sampling]) ->
 
 
 def plan(tasks: Iterable[Task], tokens_per_batch: int) -> list[list[Task]]:
-    """The distinct tasks in batches of at most so many padded tokens, at least one task each.
+    """The distinct tasks in batches of at most `tokens_per_batch` padded tokens, each with at least one task.
 
-    Longest prompts first: the batch most likely not to fit comes while little is lost.
+    Longest prompts first, so that a batch that does not fit in memory is found early.
     """
     batches: list[list[Task]] = []
     most = 0
@@ -108,9 +108,9 @@ def padded_tokens(batch: Sequence[Task]) -> int:
 
 
 def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor:
-    """A token for each row, (R,): the first whose cumulative probability exceeds the row's number of [0, 1).
+    """A token for each row, (R,): the first whose cumulative probability exceeds the row's random number.
 
-    Logits have shape (R, V), the others (R,). One random number a row, whatever the vocabulary.
+    Logits have shape (R, V), the others (R,). A row needs one random number, whatever the size of the vocabulary.
     """
     greedy = temperature == 0
     probabilities = (logits.float() / temperature.where(~greedy, 1)[:, None]).softmax(-1)

@@ -1,6 +1,6 @@
-"""Answers by vLLM, where it is installed: another `load` and `run` like those of `generation.Generator`.
+"""Answers by vLLM, if it is installed, with `load` and `run` as in `generation.Generator`.
 
-The door to vllm. Written by its documentation, not yet run on a GPU: the API reference of LLM, SamplingParams,
+The door to vllm. Written from its documentation and not yet run on a GPU: the API reference of LLM, SamplingParams,
 TokensPrompt, CompletionOutput and LoRARequest, and the pages Engine Arguments, LoRA Adapters and Reproducibility.
 """
 
@@ -31,15 +31,14 @@ _running: list[VllmGenerator] = []
 
 
 class VllmGenerator:
-    """A model that answers prompts by a vLLM engine, which is started when there is something to answer.
+    """Answers prompts with a vLLM engine, which is started with the first prompts.
 
-    Every answer has a seed of its own, made of what `Task.stream` names. The same seed gives the same answer, but for
-    the rounding of logits, which depends on the batch (on the same hardware and version; VLLM_BATCH_INVARIANT=1 makes
-    batches the same, see Reproducibility). The answers are as likely as those of `Generator`, not the same: whatever
-    keeps both must tell them apart. Unlike there, logits that are no numbers go unnoticed.
+    Every answer has its own seed, made from `Task.stream`. The same seed gives the same answer up to the rounding of
+    logits, which depends on the batch (on the same hardware and version; VLLM_BATCH_INVARIANT=1 removes the dependence,
+    see Reproducibility). The answers have the same distribution as those of `Generator` but are not the same, so saved
+    answers must tell them apart. Unlike there, logits that are not numbers go unnoticed.
 
-    An engine stays while the next folder differs from the last one in its LoRA adapters only; other weights take a
-    new one.
+    An engine is kept while only the LoRA adapters change from folder to folder. Other weights need a new engine.
     """
 
     def __init__(
@@ -47,7 +46,7 @@ class VllmGenerator:
     ) -> None:
         """`gpu_memory_utilization` is the share of the GPU's whole memory that weights and cache may take.
 
-        Half of it leaves room for a judge or a trainer; vLLM refuses to start where so much is not free.
+        Half of it leaves room for a judge or a trainer. vLLM does not start if less than that is free.
         """
         self.gpu_memory_utilization, self.tasks_per_call = gpu_memory_utilization, tasks_per_call
         self.ends: frozenset[int] = frozenset()
@@ -59,10 +58,10 @@ class VllmGenerator:
         self._adapters = 0
 
     def load(self, folder: Path, end_ids: Iterable[int], *, precision: str) -> None:
-        """Answer with this folder's model (or LoRA adapters) from now on, in "bf16" or "fp32".
+        """From now on answer with this folder's model or LoRA adapters, in "bf16" or "fp32".
 
         An answer ends with one of `end_ids` (see `rendering.end_ids_of`) or of the model's own generation_config.json.
-        Raises InputError for a folder that vLLM cannot take. No engine is started yet.
+        Raises InputError for a folder that vLLM cannot use. Does not start an engine yet.
         """
         adapter = _read(folder / "adapter_config.json")
         base = local_folder(adapter["base_model_name_or_path"]) if adapter else folder
@@ -80,10 +79,10 @@ class VllmGenerator:
         self.ends = frozenset([*end_ids, *np.atleast_1d([] if own is None else own).tolist()])
 
     def run(self, batches: Sequence[Sequence[Task]]) -> Iterator[dict[Task, Answer]]:
-        """The answers as they are ready, `tasks_per_call` at a time: vLLM makes its own batches of them.
+        """Yields the answers as they are ready, `tasks_per_call` at a time; vLLM makes its own batches of them.
 
-        Raises InputError, before the first, where a prompt is empty or does not fit into the model's positions, a
-        temperature is none of vLLM's, or the engine does not start.
+        Raises InputError before the first answer if a prompt is empty or does not fit in the model's positions, if vLLM
+        does not allow the temperature, or if the engine does not start.
         """
         tasks = [task for batch in batches for task in batch]
         self._check(tasks)
@@ -94,7 +93,7 @@ class VllmGenerator:
             yield dict(zip(some, self._answer(some), strict=True))
 
     def free(self) -> None:
-        """Give the GPU's memory back. The next answers start an engine again."""
+        """Free the GPU's memory. The next answers start a new engine."""
         if self._engine is not None:
             # The engine's memory is that of another process, which a mere `del` leaves to the garbage collector.
             self._engine.llm_engine.engine_core.shutdown()
@@ -114,7 +113,7 @@ class VllmGenerator:
                 )
             if sampling.temperature and not 0.01 <= sampling.temperature <= 2:
                 raise InputError(
-                    f"temperature is {sampling.temperature}, and vllm takes 0 or 0.01 to 2; give generator own"
+                    f"temperature is {sampling.temperature}, but vllm takes 0 or 0.01 to 2; give generator own"
                 )
 
     def _positions(self) -> float:
@@ -123,7 +122,7 @@ class VllmGenerator:
         return config.get("text_config", config).get("max_position_embeddings") or math.inf
 
     def _start(self, most_tokens: int) -> None:
-        """Have an engine for the wanted model that takes so many tokens of prompt and answer."""
+        """Start an engine for the wanted model, unless the present one serves it and has room for `most_tokens`."""
         if self._engine is not None and self._started == self._wanted and most_tokens <= self._engine_tokens:
             return
         for other in list(_running):
@@ -183,7 +182,7 @@ class VllmGenerator:
         )
 
     def _answer_of(self, completion: Any) -> Answer:
-        """Token ids hold the end token, though the text would not."""
+        """The answer of a completion, whose ids include the end token (vLLM's text does not)."""
         ids = [int(token) for token in completion.token_ids]
         finished = bool(ids) and ids[-1] in self.ends
         if not (finished or (ids and completion.finish_reason == "length")):
@@ -195,49 +194,49 @@ class VllmGenerator:
 
 
 def what_vllm_lacks() -> str:
-    """Why vLLM cannot run here and what to do; empty where it can."""
+    """Why vLLM cannot run here and what to do; empty if it can."""
     if importlib.util.find_spec("vllm") is None:
         return "vllm is not installed here: run `pip install vllm` in this environment, or give generator own"
     if not torch.cuda.is_available():
-        return "vllm needs a CUDA GPU and none is visible here: look at CUDA_VISIBLE_DEVICES, or give generator own"
+        return "vllm needs a CUDA GPU but none is visible: check CUDA_VISIBLE_DEVICES, or give generator own"
     return ""
 
 
 class _Model(NamedTuple):
-    """What an engine is started with."""
+    """The settings with which an engine is started."""
 
     folder: Path
-    """Of the whole weights."""
+    """Folder of the full weights."""
     precision: str
     max_lora_rank: int
-    """0 for an engine without LoRA."""
+    """Largest rank of LoRA adapters; 0 for an engine without LoRA."""
     files: tuple[str, ...]
 
 
 def _lora_rank(folder: Path, adapter: dict[str, Any], precision: str) -> int:
-    """The least of vLLM's ranks that holds the adapters; 0 without."""
+    """The smallest rank of vLLM's that fits the adapters; 0 without adapters."""
     if not adapter:
         return 0
     if precision != "bf16":
         raise InputError(
-            f"vllm computes LoRA adapters in bf16 only, and {folder} is asked for in {precision}; "
+            f"vllm computes LoRA adapters in bf16 only, but {folder} is wanted in {precision}; "
             "give precision bf16 or generator own"
         )
     ranks = [rank for rank in _MAX_LORA_RANKS if rank >= adapter["r"]]
     if not ranks:
         raise InputError(
-            f"the adapters in {folder} have rank {adapter['r']}, and vllm takes {_MAX_LORA_RANKS[-1]} at "
-            "most; give generator own"
+            f"the adapters in {folder} have rank {adapter['r']}, but vllm takes at most {_MAX_LORA_RANKS[-1]}; "
+            "give generator own"
         )
     return ranks[0]
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The JSON object of a file; empty where there is none."""
+    """The JSON object in a file; empty if there is no file."""
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _files(folder: Path) -> tuple[str, ...]:
-    """Names, sizes and times of weights and configuration: other ones are another model."""
+    """Names, sizes and times of weights and configuration, which change with the model."""
     stats = ((path.name, path.stat()) for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]))
     return tuple(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from mmpo_train.errors import InputError
 from mmpo_train.storage.whole_file import write_whole
 
-# As upstream: one model for v0.1, one for each category of v2.0.
+# As in upstream: one model for v0.1, one for each category of v2.0.
 USUAL_BASELINE = "gpt-4-0314"
 USUAL_BASELINES = {
     "hard_prompt": "o3-mini-2025-01-31",
@@ -39,21 +39,21 @@ class Question(NamedTuple):
 
 
 def read_questions(folder: Path, limit: int = 0) -> list[Question]:
-    """The first `limit` questions of a folder (0: all). Raises InputError, with the line, where one is not as above."""
+    """The first `limit` questions of a folder (0: all). Raises InputError, with the line, for a malformed one."""
     path = folder / "question.jsonl"
     questions: dict[str, Question] = {}
     for line, row in _rows(path):
         question = _question(row, f"line {line} of {path}")
         if question.name in questions:
-            raise InputError(f"line {line} of {path}: question '{question.name}' was there before; remove one of them")
+            raise InputError(f"line {line} of {path}: question '{question.name}' occurs twice; remove one of them")
         questions[question.name] = question
     if not questions:
-        raise InputError(f"{path} holds no questions; give a folder as lmarena/arena-hard-auto has them under data/")
+        raise InputError(f"{path} has no questions; give a folder like those of lmarena/arena-hard-auto under data/")
     return list(questions.values())[: limit or None]
 
 
 def usual_baseline(question: Question) -> str:
-    """The model that upstream compares with on this question. Raises InputError where it has none."""
+    """The model that upstream compares with on this question. Raises InputError if it has none."""
     if question.version == "v0.1":
         return USUAL_BASELINE
     if question.category not in USUAL_BASELINES:
@@ -65,16 +65,16 @@ def usual_baseline(question: Question) -> str:
 
 
 def read_answers(folder: Path, model: str, questions: Sequence[Question]) -> list[str]:
-    """The model's answer to each question, the last one where there are several, as upstream reads them.
+    """The model's answer to each question; the last one if there are several, as upstream reads them.
 
-    Raises InputError where the file or an answer is missing, or a line is not as above.
+    Raises InputError if the file or an answer is missing, or a line is malformed.
     """
     path = folder / "model_answer" / f"{model}.jsonl"
     if not path.is_file():
         there = sorted(other.stem for other in path.parent.glob("*.jsonl"))
         raise InputError(
-            f"{path} is not there; name a baseline with answers in that folder "
-            f"({', '.join(there[:10]) or 'there are none'}), or the starting model"
+            f"{path} does not exist; name a baseline with answers in that folder "
+            f"({', '.join(there[:10]) or 'it is empty'}), or the starting model"
         )
     answers: dict[str, str] = {}
     for line, row in _rows(path):
@@ -92,14 +92,14 @@ def read_answers(folder: Path, model: str, questions: Sequence[Question]) -> lis
 def write_answers(
     folder: Path, model: str, questions: Sequence[Question], answers: Sequence[str], tokens: Sequence[int]
 ) -> Path:
-    """model_answer/MODEL.jsonl in `folder`, each line in its question's form; `tokens` are the answers' lengths."""
+    """Write model_answer/MODEL.jsonl, each line in its question's form; `tokens` are the lengths of the answers."""
     path = folder / "model_answer" / f"{model}.jsonl"
     write_rows(path, (_answer_row(model, *one) for one in zip(questions, answers, tokens, strict=True)))
     return path
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """A JSON object a line; ASCII, since answers may hold halves of surrogate pairs."""
+    """Write one JSON object per line, in ASCII, since answers may have halves of surrogate pairs."""
     write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -112,7 +112,7 @@ def _answer_row(model: str, question: Question, answer: str, tokens: int) -> dic
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line numbers from 1 and the objects in them; empty lines do not count."""
+    """Line numbers from 1, and the object in each line; empty lines are skipped."""
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
@@ -125,7 +125,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             row = json.loads(text)
         except ValueError as error:
-            raise InputError(f"line {line} of {path} is no JSON ({error}); correct it or download the file") from error
+            raise InputError(f"line {line} of {path} is not JSON ({error}); correct it or download the file") from error
         if not isinstance(row, dict):
             raise InputError(f"line {line} of {path} is a {type(row).__name__}, expected a JSON object")
         yield line, row
@@ -174,7 +174,7 @@ def _name(row: dict[str, Any], place: str) -> str:
 
 
 def _text(value: Any, what: str, *, empty: bool = False) -> str:
-    """An answer may be empty, as a model's can be; a question may not."""
+    """The text; an answer may be empty, a question may not. Raises InputError."""
     if not isinstance(value, str) or not (value.strip() or empty):
         raise InputError(f"{what} should be text, found {json.dumps(value)[:60]}; correct the line")
     return value

@@ -1,4 +1,4 @@
-"""Arena-Hard: how often a judge prefers a checkpoint's answers to a baseline's on hard questions of real people."""
+"""Arena-Hard: how often a judge prefers a checkpoint's answers to a baseline's, on hard questions of real users."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ _PRICE = ",price="
 
 @dataclass(frozen=True, kw_only=True)
 class ArenaSettings:
-    """What is asked, against whom, and how it is judged."""
+    """Questions, baseline, sampling and judge."""
 
     questions: Path | None = None
     """Folder in upstream's form; None takes tiny's validation prompts."""
     baseline: str = ""
     """A model of model_answer, or 'starting_model'; empty for upstream's own (for tiny, the starting model)."""
     judge: str = "tiny"
-    """As on a command line; `,price=IN/OUT` behind it, in USD per million tokens, where the price is not known."""
+    """Name of the judge, followed by `,price=IN/OUT` in USD per million tokens if its price is not known."""
     cap_usd: float | None = None
-    """What the judge may cost while this object lives."""
+    """The most that the judge may cost during the life of this object, in USD."""
     form: Form = "verdict"
     """One game with a verdict as in the MC-PO paper, or upstream's two games with five labels."""
     template: Path | None = None
     """A file with another prompt for the judge."""
     max_new_tokens: int = 4096
-    """Tokens after which an answer is cut."""
+    """Longest answer in tokens."""
     temperature: float = 0.0
-    """0 takes the likeliest token."""
+    """Sampling temperature; 0 takes the likeliest token."""
     precision: str = "bf16"
-    """Of the model that answers, 'bf16' or 'fp32'."""
+    """Precision of the answering model, 'bf16' or 'fp32'."""
     seed: int = 0
-    """Of sampling, of the order in which answers are shown (verdict form) and of the bootstrap."""
+    """Seed of the sampling, of the order in which answers are shown (verdict form) and of the bootstrap."""
     rounds: int = 100
-    """Of the bootstrap."""
+    """Rounds of the bootstrap."""
     limit: int = 0
-    """Only so many questions, the first ones; 0 takes all."""
+    """Number of questions to use, the first ones; 0 uses all."""
 
     def __post_init__(self) -> None:
         wrong = []
@@ -88,13 +88,13 @@ class ArenaSettings:
             raise InputError("; ".join(wrong))
 
     def sampling(self) -> Sampling:
-        """How every answer is drawn."""
+        """The sampling of every answer."""
         most = self.max_new_tokens if self.questions else min(self.max_new_tokens, _TINY_MAX_NEW_TOKENS)
         return Sampling(temperature=self.temperature, max_new_tokens=most, seed=self.seed)
 
 
 class ArenaHard:
-    """Questions, baseline answers and judge, kept from one checkpoint to the next."""
+    """Arena-Hard with its questions, baseline answers and judge, kept from one checkpoint to the next."""
 
     def __init__(self, answering: Answering, settings: ArenaSettings) -> None:
         self.answering, self.settings = answering, settings
@@ -104,7 +104,7 @@ class ArenaHard:
         self.baselines = [name or usual(question) for question in self.questions]
         """The baseline of each question."""
         self.kept_answers: dict[str, str] = {}
-        """Question -> the baseline's answer, but for the starting model's."""
+        """Question -> answer of the baseline, unless that is the starting model."""
         for model in sorted(set(self.baselines) - {STARTING_MODEL}):
             asked = [one for one, baseline in zip(self.questions, self.baselines) if baseline == model]
             assert folder is not None  # the settings were checked
@@ -116,14 +116,13 @@ class ArenaHard:
     def __call__(self, checkpoint: Path, *, starting_model: Path, artifacts: Path) -> dict[str, float]:
         """Metrics of a checkpoint, a model folder or LoRA adapters.
 
-        In `artifacts`: judgments.jsonl, model_answer, and arena_hard.json with the settings.
+        Files in `artifacts`: judgments.jsonl, model_answer, and arena_hard.json with the settings.
 
-        arena_hard/win_rate with win_rate_low, win_rate_high (95 %) and win_rate_error; of each category where there
-        are several, arena_hard/CATEGORY/win_rate; with labels also arena_hard/plain_win_rate, in which a strong label
-        counts once; arena_hard/tokens (mean length), cut (not finished), unjudged and unjudged_share; of a judge that
-        costs anything judge_tokens, and judge_usd where its price is known, both so far. Questions that the judge
-        failed on count for neither side; without any judgement there is no win rate. What was answered and judged
-        before is not done again.
+        Metrics: arena_hard/win_rate with win_rate_low, win_rate_high (95%) and win_rate_error;
+        arena_hard/CATEGORY/win_rate if there are several categories; with labels also arena_hard/plain_win_rate, in
+        which a strong label counts once; arena_hard/tokens (mean length), cut, unjudged and unjudged_share; and the
+        cost so far, judge_tokens and, if the price is known, judge_usd. Questions on which the judge failed count for
+        neither side; without any judgement there is no win rate. Earlier answers and verdicts are reused.
         """
         artifacts.mkdir(parents=True, exist_ok=True)
         answers, ours = self._answers(checkpoint, starting_model, artifacts / "answers.jsonl")
@@ -201,7 +200,7 @@ class ArenaHard:
         return texts
 
     def _judgments(self, model: str, games: Sequence[Game | None]) -> list[dict[str, Any]]:
-        """A line for each question; the labels of one that the judge failed on are null."""
+        """A line for each question; its labels are null if the judge failed."""
         return [
             {
                 "question_id": question.name,
@@ -219,7 +218,7 @@ class ArenaHard:
 
 
 def _purse(settings: ArenaSettings) -> Purse | None:
-    """What pays for the judge; None for tiny's own. Raises InputError for a cap without a price."""
+    """The purse that pays for the judge; None for tiny's own. Raises InputError for a cap without a price."""
     spec, _, price = settings.judge.partition(_PRICE)
     parts = check_judge_spec(spec)
     if parts.service == "tiny":
@@ -248,13 +247,13 @@ def _rendered(questions: Sequence[Question], tokenizer_folder: Path) -> list[np.
         try:
             ids = prompt_ids(tokenizer, [Message("user", question.text)])
         except Unusable as error:
-            raise InputError(f"question '{question.name}' cannot be asked: {error}; use another model") from error
+            raise InputError(f"question '{question.name}' cannot be rendered: {error}; use another model") from error
         prompts.append(np.array(ids, dtype=np.int32))
     return prompts
 
 
 def _metric_name(category: str) -> str:
-    """The category in letters that every tracker takes, without a '/', which would nest it deeper."""
+    """The category in characters that every tracker accepts, without a '/', which would nest it deeper."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", category).strip(".") or "other"
 
 

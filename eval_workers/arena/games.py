@@ -1,4 +1,4 @@
-"""Arena-Hard's judgements: one game with a verdict, or upstream's two games with five labels; and what they add up to.
+"""Arena-Hard's judgements: one game with a verdict, or upstream's two games with five labels; and their win rate.
 
 A strong label counts as three games (upstream's weight). The interval is a bootstrap over questions.
 """
@@ -27,12 +27,12 @@ from eval_workers.judging.judges import (
 from eval_workers.judging.specs import check_judge_spec
 from eval_workers.judging.verdicts import Verdict, VerdictCache, read_template
 
-# Label -> (points of the answer shown second, games it counts as).
+# Label -> (points of the answer shown second, number of games it counts as).
 POINTS = {"A>>B": (0.0, 3), "A>B": (0.0, 1), "A=B": (0.5, 1), "B>A": (1.0, 1), "B>>A": (1.0, 3)}
 _OF_VERDICT = {"a": (1.0, 1), "tie": (0.5, 1), "b": (0.0, 1)}
 _AS_LABEL: dict[Verdict, str] = {"a": "A>B", "tie": "A=B", "b": "B>A"}
 
-# Upstream's limit for its labels: the judge first writes an answer of its own, which takes a while too.
+# Upstream's limit for its labels: the judge first writes its own answer, which takes a while too.
 LIMITS = replace(DEFAULT_LIMITS, max_reply_tokens=4096, timeout_seconds=180.0)
 
 LABELS_PROMPT = """\
@@ -64,32 +64,32 @@ Being shown first, and being longer, is worth nothing. Close with one label, wri
 
 
 class Game(NamedTuple):
-    """What became of one question."""
+    """The result of one question."""
 
     labels: tuple[str, ...]
     """The verdict ('a' is the candidate), or the labels of both games: candidate shown second, then first."""
     points: float
-    """Of the candidate, 1 for each game won and 1/2 for each tie."""
+    """Points of the candidate: 1 for each game won and 1/2 for each tie."""
     weight: int
-    """Games they are out of; a strong label counts as three."""
+    """Number of games behind the points; a strong label counts as three."""
     plain_points: float
-    """The same with every label counted once."""
+    """The points if every label counts once."""
     games: int
 
 
 class Rate(NamedTuple):
-    """A win rate and how sure it is."""
+    """A win rate and its uncertainty."""
 
     rate: float
     low: float
     high: float
-    """The middle 95 % of the bootstrap lie between them."""
+    """Upper end of the middle 95% of the bootstrap; `low` is the lower end."""
     error: float
-    """Standard deviation of the bootstrap."""
+    """Standard deviation over the bootstrap."""
 
 
 def read_label(reply: str) -> str | None:
-    """The label of a judge's whole reply; None unless all labels in it are one and the same of the five."""
+    """The label in a judge's whole reply; None unless it has exactly one of the five, which may be repeated."""
     found = re.findall(r"\[\[([AB<>=\s]*[<>=][AB<>=\s]*)\]\]", reply, re.IGNORECASE)
     labels = {"".join(label.split()) for label in found}
     return labels.pop() if len(labels) == 1 and labels <= POINTS.keys() else None
@@ -110,7 +110,7 @@ def open_labels_judge(
 def play_once(
     judge: Judge, questions: Sequence[str], candidates: Sequence[str], baselines: Sequence[str]
 ) -> tuple[list[Game | None], JudgeCount]:
-    """One game a question (MC-PO paper, Section 5.1), in an order of chance; None where the judge failed."""
+    """One game per question (MC-PO paper, Section 5.1), in random order; None if the judge failed."""
     verdicts, count = judge_pairs(judge, questions, candidates, baselines)
     return [verdict and Game((verdict,), *_OF_VERDICT[verdict], *_OF_VERDICT[verdict]) for verdict in verdicts], count
 
@@ -118,7 +118,7 @@ def play_once(
 def play_two(
     judge: Judge, questions: Sequence[str], candidates: Sequence[str], baselines: Sequence[str]
 ) -> tuple[list[Game | None], JudgeCount]:
-    """Two games a question: the baseline is A, then the candidate is. None where the judge failed either, as upstream.
+    """Two games per question: first the baseline is A, then the candidate. None if the judge failed one, as upstream.
 
     Raises InputError as `judge_pairs` does.
     """
@@ -133,7 +133,7 @@ def play_two(
 
 
 def two_games(first: str, second: str) -> Game:
-    """What the labels of both games come to; the candidate is B in the first and A in the second."""
+    """The result of the labels of both games; the candidate is B in the first and A in the second."""
     points, weight = POINTS[first]
     theirs, other_weight = POINTS[second]
     return Game(
@@ -146,7 +146,7 @@ def two_games(first: str, second: str) -> Game:
 
 
 def _label(judge: Judge, question: str, shown_first: str, shown_second: str) -> str:
-    """A judge without labels never says that an answer is far better; the same texts tie unasked."""
+    """The judge's label. tiny's judge never gives the strong labels; equal texts are a tie without a request."""
     if shown_first == shown_second:
         return "A=B"
     if isinstance(judge, PromptedJudge):
@@ -155,9 +155,9 @@ def _label(judge: Judge, question: str, shown_first: str, shown_second: str) -> 
 
 
 def bootstrap(points: Sequence[float], weights: Sequence[float], *, rounds: int, seed: int) -> Rate:
-    """sum(points) / sum(weights), and its spread over `rounds` drawings of as many questions with replacement.
+    """sum(points) / sum(weights), and its spread over `rounds` samples of as many questions with replacement.
 
-    Both have shape (Q,). A question's games stay together: they are no independent evidence.
+    Both have shape (Q,). The games of a question stay together, since they are not independent evidence.
     """
     won, played = np.asarray(points, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(len(won), size=(rounds, len(won)))

@@ -37,7 +37,7 @@ _DEFAULT_POSITIONS = 2048
 
 
 class LMHarness:
-    """Tasks with their rendered and tokenised requests, and a model, kept from one checkpoint to the next."""
+    """LM Harness with its rendered and tokenised requests and a model, kept from one checkpoint to the next."""
 
     def __init__(
         self,
@@ -48,21 +48,21 @@ class LMHarness:
         limit: int | None = None,
         cache: Path,
     ) -> None:
-        """`limit` takes the first documents of each task (of each subject of mmlu). `cache` holds definitions and data.
+        """`limit` uses the first documents of each task (of each subject of mmlu). `cache` holds definitions and data.
 
-        `task_data` is a folder with TASK.jsonl or TASK/SPLIT.jsonl for each packaged task, in the columns of the
-        hub's data set; for mmlu one file with a column `subject`, or mmlu/SUBJECT.jsonl for all 57. None means the
-        hub. tiny's tasks need neither. Raises InputError for what cannot be run at all.
+        `task_data` is a folder with TASK.jsonl or TASK/SPLIT.jsonl for each packaged task, in the columns of the hub's
+        dataset; for mmlu one file with a column `subject`, or mmlu/SUBJECT.jsonl for all 57. None means the hub. tiny's
+        tasks need neither. Raises InputError for settings that cannot run.
         """
         check_names(tasks)
         if limit is not None and limit < 1:
-            raise InputError(f"limit is {limit}; expected at least one document of each task, or none for all")
+            raise InputError(f"limit is {limit}; expected at least one document of each task, or no limit for all")
         if task_data is not None and not task_data.is_dir():
             raise InputError(f"the folder of task data {task_data} does not exist")
         self.tasks, self.task_data, self.cache = tuple(dict.fromkeys(tasks)), task_data, cache
         self.chat_template, self.limit = chat_template, limit
         self.missing: dict[str, str] = {}
-        """Task -> why it has no result in the last call."""
+        """Task -> reason why it has no result in the last call."""
         self.warm = WarmModel()
         self._ready: dict[str, Any] = {}
         self._scorer: _Scorer | None = None
@@ -70,12 +70,12 @@ class LMHarness:
     def __call__(self, checkpoint: str, *, artifacts: Path) -> dict[str, float]:
         """harness/TASK/acc of each task, and harness/mean_accuracy with harness/mean_accuracy_error.
 
-        The mean is the plain mean over tasks; its error is sqrt(sum of squared standard errors) / tasks, documents
-        being drawn independently. mmlu's accuracy and error are lm-eval's own, weighted by the subjects' sizes.
-        Tasks that cannot be had are left out and listed in `missing`; there is no mean then.
+        The mean is the plain mean over tasks; its error is sqrt(sum of squared standard errors) / tasks, since
+        documents are independent. mmlu's accuracy and error are lm-eval's own, weighted by the subjects' sizes. Tasks
+        without data are left out and listed in `missing`; then there is no mean.
 
         `checkpoint` is a folder of ours, a Hugging Face folder or a hub id. artifacts/harness gets results.json and
-        samples/TASK.jsonl. Raises DamagedFolder, and InputError where no task at all can be run.
+        samples/TASK.jsonl. Raises DamagedFolder, and InputError if no task can run.
         """
         opened = open_checkpoint(checkpoint)
         model, precision = self.warm.load(opened.folder, opened.precision), opened.precision
@@ -102,7 +102,7 @@ class LMHarness:
         return metrics_of(result)
 
     def _prepare(self, opened: CheckpointFolder, config: Any) -> _Scorer:
-        """The scorer of the checkpoint's tokenizer, every task's requests rendered; what was missing is tried again."""
+        """The scorer for the checkpoint's tokenizer, with all requests rendered; missing tasks are tried again."""
         positions = getattr(config, "max_position_embeddings", None) or _DEFAULT_POSITIONS
         key = opened.tokenizer_digest(), positions
         if self._scorer is None or (self._scorer.digest, self._scorer.positions) != key:
@@ -117,7 +117,7 @@ class LMHarness:
                 self._ready[name] = self._load(name, self._scorer, reachable)
             except InputError as error:
                 self.missing[name] = str(error)
-                # The hub's client tries for half a minute: once is enough, then what it keeps on disk has to do.
+                # The hub's client tries for half a minute: once is enough, after that only its cache on disk is used.
                 reachable = reachable and not isinstance(error.__cause__, ConnectionError)
             else:
                 self._scorer.requests = None
@@ -126,7 +126,7 @@ class LMHarness:
         return self._scorer
 
     def _load(self, name: str, scorer: _Scorer, hub_is_reachable: bool) -> Any:
-        """lm-eval's objects of one task, their requests rendered once and for all."""
+        """lm-eval's objects of one task, with their requests rendered."""
         local = self.task_data is not None or name in TINY_TASKS
         source = "hub" if self.task_data is None else digest_of(str(self.task_data.resolve()))
         folder = self.cache / "harness_tasks" / source / name
@@ -143,21 +143,21 @@ class LMHarness:
                     chat_template=scorer.apply_chat_template if self.chat_template else None,
                 )
                 task.build_all_requests = _is_built
-        except Exception as error:  # the hub's, pyarrow's, jinja's, and what a task's own functions raise
+        except Exception as error:  # errors of the hub, pyarrow, jinja, and of a task's own functions
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             if local:
                 raise InputError(
                     f"task {name} cannot be made of the files in {self.task_data or folder} ({reason}); they must have "
-                    "the columns of the hub's data set"
+                    "the columns of the hub's dataset"
                 ) from error
             raise InputError(
-                f"task {name} could not be had from the hub ({reason}); check the network, or give its rows as files "
-                "in a folder of task data"
+                f"task {name} could not be loaded from the hub ({reason}); check the network, or give its rows "
+                "as files in a folder of task data"
             ) from error
         return loaded
 
     def _evaluate(self, scorer: _Scorer) -> Any:
-        """What lm-eval makes of the scorer's log-likelihoods."""
+        """lm-eval's results from the scorer's log-likelihoods."""
         whole: dict[str, Any] = {"tasks": {}, "groups": {}, "group_map": {}}
         for name in self.tasks:
             for part, content in self._ready.get(name, {}).items():
@@ -174,7 +174,7 @@ class LMHarness:
 
 
 class _Scorer(TemplateLM):
-    """What lm-eval asks a model for. Texts become tokens as in lm-eval's own Hugging Face model, and only once."""
+    """The model interface of lm-eval. Texts are tokenised once, as in lm-eval's own Hugging Face model."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, digest: str, positions: int, *, chat: bool) -> None:
         super().__init__()
@@ -191,8 +191,8 @@ class _Scorer(TemplateLM):
         return self.eot_token_id if self.tokenizer.bos_token_id is None else self.tokenizer.bos_token_id
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Token ids. A rendered conversation has BOS where its template writes one, as in training and generation; any
-        other text has it where the tokenizer adds it, once."""
+        """Token ids. A rendered conversation begins with BOS if its template writes one, as in training and generation;
+        any other text if the tokenizer adds it, once."""
         if add_special_tokens is None:
             begins = string.startswith(str(self.tokenizer.decode(self.prefix_token_id)))
             add_special_tokens = False if self.chat or begins else None
@@ -200,7 +200,7 @@ class _Scorer(TemplateLM):
         return self.tokenizer.encode(string, **how)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """The rendered conversation; a template that refuses system turns (mmlu has one) gets none."""
+        """The rendered conversation, without its system turn (mmlu has one) if the template refuses it."""
 
         ending: dict[str, Any] = {
             "add_generation_prompt": add_generation_prompt,
@@ -213,7 +213,7 @@ class _Scorer(TemplateLM):
         return without_marks(text)  # lm-eval joins texts, and knows tokens alone
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """The log-likelihood of each request; False, as accuracy never asks whether its continuation is greedy."""
+        """The log-likelihood of each request, and False, since accuracy does not ask whether it is greedy."""
         if self.requests is None:
             super().loglikelihood(requests, disable_tqdm=True)
         assert self.requests is not None and len(self.requests.places) == len(requests)
@@ -223,7 +223,7 @@ class _Scorer(TemplateLM):
         self.requests = Requests([(context, continuation) for _, context, continuation in requests], self.positions)
         return []
 
-    # lm-eval wants these two of every model. `check_names` lets in multiple-choice tasks, which never call them.
+    # lm-eval requires these two of every model. `check_names` allows multiple-choice tasks, which never call them.
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         raise AssertionError("a task other than multiple choice was let in")
 
@@ -232,12 +232,12 @@ class _Scorer(TemplateLM):
 
 
 def _is_built(**_: Any) -> None:
-    """Stands where lm-eval would render a task's requests again for each checkpoint."""
+    """Replaces the function of lm-eval that would render a task's requests again for each checkpoint."""
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars, logs or warnings of lm-eval and datasets."""
+    """A block without progress bars, logs or warnings of lm-eval and datasets."""
     lm_eval.api.task.datasets.disable_progress_bars()
     for name in ("lm_eval", "datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -247,7 +247,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _offline() -> Iterator[None]:
-    """Even for local files, datasets would ask the hub to count the download."""
+    """A block in which `datasets` does not contact the hub, which it would even for local files."""
     config = lm_eval.api.task.datasets.config
     before = config.HF_HUB_OFFLINE
     config.HF_HUB_OFFLINE = True

@@ -1,4 +1,4 @@
-"""Log-likelihoods of (context, continuation) pairs: equal contexts are computed once, passes find their own size."""
+"""Log-likelihoods of (context, continuation) pairs. Equal contexts are computed once; passes adapt their size."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from mmpo_train.model.layouts import best_layout
 from mmpo_train.model.logps import Pass
 from mmpo_train.model.scoring import score_pairs
 
-# Tokens of the first passes tried; what does not fit is halved. Contexts are short, and a pass costs more than a row.
+# Tokens of the first passes; a pass that does not fit is halved. Contexts are short, and a pass costs more than a row.
 _TOKENS_PER_PASS = {"cuda": 131_072, "cpu": 8_192}
 
 Forward = Callable[[Pass], Tensor]
 
 
 class Requests:
-    """(context, continuation) token ids, grouped by context, to be scored by one model after the other."""
+    """(context, continuation) token ids, grouped by context, to score with one model after the other."""
 
     def __init__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], positions: int) -> None:
-        """Contexts are cut from the left to the model's `positions`, as lm-eval cuts them.
+        """Contexts are cut on the left to the model's `positions`, as in lm-eval.
 
-        Raises InputError where a continuation alone does not fit.
+        Raises InputError if a continuation by itself does not fit.
         """
         rows: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         self.places: list[tuple[int, int]] = []
@@ -36,7 +36,7 @@ class Requests:
             if len(continuation) > positions:
                 raise InputError(
                     f"an option of {len(continuation)} tokens does not fit into the model's {positions} positions; "
-                    "leave its task out"
+                    "leave out its task"
                 )
             # The last token is predicted, never read: positions + 1 tokens fit.
             kept = tuple(context[-(positions + 1 - len(continuation)) :])
@@ -52,13 +52,13 @@ class Requests:
     def score(self, forward: Forward, device: torch.device, precision: str) -> list[float]:
         """The log-likelihood of each pair, in nats, in their order.
 
-        Raises InputError where the model gives numbers that are none.
+        Raises InputError if the model gives values that are not numbers.
         """
         layout = best_layout(forward, self.table, precision)
         scores = score_pairs(
             forward, self.table, np.arange(len(self.table)), _TOKENS_PER_PASS[device.type], layout=layout
         ).astype(np.float64)
         if not np.isfinite(scores).all():
-            raise InputError("the model gives log-likelihoods that are no numbers; its training diverged")
+            raise InputError("the model gives log-likelihoods that are not numbers; its training diverged")
         rows, columns = zip(*self.places, strict=True)
         return scores[list(rows), list(columns)].tolist()

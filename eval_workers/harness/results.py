@@ -1,4 +1,4 @@
-"""What the LM Harness found, as metrics and as files: accuracies with errors, their mean, a log of every sample."""
+"""Results of the LM Harness as metrics and files: accuracies with errors, their mean, a log of every sample."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mmpo_train.metric_names import HARNESS_MEAN, error_of, harness_task
 
 
 def summary(found: Any, tasks: Sequence[str], missing: Mapping[str, str]) -> dict[str, Any]:
-    """{tasks, mean_accuracy, mean_accuracy_error, missing, subjects, versions} of lm-eval's results.
+    """{tasks, mean_accuracy, mean_accuracy_error, missing, subjects, versions} from lm-eval's results.
 
-    The mean is the plain mean over `tasks`, None where one has no result; its error is
-    sqrt(sum of squared standard errors) / tasks, documents being drawn independently.
+    The mean is the plain mean over `tasks`, None if one has no result; its error is
+    sqrt(sum of squared standard errors) / tasks, since documents are independent.
     """
     rows = {name: _row(row) for name, row in found["results"].items() if "acc,none" in row}
     asked = {name: rows[name] for name in tasks if name in rows}
@@ -36,7 +36,7 @@ def summary(found: Any, tasks: Sequence[str], missing: Mapping[str, str]) -> dic
 
 
 def _row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Accuracy, its standard error (None where one document gives none) and the number of documents."""
+    """Accuracy, its standard error (None for a single document) and the number of documents."""
     error = row["acc_stderr,none"]
     return {
         "acc": float(row["acc,none"]),
@@ -46,7 +46,7 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def metrics_of(result: Mapping[str, Any]) -> dict[str, float]:
-    """The summary's numbers under names that MLflow takes; what is None is left out."""
+    """The summary's numbers under names that MLflow accepts, without those that are None."""
     metrics = {harness_task(name): row["acc"] for name, row in result["tasks"].items()}
     means = {HARNESS_MEAN: result["mean_accuracy"], error_of(HARNESS_MEAN): result["mean_accuracy_error"]}
     return metrics | {name: value for name, value in means.items() if value is not None}
@@ -58,7 +58,7 @@ def write_results(
     parts: Mapping[str, Sequence[str]],
     samples: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> None:
-    """results.json, and samples/TASK.jsonl with a line for each document of the task's `parts` (mmlu's subjects)."""
+    """Write results.json, and samples/TASK.jsonl with a line for each document of the task's `parts` (subjects)."""
     (folder / "results.json").write_text(json.dumps(result, indent=1) + "\n")
     (folder / "samples").mkdir()
     for name, names in parts.items():
@@ -68,7 +68,7 @@ def write_results(
 
 
 def _line(task: str, sample: Mapping[str, Any]) -> str:
-    """lm-eval's own log of a sample, without what was not computed."""
+    """lm-eval's log of a sample, without what was not computed."""
     kept = {name: value for name, value in sample.items() if name not in ("resps", "filtered_resps", "filter")}
     logps = [score for score, _ in sample["filtered_resps"]]
     return json.dumps({"task": task, **kept, "loglikelihoods": logps}, default=str) + "\n"

@@ -1,6 +1,6 @@
-"""Task definitions of the LM Harness as YAML files: ten packaged tasks, on the hub's or local data, and tiny's own.
+"""Task definitions of the LM Harness as YAML files: ten packaged tasks, on hub or local data, and tiny's own.
 
-A definition of a packaged task includes the YAML file that lm-eval brings; only where its data come from is replaced.
+The definition of a packaged task includes lm-eval's YAML file; only the place of its data is replaced.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tiny import rows as tiny
 from mmpo_train.tiny.tasks import Question, draw_question, write_answer
 
-# Task: its file in lm-eval's folder of tasks, and the split that is scored.
+# Task -> its file in lm-eval's folder of tasks, and the split that is scored.
 _PACKAGED = {
     "winogrande": ("winogrande/default.yaml", "validation"),
     "arc_easy": ("arc/arc_easy.yaml", "test"),
@@ -32,7 +32,7 @@ _PACKAGED = {
     "race": ("race/race.yaml", "test"),
     "commonsense_qa": ("commonsense_qa/default.yaml", "validation"),
 }
-# Families of tiny's questions that a task asks.
+# Task -> families of tiny's questions that it asks.
 _TINY = {
     "tiny_facts": ("capital", "opposite", "colour", "young", "kind"),
     "tiny_calendar": ("day", "month"),
@@ -48,7 +48,7 @@ _TINY_OPTIONS = 4
 
 
 def check_names(tasks: Sequence[str]) -> None:
-    """Raises InputError where a name is none of ours, with the nearest that is, or there is none."""
+    """Raises InputError if a task is unknown, with the nearest known one, or if there is no task."""
     known = [*HARNESS_TASKS, *TINY_TASKS]
     problems = []
     for name in tasks:
@@ -56,13 +56,13 @@ def check_names(tasks: Sequence[str]) -> None:
             nearest = difflib.get_close_matches(name, known, 1, 0.5)
             problems.append(f"task {name!r} is unknown" + (f"; did you mean {nearest[0]!r}?" if nearest else ""))
     if not tasks:
-        problems.append("no task is given")
+        problems.append("no task was given")
     if problems:
         raise InputError(f"{'; '.join(problems)} (known: {', '.join(known)})")
 
 
 def missing_data(tasks: Sequence[str], task_data: Path) -> list[str]:
-    """What is missing in a folder of local data, a line for each task; empty where all is there."""
+    """What a folder of local data lacks, one line per task; empty if it is complete."""
     return [f"{name}: {error}" for name in tasks if (error := _missing(name, task_data))]
 
 
@@ -77,7 +77,7 @@ def _missing(name: str, task_data: Path) -> str:
         )
     return (
         f"{task_data} has neither {name}.jsonl nor {name}/{split}.jsonl; "
-        f"put the rows of its {split} split there, in the columns of the hub's data set"
+        f"put the rows of its {split} split there, in the columns of the hub's dataset"
     )
 
 
@@ -89,9 +89,9 @@ def _files_of(name: str, task_data: Path) -> list[Path]:
 
 
 def write_definition(name: str, packaged: Path, task_data: Path | None, folder: Path) -> None:
-    """The YAML files of one task in `folder`, and what data the project makes itself.
+    """Write the YAML files of one task to `folder`, and the data of tiny's tasks.
 
-    `packaged` is lm-eval's folder of tasks. `task_data` None means the hub. Raises InputError where data are missing.
+    `packaged` is lm-eval's folder of tasks. `task_data` None means the hub. Raises InputError if data are missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if name in _TINY:
@@ -114,7 +114,7 @@ def write_definition(name: str, packaged: Path, task_data: Path | None, folder: 
 
 
 def _local(file: Path, split: str, folder: Path) -> dict[str, Any]:
-    """What replaces the hub's data set. Splits that are not scored are not asked for; zero-shot needs no examples."""
+    """The settings that replace the hub's dataset. Only the scored split is needed; zero-shot has no examples."""
     splits = {"training_split": None, "validation_split": None, "test_split": None, "fewshot_split": None}
     return {
         "dataset_path": "json",
@@ -126,9 +126,9 @@ def _local(file: Path, split: str, folder: Path) -> dict[str, Any]:
 
 
 def _files_of_subjects(subjects: Iterable[str], task_data: Path, folder: Path) -> dict[str, Path]:
-    """Subject -> its file; one file with a column `subject` is taken apart into `folder`.
+    """Subject -> its file; one file with a column `subject` is split into `folder`.
 
-    Raises InputError where not every subject is there: what is called mmlu is the mean over all of them.
+    Raises InputError if a subject is missing, since mmlu is the mean over all of them.
     """
     found = {path.stem: path for path in _files_of("mmlu", task_data)}
     if found.keys() <= {"mmlu", "test"}:
@@ -147,7 +147,7 @@ def _files_of_subjects(subjects: Iterable[str], task_data: Path, folder: Path) -
                 _write_changed(found[subject], "\n".join(lines) + "\n")
     if missing := [subject for subject in subjects if subject not in found]:
         raise InputError(
-            f"{task_data} has {len(found)} subjects of mmlu; missing are {', '.join(missing)}: put their rows there"
+            f"{task_data} has {len(found)} subjects of mmlu; add the rows of the others: {', '.join(missing)}"
         )
     return found
 
@@ -169,9 +169,9 @@ def _write_tiny(name: str, folder: Path) -> None:
 
 
 def tiny_rows(name: str) -> list[dict[str, Any]]:
-    """Rows {question, choices, answer} of one of TINY_TASKS: prompts not trained on, and the right answer's place.
+    """Rows {question, choices, answer} of one of TINY_TASKS: new prompts, and the place of the right answer.
 
-    All choices of a question are put into the same sentence; the usual mistake is among them.
+    All choices of a question have the same sentence; the usual mistake is among them.
     """
     random = Random(f"{tiny.RECIPE.seed} {name}")
     rows = []
@@ -190,7 +190,7 @@ def tiny_rows(name: str) -> list[dict[str, Any]]:
 
 @cache
 def _unseen_questions() -> tuple[Question, ...]:
-    """Distinct questions with prompts that neither the model's demonstrations nor the pairs to train on have."""
+    """Distinct questions whose prompts occur neither in the model's demonstrations nor in the training pairs."""
     random = Random(f"{tiny.RECIPE.seed} harness")
     seen = {row["prompt"] for row in [*tiny.instruction_examples(), *tiny.preference_examples("train")]}
     drawn = {question.prompt: question for question in (draw_question(random) for _ in range(_TINY_DRAWS))}
@@ -202,6 +202,6 @@ def _write_yaml(path: Path, content: dict[str, Any]) -> None:
 
 
 def _write_changed(path: Path, text: str) -> None:
-    """A file that is there already keeps its time, so what is cached of it stays valid; others may be reading it."""
+    """Write a file unless it has this text already: its time must not change, or caches of it become invalid."""
     if not path.is_file() or path.read_text() != text:
         write_whole(path, text)

@@ -1,4 +1,4 @@
-"""Judges over the network: OpenAI's and Anthropic's protocols. Door to both libraries."""
+"""Judges over the network, by OpenAI's and Anthropic's protocols. The door to both libraries."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How long and how often a judge is asked."""
+    """Limits on time, retries and length of a judge's replies."""
 
     timeout_seconds: float = 60.0
-    """Without a sign of life from the service before a request counts as lost."""
+    """A request counts as lost after this time without a sign of life from the service."""
     transport_retries: int = 4
-    """Of a request that was lost, limited (429, after the time the service asks for) or met a fault (5xx)."""
+    """Retries of a request that was lost, rate-limited (429) or met a fault of the service (5xx)."""
     verdict_retries: int = 1
-    """Of a whole reply that holds no readable verdict. A refusal is final."""
+    """Retries after a complete reply without a readable verdict. A refusal is final."""
     max_reply_tokens: int = 2048
-    """Explanation and verdict; a model that reasons first spends this on its thoughts too."""
+    """Longest reply: explanation and verdict, and the thoughts of a model that reasons first."""
 
 
 DEFAULT_LIMITS = Limits()
@@ -41,23 +41,23 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, kw_only=True)
 class Reply:
-    """What came back for one prompt."""
+    """A model's reply to one prompt."""
 
     text: str = ""
     ending: Literal["finished", "cut off", "refused", "unreadable"]
     prompt_tokens: int = 0
     completion_tokens: int = 0
     first_token: dict[str, float] = field(default_factory=dict)
-    """What the first token might have been: token -> log-probability in nats; empty where not asked for or not told."""
+    """Candidates for the first token -> log-probability in nats; empty if they were not requested or not given."""
 
 
 Prompt = str | Sequence[dict[str, str]]
-"""One user message, or {role, content} of several."""
+"""One user message, or several as {role, content}."""
 Ask = Callable[[Prompt], Reply]
 # The library, the call that sends (prompt, sampling), and the reader of the body that comes back.
 _Protocol = tuple[Any, Callable[[Prompt, dict[str, Any]], Any], Callable[[dict[str, Any]], Reply]]
 
-# Of the pause before a request is repeated, where the service names none; doubled each time.
+# The pause before a request is repeated, if the service names none; doubled each time.
 _FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _LONGEST_PAUSE_TAKEN_SECONDS = 0.5, 8.0, 60.0
 
 
@@ -69,12 +69,12 @@ def open_client(
     top_logprobs: int = 0,
     purse: Purse | None = None,
 ) -> Ask:
-    """A function from a prompt to the model's reply; it may be called from several threads.
+    """A function from a prompt to the model's reply, which several threads may call.
 
-    With `top_logprobs` (OpenAI only) the reply tells so many candidates for its first token. Every request is paid
-    from `purse`. It raises JudgeFailed where this prompt got no reply, and InputError where no prompt would: key,
-    model or address refused. Neither ever shows the key, which comes from OPENAI_API_KEY or ANTHROPIC_API_KEY;
-    InputError without one.
+    With `top_logprobs` (OpenAI only) the reply has that many candidates for its first token. Every request is paid from
+    `purse`. The function raises JudgeFailed if this prompt got no reply, and InputError if no prompt would get one
+    (key, model or address refused). No message shows the key, which comes from OPENAI_API_KEY or ANTHROPIC_API_KEY.
+    Raises InputError without a key.
     """
     key = key_of(spec)
     open_protocol = {"openai": _openai, "anthropic": _anthropic}[spec.service]
@@ -85,7 +85,7 @@ def open_client(
     purse = purse or Purse(spec.name)
 
     def once(prompt: Prompt, sent: dict[str, Any]) -> Reply | Exception:
-        """The reply, or the library's error; paid for either way."""
+        """The reply, or the library's error; both are paid for."""
         with purse.request(_bytes_of(prompt), limits.max_reply_tokens) as bill:
             try:
                 response = send(prompt, sent)
@@ -110,7 +110,7 @@ def open_client(
                 return outcome
             if "temperature" in sent and getattr(outcome, "status_code", 0) == 400 and "temperature" in str(outcome):
                 if sampling.pop("temperature", None) is not None:
-                    logger.warning("%s takes no temperature: asking it without, so its verdicts may vary", spec.name)
+                    logger.warning("%s does not accept a temperature; without one its verdicts may vary", spec.name)
                 continue
             if retries == limits.transport_retries or not _passing(sdk, outcome):
                 # Without the cause: a service may repeat the key in what it says, and a traceback would show it.
@@ -122,7 +122,7 @@ def open_client(
 
 
 def _passing(sdk: Any, error: Exception) -> bool:
-    """Whether the same request may do better later."""
+    """Whether the same request may succeed later."""
     if isinstance(error, sdk.APIConnectionError):  # a time-out is one too
         return True
     status = getattr(error, "status_code", 0)
@@ -130,7 +130,7 @@ def _passing(sdk: Any, error: Exception) -> bool:
 
 
 def _surely_free(sdk: Any, error: Exception) -> bool:
-    """Whether a request that failed was answered by an error or never arrived, rather than lost on the way."""
+    """Whether a failed request was answered by an error or never arrived, and was not lost on the way."""
     if not isinstance(error, sdk.APIConnectionError):
         # These are a gateway's, which gave up on a service that may well have finished.
         return getattr(error, "status_code", 0) not in (408, 502, 504, 524)
@@ -138,7 +138,7 @@ def _surely_free(sdk: Any, error: Exception) -> bool:
 
 
 def _pause_seconds(error: Exception, retries: int) -> float:
-    """As the service asks by Retry-After, within reason; else longer from time to time, and not in step."""
+    """The pause before a retry: Retry-After up to a limit, otherwise growing with each retry, with random variation."""
     response = getattr(error, "response", None)
     try:
         asked = float(response.headers.get("retry-after")) if response is not None else 0.0
@@ -238,7 +238,7 @@ def _reply(
 
 
 def _ours(sdk: Any, error: Exception, spec: JudgeSpec, key: str, sent: dict[str, Any]) -> Exception:
-    """The library's error as JudgeFailed, or as InputError where every prompt would meet it."""
+    """The library's error as JudgeFailed, or as InputError if every prompt would meet it."""
     status = getattr(error, "status_code", 0)
     said = masked(str(error).replace(key, "***"))[:300]
     if isinstance(error, sdk.APITimeoutError):
@@ -249,16 +249,16 @@ def _ours(sdk: Any, error: Exception, spec: JudgeSpec, key: str, sent: dict[str,
         return InputError(f"judge '{spec.name}' refuses the key ({said}); correct {key_variable(spec.service)}")
     if status == 404:
         return InputError(
-            f"judge '{spec.name}' is unknown where it was asked ({said}); name a model that is served there and check "
-            "the address (an OpenAI-compatible one mostly ends in /v1)"
+            f"the service does not know judge '{spec.name}' ({said}); name a model that it serves, and check the "
+            "address (an OpenAI-compatible one usually ends in /v1)"
         )
     if status == 402 or getattr(error, "code", "") == "insufficient_quota":
         return InputError(
-            f"judge '{spec.name}' asks for payment ({said}); see to the account, then run the command again"
+            f"judge '{spec.name}' asks for payment ({said}); check the account, then run the command again"
         )
     if status == 400 and "logprobs" in sent and "logprob" in said:
         return InputError(
-            f"judge '{spec.name}' gives no log-probabilities ({said}); ask for a plain verdict, as openai:MODEL does"
+            f"judge '{spec.name}' gives no log-probabilities ({said}); use a judge with a plain verdict, openai:MODEL"
         )
     reason = "rate limited" if status == 429 else "service fault" if status >= 500 else "request rejected"
     return JudgeFailed(reason, f"judge '{spec.name}' answered: {said}")

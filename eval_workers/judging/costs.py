@@ -1,4 +1,4 @@
-"""What judging costs: prices of known models, what was spent, and a cap that stops before it is exceeded."""
+"""The cost of judging: prices of known models, the money spent, and a cap that is never exceeded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Price:
     completion: float
 
     def of(self, prompt_tokens: int, completion_tokens: int) -> float:
-        """USD for so many tokens."""
+        """USD for these tokens."""
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / 1e6
 
 
@@ -33,31 +33,31 @@ PRICES = {
     "claude-haiku-4-5-20251001": Price(1.00, 5.00),
 }
 
-# Of a prompt, beyond its own text: what marks roles and turns. A byte is never more than one token.
+# Tokens of a prompt beyond its text, which mark roles and turns. A byte is never more than one token.
 _EXTRA_PROMPT_TOKENS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a judge has cost since it was opened."""
+    """A judge's cost since it was opened."""
 
     requests: int = 0
-    """Sent, with those that failed; an answer from the cache is none."""
+    """Requests sent, failed ones included; verdicts from the cache are not requests."""
     prompt_tokens: int = 0
-    """As the service counts them."""
+    """Tokens of the prompts, as the service counts them."""
     completion_tokens: int = 0
     usd: float | None = 0.0
-    """At most; None where the price is not known."""
+    """Upper limit of the cost; None if the price is not known."""
     unconfirmed: int = 0
-    """Requests whose bill is not known, as after a time-out; they stand in `usd` with the most they can cost."""
+    """Requests whose bill is not known, for example after a time-out; `usd` includes the most that they can cost."""
 
 
 class CapReached(InputError):
-    """The next request might cost more than is left."""
+    """The next request might exceed the cap."""
 
 
 def read_price(text: str) -> Price:
-    """The price written IN/OUT, in USD per million tokens. Raises InputError."""
+    """The price in a text IN/OUT, in USD per million tokens. Raises InputError."""
     parts = re.fullmatch(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)", text)
     if not parts:
         raise InputError(f"price {text!r} cannot be read; write USD per million tokens IN/OUT, such as price=0.15/0.60")
@@ -65,40 +65,40 @@ def read_price(text: str) -> Price:
 
 
 class Bill:
-    """Of one request: what it turned out to need."""
+    """The bill of one request."""
 
     def __init__(self) -> None:
         self.tokens: tuple[int, int] | None = None
 
     def settle(self, prompt_tokens: int, completion_tokens: int) -> None:
-        """The tokens that the service charges for; without this the request counts with the most it can cost."""
+        """Record the tokens that the service charges for. Without this call the request counts with its maximum."""
         self.tokens = prompt_tokens, completion_tokens
 
 
 class Purse:
-    """Pays a judge's requests, from any number of threads, and lets none begin that could take more than the cap."""
+    """Pays a judge's requests, from any number of threads, and starts none that could exceed the cap."""
 
     def __init__(self, judge: str, price: Price | None = None, cap_usd: float | None = None) -> None:
-        """Raises InputError where a cap cannot be kept: it is no amount, or the price is not known."""
+        """Raises InputError if the cap cannot be kept: it is not an amount, or the price is not known."""
         if cap_usd is not None and not (math.isfinite(cap_usd) and cap_usd >= 0):
             raise InputError(f"a cap of {cap_usd} USD cannot be kept; give an amount of 0 or more")
         if cap_usd is not None and price is None:
             raise InputError(
-                f"the price of judge '{judge}' is not known, so a cap of {cap_usd} USD cannot be kept; write its USD "
-                f"per million tokens after it ('{judge},price=IN/OUT'), or leave the cap out. "
-                f"Prices are known of {', '.join(PRICES)}"
+                f"the price of judge '{judge}' is not known, so a cap of {cap_usd} USD cannot be kept; add its price "
+                f"in USD per million tokens ('{judge},price=IN/OUT'), or leave out the cap. "
+                f"Known are the prices of {', '.join(PRICES)}"
             )
         self.judge, self.price, self.cap_usd = judge, price, cap_usd
         self._changed = threading.Condition()
         self._requests = self._unconfirmed = 0
-        # (prompt, completion) tokens: as charged, at most of requests without a bill, at most of those under way.
+        # (prompt, completion) tokens: charged, maximum of requests without a bill, maximum of requests under way.
         self._charged, self._lost, self._reserved = (0, 0), (0, 0), (0, 0)
 
     @contextmanager
     def request(self, prompt_bytes: int, max_reply_tokens: int) -> Iterator[Bill]:
-        """Around one request, whose worst case is reserved until its bill is settled.
+        """A block around one request, for which its maximal cost is reserved until its bill is settled.
 
-        Waits while requests under way may yet leave enough. Raises CapReached where they cannot.
+        Waits as long as requests under way may leave enough money. Raises CapReached if they cannot.
         """
         worst = prompt_bytes + _EXTRA_PROMPT_TOKENS, max_reply_tokens
         with self._changed:
@@ -121,7 +121,7 @@ class Purse:
                 self._changed.notify_all()
 
     def spent(self) -> Cost:
-        """So far."""
+        """The cost so far."""
         with self._changed:
             return Cost(
                 requests=self._requests,
@@ -132,7 +132,7 @@ class Purse:
             )
 
     def _fits(self, tokens: tuple[int, int]) -> bool:
-        """Whether so many tokens more, at the most, stay within the cap."""
+        """Whether these further tokens would stay within the cap."""
         if self.price is None or self.cap_usd is None:
             return True
         return self.price.of(*_sum(_sum(self._charged, self._lost), tokens)) <= self.cap_usd

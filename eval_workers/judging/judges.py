@@ -1,6 +1,6 @@
 """Judges: which of two answers is better, the most preferred of several, and many questions at once.
 
-A judge is written `tiny`, `openai:MODEL`, `anthropic:MODEL`, or either of these with `@URL` of a compatible service.
+A judge is named `tiny`, `openai:MODEL` or `anthropic:MODEL`, the last two also with `@URL` of a compatible service.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Result = TypeVar("Result")
 
 class Judge(Protocol):
     name: str
-    """As it is written on a command line."""
+    """Its name on a command line."""
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
-        """Which answer is better. Raises JudgeFailed after the judge's retries, InputError if no question can do."""
+        """Which answer is better. Raises JudgeFailed after the retries, InputError if no question could be judged."""
 
 
 class ProgrammaticJudge:
-    """Marks answers to tiny's own questions; the higher mark wins, equal marks are a tie."""
+    """A judge that marks answers to tiny's questions. The higher mark wins; equal marks are a tie."""
 
     name = "tiny"
     in_this_process = True
@@ -55,7 +55,7 @@ class ProgrammaticJudge:
 
 
 class PromptedJudge:
-    """A language model that is shown both answers, in an order of chance, and asked for a verdict."""
+    """A language model that sees both answers in random order and gives a verdict."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class PromptedJudge:
         self.template = template
         self.seed = seed
         self.replies = 0
-        """Replies that were paid for; verdicts from the cache are not among them."""
+        """Replies that were paid for, without verdicts from the cache."""
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self._ask = ask
@@ -81,7 +81,7 @@ class PromptedJudge:
         self._counting = threading.Lock()
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
-        """Which answer is better; the same texts tie unasked, and the order given here does not matter."""
+        """Which answer is better. Equal texts are a tie without a request; the order of the arguments is irrelevant."""
         if answer_a == answer_b:
             return "tie"
         if shown_second_first(self.seed, question, answer_a, answer_b):
@@ -89,18 +89,18 @@ class PromptedJudge:
         return self.compare_as_shown(question, answer_a, answer_b)
 
     def compare_as_shown(self, question: str, first: str, second: str) -> Verdict:
-        """The verdict on the answers shown in this very order; 'a' is the first."""
+        """The verdict on the answers when shown in this order; 'a' is the first."""
         return cast(Verdict, self.label(question, first, second))
 
     def label(self, question: str, first: str, second: str) -> str:
-        """What `read` finds in the reply to the answers in this order. Raises as `compare` does."""
+        """The label or verdict that `read` finds in the reply to this order. Raises as `compare` does."""
         if self._cache is None:
             return self._judgement(question, first, second)[0]
         key = verdict_key(self.name, self.template, question, first, second)
         return self._cache.once(key, self.name, lambda: self._judgement(question, first, second))
 
     def _judgement(self, question: str, first: str, second: str) -> tuple[str, str]:
-        """A verdict and the reply it stands in."""
+        """A verdict and the reply that contains it."""
         reason = ""
         for _ in range(1 + self._retries):
             reply = self._ask(fill(self.template, question, first, second))
@@ -114,7 +114,7 @@ class PromptedJudge:
             if verdict is not None:
                 return verdict, reply.text
             reason = {"cut off": "reply cut off", "finished": "no single verdict"}.get(reply.ending, "reply unreadable")
-        raise JudgeFailed(reason, f"judge '{self.name}' replied {1 + self._retries} times, never with one verdict")
+        raise JudgeFailed(reason, f"judge '{self.name}' replied {1 + self._retries} times without a single verdict")
 
 
 def open_judge(
@@ -126,10 +126,10 @@ def open_judge(
     limits: Limits = DEFAULT_LIMITS,
     purse: Purse | None = None,
 ) -> Judge:
-    """The judge that `spec` names, ready to be asked by several threads; `purse` pays for it.
+    """The judge that `spec` names, which several threads may ask; `purse` pays for it.
 
-    The seed decides which answer of a pair is shown first. `cache` is the file that verdicts are kept in (none: a
-    verdict is paid for each time), `template` a file with another prompt. Keys come from OPENAI_API_KEY and
+    The seed decides which answer of a pair is shown first. `cache` is the file in which verdicts are kept (without it
+    each is paid for every time), `template` a file with another prompt. Keys come from OPENAI_API_KEY and
     ANTHROPIC_API_KEY. Raises InputError.
     """
     parts = check_judge_spec(spec)
@@ -141,10 +141,10 @@ def open_judge(
 
 
 def most_preferred(judge: Judge, question: str, answers: Sequence[str], *, attempts: int = 1) -> int:
-    """Index of the winner by at most L - 1 comparisons: the winner so far meets the next answer.
+    """Index of the best of L answers by at most L - 1 comparisons: the winner so far meets the next answer.
 
-    (Iterative pairwise ranking, MC-PO Appendix B.1.) A tie keeps the winner so far; a text that was met before needs
-    no comparison. Raises JudgeFailed at the judge's failure number `attempts` on this question.
+    (Iterative pairwise ranking, MC-PO Appendix B.1.) A tie keeps the winner so far. A text that has been compared
+    already is skipped. Raises JudgeFailed when the judge has failed `attempts` times on this question.
     """
     if not answers:
         raise ValueError("no answers to choose from")
@@ -164,13 +164,13 @@ def most_preferred(judge: Judge, question: str, answers: Sequence[str], *, attem
 
 @dataclass
 class JudgeCount:
-    """What became of the questions."""
+    """How many questions were judged and how many dropped."""
 
     judged: int = 0
     dropped: int = 0
-    """Questions without a winner, because the judge failed."""
+    """Questions without a winner because the judge failed."""
     reasons: Counter[str] = field(default_factory=Counter)
-    """Why: reason -> dropped questions."""
+    """Reason -> dropped questions."""
 
 
 def judge_all(
@@ -183,10 +183,10 @@ def judge_all(
     give_up_after: int = 32,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[list[int | None], JudgeCount]:
-    """Index of each question's most preferred answer, None where the judge failed `attempts` times; and the count.
+    """Index of each question's best answer, None if the judge failed `attempts` times; and the count.
 
-    `concurrency` questions are judged at a time. Raises InputError when it is of no use to go on: key, model or
-    address refused, or `give_up_after` questions dropped one after the other.
+    `concurrency` questions are judged at the same time. Raises InputError if continuing is useless: key, model or
+    address refused, or `give_up_after` questions dropped in a row.
     """
     if len(questions) != len(answers_of_each):
         raise ValueError(f"{len(questions)} questions and answers of {len(answers_of_each)}")
@@ -208,7 +208,7 @@ def judge_pairs(
     give_up_after: int = 32,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[list[Verdict | None], JudgeCount]:
-    """Which of two answers to each question is better, None where the judge failed; otherwise as `judge_all`."""
+    """Which of two answers to each question is better, None if the judge failed; otherwise as `judge_all`."""
     if not len(questions) == len(answers_a) == len(answers_b):
         raise ValueError(f"{len(questions)} questions, {len(answers_a)} and {len(answers_b)} answers")
 
@@ -230,7 +230,7 @@ def repeated(question: Callable[[], Result], attempts: int) -> Result:
 
 
 class Named(Protocol):
-    """Any judge. One with a true `in_this_process` is asked one question at a time."""
+    """Any judge. If `in_this_process` is true it is asked one question at a time."""
 
     name: str
 
@@ -243,7 +243,7 @@ def ask_all(
     give_up_after: int = 32,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[list[Result | None], JudgeCount]:
-    """What `ask` says of each question, by its index; None and counted where it raises JudgeFailed."""
+    """The result of `ask` for each question's index; None, and counted, if it raises JudgeFailed."""
     results: list[Result | None] = [None] * questions
     count, in_a_row = JudgeCount(), 0
 
@@ -263,16 +263,16 @@ def ask_all(
             count.judged, in_a_row = count.judged + 1, 0
         if in_a_row >= give_up_after:
             raise InputError(
-                f"judge '{judge.name}' failed {in_a_row} questions one after the other ("
-                f"{', '.join(f'{why}: {times}' for why, times in count.reasons.most_common())}); see that it is up and "
-                "can do this, then run the command again"
+                f"judge '{judge.name}' failed {in_a_row} questions in a row ("
+                f"{', '.join(f'{why}: {times}' for why, times in count.reasons.most_common())}); check that it is "
+                "up and can judge, then run the command again"
             )
         progress((count.judged + count.dropped) / questions)
     return results, count
 
 
 def _as_they_end(function: Callable[[int], Result], items: int, threads: int) -> Iterator[Result]:
-    """`function` of 0 … items - 1 as the calls end; whoever stops listening stops those not yet begun."""
+    """Yields `function` of 0 … items - 1 as the calls end. Closing the generator cancels calls that have not begun."""
     if threads == 1:
         yield from map(function, range(items))
         return

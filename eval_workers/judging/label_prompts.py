@@ -1,4 +1,4 @@
-"""The prompt of a judge that names the better of two models, "m" or "M", and what its first token says."""
+"""The prompt of a judge that names the better of two models, "m" or "M", and the preference in its first token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from eval_workers.judging.verdicts import fill, read_placeholders, sendable
 from mmpo_train.errors import InputError
 
 FIRST, SECOND = "m", "M"
-"""What the outputs' models are called: that of the output shown first, and the other's."""
+"""Names of the two models: of the output shown first, and of the other."""
 
 LEAST_SHARE = 0.5
 """Of the first token's probability that the labels must hold; with less the judge has not judged."""
@@ -53,11 +53,11 @@ class LabelPrompt:
 
     text: str
     source: str
-    """Where it is from, in words."""
+    """Its source, in words."""
 
     @property
     def suffix(self) -> str:
-        """Ends the judge's name, so that no number passes for the published annotator's; empty for its own prompt."""
+        """End of the judge's name, which marks a prompt other than the published annotator's; empty for that one."""
         digest = hashlib.sha256(self.text.encode()).hexdigest()
         return (
             "" if digest == PUBLISHED_SHA256 else "+own-prompt" if self.text == OWN_PROMPT else f"+prompt-{digest[:8]}"
@@ -66,7 +66,7 @@ class LabelPrompt:
     def messages(self, instruction: str, output_1: str, output_2: str) -> list[dict[str, str]]:
         """The conversation in which output_1 is shown as model m's and output_2 as model M's."""
         if self.text == OWN_PROMPT:
-            # By content, so that a local judge says the same again; no output can hold the digest of itself.
+            # By content, so that a local judge gives the same reply again; no output can contain its own digest.
             nonce = hashlib.sha256(json.dumps([instruction, output_1, output_2]).encode()).hexdigest()[:16]
             return [{"role": "user", "content": fill(OWN_PROMPT, instruction, output_1, output_2, nonce=nonce)}]
         texts = {"instruction": instruction, "output_1": output_1, "output_2": output_2}
@@ -93,10 +93,10 @@ def label_prompt(template: Path | None) -> LabelPrompt:
 
 
 def preference_of(first_token: Mapping[str, float]) -> float | None:
-    """1 + p(M) / (p(m) + p(M)), of log-probabilities in nats; None where neither label is among the tokens.
+    """1 + p(M) / (p(m) + p(M)), from log-probabilities in nats; None if neither label is among the tokens.
 
-    A label that is missing has probability 0, as in alpaca_eval's logprob_parser. Tokens with spaces around a label
-    count only where no token is the bare label, so that the number is that parser's wherever it has one.
+    A missing label has probability 0, as in alpaca_eval's logprob_parser. Tokens with spaces around a label count only
+    if no token is the bare label, so that the result equals that parser's whenever it has one.
     """
     of_label = _chances(first_token)
     chances = [chance for found in of_label.values() for chance in found]
@@ -127,7 +127,7 @@ def _chances(first_token: Mapping[str, float]) -> dict[str, list[float]]:
 
 
 def _turns(text: str) -> list[tuple[str, str]]:
-    """(role, content) of a template in ChatML; the whole as the user's turn where it is not."""
+    """(role, content) of a template in ChatML; any other text is one turn of the user."""
     turns = re.findall(r"<\|im_start\|>[ ]*(\w+)[ ]*\n(.*?)<\|im_end\|>", text, re.DOTALL)
     return turns or [("user", text)]
 

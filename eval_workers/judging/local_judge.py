@@ -1,4 +1,4 @@
-"""A Hugging Face model in this process as the judge: what it would say first, from one forward pass."""
+"""A Hugging Face model in this process as the judge: its first token, from one forward pass."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from mmpo_train.errors import InputError
 
 
 def open_local(folder: Path, purse: Purse) -> Ask:
-    """A function from a conversation to a reply that holds the log-probabilities of the two labels as first token.
+    """A function from a conversation to a reply with the log-probabilities of the two labels as first token.
 
-    The model is loaded in fp32, on the GPU where there is one. It raises JudgeFailed for a prompt longer than the
+    The model is loaded in fp32, on a GPU if there is one. The function raises JudgeFailed for a prompt longer than the
     model's positions. Raises InputError for a folder that cannot be used.
     """
     import torch
@@ -47,7 +47,7 @@ def open_local(folder: Path, purse: Purse) -> Ask:
             whole = "\n\n".join(message["content"] for message in messages)
             ids = prompt_ids(tokenizer, [{"role": "user", "content": whole}])
         if positions is not None and len(ids) > positions:
-            raise JudgeFailed("prompt too long", f"{len(ids)} tokens, and the model in {folder} takes {positions}")
+            raise JudgeFailed("prompt too long", f"{len(ids)} tokens, but the model in {folder} takes {positions}")
         with one_at_a_time, purse.request(0, 0) as bill, torch.inference_mode():
             logits = model(torch.tensor([ids], device=device), use_cache=False).logits[0, -1]
             logps = torch.log_softmax(logits.double(), dim=-1)

@@ -1,4 +1,4 @@
-"""Judges of AlpacaEval 2: how far the second of two outputs is preferred, from 1 to 2, at a cost that can be capped."""
+"""Judges of AlpacaEval 2: the preference for the second of two outputs, from 1 to 2, under a cap on the cost."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ AsShown = Callable[[str, str, str], float]
 
 class PreferenceJudge(Protocol):
     name: str
-    """As it is written on a command line, and what its prompt is where that is not the published one."""
+    """Its name on a command line, with a mark if its prompt is not the published one."""
     prompt: str
-    """Which prompt it is asked with, for the record."""
+    """The prompt that it is asked with, for the record."""
 
     def prefer(self, instruction: str, output_1: str, output_2: str) -> float:
-        """1.0: output_1 is better, 2.0: output_2 is, 1.5: a draw, and all between. Raises JudgeFailed, InputError."""
+        """From 1.0 (output_1 is better) over 1.5 (a draw) to 2.0 (output_2 is). Raises JudgeFailed, InputError."""
 
     def spent(self) -> Cost:
-        """What it has cost since it was opened."""
+        """Its cost since it was opened."""
 
 
 class MarkingJudge:
@@ -63,7 +63,7 @@ class MarkingJudge:
 
 
 class AskedJudge:
-    """A language model that is shown both outputs, in an order of chance or in both orders."""
+    """A language model that sees both outputs, in random order or in both orders."""
 
     def __init__(
         self, name: str, prompt: str, as_shown: AsShown, purse: Purse, *, seed: int, both_orders: bool, local: bool
@@ -77,7 +77,7 @@ class AskedJudge:
         self._purse = purse
 
     def prefer(self, instruction: str, output_1: str, output_2: str) -> float:
-        """The preference; outputs that are the same draw unasked."""
+        """The preference; equal outputs are a draw without a request."""
         if output_1 == output_2:
             return 1.5
         if self.both_orders:
@@ -101,13 +101,13 @@ def open_preference_judge(
     cap_usd: float | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> PreferenceJudge:
-    """The judge that `spec` names, ready to be asked by several threads.
+    """The judge that `spec` names, which several threads may ask.
 
-    The seed decides which output of a pair is shown first; with `both_orders` each is, and the mean counts. `cache` is
-    the file that preferences are kept in (none: each is paid for each time). `template` is a file with another prompt:
-    with {instruction}, {output_1} and {output_2} for a judge that names a label, as `verdicts.read_template` says for
-    one that gives a verdict. No more than `cap_usd` is spent by the judge opened here. Keys come from OPENAI_API_KEY
-    and ANTHROPIC_API_KEY. Raises InputError.
+    The seed decides which output of a pair is shown first; with `both_orders` both orders are shown and averaged.
+    `cache` is the file in which preferences are kept (without it each is paid for every time). `template` is a file
+    with another prompt: with {instruction}, {output_1} and {output_2} for a judge that names a label, as in
+    `verdicts.read_template` for one that gives a verdict. This judge spends at most `cap_usd`. Keys come from
+    OPENAI_API_KEY and ANTHROPIC_API_KEY. Raises InputError.
     """
     parts = check_preference_spec(spec)
     if parts.kind == "marks":
@@ -120,7 +120,7 @@ def open_preference_judge(
         name = parts.label + ("" if text == PROMPT else f"+prompt-{_sha256(text)[:8]}") + parts.address
         prompt = f"verdict in words, {source}, sha256 {_sha256(text)[:12]}"
         ask = open_client(parts.client, limits, purse=purse)
-        # Under the name and in the cache that `judges.open_judge` uses: what either paid for, the other knows.
+        # Under the name and in the cache that `judges.open_judge` uses, so that the two share what was paid for.
         judge = PromptedJudge(parts.client.name, ask, text, kept, seed, limits.verdict_retries)
         as_shown = _by_verdict(judge)
     else:
@@ -136,7 +136,7 @@ def open_preference_judge(
 
 
 def _open_labels(parts: PreferenceSpec, name: str, limits: Limits, purse: Purse, cache: Path | None) -> tuple[str, Ask]:
-    """What a judge that names labels is told apart by in the cache, and the function that asks it."""
+    """The name under which the cache keeps a judge that names labels, and the function that asks it."""
     if parts.kind == "labels":
         # At temperature 1, as the published annotators ask: some services scale the log-probabilities by it.
         one_token = replace(limits, max_reply_tokens=1)
@@ -156,10 +156,10 @@ def _by_verdict(judge: PromptedJudge) -> AsShown:
 def _by_label(
     ask: Ask, prompt: LabelPrompt, identity: str, name: str, kept: VerdictCache | None, retries: int
 ) -> AsShown:
-    """Preferences by the log-probabilities of the first token; kept under model, address, prompt and texts."""
+    """A function that gives preferences from the first token's log-probabilities, kept by model, prompt and texts."""
 
     def judgement(instruction: str, first: str, second: str) -> tuple[str, str]:
-        """A preference and the candidates it was computed from, both as JSON."""
+        """A preference and the candidates from which it was computed, both as JSON."""
         for _ in range(1 + retries):
             reply = ask(prompt.messages(instruction, first, second))
             if reply.ending == "refused":
@@ -203,10 +203,10 @@ def prefer_all(
     give_up_after: int = 32,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[list[float | None], JudgeCount]:
-    """The preference of each pair of outputs, None where the judge failed `attempts` times; and the count.
+    """The preference of each pair of outputs, None if the judge failed `attempts` times; and the count.
 
-    `concurrency` pairs are judged at a time. Raises InputError when it is of no use to go on: key, model or address
-    refused, `give_up_after` pairs failed one after the other, or the judge's cap reached.
+    `concurrency` pairs are judged at the same time. Raises InputError if continuing is useless: key, model or address
+    refused, `give_up_after` pairs failed in a row, or the judge's cap reached.
     """
     if not len(instructions) == len(outputs_1) == len(outputs_2):
         raise ValueError(f"{len(instructions)} instructions, {len(outputs_1)} and {len(outputs_2)} outputs")
@@ -223,8 +223,8 @@ def prefer_all(
         return ask_all(judge, ask, len(instructions), concurrency, give_up_after, progress)
     except CapReached as reached:
         raise CapReached(
-            f"{reached}. {len(instructions) - finished} of {len(instructions)} pairs remain to be judged; with a file "
-            "that keeps verdicts none is paid for again: raise the cap and run the command again"
+            f"{reached}. {len(instructions) - finished} of {len(instructions)} pairs remain to be judged; raise "
+            "the cap and run the command again (verdicts in the cache are not paid for again)"
         ) from None
 
 

@@ -1,8 +1,8 @@
-"""How a judge of preferences is written: its name, address and price.
+"""Names of preference judges, with address and price.
 
-A preference judge is written `tiny`; `weighted_alpaca_eval_gpt-4o-mini-2024-07-18` or `claude-haiku-4-5-20251001`;
+A preference judge is named `tiny`; `weighted_alpaca_eval_gpt-4o-mini-2024-07-18` or `claude-haiku-4-5-20251001`;
 `openai:MODEL` or `anthropic:MODEL` (a verdict in words); `weighted:MODEL` (log-probabilities by OpenAI's protocol);
-`hf:FOLDER`. Those asked over the network may be followed by `@URL` of a compatible service and `,price=IN/OUT`.
+or `hf:FOLDER`. Judges over the network may end with `@URL` of a compatible service and `,price=IN/OUT`.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ KNOWN = (
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceSpec:
-    """The parts of a preference judge as it is written."""
+    """The parts of a preference judge's name."""
 
     kind: Literal["marks", "labels", "verdict", "local labels"]
-    """What is had from it: marks by rules, log-probabilities of two labels, or a verdict in words."""
+    """Its form of judgement: marks by rules, log-probabilities of two labels, or a verdict in words."""
     label: str
-    """As it is written, without address and price."""
+    """The name without address and price."""
     client: JudgeSpec = JudgeSpec(service="tiny")
     """Service, model and address to ask."""
     folder: str = ""
-    """Of a local model."""
+    """Folder of a local model."""
     price: Price | None = None
-    """None where it is not known."""
+    """Its price; None if not known."""
 
     @property
     def address(self) -> str:
-        """As it ends the name."""
+        """The address, as the end of the name."""
         return f"@{self.client.url}" if self.client.url else ""
 
 
 def check_preference_spec(spec: str) -> PreferenceSpec:
-    """The parts of `spec`. Raises InputError; opens nothing, and loads nothing but the standard library."""
+    """The parts of `spec`. Raises InputError. Opens nothing, and loads only the standard library."""
     if spec == "tiny":
         return PreferenceSpec(kind="marks", label=spec, price=FREE)
     if spec.startswith("hf:") and len(spec) > len("hf:"):

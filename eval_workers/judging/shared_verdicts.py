@@ -1,9 +1,9 @@
-"""Verdicts that evaluators on several nodes have paid for, exchanged through an object store.
+"""Exchange of verdicts between evaluators on several nodes, through an object store.
 
-`<storage>/verdicts/*.jsonl`: what one cache kept in some seconds, written once. A cache reads at its start, and from
-then on after each file of its own, what others have written. A verdict is there for all of them `SECONDS_UNSHARED`
-after it was kept; until then it is paid for twice where its node is lost, or another node asks the same. One that was
-kept but not yet shared when its process ended is shared by the next process on that node.
+Each file `<storage>/verdicts/*.jsonl` has the verdicts that one cache kept within some seconds, and is written once. A
+cache reads the files of others at its start and after each file that it writes. All caches have a verdict
+`SECONDS_UNSHARED` after it was kept. Before that it is paid for twice if its node is lost or another node asks the same
+question. A verdict that was not yet shared when its process ended is shared by the next process on that node.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class SharedVerdicts:
     """A cache's part in the exchange. Rows are those of its table `verdicts`."""
 
     def __init__(self, database: sqlite3.Connection, lock: AbstractContextManager, address: str) -> None:
-        """Brings what others have shared, and sees to it that what is kept from now on is shared in time."""
+        """Read what others have shared, and start the thread that shares what is kept from now on."""
         self._database, self._lock, self._address = database, lock, address
         self._waits, self._open = threading.Event(), True
         with lock:
@@ -38,12 +38,12 @@ class SharedVerdicts:
         self._share()
 
     def close(self) -> None:
-        """Share what is left; the database may be closed then."""
+        """Share what is left, so that the database can be closed."""
         self._share()
         self._open = False
 
     def kept(self, key: str) -> None:
-        """Have this row shared soon."""
+        """Mark this row to be shared with the next file."""
         with self._lock:
             self._database.execute("INSERT OR IGNORE INTO unshared VALUES (?)", (key,))
         if not self._waits.is_set():

@@ -1,4 +1,4 @@
-"""How a judge over the network is written, and where its key is. Loads nothing but the standard library."""
+"""Names of judges over the network, and where their keys are. Standard library only."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeSpec:
-    """The parts of a judge as it is written."""
+    """The parts of a judge's name."""
 
     service: str
     """'tiny', 'openai' or 'anthropic'."""
     model: str = ""
     url: str = ""
-    """Empty for the service's own."""
+    """Address; empty for the service's own."""
 
     @property
     def name(self) -> str:
-        """As it is written."""
+        """The name, put together again."""
         return self.service + (f":{self.model}" if self.model else "") + (f"@{self.url}" if self.url else "")
 
 
 def check_judge_spec(spec: str) -> JudgeSpec:
-    """The parts of `spec`. Raises InputError; opens nothing, and loads nothing but the standard library."""
+    """The parts of `spec`. Raises InputError. Opens nothing, and loads only the standard library."""
     if spec == "tiny":
         return JudgeSpec(service="tiny")
     parts = re.fullmatch(r"(openai|anthropic):(\S+?)(?:@(https?://\S+))?", spec)
     shown = masked(spec)
     if parts is None or "://" in parts[2]:
-        raise InputError(f"judge {shown!r} is not known; expected one of {KNOWN}. Correct the name")
+        raise InputError(f"judge {shown!r} is unknown; expected one of {KNOWN}. Correct the name")
     service, model, url = parts[1], parts[2], parts[3] or ""
     try:
         address = urlsplit(url)
@@ -48,7 +48,7 @@ def check_judge_spec(spec: str) -> JudgeSpec:
     if not usable or "@" in url or "?" in url or "#" in url:
         raise InputError(
             f"judge {shown!r} has an address that cannot be used; expected http://host:port/v1, without user, password "
-            f"or '?'. A key goes into {key_variable(service)}"
+            f"or '?'. Put the key into {key_variable(service)}"
         )
     return JudgeSpec(service=service, model=model, url=url.rstrip("/"))
 
@@ -66,7 +66,7 @@ def key_of(spec: JudgeSpec) -> str:
         if _is_this_machine(urlsplit(spec.url).hostname or ""):
             return "no-key"
         raise InputError(
-            f"judge '{spec.name}' needs a key, and {variable} is not set; export {variable} where judging runs"
+            f"judge '{spec.name}' needs a key, but {variable} is not set; export {variable} on the machine that judges"
         )
     # Anything else fails deep in the HTTP library, with the key in its message.
     if not key.isascii() or not key.isprintable() or " " in key:

@@ -1,4 +1,4 @@
-"""From two answers to a verdict: the prompt a judge is given, its reply read strictly, and verdicts kept on disk."""
+"""From two answers to a verdict: the judge's prompt, the strict reading of its reply, and verdicts kept on disk."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ of these:
 
 
 class JudgeFailed(Exception):
-    """No verdict could be had from a judge after its retries.
+    """A judge gave no verdict after its retries.
 
-    `reason` is one of a few phrases that can be counted ('timed out', 'no single verdict'); the text says more.
+    `reason` is one of a few phrases to count ('timed out', 'no single verdict'); the text has the details.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -62,25 +62,23 @@ class JudgeFailed(Exception):
 
 
 def read_placeholders(path: Path, names: Iterable[str]) -> tuple[str, list[str]]:
-    """A judge's prompt, and what is wrong with its placeholders, each of which stands in it once. Raises InputError."""
+    """A judge's prompt, and problems with its placeholders, each of which must occur once. Raises InputError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise InputError(f"the judge's prompt {path} cannot be read ({reason}); give a text file") from error
     problems = [
-        f"{{{name}}} stands in it {found} times, expected once"
-        for name in names
-        if (found := text.count(f"{{{name}}}")) != 1
+        f"{{{name}}} occurs {found} times, expected once" for name in names if (found := text.count(f"{{{name}}}")) != 1
     ]
     return text, problems
 
 
 def read_template(path: Path, labels: Iterable[str] = ()) -> str:
-    """The prompt template in a file; {question}, {answer_a} and {answer_b} stand in it once each.
+    """The prompt template in a file, in which {question}, {answer_a} and {answer_b} occur once each.
 
-    Each is replaced by the text between tags that hold the request's nonce; {nonce} may stand anywhere. Other braces
-    are left as they are. It asks for a <verdict>, or instead for one of `labels`, all of which it names in double
+    Each is replaced by the text between tags with the request's nonce; {nonce} may occur anywhere. Other braces are
+    left as they are. The template asks for a <verdict> or, if `labels` are given, for one of them, all named in double
     brackets. Raises InputError.
     """
     template, problems = read_placeholders(path, PLACEHOLDERS)
@@ -97,10 +95,10 @@ def read_template(path: Path, labels: Iterable[str] = ()) -> str:
 
 
 def fill(template: str, question: str, answer_a: str, answer_b: str, *, nonce: str = "") -> str:
-    """The prompt of one request. A nonce, fresh unless given, ends every tag's name: no answer can close its own tag.
+    """The prompt of one request. Every tag's name ends with a nonce, new unless given: no answer can close its tag.
 
-    Verdict tags and labels ([[A>B]]) in the texts lose a bracket: a judge that quotes an answer must not repeat its
-    verdict.
+    Verdict tags and labels ([[A>B]]) in the texts lose a bracket, so that a judge that quotes an answer does not repeat
+    its verdict.
     """
     nonce = nonce or secrets.token_hex(8)
     texts = {"question": question, "answer_a": answer_a, "answer_b": answer_b}
@@ -116,12 +114,12 @@ def fill(template: str, question: str, answer_a: str, answer_b: str, *, nonce: s
 
 
 def sendable(text: str) -> str:
-    """The text without halves of surrogate pairs, which JSON data sets may hold and UTF-8 cannot."""
+    """The text without halves of surrogate pairs, which JSON data may contain and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def read_verdict(reply: str) -> Verdict | None:
-    """The verdict of a judge's whole reply; None unless there is exactly one tag, with A, B or tie in it."""
+    """The verdict in a judge's whole reply; None unless it has exactly one tag, with A, B or tie."""
     tags = re.findall(r"<\s*/?\s*verdict\b[^>]*>", reply, re.IGNORECASE)
     labels = re.findall(r"<verdict>\s*(a|b|tie)\s*</verdict>", reply, re.IGNORECASE)
     return cast(Verdict, labels[0].lower()) if len(labels) == 1 and len(tags) == 2 else None
@@ -133,16 +131,16 @@ def mirrored(verdict: Verdict) -> Verdict:
 
 
 def shown_second_first(seed: int, question: str, answer_a: str, answer_b: str) -> bool:
-    """Whether to show `answer_b` first: a coin thrown by the seed and the texts.
+    """Whether to show `answer_b` first, decided by a hash of the seed and the texts.
 
-    The two are shown in the same order whichever of them is called a, and pairs of one question independently.
+    The order does not depend on which of the two is called a, and differs independently from pair to pair.
     """
     pair = sorted((answer_a, answer_b))
     return pair[_digest(seed, question, *pair)[0] & 1] != answer_a
 
 
 def verdict_key(judge: str, template: str, question: str, shown_first: str, shown_second: str) -> str:
-    """SHA-256, in hex, of all that a verdict is an answer to."""
+    """SHA-256, in hex, over everything that determines a verdict."""
     return _digest(judge, template, question, shown_first, shown_second).hex()
 
 
@@ -151,10 +149,10 @@ def _digest(*parts: object) -> bytes:
 
 
 class VerdictCache:
-    """Verdicts and preferences in an sqlite file, for any number of threads and processes of one machine.
+    """Verdicts and preferences in an SQLite file, for any number of threads and processes of one machine.
 
-    What `keep` was given is on disk when it returns. With an object store machines exchange them (`SharedVerdicts`).
-    Raises InputError where the file cannot be used.
+    A row is on disk when `keep` returns. With an object store machines exchange rows (`SharedVerdicts`). Raises
+    InputError if the file cannot be used.
     """
 
     def __init__(self, path: Path) -> None:
@@ -172,8 +170,8 @@ class VerdictCache:
             )
         except (OSError, sqlite3.Error) as error:
             raise InputError(
-                f"the cache of verdicts {path} cannot be used ({error}); give another file, or remove it if it is no "
-                "cache of verdicts"
+                f"the cache of verdicts {path} cannot be used ({error}); give another file, or remove it if it is not "
+                "a cache of verdicts"
             ) from error
         self._one_at_a_time = threading.Lock()
         self._shared = None
@@ -183,14 +181,14 @@ class VerdictCache:
 
     @contextmanager
     def turn(self, key: str) -> Iterator[None]:
-        """Held while a verdict is asked for, so that threads with the same question ask once."""
+        """A lock to hold while a verdict is requested, so that threads with the same question ask once."""
         with self._turns[int(key[:2], 16)]:
             yield
 
     def once(self, key: str, judge: str, judgement: Callable[[], tuple[str, str]]) -> str:
-        """The verdict kept under `key`; where there is none, that of `judgement()`, kept with the reply it stands in.
+        """The verdict kept under `key`; otherwise that of `judgement()`, which is then kept with its reply.
 
-        What `judgement` raises passes through, and nothing is kept.
+        If `judgement` raises, the error passes through and nothing is kept.
         """
         with self.turn(key):
             known = self.recall(key)
@@ -200,7 +198,7 @@ class VerdictCache:
             return self.keep(key, verdict, judge, reply)
 
     def recall(self, key: str) -> str | None:
-        """The verdict kept under `key`, of the answers in the order shown."""
+        """The verdict kept under `key`, on the answers in the order shown; None if there is none."""
         with self._one_at_a_time:
             row = self._database.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
@@ -212,7 +210,7 @@ class VerdictCache:
         return str(row[0])
 
     def keep(self, key: str, verdict: str, judge: str, reply: str) -> str:
-        """The verdict that stands from now on: the first one kept, where another process was quicker."""
+        """The verdict that holds from now on: the first one kept, if another process was quicker."""
         with self._one_at_a_time:
             row = (key, verdict, judge, sendable(reply))
             self._database.execute("INSERT OR IGNORE INTO verdicts VALUES (?, ?, ?, ?)", row)
@@ -221,7 +219,7 @@ class VerdictCache:
         return self.recall(key) or verdict
 
     def close(self) -> None:
-        """Folds the write-ahead log into the file."""
+        """Close the file, with the write-ahead log written into it."""
         if self._shared:
             self._shared.close()
         with self._one_at_a_time:

@@ -1,9 +1,9 @@
-"""The objectives by name: what `--objective NAME` trains with.
+"""The objectives by the names that `--objective` takes.
 
-An objective is a pure function of a batch's log-probabilities. What it needs of the reference model is computed
-before the step, group by group, so that the loss itself sees only tensors and floats. Where the MC-PO paper's
-Table 5 prints another formula than the method's own publication or its training code, the bare name is the table's;
-`_original`, for RPO `_trl` and for APO `_zero` and `_down`, is the other.
+An objective is a pure function of a batch's log-probabilities. The values that it needs from the reference model are
+computed before the step, group by group, so that the loss itself sees only tensors and floats. If the MC-PO paper's
+Table 5 prints another formula than the method's own publication or its training code, the bare name is the table's and
+the other one ends in `_original` (for RPO `_trl`, for APO `_zero` and `_down`).
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ Choice = Literal["all", "drawn", "kernel", "max", "min"]
 
 
 class Batch(NamedTuple):
-    """What a loss may look at: all of shape (B, K), the chosen completion in column 0."""
+    """The inputs of a loss, all of shape (B, K), with the chosen completion in column 0."""
 
     policy_logps: Tensor
-    """Sums over completion tokens, in nats, with gradient."""
+    """The policy's log-probabilities, summed over completion tokens, in nats, with gradient."""
     ref_logps: Tensor
-    """The same of the reference model; constants."""
+    """The reference model's log-probabilities; constants."""
     rewards: Tensor
-    """The objective's own constants for each completion; zeros where it has none."""
+    """The objective's own constants for each completion; zeros if it has none."""
     completion_tokens: Tensor
-    """Scored tokens."""
+    """Numbers of scored tokens."""
     present: Tensor
-    """False where a prompt has fewer completions than K."""
+    """Whether the prompt has this completion; False in the last columns if it has fewer than K."""
     reference_point: float = 0.0
-    """Delta of BCO and KTO, in the scores' unit."""
+    """Delta of BCO and KTO, in the unit of the scores."""
     entropies: Tensor | None = None
-    """Of the policy's distributions at the completion's tokens, summed, in nats. Its gradient is that of Appendix B.2,
-    P1 and P2: an estimate of the gradient of the entropy of all completions. None in validation."""
+    """Entropies of the policy's distributions at the completion's tokens, summed, in nats. The gradient is that of
+    Appendix B.2, P1 and P2: an estimate of the gradient of the entropy of all completions. None in validation."""
 
 
 def batch_of(
@@ -70,7 +70,7 @@ def batch_of(
     completion_tokens: np.ndarray,
     reference_point: float,
 ) -> Batch:
-    """A batch from arrays of shape (B, K), on the policy's device; no tokens mean no completion."""
+    """A batch from arrays of shape (B, K), on the policy's device. Zero tokens mean no completion."""
     ref, own, tokens = (
         torch.from_numpy(values).to(policy_logps.device) for values in (ref_logps, rewards, completion_tokens)
     )
@@ -79,7 +79,7 @@ def batch_of(
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss with what it needs computed before the step."""
+    """A loss, and what must be computed before the step."""
 
     loss: Callable[[Batch], tuple[Tensor, Tensor]]
     """Batch -> losses (B,) and detached scores (B, K), which reward accuracy compares."""
@@ -88,15 +88,15 @@ class Objective:
     choice: Choice = "drawn"
     """How a step's completions are chosen from a prompt's (mmpo_train/trial/negatives.py)."""
     negatives: int = 1
-    """So many dispreferred ones; without meaning for `all`."""
+    """Number of dispreferred completions; not used with `all`."""
     reference_point: Literal["", "mean", "unrelated"] = ""
-    """What Delta is: BCO's running mean of scores, or KTO's estimate from completions of other prompts."""
+    """Kind of Delta: BCO's running mean of scores, or KTO's estimate from completions of other prompts."""
     entropies: bool = False
-    """The loss wants the batch's entropies in training; without them it leaves its entropy term out."""
+    """Whether the loss uses the batch's entropies in training. Without them it leaves out its entropy term."""
 
 
 def build_objective(config: TrialConfig) -> Objective:
-    """The config's objective with its hyper-parameters bound. The config has been checked already."""
+    """The config's objective with its hyper-parameters bound. The config must have been checked."""
     return BUILDERS[config.objective](config)
 
 
@@ -141,7 +141,7 @@ def _rpo_trl(config: TrialConfig) -> Objective:
 
 
 def _of_log_ratios(loss: Callable[..., tuple[Tensor, Tensor]], *names: str) -> Callable[[TrialConfig], Objective]:
-    """A loss of policy and reference log-probabilities, and of the config's fields `names`."""
+    """A builder for a loss of policy and reference log-probabilities and of the config's fields `names`."""
 
     def build(config: TrialConfig) -> Objective:
         hyper = {name: getattr(config, name) for name in names}
@@ -153,7 +153,7 @@ def _of_log_ratios(loss: Callable[..., tuple[Tensor, Tensor]], *names: str) -> C
 def _with_reference_point(
     loss: Callable[..., tuple[Tensor, Tensor]], kind: Literal["mean", "unrelated"], *names: str
 ) -> Callable[[TrialConfig], Objective]:
-    """The same with Delta."""
+    """A builder for such a loss with Delta."""
 
     def build(config: TrialConfig) -> Objective:
         hyper = {name: getattr(config, name) for name in names}
@@ -166,7 +166,7 @@ def _with_reference_point(
 
 
 def _ranking_nce(choice: Literal["drawn", ""]) -> Callable[[TrialConfig], Objective]:
-    """Eq. 7 on completions drawn at random, or as the config's `negative_choice` says."""
+    """A builder for Eq. 7 on completions drawn at random, or as the config's `negative_choice` says."""
 
     def build(config: TrialConfig) -> Objective:
         return Objective(

@@ -26,10 +26,10 @@ def normalised_rewards(ref_logps: Tensor, beta: float, r_eps: float, present: Te
 
 
 def unnormalised_rewards(ref_logps: Tensor, beta: float, r_eps: float, present: Tensor | None = None) -> Tensor:
-    """The same rewards as they are, in nats: R_w = r_eps + beta * ref_w, R_l = 0.1 + beta * ref_l.
+    """The rewards without scaling, in nats: R_w = r_eps + beta * ref_w, R_l = 0.1 + beta * ref_l.
 
     The ablation of in-batch normalisation (Section 5), "relying solely on the unnormalized scores": each completion's
-    reward is its own, whatever the group. With the auxiliary term and K = 2 it changes the scores but no gradient: the
+    reward does not depend on the group. With the auxiliary term and K = 2 it changes the scores but no gradient: the
     loss is -s_w, in which the reward is a constant. Shapes as in `normalised_rewards`; absent completions get 0.
     """
     rewards = _rewards(ref_logps, beta, r_eps).float()
@@ -50,7 +50,7 @@ def mmpo_loss(
     completion_tokens: Tensor | None = None,
     auxiliary: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """MMPO loss of each example, with the scores it was computed from.
+    """MMPO loss of each example, with the scores from which it was computed.
 
     loss = -logsumexp_k(s_k) - mean_l(log sigmoid(s_w - s_l)), s = logps + normalised reward; k ranges over all
     completions (Eq. 4), l over the rejected ones. With K = 2 this is Listing 1 (Section 3.3).
@@ -88,11 +88,11 @@ def mmpo_loss(
 
 
 def mean_entropy(entropies: Tensor, present: Tensor) -> Tensor:
-    """Each example's mean entropy over its completions, (B,), in nats; the loss takes beta times it off (Section 5).
+    """Each example's mean entropy over its completions, (B,), in nats; the loss subtracts beta times it (Section 5).
 
     Appendix B.2 averages over the mini-batch's |B| text completions: for pairs, the mean over examples of these means.
     With more, and not equally many, completions each prompt counts once, as in the rest of the loss. `entropies` (B, K)
     are sums over tokens, also where scores are means; entries where `present` is False take no part. The paper takes
-    the data's completions for samples of the policy; so far as they are not, the gradient is not that of its entropy.
+    the data's completions as samples of the policy; as far as they are not, the gradient is not that of its entropy.
     """
     return entropies.where(present, 0.0).sum(dim=1) / present.sum(dim=1)

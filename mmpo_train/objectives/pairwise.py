@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """DPO loss of each pair, with the scores it was computed from.
+    """DPO loss of each pair, with the scores from which it was computed.
 
     loss = -log sigmoid(s_w - s_l), s = beta * (policy_logps - ref_logps)
     (Rafailov et al. 2023; Eq. 9 of the MMPO paper; Table 5; TRL's `sigmoid`).
@@ -24,7 +24,7 @@ def dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> tuple[Tens
 def simpo_loss(
     policy_logps: Tensor, completion_tokens: Tensor, beta: float, gamma_over_beta: float, length_normalised: bool
 ) -> tuple[Tensor, Tensor]:
-    """SimPO loss of each pair, with the scores it was computed from.
+    """SimPO loss of each pair, with the scores from which it was computed.
 
     loss = -log sigmoid(s_w - s_l - gamma), s = beta * policy_logps, gamma = gamma_over_beta * beta
     (Eq. 8 of the MMPO paper, which sums over tokens). With `length_normalised`, s = beta * policy_logps / tokens

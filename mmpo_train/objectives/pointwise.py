@@ -1,4 +1,4 @@
-"""Classification objectives, each completion judged by itself: BCO, KTO, APO, SPPO and NCA.
+"""Classification objectives, which score each completion by itself: BCO, KTO, APO, SPPO and NCA.
 
 Policy and reference log-probabilities have shape (B, 2), chosen first, summed over completion tokens, in nats.
 Losses have shape (B,), scores (B, 2), detached: s = beta * (policy_logps - ref_logps) throughout. `delta` is a

@@ -1,4 +1,4 @@
-"""An answer within a time, or none."""
+"""A function's answer with a time limit."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def within(seconds: float, function: Callable[[], Any]) -> Any:
-    """The function's answer. Raises TimeoutError when it takes longer; its thread goes on then."""
+    """The function's answer. Raises TimeoutError if it takes longer; its thread then continues."""
     outcome: dict[str, Any] = {}
 
     def work() -> None:

@@ -1,7 +1,7 @@
-"""Folders that appear whole or not at all, and that say so when a byte of them has changed.
+"""Folders that appear whole or not at all, and whose damage is noticed.
 
-A folder is filled beside its place, closed with `manifest.json` (SHA-256 of every file, written last) and renamed.
-Readers verify before they use it.
+A folder is filled next to its target, sealed with `manifest.json` (the SHA-256 of every file, written last) and
+renamed. Readers verify a folder before they use it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MANIFEST = "manifest.json"
 
 
 class DamagedFolder(Exception):
-    """The folder is missing, incomplete or not what was written; the message says which file."""
+    """The folder is missing, incomplete or changed; the message names the file."""
 
 
 def stage(target: Path) -> Path:
-    """An empty folder beside `target` to be filled and then sealed; leftovers of a killed writer are removed."""
+    """An empty folder next to `target`, to fill and then seal; leftovers of a killed writer are removed."""
     staging = target.with_name(f".partial-{target.name}")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
@@ -31,7 +31,7 @@ def stage(target: Path) -> Path:
 
 
 def seal(staging: Path, target: Path) -> None:
-    """Write the manifest into the staged folder and move it to its place, replacing what stood there."""
+    """Write the manifest into the staged folder and move it to `target`, which it replaces."""
     sums = {name: _sha256(staging / name) for name in _files(staging)}
     with open(staging / MANIFEST, "w") as stream:
         json.dump({"sha256": sums}, stream, indent=1)
@@ -41,7 +41,7 @@ def seal(staging: Path, target: Path) -> None:
 
 
 def put_in_place(staging: Path, target: Path) -> None:
-    """Move a folder that has its manifest to its place, replacing what stood there."""
+    """Move a folder with a manifest to `target`, which it replaces."""
     if target.exists():
         outgoing = target.with_name(f".outgoing-{target.name}")
         shutil.rmtree(outgoing, ignore_errors=True)
@@ -53,7 +53,7 @@ def put_in_place(staging: Path, target: Path) -> None:
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
-    """`target` filled by `fill(folder)`, atomically: after a crash or a full disk it is absent or as it was."""
+    """Fill `target` by `fill(folder)`, atomically: after a crash or a full disk it is absent or as before."""
     staging = stage(target)
     try:
         fill(staging)
@@ -64,7 +64,7 @@ def write_folder(target: Path, fill: Callable[[Path], None]) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Returns when every file is as it was written; raises DamagedFolder otherwise."""
+    """Check that every file is as it was written. Raises DamagedFolder otherwise."""
     for name, expected in read_manifest(folder).items():
         path = folder / name
         if not path.is_file():
@@ -74,7 +74,7 @@ def verify(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, str]:
-    """File -> SHA-256, as the folder was sealed. Raises DamagedFolder where that cannot be read."""
+    """File -> SHA-256 from the folder's manifest. Raises DamagedFolder if it cannot be read."""
     try:
         sums = dict(json.loads((folder / MANIFEST).read_text())["sha256"].items())
     except FileNotFoundError:
@@ -107,6 +107,6 @@ def _sha256(path: Path) -> str:
 
 
 def lock(folder: Path) -> FileLock:
-    """One maker at a time: a second one waits and then finds the folder made."""
+    """A lock for the one process that makes the folder; a second one waits and then finds it made."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(folder.with_name(f".{folder.name}.lock"))

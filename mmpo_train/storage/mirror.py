@@ -1,10 +1,9 @@
-"""One `--storage` on every node: a folder, or an object store of which each node holds a copy of what it has used.
+"""One `--storage` for all nodes: a shared folder, or an object store of which each node caches the parts it uses.
 
-The copy of `s3://bucket/path` lies in `$MMPO_CACHE/s3/bucket/path` (default: ~/.cache/mmpo-sweeps), which is local to
-its node. A folder there is published once it is sealed (`manifest`), its manifest last, and fetched where it is not
-whole, so that what is read is always a verified local folder. As a node's disk fills, copies of checkpoints and states
-that it has not used for long go. Of a storage that is a folder by itself nothing is ever copied: all of this does
-nothing then.
+The cache of `s3://bucket/path` is `$MMPO_CACHE/s3/bucket/path` (default: ~/.cache/mmpo-sweeps), local to its node. A
+sealed folder (`manifest`) there is published, its manifest last. It is fetched if it is missing or damaged, so that
+every folder read is local and verified. As a node's disk fills, copies of checkpoints and states that it has not used
+for long are removed. If the storage is a folder itself, these functions do nothing.
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ from mmpo_train.storage.manifest import (
 from mmpo_train.storage.whole_file import write_whole
 
 _FREE_SHARE = 0.2
-"""Of a node's disk, where it has copies."""
+"""Share of a node's disk that caches should leave free."""
 _UNUSED_SECONDS = 3600.0
-"""A copy that was used later than this is kept, whatever the disk has."""
+"""A copy that was used within this time is kept even if the disk is full."""
 
 
 def place_of(name: str | Path) -> Path:
-    """Where a storage, or what `name_of` has named, lies on this node. Raises InputError for no such storage."""
+    """Local path of a storage, or of a name from `name_of`. Raises InputError for a malformed address."""
     if not object_store.is_address(str(name)):
         return Path(name)
     scheme, path = object_store.parts_of(str(name))
@@ -49,12 +48,12 @@ def place_of(name: str | Path) -> Path:
 
 
 def name_of(path: Path) -> str:
-    """What every node calls the path: its address in the object store, or its absolute path where there is none."""
+    """A name of the path for all nodes: its address in the object store, or the absolute path without a store."""
     return address_of(path) or str(path.resolve())
 
 
 def address_of(path: Path) -> str:
-    """The address of which the path is a copy; empty for any other path."""
+    """Address of which the path is the local copy; empty for any other path."""
     resolved = path.resolve()
     for scheme in object_store.SCHEMES:
         copies = _cache() / scheme
@@ -64,14 +63,14 @@ def address_of(path: Path) -> str:
 
 
 def bring(name: str | Path) -> Path:
-    """The place of a sealed folder that another node has named, with the folder in it where there is one."""
+    """Local path of a sealed folder that another node has named; the folder is fetched if it exists."""
     place = place_of(name)
     fetch(place)
     return place
 
 
 def need(name: str | Path) -> Path:
-    """What `bring` gives. Raises InputError where there is no such folder."""
+    """Local path of a sealed folder, as from `bring`. Raises InputError if the folder does not exist."""
     place = bring(name)
     if not place.is_dir():
         raise InputError(
@@ -82,15 +81,15 @@ def need(name: str | Path) -> Path:
 
 
 def check_access(storage: Path) -> None:
-    """Raises InputError within seconds for an object store in which this node cannot write, read and delete."""
+    """Raises InputError within seconds if this node cannot write, read and delete in the object store."""
     if address := address_of(storage):
         object_store.check_access(address)
 
 
 def fetch(folder: Path) -> None:
-    """Bring a sealed folder where it is not whole here; afterwards it is, or there is none.
+    """Download a sealed folder unless it is whole here; afterwards it is whole or absent.
 
-    What does not fit its manifest in the object store is no longer published: whoever needs it makes it anew.
+    A folder that does not match its manifest in the object store is withdrawn, so that it is made again.
     """
     address = address_of(folder)
     if not address or _is_whole(folder):
@@ -103,7 +102,7 @@ def fetch(folder: Path) -> None:
 
 
 def is_here(folder: Path) -> bool:
-    """Whether a sealed folder is whole on this node, fetched where it was not."""
+    """Whether a sealed folder is whole on this node, after fetching it if necessary."""
     fetch(folder)
     return _is_whole(folder)
 
@@ -116,14 +115,14 @@ def ensure(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def fetch_children(folder: Path) -> None:
-    """Bring every sealed folder that lies directly in this one."""
+    """Fetch every sealed folder directly inside this one."""
     if address := address_of(folder):
         for name in _children(address):
             fetch(folder / name)
 
 
 def publish(folder: Path) -> None:
-    """Have other nodes find a sealed folder; nothing to do where it is published, or is not here."""
+    """Upload a sealed folder for other nodes, unless it is published already or is not here."""
     address = address_of(folder)
     if not address or not (folder / MANIFEST).is_file():
         return
@@ -139,9 +138,9 @@ def publish(folder: Path) -> None:
 
 
 def make_room() -> None:
-    """Where little of the disk is free, remove copies of what trials have written, the longest unused first.
+    """If little of the disk is free, remove copies of what trials have written, the longest unused first.
 
-    Only what the object store has, as it is here, goes.
+    Only copies that the object store has in the same form are removed.
     """
     cache = _cache()
     if _is_room(cache):
@@ -165,12 +164,12 @@ def _remove_copy(folder: Path) -> None:
 
 
 def _used(manifest: Path) -> float:
-    """When the folder was used last, as seconds; now where it has just gone."""
+    """Time of the folder's last use, in seconds; now if it has just been removed."""
     return manifest.stat().st_mtime if manifest.is_file() else time.time()
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether it is whole; it counts as used now."""
+    """Whether the folder is whole. Marks it as used now."""
     with suppress(FileNotFoundError):
         os.utime(folder / MANIFEST)
     return is_whole(folder)
@@ -182,7 +181,7 @@ def _is_room(cache: Path) -> bool:
 
 
 def withdraw(folder: Path) -> None:
-    """The inverse of `publish`, for all nodes; what is here stays."""
+    """Remove a published folder from the object store; the local copy stays."""
     if address := address_of(folder):
         object_store.remove(f"{address}/{MANIFEST}")  # first: half of a folder must not look like one
         for name in object_store.files_below(address):
@@ -190,7 +189,7 @@ def withdraw(folder: Path) -> None:
 
 
 def withdraw_others(folder: Path) -> None:
-    """Withdraw all sealed folders that lie beside this one."""
+    """Withdraw all sealed folders next to this one."""
     if address := address_of(folder.parent):
         for name in _children(address):
             if name != folder.name:
@@ -198,7 +197,7 @@ def withdraw_others(folder: Path) -> None:
 
 
 def fetch_file(path: Path) -> None:
-    """Bring a file that is not here, where it is published."""
+    """Download a published file that is not here."""
     address = address_of(path)
     if not address or path.exists():
         return
@@ -208,20 +207,20 @@ def fetch_file(path: Path) -> None:
 
 
 def publish_file(path: Path) -> None:
-    """Have other nodes find a file as it is now."""
+    """Upload a file as it is now."""
     if address := address_of(path):
         object_store.write(address, path.read_bytes())
 
 
 def publish_files(folder: Path) -> None:
-    """Have other nodes find all files of a folder that is not sealed."""
+    """Upload all files of a folder that is not sealed."""
     if address := address_of(folder):
         names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
         object_store.upload(folder, names, address)
 
 
 def fetch_files(folder: Path) -> None:
-    """Bring what `publish_files` has published, over what is here."""
+    """Download what `publish_files` has uploaded, over the local files."""
     if address := address_of(folder):
         object_store.download(address, object_store.files_below(address), folder)
 
@@ -242,7 +241,7 @@ def _children(address: str) -> list[str]:
 
 
 def _download(address: str, folder: Path) -> bool:
-    """Whether the folder is whole here now, or there is none to bring."""
+    """Whether the folder is whole here now, or does not exist in the store."""
     manifest = object_store.read(f"{address}/{MANIFEST}")
     if manifest is None:
         return True

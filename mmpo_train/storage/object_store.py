@@ -1,7 +1,7 @@
 """Files of an object store by their addresses, `s3://bucket/path` or `gs://bucket/path`. The door to pyarrow.fs.
 
-Credentials, region and endpoint are those of the environment, where the stores' own tools find them: they never stand
-in an address, so that an address may be shown and recorded.
+Credentials, region and endpoint come from the environment, as for the stores' own tools. An address never has them, so
+that it may be shown and recorded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Answer = TypeVar("Answer")
 
 SCHEMES = ("s3", "gs")
 PATIENCE_SECONDS = 300.0
-"""How long a store that does not answer is asked again."""
+"""Time during which requests to a store that does not answer are repeated."""
 PROBE_SECONDS = 20.0
 _PIECE_BYTES = 64 * 2**20
 _AT_A_TIME = 8
@@ -39,17 +39,17 @@ _ADVICE = {
     "gs": "make the bucket; let this machine's account (gcloud auth application-default login, or "
     "GOOGLE_APPLICATION_CREDENTIALS) list, read, write and delete in it; and look at the network",
 }
-# No other try cures these.
+# Errors that a retry does not cure.
 _HOPELESS = re.compile(
     r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE|INVALID_CLIENT_TOKEN|UNRECOGNIZED_CLIENT|OAuth2"
     r"|PERMISSION_DENIED|UNAUTHENTICATED"
 )
-# What the store itself says, in what its libraries have put around it.
+# The store's own message inside that of its libraries.
 _OWN_WORDS = re.compile(r"(AWS Error .*)|underlying error message was: (.*?) error_info")
 
 
 def is_address(storage: str) -> bool:
-    """Whether it names an object store, and no folder."""
+    """Whether the storage is an object store and not a folder."""
     return "://" in storage
 
 
@@ -59,7 +59,7 @@ def parts_of(address: str) -> tuple[str, str]:
     if "@" in rest or "?" in rest or "#" in rest:
         bucket = rest.rpartition("@")[2].partition("?")[0].partition("#")[0]
         raise InputError(
-            f"--storage {scheme}://{bucket} was given with credentials or settings in it; expected "
+            f"--storage {scheme}://{bucket} contains credentials or settings; expected "
             f"{scheme}://bucket/path alone: keys, AWS_REGION and AWS_ENDPOINT_URL belong in the environment"
         )
     if scheme not in _ADVICE:
@@ -72,7 +72,7 @@ def parts_of(address: str) -> tuple[str, str]:
 
 
 def check_access(address: str) -> None:
-    """Write, read, list and delete something there. Raises InputError within seconds where that cannot be done."""
+    """Write, read, list and delete a test file. Raises InputError within seconds if one of these fails."""
     probe = f"{address}/.probe-{secrets.token_hex(8)}"
 
     def try_all() -> None:
@@ -93,7 +93,7 @@ def check_access(address: str) -> None:
 
 
 def read(address: str) -> bytes | None:
-    """A file's content; None where there is no such file."""
+    """A file's content; None if it does not exist."""
     store, path = _at(address)
 
     def content() -> bytes:
@@ -107,12 +107,12 @@ def read(address: str) -> bytes | None:
 
 
 def write(address: str, content: bytes) -> None:
-    """The file appears, or changes, as a whole."""
+    """Write a file, which appears or changes as a whole."""
     _patiently(lambda: _copy(io.BytesIO(content), address), address)
 
 
 def upload(folder: Path, names: Iterable[str], address: str) -> None:
-    """Files of a folder, under their names."""
+    """Upload files of a folder under their names."""
 
     def one(name: str) -> None:
         with open(folder / name, "rb") as source:
@@ -122,7 +122,7 @@ def upload(folder: Path, names: Iterable[str], address: str) -> None:
 
 
 def download(address: str, names: Iterable[str], folder: Path) -> None:
-    """The inverse. Raises FileNotFoundError where one is missing."""
+    """Download files to a folder. Raises FileNotFoundError if one is missing."""
     store, path = _at(address)
     wanted = sorted(names)
     found = _patiently(lambda: store.get_file_info([f"{path}/{name}" for name in wanted]), address)
@@ -143,12 +143,12 @@ def download(address: str, names: Iterable[str], folder: Path) -> None:
 
 
 def files_below(address: str) -> list[str]:
-    """Names of all files there, relative to it."""
+    """Names of all files below the address, relative to it."""
     return _patiently(lambda: _list(address), address)
 
 
 def remove(address: str) -> None:
-    """Delete a file; one that is not there is gone already."""
+    """Delete a file, if it exists."""
     store, path = _at(address)
     try:
         _patiently(lambda: store.delete_file(path), address)
@@ -201,13 +201,13 @@ def _all_of(work: Callable[[Answer], None], items: Iterable[Answer]) -> None:
 
 
 def _patiently(action: Callable[[], Answer], address: str) -> Answer:
-    """The action's answer, asked for again while the store does not answer."""
+    """The action's answer; it is repeated while the store does not answer."""
     deadline, pause = time.monotonic() + PATIENCE_SECONDS, 1.0
     while True:
         try:
             return action()
         except _failures() as error:
-            # With a number it is this machine's: no such file, a full disk.
+            # With a number the error is this machine's: no such file, a full disk.
             if getattr(error, "errno", None) is not None or _HOPELESS.search(str(error)):
                 raise
             if time.monotonic() + pause > deadline:

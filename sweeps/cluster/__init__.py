@@ -1,3 +1,3 @@
-"""Where trials can run: the Ray cluster (`connection.py`), its nodes (`discovery.py`, `nodes.py`), what a trial asks
-of them (`placement.py`) and where evaluators sit (`evaluator_seats.py`). The door is `connection.cluster`.
+"""Where trials can run: the Ray cluster (`connection.py`), its nodes (`discovery.py`, `nodes.py`), the resources of a
+trial (`placement.py`) and of the evaluators (`evaluator_seats.py`). The door is `connection.cluster`.
 """

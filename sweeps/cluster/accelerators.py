@@ -1,4 +1,4 @@
-"""Types of accelerator: Ray's names, peaks, and what stands for what."""
+"""Types of accelerator: their names in Ray, their peaks, and which types a name allows."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ PEAK_FLOP_PER_SECOND = {
     "L4": 121e12,
     "CPU": 50e9,
 }
-"""Of one accelerator, bf16, dense, as NVIDIA's data sheets give it; of one CPU core in fp32, a round number."""
+"""Peak of one accelerator (dense bf16, from NVIDIA's data sheets) and of one CPU core (fp32, a round number)."""
 
 
 UNKNOWN_ACCELERATOR = "L40S"
-"""Whose peak is taken for one that is not in the table."""
+"""The accelerator whose peak is used for types that are not in the table."""
 
 
 ANY = "any"
-"""What `--accelerator` takes beside types: any GPU, CPUs where there is none, and as many workers as fit."""
+"""Value of `--accelerator` that allows any GPU, CPUs if there is no GPU, and as many workers as fit."""
 MEANT = {"L40": ("L40S", "L40")}
-"""What stands for other types too: the paper says L40; what clouds have, with the same memory, is the L40S."""
+"""Names that allow several types. The paper says L40; clouds have the L40S, with the same memory."""
 
 
 def accelerator_name(model: str) -> str:
-    """`H100` of `NVIDIA H100 80GB HBM3`: Ray's name for it, as far as ours go."""
+    """Ray's name for a GPU of our table, such as `H100` for `NVIDIA H100 80GB HBM3`."""
     named = re.match(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)", model)
     return (named[1] if named else re.sub(r"^NVIDIA\s+", "", model)).strip().replace(" ", "-")
 
 
 def known_accelerator(name: str, nodes: Nodes) -> str:
-    """Ray's spelling of it, or `any`. Raises InputError for a type that neither Ray nor the cluster knows."""
+    """The type in Ray's spelling, or `any`. Raises InputError for a type that neither Ray nor the cluster knows."""
     known = {one.lower(): one for one in (*PEAK_FLOP_PER_SECOND, *nodes.accelerators, *MEANT, ANY) if one != "CPU"}
     if name.lower() not in known:
         of_ray = rays_accelerators()
         if name.lower() not in {one.lower() for one in of_ray}:
             near = nearest(name.upper(), [*known.values(), *of_ray])
             usual = near if "did you mean" in near else nearest(name.upper(), known.values())
-            raise InputError(f"--accelerator {name!r} is no type of GPU that Ray knows{usual}")
+            raise InputError(f"--accelerator {name!r} is not a GPU type that Ray knows{usual}")
         known |= {one.lower(): one for one in of_ray}
     return known[name.lower()]
 
 
 def rays_accelerators() -> list[str]:
-    """Every type of accelerator that Ray has a name for."""
+    """All types of accelerator that Ray has a name for."""
     from ray.util import accelerators
 
     return [value for name, value in vars(accelerators).items() if name[0] != "_" and isinstance(value, str)]

@@ -1,4 +1,4 @@
-"""The Ray cluster: reached or started."""
+"""The Ray cluster: connecting to it, or starting one on this machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sweeps.cluster.nodes import Nodes
 from sweeps.cluster.placement import NoRoom, TrialResources, Wish, assumed, place
 from sweeps.cluster.ray_folder import check_ray_folder, ray_folder
 
-# Set before ray is imported; an address in the environment means that a cluster is there already.
+# Set before ray is imported; an address in the environment means that a cluster exists already.
 _ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # also how soon a worker's report is fetched
@@ -41,20 +41,20 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYTHONWARNINGS": "ignore",
 }
-# Where an object store is; who may use it, every node knows by itself.
+# The address of an object store; each node has its own credentials.
 _STORE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 _LOCAL_OBJECT_STORE_BYTES = 200 * 2**20
 _HOSTS_SECONDS = 600.0
 LOST_NODES = 20
-"""So often a task, or an evaluator, begins anew on another node. It is not without end, as a task may itself be what
+"""How often a task or an evaluator is restarted on another node. There is a limit because a task may itself be what
 kills its process."""
 
 
 def trial_resources(wish: Wish, *, dry_run: bool = False, verbose: bool = False) -> TrialResources:
-    """What a trial gets where it will run: on this machine, or on the cluster at RAY_ADDRESS, which is asked.
+    """The resources of a trial on this machine, or on the cluster at RAY_ADDRESS.
 
-    Hosts of a list that have not joined yet are waited for, where a trial does not fit on the others. In a dry run
-    a cluster that does not answer is taken to have what is asked for. Raises InputError where a trial can never run.
+    If a trial does not fit on the hosts that have joined, waits for the other hosts of a list. In a dry run a cluster
+    that does not answer is assumed to have the resources. Raises InputError if a trial can never run.
     """
     if not os.environ.get("RAY_ADDRESS"):
         return place(wish, local_nodes())
@@ -88,7 +88,7 @@ _keeping: ContextVar[bool] = ContextVar("keeping", default=False)
 
 @contextmanager
 def kept_cluster() -> Iterator[None]:
-    """Inside, the Ray that one command starts or reaches stays for those after it; it is left at the end."""
+    """A block in which all commands share one Ray, started or reached by the first; it is left at the end."""
     token = _keeping.set(True)
     try:
         yield
@@ -99,10 +99,10 @@ def kept_cluster() -> Iterator[None]:
 
 @contextmanager
 def cluster(verbose: bool) -> Iterator[Nodes]:
-    """A connection to the cluster at RAY_ADDRESS, or a Ray of our own on this machine; yields its nodes.
+    """Yields the nodes of the cluster at RAY_ADDRESS, or of a Ray that is started on this machine.
 
-    What was started is stopped at the end, that of `kept_cluster` where there is one. The dashboard listens on
-    localhost alone. Inside another such block it is the same connection.
+    A Ray that was started is stopped at the end of the block, or at the end of an outer `kept_cluster`. The dashboard
+    listens on localhost only. Nested blocks share one connection.
     """
     for name, value in _ENVIRONMENT.items():  # before ray is imported
         os.environ.setdefault(name, value)
@@ -119,13 +119,13 @@ def cluster(verbose: bool) -> Iterator[Nodes]:
 
 
 def leave() -> None:
-    """Disconnect, and stop what was started; the next command starts or reaches a Ray of its own."""
+    """Disconnect, and stop a Ray that was started; the next command starts or reaches one again."""
     if "ray" not in sys.modules:
         return
     import ray
 
-    # Ray's handles do not look whether it is being shut down: one that garbage collection drops in another thread, such
-    # as the ledger's writer, could end the process.
+    # Ray's handles do not check whether it is being shut down: one that garbage collection drops in another thread,
+    # such as the ledger's writer, could end the process.
     gc.collect()
     gc.disable()
     try:
@@ -135,7 +135,7 @@ def leave() -> None:
 
 
 def _connect(verbose: bool) -> None:
-    """Reach the cluster at RAY_ADDRESS, or start one. Raises Unreachable where it does not answer, and InputError where
+    """Connect to the cluster at RAY_ADDRESS, or start one. Raises Unreachable if it does not answer, and InputError if
     it cannot be used or started."""
     address = os.environ.get("RAY_ADDRESS")
     if address:
@@ -166,7 +166,7 @@ def _connect(verbose: bool) -> None:
     if not verbose:
         for name in ("ray", "ray.train", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
-        # Of a failed trial the stage says why in one line; Tune would add the traceback of every layer it came through.
+        # The stage gives the reason of a failed trial in one line; Tune would add the traceback of every layer.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         ray.init(**arguments)
@@ -183,7 +183,7 @@ def _connect(verbose: bool) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raises Unreachable within seconds where nobody listens: Ray itself tries for a minute."""
+    """Raises Unreachable within seconds if nothing listens at the address; Ray itself tries for a minute."""
     host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
     if not host or not port.isdigit():  # `auto`: nothing to knock at
         return
@@ -201,11 +201,12 @@ def _no_answer(address: str) -> str:
 
 
 class Unreachable(InputError):
-    """Nobody answers at RAY_ADDRESS."""
+    """Nothing answers at RAY_ADDRESS."""
 
 
 def map_on_cluster(resources: TrialResources, progress: Callable[[float], None]) -> Callable[..., list[Any]]:
-    """A `map_shards` for the reference store: every shard is a Ray task on one CPU, or one GPU as trials have it."""
+    """A `map_shards` for the reference store: each shard is a Ray task on one CPU, or on one GPU of the trials'
+    type."""
 
     def map_shards(function: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
         import ray
@@ -227,5 +228,5 @@ def map_on_cluster(resources: TrialResources, progress: Callable[[float], None])
 
 
 def ray_storage(storage: Path) -> str:
-    """Where Ray keeps its own records of a sweep: in the storage, which all nodes must reach."""
+    """Folder for Ray's own records of a sweep: in the storage, which all nodes reach."""
     return f"{name_of(storage)}/ray"

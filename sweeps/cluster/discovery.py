@@ -1,4 +1,4 @@
-"""The nodes of the Ray cluster that is connected to: those alive, and those that its autoscaler may start."""
+"""The nodes of the connected Ray cluster: those alive, and those that its autoscaler may start."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sweeps.cluster.accelerators import accelerator_name
 from sweeps.cluster.nodes import HEAD_NODE, NodeKind, Nodes, nodes_of
 
 NodeType = tuple[Mapping[str, float], int]
-"""Resources of one node, and how many there may be."""
+"""Resources of one node, and the largest number of such nodes."""
 
 
 _NO_LIMIT = 1_000_000
 
 
 def cluster_nodes() -> Nodes:
-    """Everything that trials can be placed on."""
+    """All nodes on which trials can be placed."""
     import ray
 
     alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -28,10 +28,10 @@ def cluster_nodes() -> Nodes:
 
 
 def node_types() -> tuple[list[NodeType], int | None]:
-    """What an autoscaler may start, of each type and in all; nothing where there is none.
+    """The nodes that an autoscaler may start, by type and in total; nothing without an autoscaler.
 
-    A managed service, or KubeRay, tells the cluster. The autoscaler of `ray up` tells nobody: its configuration is read
-    where its process runs, on the head, and there a sweep's driver runs too.
+    A managed service, or KubeRay, reports them to the cluster. The autoscaler of `ray up` does not: its configuration
+    file is read on the head, where its process and the sweep's driver run.
     """
     import ray
     from ray._private.state import state
@@ -47,7 +47,7 @@ def node_types() -> tuple[list[NodeType], int | None]:
 
 
 def read_node_types(path: Path) -> tuple[list[NodeType], int | None]:
-    """The same of an autoscaler's configuration, such as cluster.yaml. Its `max_workers` does not count the head."""
+    """The nodes that an autoscaler's configuration, such as cluster.yaml, allows. `max_workers` excludes the head."""
     import yaml
 
     config = yaml.safe_load(path.read_text())
@@ -62,7 +62,7 @@ def read_node_types(path: Path) -> tuple[list[NodeType], int | None]:
 
 
 def configuration_of(gcs_address: str) -> Path | None:
-    """The file that the autoscaler of this cluster was started with, where its process is seen."""
+    """The configuration file of this cluster's autoscaler, if its process runs on this machine."""
     import psutil
 
     for process in psutil.process_iter(["cmdline"]):
@@ -84,19 +84,19 @@ def local_resources() -> tuple[float, float]:
 
 
 def local_nodes() -> Nodes:
-    """This machine."""
+    """This machine as the only node."""
     cpus, gpus = local_resources()
     types = tuple(name for name in local_accelerator().split("/") if name) if gpus else ()
     return Nodes((NodeKind(cpus, gpus, types),), local=True)
 
 
 def local_accelerator() -> str:
-    """The type of this machine's GPUs; empty where there is none or the driver does not say."""
+    """The type of this machine's GPUs; empty if there is none or the driver does not report it."""
     described = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     models = [re.search(r"^Model:\s*(.+)$", path.read_text(), re.MULTILINE) for path in described]
     return "/".join(sorted({accelerator_name(model[1]) for model in models if model}))
 
 
 def nodes_now() -> Nodes:
-    """Those of the cluster that is connected to, or this machine."""
+    """The nodes of the connected cluster, or this machine."""
     return cluster_nodes() if os.environ.get("RAY_ADDRESS") else local_nodes()

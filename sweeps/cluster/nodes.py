@@ -1,4 +1,4 @@
-"""What a cluster's nodes can hold: counted node by node, as a trial's workers share one. Pure functions on tables."""
+"""What the nodes of a cluster can hold, counted node by node since the workers of a trial share one. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 ACCELERATOR = "accelerator_type:"
-"""How Ray begins the resource that says of which type a node's GPUs are."""
+"""Prefix of Ray's resource that names the type of a node's GPUs."""
 HEAD_NODE = "node:__internal_head__"
-"""Ray's resource of the node that no spot market takes away."""
+"""Ray's resource of the head node, which no spot market takes away."""
 
 
 @dataclass(frozen=True)
 class NodeKind:
-    """Nodes that are alike."""
+    """A group of equal nodes."""
 
     cpus: float
     gpus: float
     accelerators: tuple[str, ...] = ()
-    """Types of the GPUs, as Ray names them: an A100 may be A100 and A100-80G."""
+    """Types of the GPUs in Ray's names; an A100 may be both A100 and A100-80G."""
     alive: int = 1
     most: int = 1
-    """What an autoscaler may make of `alive`; the same where there is none."""
+    """Largest number of such nodes that an autoscaler may run; `alive` without an autoscaler."""
 
     def fits(self, bundles: int, cpus: float, gpus: int) -> int:
-        """So many times `bundles` of these CPUs and GPUs fit on one such node, all of them together."""
+        """How many groups of `bundles` of these CPUs and GPUs fit on one such node."""
         by_cpus = self.cpus // (bundles * cpus) if cpus else float("inf")
         by_gpus = self.gpus // (bundles * gpus) if gpus else float("inf")
         return int(min(by_cpus, by_gpus))
@@ -38,26 +38,26 @@ class NodeKind:
 
 @dataclass(frozen=True)
 class Nodes:
-    """All that trials can be placed on."""
+    """All nodes on which trials can be placed."""
 
     kinds: tuple[NodeKind, ...]
     local: bool = False
-    """One machine with a Ray of our own, not a cluster that somebody set up for a purpose."""
+    """Whether this is one machine with a Ray of our own, not a cluster at RAY_ADDRESS."""
     most_nodes: int | None = None
-    """All that an autoscaler starts, of whatever kind."""
+    """Most nodes that an autoscaler starts, over all kinds; None for no limit."""
     unknown: int = 0
-    """Nodes that are still to come and are of no known kind: hosts of a list, before they have joined."""
+    """Hosts of a list that have not joined yet, whose kind is not known."""
     head_memory: float = float("inf")
-    """Bytes of the node that the drivers sit on."""
+    """Memory in bytes of the head, where the drivers run."""
 
     @property
     def gpus(self) -> bool:
-        """Whether there is, or can be, any GPU."""
+        """Whether there is a GPU, or can be."""
         return any(kind.gpus >= 1 and kind.most for kind in self.kinds)
 
     @property
     def total_gpus(self) -> float:
-        """Of all nodes that there are or can be."""
+        """GPUs of all nodes that exist or can be started."""
         return sum(kind.gpus * kind.most for kind in self.kinds)
 
     @property
@@ -66,11 +66,11 @@ class Nodes:
         return sorted({name for kind in self.kinds for name in kind.accelerators})
 
     def of_type(self, accelerator: str) -> Nodes:
-        """Those with GPUs of this type."""
+        """The nodes with GPUs of this type."""
         return dataclasses.replace(self, kinds=tuple(kind for kind in self.kinds if accelerator in kind.accelerators))
 
     def most_at_once(self, bundles: int, cpus: float, gpus: int) -> int:
-        """How many times `bundles`, each group on one node, fit at most on nodes that are there or can be started."""
+        """How many groups of `bundles`, each on one node, fit at most on nodes that exist or can be started."""
         to_come = sum(kind.most - kind.alive for kind in self.kinds)
         if self.most_nodes is not None:
             to_come = min(to_come, max(0, self.most_nodes - sum(kind.alive for kind in self.kinds)))
@@ -82,11 +82,11 @@ class Nodes:
         return held
 
     def largest(self, cpus: float, gpus: int) -> int:
-        """How many such bundles fit on one node, the roomiest."""
+        """How many such bundles fit on the largest node."""
         return max((kind.fits(1, cpus, gpus) for kind in self.kinds if kind.most), default=0)
 
     def without(self, gpus: int, accelerator: str = "") -> Nodes:
-        """What is left where one GPU after the other of the nodes with fewest GPUs is taken, of the type if named."""
+        """The nodes without so many GPUs (of the type, if named), taken from the nodes with the fewest GPUs first."""
         kinds = list(self.kinds)
         for _ in range(gpus):
             typed = [kind for kind in kinds if not accelerator or accelerator in kind.accelerators]
@@ -102,7 +102,7 @@ class Nodes:
 
     def __str__(self) -> str:
         described = [str(kind) for kind in self.kinds if kind.gpus or kind.cpus]
-        return ", ".join(described) if described else "no node that trials can run on"
+        return ", ".join(described) if described else "no node on which trials can run"
 
 
 def nodes_of(
@@ -112,11 +112,9 @@ def nodes_of(
     most_nodes: int | None = None,
     head_memory: float = float("inf"),
 ) -> Nodes:
-    """Ray's resources of every node that is alive, with (resources, nodes at most) of every type that an autoscaler
-    may start.
+    """The nodes from Ray's resources of each live node, and the types (resources, most nodes) of an autoscaler.
 
-    A live node counts as one of a type with the same GPUs. Of a type without resources nothing is known before its
-    nodes join.
+    A live node belongs to a type with the same GPUs. A type without resources is unknown until its nodes join.
     """
     alive = list(alive)
     there = [_kind(resources) for resources in alive]
@@ -132,9 +130,9 @@ def nodes_of(
 
 
 def _count(kinds: list[NodeKind], new: NodeKind) -> None:
-    """Add nodes to those that they are like, or to the list."""
+    """Add nodes to an equal group of the list, or as a new group."""
     for place, known in enumerate(kinds):
-        # Ray counts the CPUs of a machine itself: beside the same GPUs they need not be what the type says.
+        # Ray counts the CPUs of a machine itself: they may differ from the type's although the GPUs are the same.
         if (known.gpus, known.accelerators) == (new.gpus, new.accelerators) and (new.gpus or known.cpus == new.cpus):
             alive = known.alive + new.alive
             most = max(known.most, alive) if new.alive else known.most + new.most

@@ -1,4 +1,4 @@
-"""What a trial asks of the cluster: so many workers, on GPUs of one type, all on one node."""
+"""The resources of a trial: a number of workers on GPUs of one type, all on one node."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sweeps.cluster.nodes import Nodes, counted
 from sweeps.plan.options import SweepOptions
 
 DRIVER_BYTES = 0.6 * 2**30
-"""What one running trial takes of the head's memory: its driver, with Train's controller in it, and two small actors of
+"""Memory on the head of one running trial: its driver, with Train's controller in it, and two small actors of
 Train's."""
 
 
 HARDWARE = "trial.hardware"
-"""The tag of a trial that says what it was trained on."""
+"""Tag of a trial with the hardware that it was trained on."""
 
 
 class NoRoom(InputError):
@@ -28,37 +28,37 @@ class NoRoom(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class Wish:
-    """What the command line says of a trial's place, and what its recipe does."""
+    """The placement that the command line and the recipe ask for."""
 
     recipe: Recipe
     workers: int = 0
-    """0 for the recipe's."""
+    """Workers of a trial; 0 for the recipe's number."""
     min_workers: int = 0
-    """0 where the trial is not elastic."""
+    """Fewest workers of an elastic trial; 0 if the trial is not elastic."""
     accelerator: str = ""
-    """Empty for the recipe's; or `any`."""
+    """GPU type, or `any`; empty for the recipe's."""
     concurrent: int = 0
-    """0 for as many as fit."""
+    """Trials at the same time; 0 for as many as fit."""
 
 
 @dataclass(frozen=True)
 class TrialResources:
-    """What one trial asks of the cluster, and how many run at a time."""
+    """The resources of one trial, and how many trials run at the same time."""
 
     workers: int
     use_gpu: bool
     cpus_per_worker: int
     concurrent: int
     accelerator: str = ""
-    """The GPUs' type as Ray names it, such as H100; several are joined by a slash."""
+    """GPU type in Ray's names, such as H100; several are joined by a slash."""
     min_workers: int = 0
-    """So many workers will do while there are no more; 0 where the trial is not elastic."""
+    """Fewest workers of an elastic trial; 0 if the trial is not elastic."""
     accelerator_type: str = ""
-    """What Ray is asked for: one type, or empty for any."""
+    """GPU type to ask Ray for; empty for any."""
     gpus_per_worker: float = 1.0
-    """Below 1 where evaluators share the worker's GPU."""
+    """GPU share of a worker; below 1 if evaluators share its GPU."""
     note: str = ""
-    """Why it is not what the recipe says; empty where it is."""
+    """How the resources differ from the recipe's and why; empty if they do not."""
 
     def __str__(self) -> str:
         named = f" ({self.accelerator})" if self.accelerator else ""
@@ -67,7 +67,7 @@ class TrialResources:
         return f"{fewest}{self.workers} worker{'s' if self.workers > 1 else ''} of {each}"
 
     def job(self) -> dict[str, Any]:
-        """What a trial's driver passes on to Ray Train."""
+        """The resources that a trial's driver passes to Ray Train."""
         return {
             "workers": self.workers,
             "min_workers": self.min_workers or self.workers,
@@ -80,18 +80,17 @@ class TrialResources:
 
     @property
     def precision(self) -> str:
-        """What `auto` becomes."""
+        """The precision that `auto` stands for."""
         return "bf16" if self.use_gpu and not logical_gpus() else "fp32"
 
 
 def logical_gpus() -> bool:
-    """Whether MMPO_LOGICAL_GPUS=1 says that the cluster's GPUs are numbers only: trials are placed by them and train on
-    CPUs. It is there to test a cluster's configuration where there are no such machines."""
+    """Whether MMPO_LOGICAL_GPUS=1: Ray schedules by GPU count but training runs on CPUs, to test a cluster file."""
     return os.environ.get("MMPO_LOGICAL_GPUS", "") == "1"
 
 
 def place(wish: Wish, nodes: Nodes) -> TrialResources:
-    """The trial's resources on these nodes. Raises InputError where no node can ever hold a trial."""
+    """The resources of a trial on these nodes. Raises InputError if no node can ever hold a trial."""
     if wish.workers < 0:
         raise InputError(f"--workers-per-trial must be at least 1, or 0 for the recipe's, got {wish.workers}")
     if wish.concurrent < 0:
@@ -109,7 +108,7 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
         use_gpu, accelerator = True, accelerator_type
         fits = room.largest(1, 1)
         if workers > fits:
-            note = f"no node can have {workers} workers of a trial; it gets {fits}"
+            note = f"no node fits {workers} workers; each trial uses {fits}"
             workers = fits
     else:
         use_gpu, accelerator_type, room = nodes.gpus, "", nodes
@@ -118,37 +117,37 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
         if fits < 1:
             raise NoRoom(_nothing_fits(nodes))
         if workers > fits and (not wish.workers or 0 < wish.min_workers <= fits):
-            asked_for = _recipe_asks(wish.recipe) if not wish.workers else f"{workers} workers are asked for"
-            note = f"{asked_for}; here a trial gets {counted(fits, 'worker')}"
+            asked_for = _recipe_asks(wish.recipe) if not wish.workers else f"--workers-per-trial is {workers}"
+            note = f"{asked_for}; here each trial uses {counted(fits, 'worker')}"
             workers = fits
         if workers > fits:
             kind, where = "GPU" if use_gpu else "CPU", "this machine" if nodes.local else "its largest node"
             raise NoRoom(
-                f"a trial of {workers} workers needs {workers} {kind}s on one node, {where} has {fits}; "
+                f"a trial of {workers} workers needs {workers} {kind}s on one node, but {where} has {fits}; "
                 f"give --workers-per-trial {fits} or fewer"
             )
     fewest = min(wish.min_workers, workers)
     resources = TrialResources(workers, use_gpu, 1, 1, accelerator, fewest, accelerator_type)
     at_a_time = concurrency(resources, nodes, wish.concurrent)
     if at_a_time < (wish.concurrent or at_a_time + 1) and at_a_time < _that_fit(resources, nodes):
-        note += f"{'; ' if note else ''}the head has memory for {counted(at_a_time, 'trial')} at a time"
+        note += f"{'; ' if note else ''}the head has memory for {counted(at_a_time, 'trial')} at the same time"
     return dataclasses.replace(resources, concurrent=at_a_time, note=note)
 
 
 def assumed(wish: Wish) -> TrialResources:
-    """What is asked for, of a cluster that cannot be asked whether it has it."""
+    """The wanted resources, assumed to exist in a cluster that does not answer."""
     workers = wish.workers or wish.recipe.workers
     accelerator = MEANT.get(wish.accelerator or wish.recipe.accelerator, (wish.accelerator or wish.recipe.accelerator,))
-    note = "the cluster at RAY_ADDRESS does not answer; it is taken to have what is asked for"
+    note = "the cluster at RAY_ADDRESS does not answer; it is assumed to have these resources"
     name = "" if accelerator[0] == ANY else accelerator[0]
     return TrialResources(workers, True, 1, wish.concurrent or 1, name, wish.min_workers, name, note=note)
 
 
 def concurrency(resources: TrialResources, nodes: Nodes, wanted: int = 0) -> int:
-    """How many such trials run at a time, at least one: as wanted, as nodes hold that are there or can be started, and
-    as the head has memory for."""
+    """How many such trials run at the same time, at least one: limited by `wanted`, by the nodes that exist or can be
+    started, and by the head's memory."""
     fit = _that_fit(resources, nodes)
-    # On one machine the workers' cores and GPUs end before its memory does.
+    # On one machine cores and GPUs are the tighter limit.
     drivers = fit if nodes.local else int(min(fit, nodes.head_memory // DRIVER_BYTES))
     return max(1, min(wanted or fit, fit, drivers))
 
@@ -159,7 +158,7 @@ def _that_fit(resources: TrialResources, nodes: Nodes) -> int:
 
 
 def _of_type(asked: str, workers: int, nodes: Nodes) -> tuple[str, Nodes]:
-    """The type to ask for, of those meant the one with most room, and the nodes that have it."""
+    """The GPU type to ask for (of several allowed ones that with most room), and the nodes that have it."""
     rooms = {name: nodes.of_type(name) for name in MEANT.get(asked, (asked,))}
     best = max(rooms, key=lambda name: rooms[name].most_at_once(workers, 1, 1))
     if rooms[best].largest(1, 1) >= workers:
@@ -169,27 +168,27 @@ def _of_type(asked: str, workers: int, nodes: Nodes) -> tuple[str, Nodes]:
     plenty = max(rooms.values(), key=lambda room: room.largest(1, 1)).largest(1, 1)
     advice = [f"--workers-per-trial {plenty} or fewer"] if plenty else []
     others = [name for name in nodes.accelerators if name not in rooms and nodes.of_type(name).largest(1, 1) >= workers]
-    advice += [f"--accelerator {name}" for name in others] or [f"--accelerator {ANY} for what there is"]
+    advice += [f"--accelerator {name}" for name in others] or [f"--accelerator {ANY} for any GPU"]
     elsewhere = "" if nodes.local else f", or add a node type with {workers} {meant} to cluster.yaml"
     raise NoRoom(
-        f"a trial asks for {counted(workers, 'GPU')} of type {meant} on one node; {here} has {nodes}: "
+        f"a trial needs {counted(workers, 'GPU')} of type {meant} on one node; {here} has {nodes}: "
         f"give {' or '.join(advice)}{elsewhere}"
     )
 
 
 def _recipe_asks(recipe: Recipe) -> str:
     gpus = f" on {recipe.accelerator} GPUs" if recipe.accelerator else ""
-    return f"recipe {recipe.name} asks for {counted(recipe.workers, 'worker')}{gpus}"
+    return f"recipe {recipe.name} has {counted(recipe.workers, 'worker')}{gpus}"
 
 
 def _nothing_fits(nodes: Nodes) -> str:
     if nodes.local:
         return "this machine has neither a GPU nor a CPU to train on"
-    return f"the cluster has {nodes}: start some that have CPUs or GPUs, and join them with `ray start --address=…`"
+    return f"the cluster has {nodes}: start nodes with CPUs or GPUs, and join them with `ray start --address=…`"
 
 
 def wish_of(options: SweepOptions) -> Wish:
-    """What the options and the recipe say of a trial's place."""
+    """The placement that options and recipe ask for."""
     return Wish(
         recipe=find_recipe(options.model, options.recipe),
         workers=options.workers_per_trial,
@@ -200,5 +199,5 @@ def wish_of(options: SweepOptions) -> Wish:
 
 
 def hardware(resources: TrialResources) -> str:
-    """`2 x H100`, `1 x CPU`: what a trial runs on."""
+    """The hardware of a trial, such as `2 x H100` or `1 x CPU`."""
     return f"{resources.workers} x {(resources.accelerator or 'GPU') if resources.use_gpu else 'CPU'}"

@@ -1,4 +1,4 @@
-"""What trials will cost: steps, tokens, FLOP, hours and money. Pure functions on numbers."""
+"""The cost of trials in steps, tokens, FLOP, hours and money. Pure functions on numbers."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from sweeps.cluster.accelerators import PEAK_FLOP_PER_SECOND, UNKNOWN_ACCELERATOR
 
 UTILISATION = 0.35
-"""Share of the peak that training reaches; assumed, not measured."""
+"""Share of the accelerator's peak that training reaches; assumed, not measured."""
 START_UP_SECONDS = 30.0
-"""Of a trial, from its placement to its first step."""
+"""Time from the placement of a trial to its first step."""
 CHARACTERS_PER_TOKEN = 4.0
-"""Where the data have not been tokenised yet."""
+"""Used until the data have been tokenised."""
 
 
 @dataclass(frozen=True)
 class ModelSize:
-    """What FLOP are counted from."""
+    """The sizes of a model from which FLOP are computed."""
 
     parameters: int
     layers: int
@@ -29,14 +29,14 @@ class ModelSize:
     """Attention heads times their size."""
 
     def adapter_parameters(self, rank: int) -> int:
-        """Of LoRA adapters of that rank at most: on attention's four projections, and on the feed-forward's three,
-        which are taken to be four times as wide."""
+        """Most parameters of LoRA adapters of that rank: on the four projections of attention and the three of the
+        feed-forward layer, which are assumed to be four times as wide."""
         return rank * self.layers * self.width * (4 * (1 + 1) + 3 * (1 + 4))
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of one split."""
+    """Token counts of one split."""
 
     prompts: np.ndarray
     """Shape (N,)."""
@@ -44,22 +44,22 @@ class Lengths:
     """Shape (N, K); 0 where there is no completion."""
 
     def first(self, completions: int) -> Lengths:
-        """With at most so many completions of each prompt."""
+        """The lengths with at most that many completions per prompt."""
         return Lengths(self.prompts, self.completions[:, :completions])
 
     @property
     def tokens(self) -> int:
-        """Every completion behind its own prompt, as `train/tokens_per_second` counts them."""
+        """Tokens with the prompt counted for every completion, as in `train/tokens_per_second`."""
         return int(self.completions.sum() + (self.prompts * (self.completions > 0).sum(axis=1)).sum())
 
     @property
     def computed(self) -> int:
-        """Each prompt once, with all its completions behind it."""
+        """Tokens with each prompt counted once."""
         return int(self.completions.sum() + self.prompts.sum())
 
     @property
     def attended(self) -> int:
-        """Pairs of positions, before the causal mask halves them."""
+        """Pairs of positions in attention, before the causal mask halves them."""
         ends = np.where(self.completions > 0, self.prompts[:, None] + self.completions, 0)
         own = np.where(self.completions > 0, self.prompts[:, None], 0)
         return int((self.prompts**2).sum() + (ends**2 - own**2).sum())
@@ -67,42 +67,42 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Work:
-    """What one trial has to compute."""
+    """The computation of one trial."""
 
     steps: int
     tokens: int
-    """Of training, as `train/tokens_per_second` counts them."""
+    """Tokens of training, as `train/tokens_per_second` counts them."""
     training_flop: float
     scoring_flop: float
-    """Validation while it trains, and the evaluator's of each epoch's checkpoint."""
+    """FLOP of the validations during training, and of the evaluator on each epoch's checkpoint."""
 
     @property
     def equivalent_tokens(self) -> float:
-        """Tokens of training that would cost as much as all of it."""
+        """Tokens of training that would cost as much as the whole trial."""
         return self.tokens * (1 + self.scoring_flop / self.training_flop)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast trials go, and how we know."""
+    """The speed of trials, and its source."""
 
     tokens_per_second: float
     start_up_seconds: float
     source: str
 
     def seconds(self, work: Work) -> float:
-        """Of one trial, from its placement to its last evaluation."""
+        """Seconds of one trial, from its placement to its last evaluation."""
         return self.start_up_seconds + work.equivalent_tokens / self.tokens_per_second
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a list of trials will cost."""
+    """The expected cost of a list of trials."""
 
     trials: int
     steps: int
     hours: float
-    """Of all accelerators together, or of CPU cores where there are none."""
+    """Hours of all accelerators together, or of CPU cores if there are no accelerators."""
     elapsed_seconds: float
     kind: str
     """GPU or CPU."""
@@ -111,7 +111,7 @@ class Forecast:
 
     @property
     def money(self) -> float | None:
-        """In the currency of the price; None where there is no price or no GPU."""
+        """Cost in the currency of the price; None without a price or a GPU."""
         return None if self.price_per_gpu_hour is None or self.kind != "GPU" else self.hours * self.price_per_gpu_hour
 
     def __str__(self) -> str:
@@ -120,18 +120,18 @@ class Forecast:
             f"about {duration(self.elapsed_seconds)} on this cluster"
         )
         if self.money is not None:
-            said += f", {self.money:,.2f} at {self.price_per_gpu_hour:g} a GPU-hour"
+            said += f", {self.money:,.2f} at {self.price_per_gpu_hour:g} per GPU-hour"
         elif self.kind == "GPU":
-            said += "; give --price-per-gpu-hour for its price"
+            said += "; give --price-per-gpu-hour to see the price"
         elif self.price_per_gpu_hour is not None:
             said += "; no GPU, so no price"
         return f"{said} ({self.source})"
 
 
 def forward_flop(size: ModelSize, lengths: Lengths) -> tuple[float, float]:
-    """FLOP of one forward pass over a split, by weights and by attention.
+    """FLOP of one forward pass over a split, in the weights and in attention.
 
-    2 N for each token; 4 L d for each pair of positions of a sequence, of which the causal mask leaves half.
+    2 N per token; 4 L d per pair of positions of a sequence, of which the causal mask leaves half.
     """
     return 2.0 * size.parameters * lengths.computed, 2.0 * size.layers * size.width * lengths.attended
 
@@ -147,9 +147,9 @@ def work_of(
     lora: bool,
     judged: bool = True,
 ) -> Work:
-    """A trial's work. Training costs 6 N a token, 4 N where the weights are frozen (LoRA); attention three forwards.
+    """A trial's work. Training costs 6 N per token, 4 N if the weights are frozen (LoRA), and attention three forwards.
 
-    `judged`: whether an evaluator looks at each epoch's checkpoint, besides the loop's own validation.
+    `judged`: whether an evaluator scores each epoch's checkpoint, besides the training loop's own validation.
     """
     weights, attention = forward_flop(size, train)
     steps_per_epoch = math.ceil(len(train.prompts) / pairs_per_step)
@@ -164,23 +164,23 @@ def work_of(
 
 
 def reference_flop(size: ModelSize, train: Lengths, validation: Lengths) -> float:
-    """One forward pass over both splits."""
+    """FLOP of one forward pass over both splits."""
     return sum(forward_flop(size, train)) + sum(forward_flop(size, validation))
 
 
 def modelled_speed(work: Work, accelerator: str, workers: int) -> Speed:
-    """From FLOP, the accelerator's peak and the share of it that is assumed."""
+    """The speed computed from FLOP, the accelerator's peak and the assumed share of it."""
     known = accelerator if accelerator in PEAK_FLOP_PER_SECOND else UNKNOWN_ACCELERATOR
     per_second = workers * UTILISATION * PEAK_FLOP_PER_SECOND[known]
     of_what = "a CPU core" if known == "CPU" else f"a {known}"
-    source = f"from FLOP, at {UTILISATION:.0%} of the {PEAK_FLOP_PER_SECOND[known]:.3g} a second of {of_what}"
+    source = f"from FLOP, at {UTILISATION:.0%} of {of_what}'s peak of {PEAK_FLOP_PER_SECOND[known]:.3g} per second"
     return Speed(work.tokens * per_second / work.training_flop, START_UP_SECONDS, source)
 
 
 def measured_speed(trials: Sequence[tuple[float, float, Work]]) -> Speed:
-    """From finished trials: (tokens a second of training, seconds in all, work) of each, medians of them.
+    """The median speed of finished trials, each given as (training tokens per second, seconds in all, work).
 
-    What a trial took beyond its work is its start-up.
+    The time that a trial took beyond its work is its start-up.
     """
     tokens_per_second = statistics.median(one[0] for one in trials)
     beyond = [seconds - work.equivalent_tokens / own for own, seconds, work in trials]
@@ -188,12 +188,12 @@ def measured_speed(trials: Sequence[tuple[float, float, Work]]) -> Speed:
     return Speed(
         tokens_per_second,
         max(0.0, statistics.median(beyond)),
-        f"measured: {tokens_per_second:,.0f} tokens a second in {len(trials)} finished trial{plural} here",
+        f"measured: {tokens_per_second:,.0f} tokens per second in {len(trials)} finished trial{plural}",
     )
 
 
 def elapsed(seconds: Sequence[float], concurrent: int) -> float:
-    """How long a list takes where so many run at a time, each next one in the first free place."""
+    """Seconds that a list takes if `concurrent` trials run at the same time, each next one in the first free place."""
     places = [0.0] * max(1, concurrent)
     for one in seconds:
         places[places.index(min(places))] += one
@@ -201,7 +201,7 @@ def elapsed(seconds: Sequence[float], concurrent: int) -> float:
 
 
 def total(forecasts: Sequence[Forecast]) -> Forecast:
-    """Of several stages, one after the other."""
+    """The forecast of several stages, one after the other."""
     sources = sorted({one.source for one in forecasts if one.trials}) or [forecasts[0].source]
     return Forecast(
         sum(one.trials for one in forecasts),
@@ -215,18 +215,18 @@ def total(forecasts: Sequence[Forecast]) -> Forecast:
 
 
 def compared(forecast: Forecast, hours: float) -> str:
-    """What it cost beside what was foreseen."""
-    ratio = f", {hours / forecast.hours:.2f} of it" if forecast.hours else ""
-    return f"cost: {hours_text(hours, forecast.kind)}; foreseen {hours_text(forecast.hours, forecast.kind)}{ratio}"
+    """The real cost beside the forecast, in a sentence."""
+    ratio = f" ({hours / forecast.hours:.2f} times the forecast)" if forecast.hours else ""
+    return f"cost: {hours_text(hours, forecast.kind)}; forecast: {hours_text(forecast.hours, forecast.kind)}{ratio}"
 
 
 def hours_text(hours: float, kind: str) -> str:
-    """`1.25 GPU-hours`."""
+    """Hours in words, such as `1.25 GPU-hours`."""
     return f"{hours:,.{2 if hours >= 0.1 else 4}f} {kind}-hours"
 
 
 def duration(seconds: float) -> str:
-    """`4 min`, `3.2 h`."""
+    """A duration in words, such as `4 min` or `3.2 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

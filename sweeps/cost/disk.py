@@ -1,4 +1,4 @@
-"""Bytes that trials write."""
+"""Disk space that trials need."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 _OVERHEAD_BYTES = 20_000_000
 _STATE_BYTES = 12
-"""Of a trained parameter: the weight and two moments in fp32."""
+"""Bytes of a saved state per trained parameter: the weight and two moments in fp32."""
 
 
 def room_needed(
     config: TrialConfig | SFTTrial, size: ModelSize | None, trials: int, at_a_time: int, *, stops: bool = False
 ) -> float:
-    """Bytes that trials write at most: checkpoints of all epochs, and of those that run at a time two states to resume
-    from, as the older one goes once the newer one is whole. One that is stopped keeps its state, one that is finished
-    does not; of trials that fail none is counted, nor anything of a model of unknown size."""
+    """Most bytes that trials need: the checkpoints of all epochs, and two states for each trial that runs at the same
+    time, since the older one is deleted once the newer one is complete. A stopped trial keeps its state, a finished one
+    does not. Failed trials are not counted, nor is a model of unknown size."""
     if size is None:
         return _OVERHEAD_BYTES
     lora_rank = config.lora_rank if isinstance(config, TrialConfig) else 0

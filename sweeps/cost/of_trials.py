@@ -1,4 +1,4 @@
-"""What a forecast is made from, and what trials really cost: model, data and earlier trials as numbers."""
+"""The numbers behind a forecast (model, data and earlier trials), and the real cost of trials."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ PARAMETERS = {
     "llama-3.2-1b": (1_235_814_400, 16, 2048),
     "llama-3-8b": (8_030_261_248, 32, 4096),
 }
-"""Recipe -> parameters, layers, width, for a model whose weights are not on this machine yet."""
+"""Recipe -> parameters, layers and width, for a model whose weights are not on this machine yet."""
 
 
 class ToTrain(Protocol):
@@ -79,10 +79,10 @@ def forecast_trials(
     *,
     prepared: bool = False,
 ) -> Forecast:
-    """What training these will cost: by what finished trials of the same model, data and hardware took, or by FLOP.
+    """The expected cost of these trials, from finished trials of the same model, data and hardware, or from FLOP.
 
-    Trials that go on from a checkpoint are counted in full; suites beside reward accuracy, and answers that are
-    generated in training, are not counted. The pass of the reference model is, unless it is there or `prepared` before.
+    Trials that continue from a checkpoint are counted in full. Not counted are suites other than reward accuracy and
+    answers generated in training. The reference model's pass is counted unless it exists or is `prepared`.
     """
     kind = "GPU" if resources.use_gpu else "CPU"
     if not todo:
@@ -124,7 +124,7 @@ def forecast_trials(
 
 
 def hours_of(records: Mapping[str, TrialRecord], digests: Sequence[str], workers: int) -> float | None:
-    """Accelerator-hours, or core-hours, that these trials took; None where one has no finished record."""
+    """Accelerator-hours, or core-hours, that these trials took; None if one of them has not finished."""
     seconds = [records[digest].seconds if digest in records else None for digest in digests]
     known = [one for one in seconds if one is not None]
     return sum(known) * workers / 3600 if known and len(known) == len(seconds) else None
@@ -147,7 +147,7 @@ def work_on(size: ModelSize, train: Lengths, validation: Lengths, trial: TrialCo
 
 
 def _completions(trial: TrialConfig) -> int:
-    """Of a prompt, in one step: all for MMPO's Eq. 4."""
+    """Completions of a prompt in one step; all of them for MMPO's Eq. 4."""
     if trial.objective == "mmpo":
         return 1_000
     return trial.negatives + 1 if "negatives" in OBJECTIVE_FIELDS[trial.objective] else 2
@@ -160,9 +160,9 @@ def finished_trials(
     ran_on: str,
     work_in: Callable[[Mapping[str, str]], Work],
 ) -> list[tuple[float, float, Work]]:
-    """Tokens a second, seconds and work of the latest trials that finished with the `same` params on such hardware.
+    """Tokens per second, seconds and work of the latest trials that finished with the `same` params on this hardware.
 
-    `work_in` makes the work of a run's params.
+    `work_in` computes the work from a run's params.
     """
     tags = {"ledger.kind": "trial", "trial.state": "finished", HARDWARE: ran_on}
     with ledger.store.reading():
@@ -182,7 +182,7 @@ def finished_trials(
 def read_size(folder: Path, recipe: str = "") -> ModelSize:
     """A model's size from config.json and the headers of its safetensors files; no weights are read.
 
-    Without them what the recipe's model is known to have. Raises InputError where that is unknown too.
+    Without these files it is the known size of the recipe's model. Raises InputError if that is unknown too.
     """
     try:
         config = json.loads((folder / "config.json").read_text())
@@ -196,7 +196,7 @@ def read_size(folder: Path, recipe: str = "") -> ModelSize:
     if parameters:
         return ModelSize(parameters, int(layers), int(width))
     if recipe not in PARAMETERS:
-        raise InputError(f"{folder} has no config.json and safetensors weights from which a model's size can be read")
+        raise InputError(f"{folder} has no config.json and safetensors weights, so the model's size cannot be read")
     return ModelSize(*PARAMETERS[recipe])
 
 

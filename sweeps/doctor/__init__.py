@@ -1,1 +1,1 @@
-"""Whether what is planned can run here, and what to do where it cannot. The door is `python -m sweeps.doctor`."""
+"""Whether a planned stage can run here, and what to do if not. The door is `python -m sweeps.doctor`."""

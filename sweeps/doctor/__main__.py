@@ -1,9 +1,9 @@
-"""Whether this machine, or the cluster at RAY_ADDRESS, can run what is planned; and if not, what to do.
+"""Whether this machine, or the cluster at RAY_ADDRESS, can run a planned stage; and if not, what to do.
 
-python -m sweeps.doctor --model tiny            the options are those of the stage that is planned
+python -m sweeps.doctor --model tiny            with the options of the planned stage
 
-Exit status 0 says that it can run, 1 that it cannot. Nothing is trained, made or changed. This file loads nothing but
-the standard library: what is not installed is one of the answers.
+Exit status 0 means that the stage can run, 1 that it cannot. Nothing is trained, made or changed. This file imports
+only the standard library, since a missing package is one of the possible answers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Examine, print the page, exit."""
+    """Examine, print the page and exit."""
     try:
         from mmpo_train.terminal import run_program
         from sweeps.doctor.page import DoctorOptions, print_page

@@ -1,4 +1,4 @@
-"""Whether a trial fits on the Ray cluster, and whether its nodes have what this machine has. A door to ray."""
+"""Whether a trial fits on the Ray cluster, and whether its nodes match this machine. A door to ray."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ADDRESS_FILE = "ray/ray_current_cluster"
 
 
 def ray_cluster(options: SweepOptions) -> Iterator[Finding]:
-    """The cluster at RAY_ADDRESS with its nodes, or what would be started here; and how trials fit on it."""
+    """The cluster at RAY_ADDRESS with its nodes, or the Ray that would be started here; and how trials fit on it."""
     address = os.environ.get("RAY_ADDRESS", "")
     if not address:
         check_ray_folder()
@@ -36,7 +36,7 @@ def ray_cluster(options: SweepOptions) -> Iterator[Finding]:
         if running:
             yield note(
                 "Ray",
-                f"a cluster runs at {running}, which sweeps do not use while RAY_ADDRESS is not set",
+                f"a cluster runs at {running}, but sweeps do not use it while RAY_ADDRESS is not set",
                 f"export RAY_ADDRESS={running} to use it, or end it with `ray stop`",
             )
         return
@@ -50,7 +50,7 @@ def ray_cluster(options: SweepOptions) -> Iterator[Finding]:
 
 
 def look(sentinel: str) -> dict[str, Any]:
-    """What a node sees: its name, its versions, and whether the file is there. Runs on the node."""
+    """A node's name, its versions, and whether it sees the file. Runs on the node."""
     versions = {"python": ".".join(map(str, sys.version_info[:2]))}
     for package in _SAME_EVERYWHERE:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -64,13 +64,13 @@ def _placement(options: SweepOptions, nodes: Nodes, subject: str, where: str = "
     except InputError as error:
         yield problem(subject, str(error), "")
         return
-    yield fine(subject, f"{where}{resources.concurrent} trials at a time, {resources} each")
+    yield fine(subject, f"{where}{resources.concurrent} trials at the same time, {resources} each")
     if resources.note:
         yield note(subject, resources.note, "")
 
 
 def _on_nodes(nodes: list[str], storage: Path) -> Iterator[Finding]:
-    """Whether every node has this machine's versions, and sees the storage."""
+    """Whether every node has this machine's versions and sees the storage."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -110,10 +110,12 @@ def _on_nodes(nodes: list[str], storage: Path) -> Iterator[Finding]:
             "nodes", f"{len(late)} of {len(nodes)} did not answer in {NODE_SECONDS:.0f} s", "look at `ray status`"
         )
     if differing:
-        yield problem("nodes", f"other versions than here: {'; '.join(differing)}", "one environment for all nodes")
+        yield problem(
+            "nodes", f"versions differ from here: {'; '.join(differing)}", "use one environment for all nodes"
+        )
     if blind:
         yield problem(
-            "nodes", f"{storage} of this machine is not seen on {', '.join(sorted(blind))}",
+            "nodes", f"{storage} of this machine does not exist on {', '.join(sorted(blind))}",
             "give --storage a folder that all nodes share, or an s3:// address",
         )  # fmt: skip
     if seen and not (late or differing or blind):
@@ -121,7 +123,7 @@ def _on_nodes(nodes: list[str], storage: Path) -> Iterator[Finding]:
 
 
 def _running_here() -> str:
-    """The address of a cluster that `ray start` left running on this machine; empty where there is none."""
+    """The address of a cluster that `ray start` left running on this machine; empty if there is none."""
     try:
         address = (ray_folder()[0] / _ADDRESS_FILE).read_text().strip()
         host, _, port = address.rpartition(":")

@@ -1,4 +1,4 @@
-"""What an examination found, and examinations that run side by side, each for a limited time. Standard library only."""
+"""Findings, and examinations that run at the same time, each with a time limit. Standard library only."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ class Finding:
 
     subject: str
     verdict: Verdict
-    """A note does not keep what is planned from running; a problem does."""
+    """fine, note (the stage can run) or problem (it cannot)."""
     found: str
     advice: str = ""
     """What to do about it."""
 
 
 def fine(subject: str, found: str) -> Finding:
-    """As it should be."""
+    """A finding that is as it should be."""
     return Finding(subject, "fine", found)
 
 
 def note(subject: str, found: str, advice: str) -> Finding:
-    """Worth knowing; what is planned can run."""
+    """A finding worth knowing; the stage can run."""
     return Finding(subject, "note", found, advice)
 
 
 def problem(subject: str, found: str, advice: str) -> Finding:
-    """What is planned cannot run."""
+    """A finding because of which the stage cannot run."""
     return Finding(subject, "problem", found, advice)
 
 
@@ -45,7 +45,7 @@ Examination = Callable[[], Iterable[Finding]]
 
 
 def examine(examinations: Mapping[str, Examination], seconds: float) -> list[Finding]:
-    """The findings of all, in the order given. Whatever an examination raises is what it found.
+    """The findings of all examinations in the order given. An error that one raises is its finding.
 
     They run at the same time; one that takes longer than `seconds` is a problem.
     """
@@ -60,7 +60,7 @@ def examine(examinations: Mapping[str, Examination], seconds: float) -> list[Fin
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    late = "look there by hand, or give it more time with --timeout-seconds"
+    late = "check it by hand, or give it more time with --timeout-seconds"
     return [
         finding
         for subject in examinations
@@ -73,11 +73,11 @@ def _found(subject: str, examination: Examination) -> list[Finding]:
         return [Finding(one.subject, one.verdict, masked(one.found), masked(one.advice)) for one in list(examination())]
     except InputError as error:
         return [Finding(subject, "problem", masked(str(error)))]
-    except Exception as error:  # noqa: BLE001 - a machine that is broken in an unforeseen way is what we look for
+    except Exception as error:  # noqa: BLE001 - unforeseen faults of a machine are what the doctor looks for
         return [Finding(subject, "problem", masked(f"{type(error).__name__}: {first_line(error)}"))]
 
 
 def first_line(error: object) -> str:
-    """The first line of a message that says something, cut at 300 characters."""
+    """The first line of a message that is not empty, cut at 300 characters."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0][:300] if lines else "no message"

@@ -16,32 +16,32 @@ from sweeps.doctor.findings import Finding, fine, note, problem
 
 GB = 1e9
 DRIVERS_BYTES = 2 * GB
-"""Ray, MLflow and the sweep's own process, as measured on `tiny`."""
+"""Memory of Ray, MLflow and the sweep's own process, as measured on `tiny`."""
 _CPU_BYTES_A_PARAMETER = 16  # weights, gradients and two moments in fp32
 _GPU_BYTES_A_PARAMETER = 4  # the weights pass through the memory of each worker's process
 _SMALL_SHARED_MEMORY = 200 * 2**20  # Ray's object store as we start it
-_FULL = 0.95  # Ray takes no more objects to a disk that is fuller
+_FULL = 0.95  # Ray writes no more objects to a disk that is fuller
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "glusterfs", "beegfs", "gpfs", "9p")
 
 
 def gpus(devices: int, torch: Mapping[str, Any], wanted: bool) -> Iterator[Finding]:
-    """The GPUs that the system has, by their driver, and whether torch can compute on them.
+    """The GPUs that the driver lists, and whether torch can compute on them.
 
-    `devices` are those that may be used, `torch` what its import said, `wanted` whether the model is too large to be
-    trained without.
+    `devices` is the number that may be used, `torch` the answer of its import, `wanted` whether the model is too large
+    to train without a GPU.
     """
     listed = _listed()
     if not devices and not listed:
         found = f"none; trials run on {len(os.sched_getaffinity(0))} CPU cores"
         if wanted and "RAY_ADDRESS" not in os.environ:
-            yield note("GPUs", found, "a model of this size takes weeks there; reach a cluster with RAY_ADDRESS")
+            yield note("GPUs", found, "a model of this size takes weeks on CPUs; use a cluster with RAY_ADDRESS")
         else:
             yield fine("GPUs", found)
         return
     if listed is None:
         yield problem(
             "GPUs",
-            f"{devices} of them, but the driver does not answer (nvidia-smi)",
+            f"{devices} found, but the driver does not answer (nvidia-smi)",
             "install the driver or reboot; `nvidia-smi` must list the GPUs",
         )
         return
@@ -49,7 +49,7 @@ def gpus(devices: int, torch: Mapping[str, Any], wanted: bool) -> Iterator[Findi
         hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
         yield note(
             "GPUs",
-            f"{len(listed)} of them, none to be used: CUDA_VISIBLE_DEVICES={hidden}",
+            f"{len(listed)} found, none of them usable: CUDA_VISIBLE_DEVICES={hidden}",
             "unset CUDA_VISIBLE_DEVICES",
         )
         return
@@ -63,7 +63,7 @@ def gpus(devices: int, torch: Mapping[str, Any], wanted: bool) -> Iterator[Findi
         elif torch:
             yield problem(
                 "GPUs",
-                f"torch, built for CUDA {torch['cuda']}, sees none of them",
+                f"torch, built for CUDA {torch['cuda']}, sees no GPU",
                 f"update the driver, now {listed[0]['driver']}, to one for CUDA {torch['cuda']}",
             )
         return
@@ -79,16 +79,16 @@ def gpus(devices: int, torch: Mapping[str, Any], wanted: bool) -> Iterator[Findi
         f"{sum(one['name'] == name for one in listed)} x {name} of {one['megabytes'] / 1000:.0f} GB"
         for name, one in kinds.items()
     )
-    usable = "" if devices == len(listed) else f", {devices} to be used"
+    usable = "" if devices == len(listed) else f", {devices} usable"
     yield fine("GPUs", f"{counted}{usable}; driver {listed[0]['driver']}, CUDA {torch['cuda']}")
     busy = [one for one in listed if one["used"] > 0.1 * one["megabytes"]]
     if busy:
-        used = f"{len(busy)} of {len(listed)} hold {sum(one['used'] for one in busy) / 1000:.0f} GB of other processes"
+        used = f"other processes use {sum(one['used'] for one in busy) / 1000:.0f} GB on {len(busy)} of {len(listed)}"
         yield note("GPUs", used, "end those processes, or leave the GPUs out with CUDA_VISIBLE_DEVICES")
 
 
 def runs_on(built_for: Sequence[str], arch: str) -> bool:
-    """Whether kernels built for these run on a GPU: those of its major version up to its minor, any older PTX."""
+    """Whether kernels built for these run on a GPU: those of its major version up to its minor one, or older PTX."""
     major, minor = _version(arch)
     for one in built_for:
         built = _version(one)
@@ -98,13 +98,13 @@ def runs_on(built_for: Sequence[str], arch: str) -> bool:
 
 
 def memory(parameters: int, workers: int, on_gpus: bool) -> Iterator[Finding]:
-    """Main memory that is free, beside what one trial's workers take, and shared memory."""
+    """Free memory beside the need of one trial's workers, and shared memory."""
     free, total = _memory()
     of_a_parameter = _GPU_BYTES_A_PARAMETER * workers if on_gpus else _CPU_BYTES_A_PARAMETER
     needed = DRIVERS_BYTES + of_a_parameter * parameters
     found = f"{free / GB:.1f} of {total / GB:.1f} GB free"
     if free < needed:
-        advice = f"a trial takes about {needed / GB:.1f} GB; end other processes, or take a larger machine"
+        advice = f"a trial needs about {needed / GB:.1f} GB; end other processes, or use a larger machine"
         yield note("memory", found, advice)
     else:
         yield fine("memory", found)
@@ -114,12 +114,12 @@ def memory(parameters: int, workers: int, on_gpus: bool) -> Iterator[Finding]:
             yield note(
                 "memory",
                 f"/dev/shm has {shared.free / 1e6:.0f} of {shared.total / 1e6:.0f} MB free",
-                "Ray and NCCL want it larger: docker run --shm-size=8g, or remove what lies there",
+                "Ray and NCCL need more: docker run --shm-size=8g, or remove files there",
             )
 
 
 def disk(folder: Path, needed: float, of_what: str) -> Iterator[Finding]:
-    """Whether the folder can be written and has room, on which file system; and room for Ray's own files."""
+    """Whether the folder can be written and has room, its file system, and room for Ray's own files."""
     there = folder.resolve()
     while not there.exists():
         there = there.parent
@@ -155,7 +155,7 @@ def disk(folder: Path, needed: float, of_what: str) -> Iterator[Finding]:
 
 
 def file_system(path: Path, mounts: str) -> str:
-    """The type of the file system that a path is on, by the lines of /proc/mounts."""
+    """The type of a path's file system, from the lines of /proc/mounts."""
     fields = [line.split() for line in mounts.splitlines()]
     holding = [(one[1].replace("\\040", " "), one[2]) for one in fields if len(one) > 2]
     over = [(len(place), number, kind) for number, (place, kind) in enumerate(holding) if path.is_relative_to(place)]
@@ -163,7 +163,7 @@ def file_system(path: Path, mounts: str) -> str:
 
 
 def _listed() -> list[dict[str, Any]] | None:
-    """The GPUs as the driver lists them; None where it is asked and fails, nothing where there is no driver."""
+    """The GPUs that the driver lists; None if it fails, empty without a driver."""
     if shutil.which("nvidia-smi") is None:
         return []
     query = "--query-gpu=name,memory.total,memory.used,driver_version"
@@ -194,7 +194,7 @@ def _version(arch: str) -> tuple[int, int]:
 
 
 def _memory() -> tuple[float, float]:
-    """Bytes free and in all, of the machine or of the container that this runs in."""
+    """Free and total bytes of the machine, or of the container that this process runs in."""
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free, total = (1024.0 * float(fields[name].split()[0]) for name in ("MemAvailable", "MemTotal"))
     group = Path("/sys/fs/cgroup")

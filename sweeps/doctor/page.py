@@ -1,4 +1,4 @@
-"""The doctor's page: what is planned, every examination side by side, and what was found."""
+"""The doctor's page: the planned stage, the examinations, and their findings."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _STYLES = {"fine": "green", "note": "yellow", "problem": "bold red"}
 _LARGE_PARAMETERS = 20_000_000
-"""Above this nobody wants to wait for CPUs."""
+"""A larger model takes too long on CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ class DoctorOptions(SweepOptions):
 
 
 def print_page(options: DoctorOptions) -> None:
-    """Examine and print; exits with 1 where there is a problem."""
+    """Examine and print; exits with status 1 if there is a problem."""
     if options.timeout_seconds <= 0:
         raise InputError(f"--timeout-seconds must be above 0, got {options.timeout_seconds:g}")
     trial = base_config(options)
@@ -68,7 +68,7 @@ def print_page(options: DoctorOptions) -> None:
 
 
 def page(findings: list[Finding]) -> Table:
-    """A row for each finding, with what to do below what was found."""
+    """A row for each finding, with the advice below it."""
     table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for one in findings:
         said = Text(one.found)
@@ -83,12 +83,12 @@ def conclusion(findings: list[Finding]) -> str:
     problems, notes = (sum(one.verdict == verdict for one in findings) for verdict in ("problem", "note"))
     seen = f"; {notes} worth a look" if notes else ""
     if problems:
-        return f"[bold red]{problems} problem{'s' if problems > 1 else ''}: what is planned cannot run yet{seen}.[/]"
-    return f"[bold green]What is planned can run{seen}.[/]"
+        return f"[bold red]{problems} problem{'s' if problems > 1 else ''}: the stage cannot run yet{seen}.[/]"
+    return f"[bold green]The stage can run{seen}.[/]"
 
 
 def examinations_of(options: DoctorOptions, trial: TrialConfig) -> dict[str, Examination]:
-    """By what they look at, in the order of the page."""
+    """Subject -> examination, in the order of the page."""
 
     def cluster() -> Iterator[Finding]:
         from sweeps.doctor.cluster import ray_cluster
@@ -110,7 +110,7 @@ def examinations_of(options: DoctorOptions, trial: TrialConfig) -> dict[str, Exa
 
 
 def _libraries(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
-    """Imports, and the GPUs, of which torch says what its import found."""
+    """Imports, and the GPUs as torch's import sees them."""
     from sweeps.cluster.discovery import local_resources
 
     findings, torch = doctor_software.imports(0.9 * options.timeout_seconds)
@@ -126,7 +126,7 @@ def _memory(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
 
 
 def _resources(options: DoctorOptions) -> TrialResources | None:
-    """A trial's on this machine; None where a cluster's nodes run it, or it fits nowhere, as Ray's line says."""
+    """A trial's resources on this machine; None if a cluster runs it, or if it fits nowhere, as Ray's line says."""
     from sweeps.cluster.discovery import local_nodes
     from sweeps.cluster.placement import place
 
@@ -144,7 +144,7 @@ def _disk(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
     trials = len(grids.LEARNING_RATES) * options.seeds
     if object_store.is_address(options.storage):
         mirror.check_access(options.folder)
-        yield fine("storage", f"{options.storage} can be written, read and deleted from")
+        yield fine("storage", f"{options.storage}: writing, reading and deleting work")
     resources = _resources(options)
     at_a_time = resources.concurrent if resources is not None else trials
     needed = room_needed(trial, _size(options, trial), trials, at_a_time)
@@ -152,7 +152,7 @@ def _disk(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
 
 
 def _parameters(options: DoctorOptions, trial: TrialConfig) -> int:
-    """Of the model; 0 where its size is not known yet."""
+    """Parameters of the model; 0 if its size is not known yet."""
     size = _size(options, trial)
     return size.parameters if size is not None else 0
 

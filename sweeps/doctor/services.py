@@ -1,4 +1,4 @@
-"""Whether what trials need from elsewhere is there: the ledger, the hub, judges' keys; and what is open to others."""
+"""Whether the services that trials need are available: ledger, hub, judges' keys; and which ports are open."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LISTENING = "0A"
 
 
 def tracking(uri: str, storage: Path) -> Iterator[Finding]:
-    """Whether the ledger answers, or can be made. Nothing is made here."""
+    """Whether the ledger answers, or can be made. Makes nothing."""
     uri = addresses.tracking_uri(uri)
     if not addresses.is_there(uri, storage):
         database = Path(uri.removeprefix("sqlite:///")) if uri else storage / "mlflow.db"
@@ -52,7 +52,7 @@ def tracking(uri: str, storage: Path) -> Iterator[Finding]:
 
 
 def hub(model: str, datasets: Sequence[str]) -> Iterator[Finding]:
-    """Whether the hub gives what is named by a hub id and not on this machine yet."""
+    """Whether the hub has the models and data that are named by hub ids and are not on this machine yet."""
     from huggingface_hub import HfApi, get_token, try_to_load_from_cache
     from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 
@@ -60,27 +60,27 @@ def hub(model: str, datasets: Sequence[str]) -> Iterator[Finding]:
     wanted = [(model, "model", "config.json")] if _on_hub(model) else []
     wanted += [(_place(source), "dataset", "README.md") for source in datasets if _on_hub(source)]
     if not wanted:
-        yield fine("hub", f"not needed, model and data are on this machine; {token}")
+        yield fine("hub", f"not needed: model and data are on this machine; {token}")
     for name, kind, file in dict.fromkeys(wanted):  # a mixture may name several splits of one
         if isinstance(try_to_load_from_cache(name, file, repo_type=kind), str):
             yield fine("hub", f"{kind} {name} is on this machine")
             continue
         try:
             within(HUB_SECONDS, partial(HfApi().auth_check, name, repo_type=kind))
-            yield fine("hub", f"{kind} {name} can be fetched; {token}")
+            yield fine("hub", f"{kind} {name} can be downloaded; {token}")
         except GatedRepoError:
             yield problem("hub", f"{kind} {name} is gated; {token}", "accept its terms on its page, then hf auth login")
         except RepositoryNotFoundError:
-            yield problem("hub", f"there is no {kind} {name}, or it is private; {token}", "check the name, or log in")
+            yield problem("hub", f"{kind} {name} does not exist or is private; {token}", "check the name, or log in")
         except OfflineModeIsEnabled:
-            yield problem("hub", f"{kind} {name} is not here and HF_HUB_OFFLINE is set", "unset it, or give a folder")
-        except Exception as error:  # noqa: BLE001 - those of its HTTP library, another one from release to release
+            yield problem("hub", f"{kind} {name} is missing and HF_HUB_OFFLINE is set", "unset it, or give a folder")
+        except Exception as error:  # noqa: BLE001 - errors of its HTTP library, which changes between releases
             found = f"{HfApi().endpoint} cannot be asked for {kind} {name} ({first_line(error)})"
             yield problem("hub", found, "check the network, HF_ENDPOINT and the name, or give a folder")
 
 
 def judges(trial: TrialConfig, settings: EvaluationSettings) -> Iterator[Finding]:
-    """Whether the judges that the trial asks have their keys. A key is never shown, not even in part."""
+    """Whether the keys of the trial's judges are set. No part of a key is shown."""
     present = [
         f"{key_variable(service)} is {'set' if os.environ.get(key_variable(service), '').strip() else 'not set'}"
         for service in DEFAULT_URLS
@@ -106,10 +106,10 @@ def open_ports(tables: Sequence[Path] = (Path("/proc/net/tcp"), Path("/proc/net/
     exposed = [port for port in _PORTS if port in listening and not (guarded and "Ray" in _PORTS[port])]
     for port in exposed:
         how = {5000: "mlflow server --host 127.0.0.1", 8265: "ray start --dashboard-host 127.0.0.1"}
-        advice = how.get(port, "a firewall in front, and RAY_AUTH_MODE=token for the whole cluster")
+        advice = how.get(port, "use a firewall, and RAY_AUTH_MODE=token for the whole cluster")
         yield note("ports", f"{port} ({_PORTS[port]}) listens on {listening[port]}", advice)
     if not exposed:
-        yield fine("ports", "none of Ray's and MLflow's usual ones is open to other machines unguarded")
+        yield fine("ports", "Ray's and MLflow's usual ports are not open to other machines without protection")
 
 
 def _server_version(uri: str) -> str:
@@ -133,7 +133,7 @@ def _place(name: str) -> str:
 
 
 def _asked(trial: TrialConfig, settings: EvaluationSettings) -> list[JudgeSpec]:
-    """The judges over the network that the trial would ask. Raises InputError for one that is written wrongly."""
+    """The judges over the network that the trial would ask. Raises InputError for a malformed name."""
     from eval_workers.alpaca.settings import AlpacaSettings
     from eval_workers.judging.preference_specs import check_preference_spec
     from eval_workers.judging.specs import check_judge_spec
@@ -148,7 +148,7 @@ def _asked(trial: TrialConfig, settings: EvaluationSettings) -> list[JudgeSpec]:
 
 
 def _listeners(table: str) -> Iterator[tuple[str, int]]:
-    """Address and port of the sockets of /proc/net/tcp that take connections from other machines."""
+    """Address and port of the sockets in /proc/net/tcp that accept connections from other machines."""
     for line in table.splitlines()[1:]:
         fields = line.split()
         if len(fields) < 4 or fields[3] != _LISTENING:

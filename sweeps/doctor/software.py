@@ -1,4 +1,4 @@
-"""Whether this machine's Python, packages and compiler are those that were tested."""
+"""Whether Python, packages and compiler are as tested."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LIBRARIES = (
     "numpy", "pyarrow", "torch", "transformers", "peft", "bitsandbytes", "deepspeed", "datasets", "ray", "mlflow",
     "optuna", "matplotlib",
 )  # fmt: skip
-"""What a sweep imports, in an order in which a broken one is seen before those that need it."""
+"""Libraries that a sweep imports, each before those that need it, so that a broken one is found first."""
 INSTALL = "pip install -c constraints.txt -e ."
 _CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
 
-# In a process of its own, since a library can take its process down. A line for each, so that the last is known.
+# In a separate process, since a library can end its process. One line for each, so that the last is known.
 _IMPORTS = """
 import importlib, json, os, sys, warnings
 warnings.filterwarnings("ignore")
@@ -52,7 +52,7 @@ for name in sys.argv[1:]:
 
 
 def versions() -> Iterator[Finding]:
-    """Python and the packages against the pins they were tested with."""
+    """Python and the packages compared with the tested versions."""
     running = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] != (3, 11):
         yield problem("Python", f"{running}; this project needs 3.11", "make the environment with python3.11")
@@ -80,7 +80,7 @@ def versions() -> Iterator[Finding]:
 
 
 def imports(seconds: float) -> tuple[list[Finding], dict[str, Any]]:
-    """Whether the libraries can be loaded, and what torch says of its GPUs; empty where it says nothing."""
+    """Whether the libraries load, and torch's answer about its GPUs; empty without an answer."""
     answers = _imported(LIBRARIES, seconds)
     broken = {name: said["error"] for name, said in answers.items() if "error" in said}
     findings = [
@@ -93,10 +93,10 @@ def imports(seconds: float) -> tuple[list[Finding], dict[str, Any]]:
 
 
 def compiler(compiles_layers: bool) -> Iterator[Finding]:
-    """Whether C++ that includes Python's headers can be compiled: what DeepSpeed's and Triton's kernels are made by."""
+    """Whether C++ with Python's headers can be compiled, which DeepSpeed's and Triton's kernels need."""
     verdict: Any = "problem" if compiles_layers else "note"
     use = "--set compile=true needs it" if compiles_layers else "only DeepSpeed's own kernels and compile=true need it"
-    advice = "apt-get install g++ python3.11-dev, or your system's equal"
+    advice = "apt-get install g++ python3.11-dev, or the same for your system"
     found = shutil.which(os.environ.get("CXX", "g++"))
     if found is None:
         yield Finding("compiler", verdict, f"no g++; {use}", advice)
@@ -112,7 +112,7 @@ def compiler(compiles_layers: bool) -> Iterator[Finding]:
     cuda = shutil.which("nvcc") or shutil.which(
         "nvcc", path=str(Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin")
     )
-    nvcc = f"nvcc at {cuda}" if cuda else "no nvcc, which nothing here needs: no CUDA kernel is compiled"
+    nvcc = f"nvcc at {cuda}" if cuda else "no nvcc, which is not needed"
     yield fine("compiler", f"{found} compiles; {nvcc}")
 
 
@@ -122,7 +122,7 @@ def _pins() -> dict[str, str]:
 
 
 def _installed(package: str) -> str:
-    """Its version; empty where it is not there."""
+    """The package's version; empty if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -130,7 +130,7 @@ def _installed(package: str) -> str:
 
 
 def _imported(libraries: Sequence[str], seconds: float) -> dict[str, dict[str, Any]]:
-    """Library -> what its import said. One that ends the process, or never returns, has said that."""
+    """Library -> the answer of its import, which may be that it ended the process or did not return."""
     answers: dict[str, dict[str, Any]] = {}
     waiting = list(libraries)
     while waiting:

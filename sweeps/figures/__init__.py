@@ -1,3 +1,3 @@
-"""Pictures as PNG and SVG, the only files that import matplotlib: of a stage (`stage.py`), of a report
-(`trade_off.py`), of a joint search (`importances.py`). They take numbers and give back a path.
+"""Figures as PNG and SVG, of a stage (`stage.py`), a report (`trade_off.py`) and a joint search (`importances.py`).
+Only these files import matplotlib. They take numbers and return a path.
 """

@@ -1,4 +1,4 @@
-"""The picture of what mattered in a joint search."""
+"""The figure of the hyper-parameters' importances in a joint search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _COLOURS = ("#3b528b", "#b5b5b5")
 
 
 def plot_importances(path: Path, *, title: str, importances: Mapping[str, Mapping[str, float]]) -> Path:
-    """A bar for each field and kind of score, as a PNG: shares of the variance, from 0 to 1. Returns the path."""
+    """Path of the PNG: a bar for each field and kind of score, as shares of the variance from 0 to 1."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

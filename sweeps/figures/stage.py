@@ -1,4 +1,4 @@
-"""The picture of a stage: reward accuracy over its axis, its trials' curves."""
+"""The figure of a stage: reward accuracy over its axis, and its trials' curves."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.lines import Line2D
 
 Curves = Mapping[str, Mapping[str, Sequence[tuple[int, float]]]]
-"""By trial label, then metric: (step, value)."""
+"""Trial label -> metric -> points (step, value)."""
 
 SMOOTH_POINTS = 120
 """A longer loss curve is drawn as means over this many equal stretches."""
@@ -36,11 +36,11 @@ def plot_stage(
     baseline: float | None = None,
     curves: Curves | None = None,
 ) -> Path:
-    """Writes a PNG of 1400 x 600 pixels and returns its path.
+    """Path of the PNG, of 1400 x 600 pixels.
 
-    Left: reward accuracy of each point's best epoch with Wilson's 95% interval, or its standard deviation over seeds;
-    the winner ringed, hollow what cannot be told from it, crosses at the bottom for points without a result, dashed
-    the starting model (SFT). Right: reward accuracy and training loss over steps, same colours.
+    Left: reward accuracy of each point's best epoch with Wilson's 95% interval, or its standard deviation over seeds.
+    A ring marks the winner, hollow points cannot be told from it, crosses at the bottom have no result, and the dashed
+    line is the starting model (SFT). Right: reward accuracy and training loss over steps, in the same colours.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -71,14 +71,14 @@ def plot_stage(
 
 
 def _along_axis(rows: Sequence[Ranked]) -> list[Ranked]:
-    """Numbers in order, then words in order of rank."""
+    """The rows along the axis: numbers in order, then words in order of rank."""
     numbers = [row for row in rows if not isinstance(row.candidate.value, str)]
     words = [row for row in rows if isinstance(row.candidate.value, str)]
     return sorted(numbers, key=lambda row: row.candidate.value) + words
 
 
 def _colours(rows: Sequence[Ranked]) -> dict[str, Any]:
-    """A colour for each trial, ordered along the axis; viridis keeps its order for colour-blind eyes."""
+    """A colour for each trial, ordered along the axis; the order of viridis is visible to colour-blind eyes too."""
     from matplotlib import colormaps
 
     # Its bright yellow end is hard to see on white.
@@ -87,7 +87,7 @@ def _colours(rows: Sequence[Ranked]) -> dict[str, Any]:
 
 
 def _positions(rows: Sequence[Ranked], log_axis: bool) -> tuple[list[float], bool]:
-    """Where along the axis the trials stand, and whether that is to scale.
+    """The trials' positions on the axis, and whether they are to scale.
 
     Words, and numbers so close that their labels would collide, are spaced evenly.
     """
@@ -154,7 +154,7 @@ def _draw_axis(
 
 
 def _limit(axes: Axes, places: Sequence[float], bounds: Sequence[float], room_below: bool) -> None:
-    """Room around the points: for the winner's number above, for crosses below."""
+    """Set limits with room for the winner's number above and for crosses below."""
     low, high = (min(bounds), max(bounds)) if bounds else (0.0, 1.0)
     span = max(high - low, 0.02)
     axes.set_ylim(low - span * (0.22 if room_below else 0.08), high + span * 0.13)
@@ -166,7 +166,7 @@ def _limit(axes: Axes, places: Sequence[float], bounds: Sequence[float], room_be
 
 
 def _label_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str], to_scale: bool) -> None:
-    """The trials' own labels; words that would run into each other are cut."""
+    """Label the ticks with the trials' labels; words that would overlap are cut."""
     room = (
         len(max(labels, key=len, default="")) if to_scale else int(0.86 / CHARACTER_SHARE / max(1, len(labels) - 1)) - 1
     )
@@ -182,7 +182,7 @@ def _draw_curves(
     curves: Curves,
     baseline: float | None,
 ) -> list[tuple[str, Line2D]]:
-    """Draws one metric of every trial and returns what the legend calls each line."""
+    """The legend's names of the lines, after drawing one metric of every trial."""
     named = []
     finished = []
     anything = False

@@ -1,4 +1,4 @@
-"""Colours and lines that all pictures share, and how they are written."""
+"""Colours and lines that all figures share, and the writing of figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The report's pictures: harness accuracy against win rate over epochs, and reward accuracy over steps."""
+"""The report's figures: harness accuracy against win rate over epochs, and reward accuracy over steps."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's, but for the yellow, which white swallows.
+# Okabe and Ito's palette without the yellow, which is hard to see on white.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#4d4d4d")
 OF_BETA = {"0.01": PALETTE[0], "0.05": PALETTE[1], "0.1": PALETTE[2], "0.5": PALETTE[3]}
-"""The same in every picture."""
+"""Colours of the paper's betas, the same in every figure."""
 _LINE = 0.052
 """Height of a legend's line, as a share of a trade-off's axes."""
 _SHAPES = (("o", "-"), ("s", (0, (5, 2))), ("^", (0, (1, 1.5))))
@@ -25,18 +25,18 @@ _SHAPES = (("o", "-"), ("s", (0, (5, 2))), ("^", (0, (1, 1.5))))
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One line of a trade-off: a point for each epoch, both of whose numbers are there."""
+    """One line of a trade-off, with a point for each epoch that has both numbers."""
 
     label: str
-    """What its colour stands for."""
+    """The meaning of its colour."""
     group: str
-    """What its shape stands for: the objective."""
+    """The meaning of its shape: the objective."""
     epochs: tuple[tuple[int, Measured, Measured], ...]
-    """(epoch, win rate, harness accuracy), in order; an epoch that lacks either is not there."""
+    """(epoch, win rate, harness accuracy) in order, without epochs that lack one of the two."""
 
 
 def colours_of(labels: Sequence[str]) -> dict[str, str]:
-    """A colour for each label. The paper's betas have their own, whatever stands beside them."""
+    """A colour for each label. The paper's betas always have the same colours."""
     fixed = {label: OF_BETA[label] for label in labels if label in OF_BETA}
     free = [colour for colour in PALETTE if colour not in fixed.values()]
     rest = [label for label in dict.fromkeys(labels) if label not in fixed]
@@ -53,11 +53,11 @@ def draw_trade_off(
     trajectories: Sequence[Trajectory],
     baseline: float | None,
 ) -> Path:
-    """Writes <path>.png and .svg: LM Harness accuracy over win rate, in percent, with arrows from epoch to epoch.
+    """Path of the PNG, beside which an SVG is written: LM Harness accuracy over win rate, in percent.
 
-    Markers carry the epoch's number, bars one standard error each way (or deviation over seeds). No arrow crosses an
-    epoch that is missing. Dashed: the starting model's harness accuracy, where it is known, and the win rate of 50 %
-    that its own answers would have.
+    Arrows go from epoch to epoch, but not across a missing one. Markers have the epoch's number, bars one standard
+    error each way (or the deviation over seeds). Dashed lines: the starting model's harness accuracy, if known, and the
+    win rate of 50% that its own answers would have.
     """
     figure, axes = _figure(title, 6)
     labels = list(dict.fromkeys(one.label for one in trajectories))
@@ -119,9 +119,9 @@ class Curve:
 def draw_curves(
     path: Path, *, title: str, called: str, curves: Sequence[Curve], colours: Mapping[str, Any], baseline: float | None
 ) -> Path:
-    """Writes <path>.png and .svg: a line for each point, a band of one deviation over seeds, dashed the starting model.
+    """Path of the PNG, beside which an SVG is written: a line for each point with a band of one deviation over seeds.
 
-    Of lines that lie on each other all show: the first is the widest.
+    The dashed line is the starting model. Lines are drawn ever narrower, so that those on top of each other all show.
     """
     figure, axes = _figure(title, 4.2)
     for number, curve in enumerate(curves):
@@ -150,7 +150,7 @@ def draw_curves(
 
 
 def in_order(labels: Sequence[str]) -> dict[str, Any]:
-    """A colour for each label of a grid, from dark to light."""
+    """Colours of a grid's labels, from dark to light."""
     from matplotlib import colormaps
 
     # The bright yellow end of viridis is hard to see on white.

@@ -1,4 +1,4 @@
-"""Commands as they are typed: the one that was given, and the one that comes next."""
+"""Commands as they are typed: the one that was given, and the next one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def arguments_of(options: Any, leave_out: Collection[str] = (), settled: Collect
 
 
 def shared_options(options: SweepOptions) -> SweepOptions:
-    """What every sweep takes of a script's options, but for those that only look."""
+    """A script's options that every sweep has, without those for previews and logs."""
     own = {one.name: getattr(options, one.name) for one in dataclasses.fields(SweepOptions)}
     return SweepOptions(**own | {"dry_run": False, "verbose": False, "show_examples": 0})
 
@@ -56,7 +56,7 @@ def _given(options: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def command(script: str, options: SweepOptions, leave_out: Collection[str] = ()) -> str:
-    """The script for the same model and data, with choices from the command line repeated where it takes them."""
+    """The command of a script for the same model and data, with the choices given here that the script accepts."""
     words = arguments_of(shared_options(options), settled={*settled(script), *leave_out})
     given: dict[str, Any] = {name: getattr(options, name, None) for name in SEARCH[script].takes}
     words += "".join(f" {option(name)} {value:g}" for name, value in given.items() if value is not None)
@@ -64,12 +64,12 @@ def command(script: str, options: SweepOptions, leave_out: Collection[str] = ())
 
 
 def same_command(script: str, options: SweepOptions) -> str:
-    """The command that was given, but for options that only look."""
+    """The command that was given, without options for previews and logs."""
     return f"python sweeps/{script}.py{arguments_of(options, leave_out=('dry_run', 'verbose', 'show_examples'))}"
 
 
 def as_typed(command: str) -> str:
-    """The command as it must be typed: with the environment's folder in front unless the shell finds it there."""
+    """The command as it must be typed: with the environment's folder in front, unless that is on the PATH."""
     program, folder = command.split()[0], Path(sys.executable).parent
     found = shutil.which(program)
     if not (folder / program).exists() or (found and Path(found).parent == folder):
@@ -79,7 +79,7 @@ def as_typed(command: str) -> str:
 
 
 def print_next(following: str, ui_command: str, page: str) -> None:
-    """The commands that come next."""
+    """Print the commands that come next."""
     console.print("\nnext:", style="bold")
     typed = [as_typed(following)] if following else []
     for line in (*typed, as_typed(ui_command), page):

@@ -1,4 +1,4 @@
-"""How a field and its values are written: in tables, in run names, on the command line. Standard library only."""
+"""Names of fields and values in tables, run names and commands. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def words(field: str) -> str:
-    """`learning rate` for `learning_rate`; r_eps keeps the paper's name, gamma_over_beta its form."""
+    """The field in words, such as `learning rate`; r_eps and gamma/beta keep the paper's form."""
     return {"gamma_over_beta": "gamma/beta", "r_eps": "r_eps"}.get(field, field.replace("_", " "))
 
 
@@ -19,7 +19,7 @@ def option(field: str) -> str:
 
 
 def shown(field: str, value: Any) -> str:
-    """A value as text: learning rates as `5e-4`, the rest as short as it goes."""
+    """A value as text: learning rates as `5e-4`, other numbers as short as possible."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return str(value).lower() if isinstance(value, bool) else str(value)
     if field != "learning_rate" or not math.isfinite(value):
@@ -29,6 +29,6 @@ def shown(field: str, value: Any) -> str:
 
 
 def with_deviation(values: Sequence[float]) -> str:
-    """Mean, and where there are several values their sample standard deviation: `0.5500 (±0.0707)`."""
+    """The mean and, of several values, the sample standard deviation, as in `0.5500 (±0.0707)`."""
     spread = f" (±{stdev(values):.4f})" if len(values) > 1 else ""
     return f"{mean(values):.4f}{spread}"

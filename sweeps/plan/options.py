@@ -1,4 +1,4 @@
-"""The command-line options that all sweeps share, and what follows from them."""
+"""The command-line options that all sweeps share."""
 
 from __future__ import annotations
 

@@ -19,34 +19,34 @@ class SearchStage:
     """A stage of the search."""
 
     name: str
-    """As its script is called."""
+    """Name of its script."""
     title: str
-    """{} is the axis, where objectives differ in it."""
+    """Its title; {} stands for the axis if objectives differ in it."""
     axes: Mapping[str, Sequence[Any]]
-    """Axis -> its grid. Of several axes an objective has one."""
+    """Axis -> its grid. If there are several axes, each objective has one of them."""
     quick: Mapping[str, Sequence[Any]]
-    """The same for `sweeps/paper.py --quick`."""
+    """Axis -> its grid for `sweeps/paper.py --quick`."""
     quick_epochs: int = grids.QUICK_EPOCHS
     option: str = ""
-    """The field of the script's options that gives another grid; empty where none can be given."""
+    """The field of the script's options for another grid; empty if the grid is fixed."""
     takes: Collection[str] = ()
     """Fields that earlier stages chose; the script has an option for each."""
     settles: Collection[str] = ()
-    """Fields that it sets beside its axis: --set is not repeated for them."""
+    """Fields that it sets besides its axis; --set is not repeated for them."""
     is_last: bool = False
     """Whether the search ends with it: every epoch is judged by all evaluations, and no later stage takes its winner's
     value."""
     objectives: Collection[str] = tuple(OBJECTIVE_FIELDS)
-    """Those that have the stage."""
+    """Objectives that have the stage."""
     for_others: str = ""
-    """What its script says to the others."""
+    """Message of its script to other objectives."""
 
     def axis(self, objective: str) -> str:
-        """What the stage varies for an objective that has it."""
+        """The field that the stage varies for an objective."""
         return _of(objective, self.axes)[0]
 
     def chosen(self, objective: str) -> tuple[str, ...]:
-        """What the stage takes from earlier ones for an objective."""
+        """The fields that the stage takes from earlier ones, for an objective."""
         return _of(objective, self.takes)
 
 
@@ -111,12 +111,12 @@ def search_of(objective: str) -> list[SearchStage]:
 
 
 def tuned_grids(objective: str) -> dict[str, Sequence[Any]]:
-    """Field -> grid of all that the search tunes for an objective, in order."""
+    """Field -> grid, for all fields that the search tunes for an objective, in order."""
     return {axis: SEARCH[DECIDED_IN[axis]].axes[axis] for axis in _of(objective, TUNED)}
 
 
 def next_script(script: str, objective: str) -> str:
-    """What follows a script for an objective; empty at the end and for what is no part of the search."""
+    """The script that follows for an objective; empty after the last, and for scripts outside the search."""
     names = list(SEARCH)
     later = names[names.index(script) + 1 :] if script in names else []
     return next((name for name in later if objective in SEARCH[name].objectives), "")

@@ -1,4 +1,4 @@
-"""A stage as a value: its axis, what it fixes, and the points of its grid."""
+"""A stage as a value: its axis, its fixed fields, and the points of its grid."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class GridPoint:
     """One point of a stage: the same trial with each seed."""
 
     label: str
-    """Its place on the axis, as tables and pictures name it."""
+    """Its value on the axis, as tables and figures show it."""
     value: Any
     trials: tuple[Planned, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A stage: which field of a trial it varies, over which values, with which others fixed or chosen before."""
+    """A stage: the field that it varies, the values, and the fields that are fixed or were chosen before."""
 
     name: str
-    """As its script is called."""
+    """Name of its script."""
     title: str
     axis: str
     run_name: str
-    """A trial's name in MLflow, where labels are cut at ten characters; {} is its place on the axis."""
+    """A trial's name in MLflow, which cuts labels at ten characters; {} is its value on the axis."""
     values: tuple[Any, ...]
     option: str = ""
-    """The option that gives the values; empty where they cannot be given."""
+    """The option for other values; empty if the values are fixed."""
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """What each value of the axis stands for, where the axis is no field of a trial."""
+    """Value of the axis -> the fields that it stands for, if the axis is not a field of a trial."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Fields that the stage fixes unless the user sets them."""
     chosen: tuple[str, ...] = ()
@@ -51,7 +51,7 @@ class Stage:
     log_axis: bool = False
     """Whether the axis is drawn logarithmically."""
     by_epoch: bool = False
-    """Whether every epoch is a point to look at, not the best one alone."""
+    """Whether every epoch is shown, not only the best one."""
 
     @property
     def tunes(self) -> bool:
@@ -59,7 +59,7 @@ class Stage:
         return self.name in DECIDED_IN.values()
 
     def points(self, base: TrialConfig, inputs: Inputs, seeds: int = 1) -> list[GridPoint]:
-        """The grid in order. Raises InputError for a value that is given twice."""
+        """The points of the grid in order. Raises InputError for a value that is given twice."""
         labels = [shown(self.axis, value) for value in self.values]
         repeated = sorted({label for label in labels if labels.count(label) > 1})
         if repeated or not labels:
@@ -85,7 +85,7 @@ class Stage:
 
 
 def stage_of(place: SearchStage, objective: str, **own: Any) -> Stage:
-    """A stage of the search for an objective; `own` is what its script alone knows, such as values and settings."""
+    """A stage of the search for an objective; `own` has the fields that only its script knows, such as its values."""
     axis = place.axis(objective)
     return Stage(
         name=place.name,
@@ -99,20 +99,20 @@ def stage_of(place: SearchStage, objective: str, **own: Any) -> Stage:
 
 
 def known_objective(objective: str) -> str:
-    """The objective's name. Raises InputError where there is none of that name."""
+    """The objective's name. Raises InputError for an unknown one."""
     return replace(TrialConfig(), {"objective": objective}).objective
 
 
 def stage_config(stage: Stage, options: SweepOptions, precision: str) -> TrialConfig:
-    """The config that the stage's trials share. What the user sets goes before the stage's own settings."""
+    """The config that the stage's trials share. Fields that the user sets override the stage's own settings."""
     assigned = parse_assignments(options.set)
     varied = {name for fields in stage.variants.values() for name in fields} or {stage.axis}
     for name in assigned:
         if name in varied:
             advice = f"; give its values with {stage.option}" if stage.option else ""
-            raise InputError(f"--set {name}=… is what {stage.name} varies{advice}")
+            raise InputError(f"{stage.name} varies {name}, so --set {name}=… is not allowed{advice}")
         if name in stage.chosen:
-            raise InputError(f"--set {name}=… has an option of its own here: {option(name)}")
+            raise InputError(f"use {option(name)} instead of --set {name}=…")
     own = {**stage.settings, **objective_settings(options.objective)}
     base = replace(base_config(options), {name: value for name, value in own.items() if name not in assigned})
     return replace(base, {"precision": precision}) if base.precision == "auto" else base

@@ -16,13 +16,13 @@ class Planned:
     """One trial of a command's list."""
 
     config: TrialConfig
-    """With its fingerprints."""
+    """Its config, fingerprints included."""
     inputs: Inputs
     """Its model and data; many trials share them."""
     label: str
-    """Its place in the list, in the command's tables and pictures."""
+    """Its name in the command's tables and figures."""
     run_name: str
-    """As MLflow shows it, where labels are cut at ten characters."""
+    """Its name in MLflow, which cuts labels at ten characters."""
 
     @property
     def digest(self) -> str:

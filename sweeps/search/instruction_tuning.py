@@ -102,11 +102,11 @@ def run_stage0(options: SFTOptions) -> None:
 def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
     """What the options describe. Raises InputError naming every bad field."""
     if options.strict and options.drop_bad_rows:
-        raise InputError("--strict refuses bad rows and --drop-bad-rows leaves them out: give one of the two")
+        raise InputError("--strict refuses bad rows and --drop-bad-rows drops them: give one of the two")
     assigned = parse_assignments(options.set)
     for name in ("model", "recipe", "dataset", "seed"):
         if name in assigned:
-            raise InputError(f"--set {name}=… has an option of its own: --{name}")
+            raise InputError(f"use --{name} instead of --set {name}=…")
     named = {"seed": options.seed, **({"dataset": options.dataset} if options.dataset else {})}
     trial = sft_trial(find_recipe(options.model, options.recipe), options.model, named | assigned)
     return change(trial, {"precision": precision}) if trial.precision == "auto" else trial

@@ -9,17 +9,15 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from makers.browser import chromium, mlflow_server
 from tests.support.workers import REPOSITORY
 
 pytestmark = [
@@ -31,13 +29,10 @@ pytestmark = [
 ]
 selenium = pytest.importorskip("selenium", reason="selenium is not installed; `make browser-test` installs it")
 
-from selenium import webdriver  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
 
-FLAGS = ("headless", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking")
-FLAGS += ("disable-component-update", "disable-sync", "window-size=2400,1000")
 SETTINGS = ("pairs_per_step=6", "max_prompt_tokens=64", "max_completion_tokens=32", "epochs=1")
 COMMANDS = {
     "stage1_lr": ("--learning-rates", "1e-3", "3e-3"),
@@ -49,12 +44,12 @@ PATIENCE_SECONDS = 120
 class Search:
     """A storage, the commands in it, and a browser on its ledger."""
 
-    def __init__(self, model: Path, data: Path, storage: Path, port: int, browser: Any):
+    def __init__(self, model: Path, data: Path, storage: Path, browser: Any):
         self.words = ["--model", str(model), "--dataset", str(data), "--storage", str(storage)]
         self.words += [word for setting in SETTINGS for word in ("--set", setting)]
-        self.server, self.browser = f"127.0.0.1:{port}", browser
+        self.server, self.browser = "", browser
         self.pages: dict[str, str] = {}
-        """Script -> the address that it printed, at our server."""
+        """Script -> the address that it printed."""
 
     def run(self, script: str, *more: str) -> str:
         """What the command printed, in one line."""
@@ -63,13 +58,13 @@ class Search:
         done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
         for page in re.findall(r"http://\S+/#/experiments/\S+", done.stdout):
-            self.pages[script] = page.replace("127.0.0.1:5000", self.server)
+            self.pages[script] = page
         return " ".join(done.stdout.split())
 
     def open(self, address: str) -> None:
         """The page, read from the server: MLflow's pages do not look again at a tag that others have set."""
         self.browser.get("about:blank")
-        self.browser.get(address)
+        self.browser.get(address.replace("127.0.0.1:5000", self.server))
 
     def wait_for(self, *texts: str) -> str:
         """The page's text, as soon as all of these are in it."""
@@ -117,14 +112,8 @@ class Search:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Chromium without a window, with an empty profile."""
-    options = webdriver.ChromeOptions()
-    for flag in (*FLAGS, f"user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(f"--{flag}")
-    options.binary_location = shutil.which("chromium")
-    service = webdriver.ChromeService(shutil.which("chromedriver"))
-    opened = webdriver.Chrome(options=options, service=service)
-    yield opened
-    opened.quit()
+    with chromium(tmp_path_factory.mktemp("profile"), 2400, 1000) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")
@@ -135,35 +124,11 @@ def search(
     folder = tmp_path_factory.mktemp("search")
     data = folder / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in preference_rows))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    search = Search(model_folder, data, folder / "runs", port, browser)
+    search = Search(model_folder, data, folder / "runs", browser)
     search.run("stage1_lr")
     search.run("stage2_beta")
-    words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{folder}/runs/mlflow.db"]
-    words += ["--host", "127.0.0.1", "--port", str(port), "--allowed-hosts", search.server, "--workers", "1"]
-    log = (folder / "server.txt").open("w")
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    try:
-        _wait_for_server(f"http://{search.server}/health", server)
+    with mlflow_server(folder / "runs" / "mlflow.db", folder / "server.txt") as search.server:
         yield search
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
-
-
-def _wait_for_server(address: str, server: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 120
-    while server.poll() is None and time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(address, timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise AssertionError(f"no answer at {address}")
 
 
 def test_a_stages_page_lists_its_own_runs_the_best_first_with_what_they_differ_in(search: Search) -> None:

@@ -96,7 +96,7 @@ def test_whatever_breaks_a_stage_is_said_and_the_others_go_on(search, monkeypatc
         (("--set", "beta=0.2"), "--set beta=… is what the search decides"),
         (("--objective", "dpo", "mppo"), "'mppo'"),
         (("--objective", "dpo", "dpo"), "--objective names one twice"),
-        (("--set", "auxiliary=false"), "auxiliary=… is what ablations varies"),
+        (("--set", "auxiliary=false"), "ablations varies auxiliary"),
         (("--seeds", "0"), "--seeds must be at least 1"),
         (("--workers-per-trial", "1000"), "a trial of 1000 workers needs 1000"),
         (("--set", "evaluations=harness", "--evaluation.task-data", "nowhere"), "nowhere"),
@@ -124,7 +124,7 @@ def test_a_dry_run_in_the_middle_lists_what_is_left(search):
 def test_a_stage_says_what_was_foreseen_and_what_it_cost(search):
     """Six made-up trials of a second each on one core."""
     printed = search(stage1_lr)
-    assert "forecast: 768 steps" in printed and "cost: 0.0017 CPU-hours; foreseen" in printed
+    assert "forecast: 768 steps" in printed and "cost: 0.0017 CPU-hours; forecast" in printed
     [parent] = search.runs(ledger_kind="stage")
     assert parent.data.tags["cost.hours"] == f"{6 / 3600:.4g}" and float(parent.data.tags["forecast.hours"]) > 0
     assert "from FLOP" in parent.data.tags["forecast.source"]

@@ -94,7 +94,7 @@ def test_trials_run_on_the_type_asked_for_and_everything_else_on_the_head(
             node.terminate()
             node.wait()
     said = capsys.readouterr().out
-    assert "evaluators are guests on the trials' GPUs" in said
+    assert "evaluators share the training GPUs" in said
     assert not ray.is_initialized()
     [head], [other] = heads, h100
     assert nodes[other].get("GPU", 0) == 0 and nodes[other].get("CPU", 0) == 0, nodes[other]

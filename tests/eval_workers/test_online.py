@@ -130,7 +130,7 @@ def test_an_actor_killed_while_it_judges_pays_for_no_verdict_and_no_answer_twice
 def test_where_no_prompt_is_left_the_reason_is_told(prepared, server, tmp_path):
     server.fault_of = lambda request: Fault(text="No idea.")
     request = request_of(prepared, tmp_path, server.spec())
-    with pytest.raises(InputError, match="none of 10 prompts is left: 10 could not be judged.*no single verdict"):
+    with pytest.raises(InputError, match="all 10 prompts were dropped: 10 could not be judged.*no single verdict"):
         make_segment(Answering(tmp_path / "verdicts.sqlite"), request)
     assert not Path(request["target"]).exists()
 

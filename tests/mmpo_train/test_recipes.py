@@ -133,7 +133,7 @@ def test_what_the_user_sets_goes_before_the_recipe():
 def test_unknown_recipes_and_settings_are_refused():
     with pytest.raises(InputError, match="did you mean 'smollm2-135m'"):
         find_recipe("tiny", "smollm-135m")
-    with pytest.raises(InputError, match="--settings 'authors' is none; did you mean 'author'"):
+    with pytest.raises(InputError, match="--settings 'authors' is unknown; did you mean 'author'"):
         recipe_for("tiny", settings="authors")
 
 

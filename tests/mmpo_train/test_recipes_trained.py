@@ -256,8 +256,8 @@ def test_a_merge_refuses_what_it_cannot_merge(paths, tmp_path, capsys):
     adapters = checkpoint_of(paths["llama-3-8b"]["preference"]["whole"])
     for arguments, reason in (
         ([whole, tmp_path / "a"], "no LoRA adapters"),
-        ([adapters, tmp_path], "is there already"),
-        ([tmp_path / "nowhere", tmp_path / "a"], "no checkpoint folder"),
+        ([adapters, tmp_path], "exists already"),
+        ([tmp_path / "nowhere", tmp_path / "a"], "does not exist"),
     ):
         with pytest.raises(SystemExit):
             merge_main(list(map(str, arguments)))

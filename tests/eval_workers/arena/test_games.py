@@ -159,7 +159,7 @@ def test_the_prompt_can_come_from_a_file_that_asks_for_the_five_labels(server, t
     play_two(mine, ["Why?"], [OURS], [THEIRS])
     assert server.requests[0].prompt.startswith("Mine. <question-")
     wrong.write_text("{question} {answer_a} [[A>B]] [[A>>B]] [[B>A]] [[B>>A]] <verdict>")
-    with pytest.raises(InputError, match=r"\{answer_b\} stands in it 0 times.*names \[\[A=B\]\].*asks for a <verdict>"):
+    with pytest.raises(InputError, match=r"\{answer_b\} occurs 0 times.*names \[\[A=B\]\].*asks for a <verdict>"):
         open_labels_judge(server.spec(), cache=tmp_path / "verdicts.sqlite", template=wrong)
     own.write_text(LABELS_PROMPT)
     assert read_template(own, POINTS) == LABELS_PROMPT

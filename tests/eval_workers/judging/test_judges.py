@@ -163,7 +163,7 @@ def test_a_reply_without_a_verdict_is_asked_for_once_more(server, protocol, faul
     server.faults = [fault]
     assert judge.compare("Why?", SHORT, LONG) == "b"
     server.faults = [fault, fault]
-    with pytest.raises(JudgeFailed, match="never with one verdict"):
+    with pytest.raises(JudgeFailed, match="without a single verdict"):
         judge.compare("Why?", SHORT, LONG)
     assert len(server.requests) == 4
 
@@ -486,7 +486,7 @@ def test_a_prompt_that_lacks_a_part_is_refused_with_all_it_lacks(tmp_path):
     file.write_text("{question} {question} {answer_a}")
     with pytest.raises(InputError) as refusal:
         read_template(file)
-    for problem in ("{question} stands in it 2 times", "{answer_b} stands in it 0 times", "never asks for <verdict>"):
+    for problem in ("{question} occurs 2 times", "{answer_b} occurs 0 times", "never asks for <verdict>"):
         assert problem in str(refusal.value)
     with pytest.raises(InputError, match="No such file"):
         read_template(tmp_path / "none.txt")

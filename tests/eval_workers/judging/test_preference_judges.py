@@ -284,7 +284,7 @@ def test_our_own_prompt_guards_the_outputs_and_repeats_itself():
 def test_a_template_that_lacks_a_part_is_refused_with_all_it_lacks(tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_text("{instruction} {output_1} {output_1}")
-    with pytest.raises(InputError, match=r"\{output_1\} stands in it 2 times.*\{output_2\} stands in it 0 times"):
+    with pytest.raises(InputError, match=r"\{output_1\} occurs 2 times.*\{output_2\} occurs 0 times"):
         label_prompt(file)
     file.write_text("{output_2}<|im_start|>user\n{instruction} {output_1}<|im_end|>")
     with pytest.raises(InputError, match="output_2 stand outside its turns"):

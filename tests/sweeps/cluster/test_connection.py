@@ -30,7 +30,7 @@ def test_a_cluster_that_does_not_answer_ends_the_command_within_seconds_but_not_
     started = time.monotonic()
     with pytest.raises(cluster.Unreachable, match="RAY_ADDRESS=127.0.0.1:9 does not answer"):
         cluster.trial_resources(wish)
-    assert "taken to have what is asked for" in cluster.trial_resources(wish, dry_run=True).note
+    assert "assumed to have these resources" in cluster.trial_resources(wish, dry_run=True).note
     assert time.monotonic() - started < 30
 
 

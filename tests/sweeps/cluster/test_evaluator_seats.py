@@ -1,4 +1,4 @@
-"""Evaluators beside trials: guests on the trials' GPUs, GPUs of their own, or of another type; never a deadlock."""
+"""Evaluators beside trials: sharing the training GPUs, on GPUs of their own, or of another type; never a deadlock."""
 
 import pytest
 
@@ -20,17 +20,17 @@ def seated(nodes, actors, recipe="smollm2-135m", **settings):
 
 @pytest.mark.parametrize("actors", [1, 2, 3, 7, 40])
 @pytest.mark.parametrize("gpus", [1, 2, 4, 8, 18])
-def test_guests_and_workers_fit_on_every_node_and_leave_no_place_for_another_worker(actors, gpus):
+def test_sharing_evaluators_and_workers_fit_on_every_node_and_leave_no_place_for_another_worker(actors, gpus):
     """Ray adds up what is left of several GPUs, its autoscaler too: it must not look like a worker's share."""
     node = Nodes((NodeKind(64, gpus),), local=True)
     seat, resources, said = seated(node, actors, "tiny")
     assert 0 < seat.gpus * actors <= 1 - resources.gpus_per_worker + 1e-9
     assert gpus * (1 - resources.gpus_per_worker) < resources.gpus_per_worker and resources.gpus_per_worker > 0.5
-    assert round(seat.gpus * 10_000) == pytest.approx(seat.gpus * 10_000) and "guests" in said
+    assert round(seat.gpus * 10_000) == pytest.approx(seat.gpus * 10_000) and "share the training GPUs" in said
     assert concurrency(resources, seat.leaves(node)) == gpus
 
 
-def test_guests_sit_on_the_type_that_trials_have():
+def test_sharing_evaluators_sit_on_the_type_that_trials_have():
     seat, _, _ = seated(nodes_of([HEAD, L40S, L4]), 2)
     assert seat.options == {"num_gpus": 0.025, "resources": {"accelerator_type:L40S": 0.001}}
 
@@ -39,14 +39,14 @@ def test_whole_gpus_are_taken_before_the_trials_where_one_still_fits():
     """Two evaluators take two GPUs of one node; of three nodes two are left for packed trials."""
     nodes = nodes_of([HEAD] + [L40S] * 3, head_memory=64e9)
     seat, resources, said = seated(nodes, 2, gpus_per_actor=1.0)
-    assert (seat.gpus, resources.gpus_per_worker) == (1.0, 1.0) and "of their own" in said
+    assert (seat.gpus, resources.gpus_per_worker) == (1.0, 1.0) and "their own 1 GPU" in said
     assert concurrency(resources, seat.leaves(nodes)) == 2
 
 
-def test_evaluators_that_would_leave_no_room_become_guests_and_it_is_said():
+def test_evaluators_that_would_leave_no_room_share_and_it_is_said():
     seat, resources, said = seated(nodes_of([HEAD, L40S]), 1, gpus_per_actor=1.0)
     assert seat.gpus == 0.05 and resources.gpus_per_worker == 0.95
-    assert said == "evaluators are guests on the trials' GPUs: 1 with 1 GPU each leave no room for a trial"
+    assert said == "evaluators share the training GPUs: 1 evaluator with 1 GPU each would leave no room for a trial"
 
 
 def test_evaluators_of_another_type_take_nothing_from_the_trials():
@@ -54,7 +54,7 @@ def test_evaluators_of_another_type_take_nothing_from_the_trials():
     seat, resources, _ = seated(nodes, 2, gpus_per_actor=1.0, accelerator="L4")
     assert (seat.gpus, seat.accelerator_type, resources.gpus_per_worker) == (1.0, "L4", 1.0)
     assert concurrency(resources, seat.leaves(nodes)) == 1
-    with pytest.raises(InputError, match="3 evaluators of 1 GPU each ask for more than the cluster can have"):
+    with pytest.raises(InputError, match="3 evaluators with 1 GPU each need more than the cluster can have"):
         seated(nodes, 3, gpus_per_actor=1.0, accelerator="L4")
 
 

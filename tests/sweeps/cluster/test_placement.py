@@ -49,8 +49,8 @@ def test_an_elastic_trial_takes_what_one_node_has_where_its_least_fits():
     pairs = nodes_of([{"CPU": 8.0, "GPU": 2.0, "accelerator_type:L40S": 1.0}] * 3)
     found = asked("smollm2-135m", pairs, min_workers=2)
     assert (found.workers, found.min_workers, found.concurrent) == (2, 2, 3)
-    assert found.note == "no node can have 4 workers of a trial; it gets 2"
-    with pytest.raises(NoRoom, match="asks for 3 GPUs of type"):
+    assert found.note == "no node fits 4 workers; each trial uses 2"
+    with pytest.raises(NoRoom, match="needs 3 GPUs of type"):
         asked("smollm2-135m", pairs, min_workers=3)
     assert asked("tiny", LAPTOP, workers=16, min_workers=2).workers == 8
     assert asked("smollm2-135m", CLUSTER, min_workers=2).workers == 4
@@ -73,7 +73,7 @@ def test_any_takes_what_there_is_and_as_many_as_fit():
     small = nodes_of([HEAD, {"CPU": 32.0, "GPU": 2.0, "accelerator_type:A10G": 1.0}])
     found = asked("llama-3-8b", small, accelerator="any")
     assert (found.workers, found.accelerator_type, found.accelerator) == (2, "", "A10G")
-    assert found.note == "recipe llama-3-8b asks for 4 workers on H100 GPUs; here a trial gets 2 workers"
+    assert found.note == "recipe llama-3-8b has 4 workers on H100 GPUs; here each trial uses 2 workers"
     cpus = asked("llama-3-8b", nodes_of([HEAD, {"CPU": 3.0}]), accelerator="any")
     assert (cpus.use_gpu, cpus.workers, cpus.concurrent) == (False, 3, 1)
 
@@ -83,14 +83,14 @@ def test_a_single_machine_runs_every_recipe_with_what_it_has():
     workstation = Nodes((NodeKind(32, 2, ("GeForce-RTX-5090",)),), local=True)
     found = asked("llama-3-8b", workstation)
     assert (str(found), found.concurrent) == ("2 workers of 1 GPU (GeForce-RTX-5090)", 1)
-    assert found.note.endswith("here a trial gets 2 workers")
+    assert found.note.endswith("here each trial uses 2 workers")
     server = Nodes((NodeKind(64, 8, ("A100",)),), local=True)
     assert (asked("smollm2-135m", server).workers, asked("smollm2-135m", server).note) == (4, "")
     assert asked("smollm2-135m", server, workers=1).concurrent == 8
 
 
 def test_what_a_person_asked_a_single_machine_for_is_not_changed():
-    with pytest.raises(NoRoom, match="a trial of 9 workers needs 9 CPUs on one node, this machine has 8"):
+    with pytest.raises(NoRoom, match="a trial of 9 workers needs 9 CPUs on one node, but this machine has 8"):
         asked("tiny", LAPTOP, workers=9)
     with pytest.raises(NoRoom, match="this machine has nodes of 8 CPUs"):
         asked("tiny", LAPTOP, accelerator="H100")
@@ -126,7 +126,7 @@ def test_the_heads_memory_limits_drivers_and_not_trials_of_one_machine():
     nodes = nodes_of([HEAD], [(L40S, 1_000)], head_memory=10.5 * DRIVER_BYTES)
     assert concurrency(many, nodes) == 10 and concurrency(many, nodes, wanted=3) == 3
     note = asked("tiny", nodes).note
-    assert note == "the head has memory for 10 trials at a time" and not asked("tiny", nodes, concurrent=10).note
+    assert note == "the head has memory for 10 trials at the same time" and not asked("tiny", nodes, concurrent=10).note
     assert concurrency(many, nodes_of([HEAD])) == 1  # all nodes are lost: the next one has work at once
 
 

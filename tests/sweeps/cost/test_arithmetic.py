@@ -90,7 +90,7 @@ def test_a_measured_speed_foresees_what_such_trials_took():
     speed = measured_speed([(100.0, 20.0, work)] * 3)
     assert (speed.tokens_per_second, speed.start_up_seconds) == (100, pytest.approx(5))
     assert speed.seconds(work) == pytest.approx(20)
-    assert speed.source == "measured: 100 tokens a second in 3 finished trials here"
+    assert speed.source == "measured: 100 tokens per second in 3 finished trials"
     assert measured_speed([(100.0, 3.0, work)]).start_up_seconds == 0, "a resumed trial took less than its work"
 
 
@@ -103,7 +103,7 @@ def test_money_is_shown_where_there_is_a_price_and_a_gpu():
     forecast = Forecast(2, 100, 1.5, 3600.0, "GPU", "counted")
     assert "1.50 GPU-hours" in str(forecast) and "give --price-per-gpu-hour" in str(forecast)
     priced = Forecast(2, 100, 1.5, 3600.0, "GPU", "counted", 2.4)
-    assert priced.money == pytest.approx(3.6) and "3.60 at 2.4 a GPU-hour" in str(priced)
+    assert priced.money == pytest.approx(3.6) and "3.60 at 2.4 per GPU-hour" in str(priced)
     assert Forecast(2, 100, 1.5, 3600.0, "CPU", "counted", 2.4).money is None
     whole = total([priced, priced])
     assert (whole.trials, whole.steps, whole.hours, whole.money) == (4, 200, 3.0, pytest.approx(7.2))
@@ -111,7 +111,7 @@ def test_money_is_shown_where_there_is_a_price_and_a_gpu():
 
 def test_cost_is_said_beside_the_forecast():
     assert compared(Forecast(1, 1, 2.0, 1.0, "GPU", ""), 3.0) == (
-        "cost: 3.00 GPU-hours; foreseen 2.00 GPU-hours, 1.50 of it"
+        "cost: 3.00 GPU-hours; forecast: 2.00 GPU-hours (1.50 times the forecast)"
     )
 
 
@@ -150,7 +150,7 @@ def test_a_models_size_is_read_from_headers_alone(tmp_path):
 
 def test_a_model_that_is_not_there_has_its_recipes_size(tmp_path):
     assert read_size(tmp_path / "none", "llama-3-8b").parameters == 8_030_261_248
-    with pytest.raises(InputError, match="safetensors weights from which a model's size can be read"):
+    with pytest.raises(InputError, match="so the model's size cannot be read"):
         read_size(tmp_path, "any")
 
 
@@ -173,7 +173,7 @@ def test_lengths_come_from_the_token_tables_or_from_the_text(prepared, tmp_path)
     elsewhere = SimpleNamespace(config=prepared.config, data=prepared.inputs.data, storage=tmp_path)
     guessed, _, said = lengths_of(elsewhere)
     first = prepared.inputs.data.train[0]
-    assert said == "4 characters taken for a token"
+    assert said == "4 characters per token assumed"
     assert guessed.completions[0].tolist() == [min(32, -(-len(text) // 4)) for text in first.completions]
 
 
@@ -237,7 +237,7 @@ def test_finished_trials_of_the_same_model_and_hardware_are_the_measure(prepared
     ledger.flush(30)
     planned = Planned(replace(config, {"epochs": 2}), prepared.inputs, "a", "a")
     forecast = forecast_trials([planned], SweepOptions(), resources, ledger)
-    assert forecast.source == "measured: 100 tokens a second in 2 finished trials here"
+    assert forecast.source == "measured: 100 tokens per second in 2 finished trials"
     work = work_on(size, train, validation, planned.config)
     assert forecast.hours * 3600 == pytest.approx(7 + work.equivalent_tokens / 100)
     elsewhere = forecast_trials([planned], SweepOptions(), TrialResources(2, True, 1, 1, "H200"), ledger)

@@ -52,7 +52,7 @@ def test_lengths_are_guessed_from_the_text_until_there_are_token_tables(inputs):
     train, validation, said = lengths_of(inputs)
     first = next(iter(inputs.data.conversations("train")))
     characters = sum(len(turn.content) for turn in first.turns)
-    assert said == "4 characters taken for a token" and train.computed > 0
+    assert said == "4 characters per token assumed" and train.computed > 0
     assert train.completions[0, 0] == min(64, -(-characters // 4))
     _, counts = materialise_sft(inputs, lambda what, share: None)
     train, validation, said = lengths_of(inputs)

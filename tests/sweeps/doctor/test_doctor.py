@@ -82,7 +82,7 @@ def test_every_problem_is_on_one_page_with_what_to_do(quick, capsys, tmp_path, m
         main([*arguments, "--set", "judge=openai:gpt-4o"])
     page = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 1
-    assert "4 problems: what is planned cannot run yet" in page
+    assert "4 problems: the stage cannot run yet" in page
     for advice in ("another folder with --storage", "ray up cluster.yaml", "mlflow server", "export OPENAI_API_KEY"):
         assert advice in page
 
@@ -214,8 +214,8 @@ def test_gpus_that_torch_computes_on_are_listed_with_their_driver(nvidia_smi):
         (1, {"cuda": None, "gpus": []}, 0, ["problem"], "a build for CPUs"),
         (1, {"cuda": "13.0", "gpus": []}, 0, ["problem"], "built for CUDA 13.0"),
         (1, SEEN | {"gpus": [{"name": "B200", "arch": "sm_100"}]}, 0, ["problem", "fine"], "no kernels for sm_100"),
-        (1, SEEN, 40000, ["fine", "note"], "1 of 1 hold 40 GB"),
-        (0, SEEN, 0, ["note"], "none to be used: CUDA_VISIBLE_DEVICES=-1"),
+        (1, SEEN, 40000, ["fine", "note"], "use 40 GB on 1 of 1"),
+        (0, SEEN, 0, ["note"], "none of them usable: CUDA_VISIBLE_DEVICES=-1"),
     ],
 )
 def test_gpus_that_cannot_be_used_are_told_apart(nvidia_smi, monkeypatch, devices, torch, used, expected, said):
@@ -250,7 +250,7 @@ def test_kernels_fit_gpus_as_nvidia_says(built_for, arch, runs):
 
 def test_a_model_that_memory_cannot_hold_is_noted():
     found, *_ = doctor_machine.memory(10**15, 1, on_gpus=False)
-    assert found.verdict == "note" and "a trial takes about 16000002.0 GB" in found.advice
+    assert found.verdict == "note" and "a trial needs about 16000002.0 GB" in found.advice
     assert next(iter(doctor_machine.memory(0, 1, on_gpus=True))).subject == "memory"
 
 
