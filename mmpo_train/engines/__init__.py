@@ -1,6 +1,6 @@
-"""What runs a model with its optimiser, on one worker or several.
+"""Engines run a model with its optimiser, on one worker or several.
 
-`engine.py` says what the training loop needs; `torch_engine.py` is the plain one, `deepspeed_engine.py` the one under
-ZeRO (the door to deepspeed). `passes.py` finds by trying how large a pass may be; `training_state.py` keeps a state
-that any engine on any number of workers can go on from.
+`engine.py` has the interface that the training loop needs, `torch_engine.py` the plain engine, `deepspeed_engine.py`
+the one under ZeRO (the door to deepspeed). `passes.py` finds the size of a pass by trying. `training_state.py` saves a
+state from which any engine on any number of workers can continue.
 """

@@ -65,8 +65,8 @@ class DeepSpeedEngine:
         with _not_imported("mlflow"):  # takes longer than all else of it, for an auto-tuner that nobody calls
             import deepspeed
 
-        # Its shared-memory extension serves inference alone. Compiling it takes half a minute, and a process killed
-        # in the middle leaves a lock that makes every later one wait for ever.
+        # Its shared-memory extension is for inference only. Compiling it takes half a minute, and a process that is
+        # killed meanwhile leaves a lock for which every later one waits forever.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
 
@@ -112,7 +112,7 @@ class DeepSpeedEngine:
 
     def load_state(self, folder: Path) -> None:
         training_state.load(folder, self._shares())
-        # The weights that the model computes with are copies of the optimiser's: made anew as after a step.
+        # The model computes with copies of the optimiser's weights: copy them again, as after a step.
         if self.stage == 3:
             for group in range(len(self.optimizer.fp32_partitioned_groups_flat)):
                 self.optimizer._reassign_or_swap_out_partitioned_parameters(group)
@@ -149,7 +149,7 @@ class DeepSpeedEngine:
 
     def discard(self) -> bool:
         # Other workers wait for this one in a collective operation; and ZeRO-3 breaks off with parameters half
-        # gathered, and a trace half recorded, in places of its own that a new process alone is rid of.
+        # gathered, and a trace half recorded, which only a new process gets rid of.
         if self.workers > 1 or self.stage == 3:
             return False
         self.optimizer.zero_grad()
@@ -167,7 +167,7 @@ class DeepSpeedEngine:
 
 @contextmanager
 def _not_imported(name: str) -> Iterator[None]:
-    """Inside, importing a library fails as if it were not installed, unless it is loaded."""
+    """A block in which importing a library fails as if it were not installed, unless it is loaded already."""
     is_loaded = name in sys.modules
     if not is_loaded:
         sys.modules[name] = None  # type: ignore[assignment]
@@ -179,7 +179,7 @@ def _not_imported(name: str) -> Iterator[None]:
 
 
 def _share_of_fragment(mapping: Any) -> Share:
-    """ZeRO-1's and ZeRO-2's."""
+    """The share of a parameter in ZeRO-1 and ZeRO-2."""
     mine, of_parameter = mapping.hp_fragment_address, mapping.lp_fragment_address
     return Share(mapping.param_group_index, mine.start, of_parameter.start, mine.numel)
 

@@ -16,23 +16,23 @@ from mmpo_train.model.logps import Pass
 
 
 class Engine(Protocol):
-    """A model with its optimiser, on one worker of possibly several."""
+    """A model with its optimiser, on one of one or several workers."""
 
     worker: int
     """This worker's number, from 0."""
     workers: int
 
     def logps(self, one: Pass, entropies: bool = False) -> Tensor:
-        """Log-probabilities (C,) of a pass, on the CPU or the accelerator, with gradient where that is enabled.
+        """Log-probabilities (C,) of a pass, on the CPU or the accelerator, with gradient if that is enabled.
 
-        With `entropies` the (3, C) of `CompletionLogps`.
+        With `entropies` the result is (3, C), as in `CompletionLogps`.
         """
 
     def backward(self, loss: Tensor) -> None:
         """Add this worker's share of the loss to the gradient. Gradients are summed over passes and workers."""
 
     def step(self, learning_rate: float) -> float | None:
-        """Clip, update, clear the gradient. Returns the gradient's 2-norm before clipping, None where it is unknown.
+        """The gradient's 2-norm before clipping, None if unknown, after clipping, the update and clearing the gradient.
 
         Every worker calls it.
         """
@@ -41,29 +41,30 @@ class Engine(Protocol):
         """The sum of the workers' arrays, the same on all of them."""
 
     def model_state(self) -> dict[str, Tensor] | None:
-        """The whole model's weights on worker 0 where they are spread over workers; None where the model holds them."""
+        """The full weights on worker 0 if they are divided among workers; None if the model holds them."""
 
     def save_state(self, folder: Path) -> None:
-        """Write what `load_state` needs to go on exactly; every worker calls it with the same staged folder."""
+        """Write the state for an exact continuation. Every worker calls it with the same staged folder."""
 
     def load_state(self, folder: Path) -> None:
-        """The inverse, from a verified folder that any engine wrote on any number of workers. Every worker calls it."""
+        """Load a state from a verified folder, written by any engine on any number of workers. Every worker calls
+        it."""
 
     def barrier(self) -> None:
-        """Return when every worker is here."""
+        """Return when every worker has called it."""
 
     def discard(self) -> bool:
-        """Forget the gradient and the memory of a step that broke off; False where that cannot be done."""
+        """Whether the gradient and the memory of a broken-off step could be released."""
 
     def recompute_activations(self, wanted: bool) -> None:
-        """Trade time for memory in the passes to come, or no longer."""
+        """Recompute activations in the following passes, which takes time and saves memory; or no longer."""
 
     def memory_share(self) -> float | None:
-        """The largest share of the accelerator's memory that was in use since the last call; None on a CPU."""
+        """The largest share of the accelerator's memory in use since the last call; None on a CPU."""
 
 
 def first_workers(engine: Engine, find: Callable[[], int]) -> int:
-    """What worker 0 finds, on all of them: on a shared file system the others may see a folder a moment later."""
+    """Worker 0's result on all workers: on a shared file system the others may see a folder a moment later."""
     found = find() if engine.worker == 0 else 0
     return int(engine.sum(np.array([found], dtype=np.float64))[0])
 
@@ -86,15 +87,15 @@ def whole_parameters(
 
 
 def let_go_of_backward(device: torch.device) -> None:
-    """Free what a broken-off backward pass holds."""
-    # On a CPU autograd keeps what was still to do until the next backward pass begins.
+    """Free the memory of a broken-off backward pass."""
+    # On a CPU autograd keeps the remaining work until the next backward pass begins.
     torch.zeros((), requires_grad=True).backward()
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def memory_share(device: torch.device, still_to_come: int = 0) -> float | None:
-    """`Engine.memory_share`; `still_to_come` bytes are counted on top."""
+    """`Engine.memory_share`, with `still_to_come` bytes added."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)
@@ -107,12 +108,12 @@ def memory_share(device: torch.device, still_to_come: int = 0) -> float | None:
 
 
 def bytes_of_moments(optimizer: torch.optim.Optimizer) -> int:
-    """What an optimiser that has not stepped will take: two fp32 moments a weight, or as many bytes in 8 bits."""
+    """Bytes that an optimiser will take with its first step: two moments per weight, in fp32 or 8 bits."""
     of_each = 8 if isinstance(optimizer, torch.optim.AdamW) else 2
     return of_each * sum(weight.numel() for group in optimizer.param_groups for weight in group["params"])
 
 
 def set_learning_rate(optimizer: Any, learning_rate: float) -> None:
-    """One rate for all parameter groups."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate

@@ -1,4 +1,4 @@
-"""The optimisers, all on PyTorch's interface. The door to bitsandbytes."""
+"""The optimisers, all with PyTorch's interface. The door to bitsandbytes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def build_optimizer(config: TrialConfig, parameters: Iterable[Parameter]) -> Opt
 
 
 def steps_made(optimizer: Optimizer, tensors: Sequence[Tensor]) -> int:
-    """How often the optimiser has moved its tensors; 0 where it has no moments yet."""
+    """Number of steps that the optimiser has made; 0 if it has no moments yet."""
     return max((int(optimizer.state[tensor]["step"]) for tensor in tensors if tensor in optimizer.state), default=0)
 
 
 def moments(optimizer: Optimizer, tensor: Tensor) -> tuple[Tensor, Tensor] | None:
-    """First and second moment of one of the optimiser's tensors, fp32, like it in shape; None where it has none."""
+    """First and second moment of one of the optimiser's tensors, fp32, of its shape; None if it has none."""
     state = optimizer.state.get(tensor)
     if not state:
         return None
@@ -41,7 +41,7 @@ def moments(optimizer: Optimizer, tensor: Tensor) -> tuple[Tensor, Tensor] | Non
 
 
 def set_moments(optimizer: Optimizer, tensor: Tensor, steps: int, first: Tensor, second: Tensor) -> None:
-    """The inverse of `moments`, after so many steps; the moments are the optimiser's own from then on."""
+    """Set the moments of a tensor after `steps` steps; the optimiser owns them from then on."""
     if isinstance(optimizer, AdamW):
         # A tensor: the fused kernel counts on the device.
         step = torch.tensor(float(steps), dtype=torch.float32, device=tensor.device)
@@ -53,13 +53,13 @@ def set_moments(optimizer: Optimizer, tensor: Tensor, steps: int, first: Tensor,
 
 
 def bytes_of(optimizer: Optimizer, tensor: Tensor) -> dict[str, Tensor]:
-    """What an 8-bit optimiser keeps of a tensor, but for its constants; nothing of another optimiser's."""
+    """An 8-bit optimiser's state of a tensor, without constants; empty for other optimisers."""
     state = optimizer.state.get(tensor) or {}
     return {name: state[name] for name in ("state1", "state2", "absmax1", "absmax2") if name in state}
 
 
 def moments_from_bytes(optimizer: Optimizer, tensor: Tensor, steps: int, held: dict[str, Tensor]) -> None:
-    """The inverse of `bytes_of`, after so many steps."""
+    """Restore a state from `bytes_of`, after `steps` steps."""
     if held:
         state = _empty_8_bit_state(optimizer, tensor, steps)
         for name, values in held.items():
@@ -67,7 +67,7 @@ def moments_from_bytes(optimizer: Optimizer, tensor: Tensor, steps: int, held: d
 
 
 _BLOCK = 256
-"""Neighbouring values of which bitsandbytes' optimisers keep one common scale."""
+"""Number of neighbouring values that share one scale in bitsandbytes' optimisers."""
 
 
 def _empty_8_bit_state(optimizer: Any, tensor: Tensor, steps: int) -> dict[str, Any]:

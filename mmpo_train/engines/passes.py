@@ -1,6 +1,6 @@
-"""How the work is cut into passes on this machine: found by trying when a trial starts, smaller where memory runs out.
+"""The size of passes on this machine, found by trying when a trial starts, and reduced if memory runs out.
 
-Nothing here changes what a trial learns: a step is the same sum however it is cut.
+Nothing here changes what a trial learns: a step is the same sum however it is divided.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 _CPU_TOKENS = 2_048  # above it a CPU gains nothing and its caches lose
 _FIRST_TRY_TOKENS = 2_048
 _MOST_MEMORY = 0.85
-"""Share of the accelerator's memory that a pass may take, foreseen from smaller ones: allocators fragment."""
+"""Share of the accelerator's memory that a pass may take, estimated from smaller ones; allocators fragment."""
 _WORTH_IT = 1.05
-"""A pass twice as large is kept where it handles so many times more tokens a second."""
+"""A pass twice as large is kept if its tokens per second grow at least by this factor."""
 
 
 @dataclass(frozen=True)
 class Passes:
-    """What one forward and backward pass holds."""
+    """Layout and size of the passes."""
 
     layout: Layout
     tokens: int
-    """At most so many, one prompt with its completions excepted."""
+    """Most tokens of a pass; a single prompt with its completions may have more."""
     checkpointing: bool = False
-    """Activations are computed again in the backward pass."""
+    """Whether activations are recomputed in the backward pass."""
 
     def smaller(self, table: TokenTable, may_recompute: bool, workers: int = 1) -> Passes | None:
-        """What to try when a step of these ran out of memory; None where passes of single prompts did already.
+        """Smaller passes after a step ran out of memory; None if its passes had single prompts already.
 
-        Half of what its largest pass held, since half of what it might have held may be the same passes once more; with
-        several workers, which have to be started again for it, a quarter.
+        They have half the tokens of the step's largest pass (half of the limit might give the same passes again); with
+        several workers, which must be restarted, a quarter.
         """
         planned = plan_passes(table, np.arange(len(table)), self.tokens, workers, self.layout)
         largest = max(int(_filled(table, self.layout, some)[-1]) for some in planned if len(some))
@@ -68,12 +68,12 @@ class Passes:
 def find_passes(
     config: TrialConfig, engine: Engine, table: TokenTable, keep: Callable[[Passes], None] = lambda passes: None
 ) -> Passes:
-    """What passes of this trial should be on these workers; the same answer on all of them.
+    """The passes of this trial on these workers; the same answer on all of them.
 
-    Where the config leaves the tokens open: on an accelerator passes grow until a larger one is foreseen not to fit or
-    does not pay, with activations recomputed only where the longest example would not fit otherwise; on a CPU a
-    constant. Leaves no trace in the model: what is tried has weight 0. `keep` is told the answer, and before anything
-    is tried that may end this process for want of memory, what to go on with after that.
+    If the config leaves the tokens open, passes grow on an accelerator until a larger one is not expected to fit or is
+    not faster; activations are recomputed only if the longest example would not fit otherwise. On a CPU the size is a
+    constant. The model is not changed: tried passes have weight 0. `keep` receives the answer and, before any try that
+    might end this process for lack of memory, the passes to use after that.
     """
     passes = _find_passes(config, engine, table, keep)
     keep(passes)
@@ -82,7 +82,7 @@ def find_passes(
 
 def _find_passes(config: TrialConfig, engine: Engine, table: TokenTable, keep: Callable[[Passes], None]) -> Passes:
     layouts: tuple[Layout, ...] = ("shared", "packed", "padded")
-    # One that ran out of memory may have found another layout than the others: all take the least dense.
+    # A worker that ran out of memory may have found another layout than the others: all take the least dense.
     own = np.zeros(engine.workers)
     own[engine.worker] = layouts.index(best_layout(engine.logps, table, config.precision, config.layout))
     layout = layouts[int(engine.sum(own).max())]
@@ -100,7 +100,7 @@ def _find_passes(config: TrialConfig, engine: Engine, table: TokenTable, keep: C
 
 
 def _grown(config: TrialConfig, engine: Engine, table: TokenTable, passes: Passes) -> Passes | None:
-    """The largest passes that pay; None where the longest example is foreseen not to fit."""
+    """The largest passes that are faster; None if the longest example is not expected to fit."""
     alone = _alone(table, passes.layout)
     longest, per_step = int(alone.max()), int(alone.mean() * config.pairs_per_step / engine.workers)
     # Padded passes are planned longest first.
@@ -126,7 +126,7 @@ def _grown(config: TrialConfig, engine: Engine, table: TokenTable, passes: Passe
 
 
 def _filled(table: TokenTable, layout: Layout, prompts: np.ndarray) -> np.ndarray:
-    """Tokens of a pass that holds the first of some prompts, the first two, …, all of them."""
+    """Tokens of a pass with the first of some prompts, with the first two, …, with all of them."""
     if layout != "padded":
         return np.cumsum(tokens_in(table, layout)[prompts])
     rows = np.cumsum([len(table.completions[prompt]) for prompt in prompts])
@@ -134,16 +134,16 @@ def _filled(table: TokenTable, layout: Layout, prompts: np.ndarray) -> np.ndarra
 
 
 def _alone(table: TokenTable, layout: Layout) -> np.ndarray:
-    """Tokens of each prompt's pass if it holds no other, shape (N,)."""
+    """Tokens of each prompt's pass if it has no other prompt, shape (N,)."""
     if layout != "padded":
         return tokens_in(table, layout)
     return np.array([len(row) for row in table.completions]) * table.longest
 
 
 def _try(engine: Engine, table: TokenTable, passes: Passes, prompts: np.ndarray) -> tuple[int, float, float]:
-    """Tokens of a pass of some prompts, the largest share of memory on any worker, and tokens a second.
+    """Tokens of a pass of some prompts, the largest share of memory on any worker, and tokens per second.
 
-    Forward and backward. An infinite share and no speed where memory ran out.
+    The pass runs forward and backward. If memory ran out the share is infinite and the speed 0.
     """
     one = collate(table, prompts, passes.layout)
     tokens = one.input_ids.numel()
@@ -165,7 +165,7 @@ def _try(engine: Engine, table: TokenTable, passes: Passes, prompts: np.ndarray)
 
 
 def _foreseen(tried: list[tuple[int, float, float]], tokens: int) -> float:
-    """The share of memory of a pass of so many tokens: a straight line through the last two that were tried."""
+    """Expected share of memory of a pass of `tokens` tokens, on a straight line through the last two tries."""
     (fewer, less, _), (more, most, _) = tried[-2:]
     if more <= fewer or math.isinf(most):  # the table holds no more; or no more fits
         return most
@@ -173,13 +173,13 @@ def _foreseen(tried: list[tuple[int, float, float]], tokens: int) -> float:
 
 
 def remember(folder: Path, config: TrialConfig, passes: Passes) -> None:
-    """Keep a trial's passes beside its checkpoints, so that it goes on as it began, or smaller."""
+    """Save a trial's passes beside its checkpoints, so that it continues with the same or smaller ones."""
     write_whole(folder / "passes.json", json.dumps({"asked": _asked(config), "passes": asdict(passes)}))
     publish_file(folder / "passes.json")
 
 
 def remembered(folder: Path, config: TrialConfig) -> Passes | None:
-    """What `remember` kept, if anything, and if the same was asked for then."""
+    """The passes that `remember` saved, if any, and if the config asked for the same then."""
     path = folder / "passes.json"
     fetch_file(path)
     kept = json.loads(path.read_text()) if path.is_file() else {}

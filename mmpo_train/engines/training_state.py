@@ -1,10 +1,10 @@
-"""What an optimiser needs to go on, on disk in a form that any number of workers, ZeRO stage and engine can read.
+"""The state of an optimiser on disk, in a form that any number of workers, ZeRO stage and engine can read.
 
 weights.safetensors          the trained parameters in fp32, by name
-exp_avg.safetensors          AdamW's first moment of each
-exp_avg_sq.safetensors       and its second
-optimizer.json               {"steps": how many the optimiser has made}
-eight_bit-0000.safetensors   of 8-bit moments the bytes as worker 0 holds them, for a resume that shares them out alike
+exp_avg.safetensors          AdamW's first moments
+exp_avg_sq.safetensors       AdamW's second moments
+optimizer.json               {"steps": number of steps that the optimiser has made}
+eight_bit-0000.safetensors   bytes of worker 0's 8-bit moments, for a resume with the same division among workers
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Share(NamedTuple):
-    """The part of a parameter that this worker's optimiser steps; places count in flattened tensors."""
+    """The part of a parameter that this worker's optimiser updates; positions count in flattened tensors."""
 
     tensor: int
-    """In which of the optimiser's tensors it lies,"""
+    """Number of the optimiser's tensor that has it."""
     offset: int
-    """from where,"""
+    """Its first position in that tensor."""
     start: int
-    """from where in the parameter,"""
+    """Its first position in the parameter."""
     size: int
-    """and how many values it has."""
+    """Number of its values."""
 
 
 class Shares(NamedTuple):
-    """How the trained parameters lie in the tensors, all fp32, that this worker's optimiser steps."""
+    """The positions of the trained parameters in the tensors, all fp32, that this worker's optimiser updates."""
 
     optimizer: Optimizer
     tensors: Sequence[Tensor]
     shapes: Mapping[str, torch.Size]
-    """Of all trained parameters, in the same order on all workers."""
+    """Shapes of all trained parameters, in the same order on all workers."""
     of: Mapping[str, Share]
-    """Those parameters of which this worker has a share."""
+    """This worker's share of each parameter of which it has one."""
     writes: bool = True
     """Whether this is worker 0."""
     part: int = 0
-    """Which of the different sets of shares this is: the worker's number, or 0 where every worker holds everything."""
+    """Number of this set of shares: the worker's number, or 0 if every worker holds everything."""
     combine: Callable[[Tensor], None] = lambda whole: None
-    """Sums a flat tensor over workers with different shares, on worker 0 at least. All of them call it."""
+    """Sums a flat tensor over workers with different shares, at least on worker 0. All of them call it."""
 
 
 def save(folder: Path, shares: Shares) -> None:
-    """Write the state into a staged folder. Every worker calls it; worker 0 gathers and writes, a file at a time."""
+    """Write the state into a staged folder. Every worker calls it; worker 0 gathers and writes one file at a time."""
     steps = steps_made(shares.optimizer, shares.tensors)
     _save_whole(folder / f"{WEIGHTS}.safetensors", shares, shares.tensors)
     if steps:
@@ -69,7 +69,7 @@ def save(folder: Path, shares: Shares) -> None:
 
 
 def load(folder: Path, shares: Shares) -> None:
-    """Put this worker's share of a verified folder into its tensors and its optimiser, without asking other workers."""
+    """Load this worker's share from a verified folder into its tensors and optimiser, without other workers."""
     _load_whole(folder / f"{WEIGHTS}.safetensors", shares, shares.tensors)
     steps = json.loads((folder / "optimizer.json").read_text())["steps"]
     if not steps or _load_bytes(folder, shares, steps):
@@ -84,7 +84,7 @@ def load(folder: Path, shares: Shares) -> None:
 
 
 def _save_whole(path: Path, shares: Shares, tensors: Sequence[Tensor | None]) -> None:
-    """`tensors` stand beside the optimiser's own; parameters that lie in one that is None are left out."""
+    """Write `tensors`, which correspond to the optimiser's own; parameters in one that is None are left out."""
     from safetensors.torch import save_file
 
     gathered = {}
@@ -105,7 +105,7 @@ def _save_whole(path: Path, shares: Shares, tensors: Sequence[Tensor | None]) ->
 
 
 def _load_whole(path: Path, shares: Shares, tensors: Sequence[Tensor]) -> set[int]:
-    """Fill `tensors`, which stand beside the optimiser's own, with this worker's shares; returns which got some."""
+    """Numbers of the `tensors`, which correspond to the optimiser's own, that were filled from this worker's shares."""
     from safetensors import safe_open
 
     filled = set()
@@ -120,7 +120,7 @@ def _load_whole(path: Path, shares: Shares, tensors: Sequence[Tensor]) -> set[in
 
 
 def _save_bytes(folder: Path, shares: Shares) -> None:
-    """8-bit moments as they are: rounded a second time, in blocks that lie elsewhere, they are no longer the same."""
+    """Write 8-bit moments as they are: rounding them again, in blocks at other positions, would change them."""
     from safetensors.torch import save_file
 
     if not (shares.writes or shares.part):
@@ -135,7 +135,7 @@ def _save_bytes(folder: Path, shares: Shares) -> None:
 
 
 def _load_bytes(folder: Path, shares: Shares, steps: int) -> bool:
-    """Whether this worker's moments could be restored byte by byte."""
+    """Whether this worker's 8-bit moments could be restored byte by byte."""
     from safetensors import safe_open
 
     path = _bytes_file(folder, shares)
@@ -158,6 +158,7 @@ def _bytes_file(folder: Path, shares: Shares) -> Path:
 
 
 def _fingerprint(shares: Shares) -> str:
-    """Equal where the optimiser's tensors hold the same values of the same parameters, in the same places."""
+    """A digest that is equal if the optimiser's tensors have the same values of the same parameters in the same
+    places."""
     lie = [[tensor.numel() for tensor in shares.tensors], sorted((name, *share) for name, share in shares.of.items())]
     return hashlib.sha256(json.dumps([type(shares.optimizer).__name__, lie]).encode()).hexdigest()

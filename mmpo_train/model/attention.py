@@ -1,6 +1,6 @@
-"""Attention in a packed row: each completion sees its prompt and itself, and nothing of its neighbours.
+"""Attention in a packed row, in which each completion attends to its prompt and itself, but not to its neighbours.
 
-`policy.use_packed_attention` gives it to models of the library, which run unmodified.
+`policy.use_packed_attention` installs it in models of transformers, which run unmodified.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# What some architectures ask of attention beyond a causal mask and a window, and this one does not know.
+# Arguments of some architectures beyond a causal mask and a window, which this attention does not support.
 _UNKNOWN = ("softcap", "position_bias", "s_aux")
 
 _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
@@ -25,22 +25,22 @@ _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Packing:
-    """Who sees whom in one row of L tokens that holds several sequences, one behind another.
+    """Which tokens attend to which, in one row of L tokens with several sequences one after the other.
 
     A dataclass, not a tuple: DeepSpeed's hooks take tuples among a module's arguments apart.
     """
 
     pieces: tuple[int, ...]
-    """Lengths of the prompts and completions in the row, which nobody sees in part."""
+    """Lengths of the prompts and completions in the row. A span attends to whole pieces."""
     spans: tuple[tuple[int, int, int, int], ...]
-    """First and last (exclusive) piece of each span of queries, and of the prefix that it sees besides itself. Spans
-    stand in order and without gaps."""
+    """First and last (exclusive) piece of each span of queries, and of the prefix that it also attends to. Spans are in
+    order and without gaps."""
     query_ends: Tensor
     """(S + 1,) int32, cumulated lengths of the spans."""
     key_ends: Tensor
     """(S + 1,) int32, cumulated lengths of the spans with their prefixes."""
     key_places: Tensor | None
-    """The row's tokens in the order in which the spans see them; None where no span has a prefix."""
+    """The row's tokens in the order in which the spans attend to them; None if no span has a prefix."""
     longest_query: int
     longest_key: int
 
@@ -84,10 +84,10 @@ def packed_attention(
     otherwise: Callable[..., tuple[Tensor, None]],
     **extras: Any,
 ) -> tuple[Tensor, None]:
-    """(1, L, H, D) of a packed row's queries (1, H, L, D) and keys and values (1, H / G, L, D).
+    """Attention outputs (1, L, H, D) for queries (1, H, L, D) and keys and values (1, H / G, L, D) of a packed row.
 
-    One `varlen_attn` for all spans on CUDA in half precision; elsewhere, and in fp32, one SDPA for each. Without a
-    `packing` what `otherwise`, the library's own attention, makes of the mask. Raises ValueError for what it cannot do.
+    On CUDA in half precision one `varlen_attn` serves all spans; elsewhere, and in fp32, one SDPA per span. Without a
+    `packing` it calls `otherwise`, the library's own attention. Raises ValueError for unsupported arguments.
     """
     if packing is None:
         return otherwise(module, query, key, value, attention_mask, scaling=scaling, **extras)
@@ -107,7 +107,7 @@ def _has_kernel(query: Tensor) -> bool:
 def _span_by_span(
     query: Tensor, key: Tensor, value: Tensor, packing: Packing, scaling: float | None, window: int | None
 ) -> Tensor:
-    # Split, never sliced: the backward pass of a slice fills a tensor of the whole row's size, once for each span.
+    # Split, not sliced: the backward pass of a slice fills a tensor of the whole row's size, once for each span.
     queries = query.split(packing.query_ends.diff().tolist(), dim=2)
     keys, values = (states.split(packing.pieces, dim=2) for states in (key, value))
     attended = []
@@ -132,7 +132,7 @@ def _span_by_span(
 
 
 def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor:
-    """True where a query may look: the last query at the last key, each at no more than `window` keys."""
+    """True where a query may attend to a key: the last query to the last key, each to at most `window` keys."""
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return seen if window is None else seen.triu(keys - queries - window + 1)
 
@@ -172,7 +172,7 @@ def _varlen(
 
 @cache
 def _varlen_attn() -> tuple[Any, frozenset[str]]:
-    """The function and the names of its parameters, which move from one torch to the next."""
+    """The function and the names of its parameters, which differ between versions of torch."""
     from torch.nn.attention.varlen import varlen_attn
 
     return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)

@@ -1,6 +1,6 @@
-"""Which pairs are seen when, in which normalisation group, and in which forward pass.
+"""The order of the pairs, their normalisation groups, and their forward passes.
 
-Order, groups and steps depend on the trial alone; passes depend on the machine and change nothing but speed.
+Order, groups and steps depend on the trial alone; passes depend on the machine and change only the speed.
 """
 
 from __future__ import annotations
@@ -18,17 +18,18 @@ from mmpo_train.model.attention import packing_of
 from mmpo_train.model.logps import Pass
 
 Layout = Literal["shared", "packed", "padded"]
-"""How completions lie in a pass: one row without padding in which each prompt stands once, before all its completions;
-the same with each completion behind a prompt of its own; or a row for each completion, padded on the right."""
+"""Layout of a pass. shared: one row without padding, each prompt once before all its completions. packed: one row
+without padding, each completion after its own copy of the prompt. padded: a row for each completion, padded on the
+right."""
 
 
 def epoch_order(pairs: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation in which an epoch (from 1) sees the pairs, shape (N,)."""
+    """The permutation of the pairs in an epoch (from 1), shape (N,)."""
     return np.random.default_rng([seed, epoch]).permutation(pairs)
 
 
 def consecutive(order: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """The order in pieces of `size`; the last may be smaller, nothing is dropped."""
+    """The order in pieces of `size`; the last may be smaller, and nothing is dropped."""
     for start in range(0, len(order), size):
         yield order[start : start + size]
 
@@ -42,8 +43,8 @@ def group_rewards(
 ) -> np.ndarray:
     """The objective's constants of every completion, (N, K), computed over groups of consecutive prompts of `order`.
 
-    `present` (N, K) says which completions there are. The last group may be partial: its extremes are those of the
-    prompts really there. Zeros without a `rewards`.
+    `present` (N, K) says which completions exist. The last group may be smaller. Zeros if the objective has no
+    `rewards`.
     """
     values = np.zeros_like(ref_logps)
     if rewards is not None:
@@ -59,11 +60,11 @@ def plan_passes(
     workers: int = 1,
     layout: Layout = "padded",
 ) -> list[np.ndarray]:
-    """Some prompts of a table in passes of at most `tokens_per_pass` tokens each, a multiple of `workers` of them.
+    """Some prompts of a table in passes of at most `tokens_per_pass` tokens each, a multiple of `workers` passes.
 
-    Worker w takes passes w, w + workers, …; passes that run at the same time are of like size, so that all workers
-    finish together. A pass always holds at least one prompt; where there are fewer prompts than workers, empty passes
-    fill up. Padding counts as tokens.
+    Worker w takes passes w, w + workers, …; passes that run at the same time have similar sizes, so that all workers
+    finish together. A pass has at least one prompt; if there are fewer prompts than workers, empty passes are added.
+    Padding counts as tokens.
     """
     pairs = np.asarray(pairs)
     if layout == "padded":
@@ -78,7 +79,7 @@ def tokens_in(table: TokenTable, layout: Layout) -> np.ndarray:
 
 
 def _even_passes(tokens: np.ndarray, pairs: np.ndarray, tokens_per_pass: int, workers: int) -> list[np.ndarray]:
-    """As few passes as fit, of nearly equal sums, largest first: each prompt, longest first, goes to the emptiest."""
+    """The fewest passes that fit, with nearly equal sums, largest first. Prompts go, longest first, to the emptiest."""
     longest_first = np.argsort(-tokens, kind="stable")
     count = -(-int(tokens.sum()) // tokens_per_pass)
     while True:
@@ -97,7 +98,7 @@ def _even_passes(tokens: np.ndarray, pairs: np.ndarray, tokens_per_pass: int, wo
 
 
 def _padded_passes(table: TokenTable, pairs: np.ndarray, tokens_per_pass: int, workers: int) -> list[np.ndarray]:
-    """Longest first, so that a pass holds rows of like length."""
+    """Passes of prompts in order of length, longest first, so that the rows of a pass have similar lengths."""
     row_tokens, rows = table.longest, np.array(list(map(len, table.completions)))
     longest_first = pairs[np.argsort(-row_tokens[pairs], kind="stable")]
     passes: list[np.ndarray] = []
@@ -117,7 +118,7 @@ def _padded_passes(table: TokenTable, pairs: np.ndarray, tokens_per_pass: int, w
 
 
 def collate(table: TokenTable, pairs: np.ndarray, layout: Layout = "padded") -> Pass:
-    """The completions of some prompts as one pass: all of the first prompt, then all of the second, …"""
+    """The completions of some prompts as one pass: those of the first prompt, then those of the second, …"""
     return _padded_rows(table, pairs) if layout == "padded" else _packed_row(table, pairs, layout == "shared")
 
 
@@ -160,7 +161,7 @@ def _packed_row(table: TokenTable, pairs: np.ndarray, share_prompts: bool) -> Pa
             else:
                 spans.append((len(pieces), len(pieces) + 1, prompt_place, prompt_place + 1))
             pieces.append(ids)
-            # Each completion goes on counting where its prompt ends, and is predicted from there.
+            # Positions of a completion continue those of its prompt, whose last token predicts its first.
             counted.append(np.arange(len(prompt), len(prompt) + len(ids)))
             places.append(np.concatenate([[prompt_end - 1], np.arange(end, end + len(ids) - 1)]))
             targets.append(ids)

@@ -1,4 +1,4 @@
-"""A model's folder: found, named by content, copied to where every node finds it."""
+"""Finding a model's folder, naming it by content, and copying it to where every node finds it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _HUB_TIMEOUT_SECONDS = "10"
 
 
 def for_all_nodes(model: Path, named: str, storage: Path, say: Say) -> Path:
-    """The folder of a model, `named` by a person, where every node finds it: an object store gets a copy of it."""
+    """The folder of a model, `named` by the user, where every node finds it; an object store gets a copy."""
     if not address_of(storage):
         return model
     if not (address_of(model) and is_whole(model)):
@@ -47,13 +47,13 @@ def for_all_nodes(model: Path, named: str, storage: Path, say: Say) -> Path:
 def local_folder(model: str, files: Sequence[str] = _MODEL_FILES) -> Path:
     """The folder of a model given as a folder or a hub id; a hub model's `files` are downloaded on first use.
 
-    So is a folder that this project has published in an object store, given by its address. Raises InputError where
-    there is no such folder or hub model, or the hub cannot be reached.
+    A folder that this project has published in an object store is downloaded too, given its address. Raises InputError
+    if there is no such folder or hub model, or the hub cannot be reached.
     """
     if is_address(model):
         folder = bring(model)
         if not folder.is_dir():
-            raise InputError(f"there is no whole model or checkpoint at {model}; give one that this project has made")
+            raise InputError(f"{model} has no complete model or checkpoint; give one that this project has made")
         return folder
     path = Path(model).expanduser()
     if path.is_dir():
@@ -71,9 +71,9 @@ def local_folder(model: str, files: Sequence[str] = _MODEL_FILES) -> Path:
         return Path(snapshot_download(model, allow_patterns=list(files)))
     except HFValidationError as error:
         raise InputError(f"{model!r} is neither a folder, nor a hub id (owner/name), nor 'tiny'") from error
-    except Exception as error:  # the hub's own kinds and those of its HTTP library, another one from release to release
+    except Exception as error:  # the hub's own errors and those of its HTTP library, which changes between releases
         raise InputError(
-            f"model {model!r} could not be had from the hub ({first_line(error)}); check the name and the network, "
+            f"model {model!r} could not be loaded from the hub ({first_line(error)}); check the name and the network, "
             "log in with `hf auth login` if it is gated, or give a local folder that holds it"
         ) from error
 
@@ -155,7 +155,7 @@ def _json_of(path: Path) -> dict[str, Any]:
 def fingerprint(folder: Path, cache: Path) -> str:
     """SHA-256 over a model folder's `model_files`: weights, configuration, tokenizer and template.
 
-    Hashing gigabytes takes a while, so each file's sum is kept in `cache` under its path, size and time of change.
+    Hashing gigabytes takes time, so each file's sum is kept in `cache` under its path, size and time of change.
     """
     known: dict[str, str] = json.loads(cache.read_text()) if cache.is_file() else {}
     whole, fresh = hashlib.sha256(), False

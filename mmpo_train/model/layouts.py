@@ -1,4 +1,4 @@
-"""The layouts of a pass, and which of them a model can take: found by trying."""
+"""The layouts of a pass, and which of them a model supports, found by trying."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mmpo_train.model.batches import Layout, collate
 from mmpo_train.model.logps import Pass
 
 FORWARD_TOKENS = {"cuda": 65_536, "cpu": 4_096}
-"""Tokens of a pass without gradient, by kind of device; halved where they do not fit."""
+"""Tokens of a pass without gradient, by kind of device; halved if they do not fit."""
 _OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
-"""What torch's CPU allocator, C++, CUDA, and cuBLAS and cuDNN say in a plain RuntimeError."""
+"""Messages of a plain RuntimeError from torch's CPU allocator, C++, CUDA, and cuBLAS and cuDNN."""
 _DENSER: dict[str, tuple[Layout, ...]] = {"shared": ("shared", "packed"), "packed": ("packed",), "padded": ()}
 
 
 def best_layout(
     forward: Callable[[Pass], torch.Tensor], table: TokenTable, precision: str, densest: str = "shared"
 ) -> Layout:
-    """The layout with fewest tokens, `densest` at most, in which the model gives a padded row's log-probabilities.
+    """The densest layout, up to `densest`, in which the model gives the log-probabilities of padded rows.
 
-    Found by trying: positions, masks or states that are not plain causal attention's (ALiBi, recurrent layers) rule
-    packed rows out. Tried on the prompt with most tokens, where a window is most likely to show, between the two with
-    fewest; apart from them where memory does not hold the three.
+    It is found by trying, since positions, masks or states other than those of plain causal attention (ALiBi, recurrent
+    layers) rule out packed rows. The test uses the prompt with most tokens, where a window is most likely to show,
+    between the two with fewest; by itself if memory cannot hold the three.
     """
     by_length = np.argsort(table.together, kind="stable")
     others = by_length[: min(2, len(table) - 1)]
@@ -48,7 +48,7 @@ def best_layout(
 def _same_as_padded(
     forward: Callable[[Pass], torch.Tensor], table: TokenTable, some: np.ndarray, layout: Layout, tolerance: float
 ) -> bool:
-    """Whether one pass of some prompts gives the log-probabilities of a padded pass for each."""
+    """Whether one pass of some prompts gives the same log-probabilities as a padded pass for each."""
     with torch.no_grad():
         padded = [forward(collate(table, some[place : place + 1])).float().cpu() for place in range(len(some))]
         try:
@@ -61,7 +61,7 @@ def _same_as_padded(
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device, or the machine, has no memory left."""
+    """Whether an error means that the device or the machine has no memory left."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _OUT_OF_MEMORY)

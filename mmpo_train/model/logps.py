@@ -1,4 +1,4 @@
-"""Log-probabilities of completions: the one place where the model is run."""
+"""Log-probabilities of completions; the only place where the model runs."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 class Pass(NamedTuple):
     """One forward pass over C completions, in R rows of L tokens, padded on the right.
 
-    Without a packing a row is a prompt with one completion. Padding stands after all that is scored, so with causal
-    attention no mask is needed for it. With one there is a single row, and the packing says what stands in it.
+    Without a packing a row is a prompt with one completion; padding comes after all scored tokens, so that causal
+    attention needs no mask for it. With a packing there is a single row, which the packing describes.
     """
 
     input_ids: Tensor
     """(R, L) token ids."""
     places: Tensor
-    """(T,) for each scored token the place, counted through all rows, whose output predicts it."""
+    """(T,) for each scored token the position, counted through all rows, whose output predicts it."""
     targets: Tensor
-    """(T,) its id."""
+    """(T,) ids of the scored tokens."""
     completions: Tensor
-    """(T,) the completion it belongs to, 0 to C - 1."""
+    """(T,) completion of each scored token, 0 to C - 1."""
     completion_count: int
     """C."""
     prompt_count: int
     position_ids: Tensor | None = None
-    """(1, L) in a packed row: each completion goes on counting where its prompt ends."""
+    """(1, L) in a packed row: positions of a completion continue those of its prompt."""
     packing: Packing | None = None
 
     def to(self, device: torch.device) -> Pass:
@@ -56,7 +56,7 @@ class CompletionLogps(nn.Module):
         self.one_projection = one_projection
 
     def recompute_activations(self, wanted: bool) -> None:
-        """Keep no activations between the layers' inputs for the backward pass, or keep them again."""
+        """Recompute activations in the backward pass, keeping only the layers' inputs; or no longer."""
         model: Any = self.model
         if wanted and not model.is_gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -66,13 +66,13 @@ class CompletionLogps(nn.Module):
     def forward(self, one: Pass, entropies: bool = False) -> Tensor:
         """Summed log-probability of each completion's tokens, shape (C,), fp32, in nats.
 
-        With `entropies` it is the first row of (3, C); the others are of one completion z of T tokens, with
+        With `entropies` it is the first row of (3, C). The other rows are, for a completion z of T tokens, with
         H_t = H(pi(.|z_<t, x)) over the vocabulary and `stop` without gradient,
 
             sum_t H_t    and    sum_t stop(H_t) log pi(z_<t|x),
 
-        whose gradients are P2's and P1's in the MMPO paper's Appendix B.2. Added up they are, where z is drawn from
-        pi(.|x), an unbiased estimate of the gradient of the entropy H(pi(.|x)) of all completions of up to T tokens.
+        whose gradients are P2's and P1's in the MMPO paper's Appendix B.2. If z is drawn from pi(.|x), their sum is an
+        unbiased estimate of the gradient of the entropy H(pi(.|x)) of all completions of up to T tokens.
         """
         # Dropout and gradient checkpointing belong to training steps: a validation between two of them has neither.
         self.train(torch.is_grad_enabled())
@@ -98,10 +98,10 @@ def _sum_by_completion(values: Tensor, one: Pass) -> Tensor:
 
 
 def _entropies_to_come(entropies: Tensor, completions: Tensor) -> Tensor:
-    """Of each scored token the sum of the entropies (T,) after it in its completion, 0 for the last one.
+    """For each scored token the sum of the entropies (T,) after it in its completion, 0 for the last one.
 
     Token j is in z_<t for every later t, so that sum_t H_t log pi(z_<t|x) = sum_j log pi(z_j|z_<j, x) sum_{t>j} H_t.
-    `completions` (T,) rises.
+    `completions` (T,) is ascending.
     """
     # float64: a difference of sums over the whole pass.
     cumulated = entropies.double().cumsum(0)

@@ -1,4 +1,4 @@
-"""The model: where it comes from, how it is loaded, adapted and saved. The door to transformers and peft."""
+"""Loading, adapting and saving a model. The door to transformers and peft."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def load_model(
     model, found = loaded
     if base:
         model.load_adapter(str(folder))
-    # Transformers fills these with random numbers and goes on.
+    # Transformers would fill these with random numbers and continue.
     unfilled = sorted({*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])})
     if unfilled:
         raise InputError(
@@ -113,8 +113,8 @@ def load_model(
 
 
 def use_packed_attention(model: Any) -> None:
-    """Let a model attend by `attention.packed_attention` where its architecture lets one choose; without a packing it
-    attends as before."""
+    """Make a model use `attention.packed_attention`, if its architecture allows the choice. Without a packing its
+    attention is as before."""
     from functools import partial
 
     from transformers import AttentionInterface, AttentionMaskInterface
@@ -125,13 +125,13 @@ def use_packed_attention(model: Any) -> None:
 
     AttentionInterface.register(PACKED_ATTENTION, partial(packed_attention, otherwise=sdpa_attention_forward))
     AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
-    # What cannot do SDPA, or needs the extras of eager attention, keeps what it has and is never packed.
+    # A model without SDPA, or one that needs eager attention, keeps its attention and is never packed.
     if getattr(model.config, "_attn_implementation", None) == "sdpa":
         model.set_attn_implementation(PACKED_ATTENTION)
 
 
 def _remove_dropout(model: PreTrainedModel) -> None:
-    """Set every dropout of the model to 0, in its modules: they have read the configuration already."""
+    """Set every dropout of the model to 0, in its modules, since they have read the configuration already."""
     from torch.nn import Dropout
 
     for module in model.modules():
@@ -143,7 +143,7 @@ def _remove_dropout(model: PreTrainedModel) -> None:
 
 
 def _compile_layers(model: Any) -> None:
-    """Layer by layer, for rows of any length: all layers share the code, and a new length compiles nothing anew."""
+    """Compile layer by layer, for rows of any length: all layers share the code, and a new length compiles nothing."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     for module in model.modules():
@@ -174,7 +174,7 @@ def _with_lora(model: PreTrainedModel, config: TrialConfig) -> Any:
 def save_model(
     model: Any, tokenizer: PreTrainedTokenizerBase, folder: Path, state: dict[str, torch.Tensor] | None = None
 ) -> None:
-    """Weights (or adapter) as safetensors, with tokenizer and template; `state` replaces the model's own weights."""
+    """Save weights (or adapters) as safetensors, with tokenizer and template; `state` replaces the model's weights."""
     model.save_pretrained(folder, state_dict=state, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     described = folder / "adapter_config.json"
@@ -186,17 +186,17 @@ def save_model(
 
 
 def _base_in_store(folder: Path) -> str:
-    """The address of the model that LoRA adapters belong to, where they have one: transformers does not know it."""
+    """The address of the model that LoRA adapters belong to, if it has one; transformers does not know it."""
     described = folder / "adapter_config.json"
     base = json.loads(described.read_text())["base_model_name_or_path"] if described.is_file() else ""
     return base if is_address(base or "") else ""
 
 
 def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, precision: str = "fp32") -> None:
-    """A whole model in `target`, W + (lora_alpha / lora_rank) B A, from a checkpoint of LoRA adapters; with tokenizer.
+    """Write a full model W + (lora_alpha / lora_rank) B A and its tokenizer to `target`, from a checkpoint of adapters.
 
-    The sum is computed in fp32 and kept in `precision`. `base` is the model that was adapted, where it is not where the
-    checkpoint says. Raises InputError where there are no adapters, or no such model.
+    The sum is computed in fp32 and saved in `precision`. `base` is the adapted model, if it is not where the checkpoint
+    says. Raises InputError if there are no adapters, or no such model.
     """
     import torch
 
@@ -216,7 +216,7 @@ def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, pre
 
 
 def load_weights(model: PreTrainedModel, folder: Path) -> None:
-    """Exchange a model's weights for those of another checkpoint of the same architecture, in place."""
+    """Replace a model's weights by those of another checkpoint of the same architecture, in place."""
     from safetensors.torch import load_file
 
     state = {name: value for path in require_weights(folder) for name, value in load_file(path).items()}
@@ -228,7 +228,7 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
 
 
 def quieten() -> None:
-    """No progress bars or advice from transformers and what it imports: the program has its own."""
+    """Switch off progress bars and advice of transformers and what it imports; the program has its own."""
     import torch
 
     if not torch.cuda.is_available():

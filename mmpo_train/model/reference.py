@@ -1,7 +1,7 @@
-"""The reference model's log-probabilities: computed once, kept in a columnar file, shared by every trial.
+"""The reference model's log-probabilities, computed once, kept in a columnar file and shared by all trials.
 
-The store's name is the SHA-256 of everything the numbers depend on: the model's weights, the token ids (which carry
-tokenizer, template, data and truncation) and the precision. Another model or another cut never finds it.
+The store's name is the SHA-256 of everything that the numbers depend on: the model's weights, the token ids (and with
+them tokenizer, template, data and truncation) and the precision.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from mmpo_train.errors import InputError
 from mmpo_train.storage.manifest import DamagedFolder, verify, write_folder
 from mmpo_train.storage.mirror import fetch, name_of, need, publish
 
-# One piece of parallel work: large enough to hide the model's loading, small enough to spread.
+# Size of one piece of parallel work: large enough to hide the loading of the model, small enough to spread.
 PAIRS_PER_SHARD = 2048
 
 UNRELATED = "unrelated"
 """The split that pairs each training prompt with a completion of another one."""
 
 MapShards = Callable[[Callable[..., list[list[float]]], Sequence[tuple]], Iterable[list[list[float]]]]
-"""Applies a function to each tuple of arguments, in any order of work but with results in order."""
+"""Applies a function to each tuple of arguments, in any order, and returns the results in order."""
 
 
 def reference_key(weights_sha256: str, tokens_folder: Path, precision: str) -> str:
@@ -54,9 +54,9 @@ def ensure_reference(
     pairs_per_shard: int = PAIRS_PER_SHARD,
     splits: Sequence[str] = SPLITS,
 ) -> bool:
-    """Build the store unless a whole one is there; a damaged one is built anew. Returns whether it was built.
+    """Whether the store was built: it is, unless a complete one exists; a damaged one is built again.
 
-    `map_shards` says where the work is done: the builtin `map`-like `in_process`, or Ray tasks.
+    `map_shards` does the work: `in_process` in this process, or Ray tasks.
     """
     fetch(folder)
     try:
@@ -101,9 +101,8 @@ def read_split(tokens_folder: Path, split: str) -> TokenTable:
 def unrelated_completions(table: TokenTable) -> TokenTable:
     """Each prompt with one completion of the next example that has another prompt, (N, 1).
 
-    They estimate how far the policy has moved from the reference on what it was not asked (Ethayarajh et al. 2024,
-    Section 4.1). Even rows get that example's chosen completion, odd ones its first rejected. Raises InputError where
-    all prompts are the same.
+    KTO's reference point is estimated from them (Ethayarajh et al. 2024, Section 4.1). Even rows get that example's
+    chosen completion, odd ones its first rejected one. Raises InputError if all prompts are the same.
     """
     prompts = [prompt.tobytes() for prompt in table.prompts]
     if len(set(prompts)) < 2:
@@ -118,7 +117,7 @@ def unrelated_completions(table: TokenTable) -> TokenTable:
 
 
 def in_process(function: Callable[..., list[list[float]]], work: Sequence[tuple]) -> Iterable[list[list[float]]]:
-    """`map_shards` without any other process."""
+    """`map_shards` in this process."""
     return [function(*arguments) for arguments in work]
 
 

@@ -1,4 +1,4 @@
-"""Scoring completions without gradient: for the reference store, for validation, for the evaluator, for negatives."""
+"""Scoring completions without gradient, for the reference store, validation, the evaluator and negatives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmpo_train.model.precision import round_weights
 
 @dataclass(frozen=True)
 class ScoredTable:
-    """Prompts and completions with their reference log-probabilities, (N, K), fp32, 0 where there is no completion."""
+    """Prompts and completions with reference log-probabilities, (N, K), fp32, 0 for a missing completion."""
 
     table: TokenTable
     ref_logps: np.ndarray
@@ -38,10 +38,10 @@ def score_pairs(
     *,
     layout: Layout = "padded",
 ) -> np.ndarray:
-    """Log-probabilities of the prompts' completions, shape (len(pairs), K), fp32, in nats; 0 where there is none.
+    """Log-probabilities of the prompts' completions, (len(pairs), K), fp32, in nats; 0 for a missing completion.
 
-    With several workers each scores its share and leaves zeros elsewhere, so that the sum over workers is the whole;
-    all of them run the same number of passes. A single one halves its passes when they do not fit into memory.
+    Each of several workers scores its share and leaves zeros elsewhere, so that the sum over workers is complete; all
+    run the same number of passes. A single worker halves passes that do not fit in memory.
     """
     waiting = np.asarray(pairs)
     place = {int(pair): index for index, pair in enumerate(waiting)}
@@ -65,7 +65,7 @@ def score_pairs(
 
 
 def _logps_if_they_fit(forward: Callable[[Pass], torch.Tensor], one: Pass, workers: int) -> np.ndarray | None:
-    """A pass's log-probabilities; None where memory ran out and a smaller pass can be tried."""
+    """A pass's log-probabilities; None if memory ran out and a smaller pass can be tried."""
     try:
         with torch.no_grad():
             return forward(one).cpu().numpy()
@@ -80,7 +80,7 @@ def _logps_if_they_fit(forward: Callable[[Pass], torch.Tensor], one: Pass, worke
 def model_forward(module: CompletionLogps, device: torch.device, precision: str) -> Callable[[Pass], torch.Tensor]:
     """The module as a plain function of a pass, moved to its device and precision.
 
-    bf16 means bf16 weights, as in DeepSpeed's engine, so that log-ratios of an untrained policy are 0.
+    bf16 means bf16 weights, as in DeepSpeed's engine, so that the log-ratios of an untrained policy are 0.
     """
     module = module.to(device)
     round_weights(module, precision)

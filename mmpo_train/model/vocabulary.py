@@ -1,7 +1,7 @@
 """The vocabulary projection: log-probabilities and entropies of single tokens from the model's last hidden states.
 
-A row of logits is many times as wide as a hidden state, so logits exist for a chunk of positions at a time, and are
-computed again in the backward pass.
+A row of logits is many times as wide as a hidden state. Logits are therefore computed for a chunk of positions at a
+time, and again in the backward pass.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from mmpo_train.model.precision import Linear, weight_gradient
 
 # On a CPU a chunk's logits should stay near its caches; on a GPU 512 x 128k x 4 bytes is a quarter of a GB.
 _POSITIONS_PER_CHUNK = {"cpu": 128, "cuda": 512}
-# What some models do to their logits before the softmax.
+# Settings by which some models change their logits before the softmax.
 _SCALINGS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
 
 def token_logps(
     model: Any, states: Tensor, targets: Tensor, *, entropies: bool = False, whole: bool = False
 ) -> tuple[Tensor, Tensor | None]:
-    """Log-probability of each target (T,) and, where asked for, entropy of the distribution that it is taken from (T,).
+    """Log-probability of each target (T,) and, if wanted, the entropy of its distribution (T,).
 
-    In nats, fp32 whatever the model's precision: log-sum-exp in bf16 would lose the differences that are compared.
-    `states` is (T, D). `whole` calls the projection's module once for all positions, however many there are: ZeRO-3
-    needs it, since its workers must call the same modules equally often.
+    In nats, in fp32 whatever the model's precision: log-sum-exp in bf16 would lose the differences that are compared.
+    `states` is (T, D). `whole` calls the projection's module once for all positions, which ZeRO-3 needs because its
+    workers must call the same modules equally often.
     """
     head = model.get_output_embeddings()
     size = _POSITIONS_PER_CHUNK.get(states.device.type, 512)
