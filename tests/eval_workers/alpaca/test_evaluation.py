@@ -288,9 +288,9 @@ def test_prompts_that_cannot_be_used_are_refused(tmp_path):
         return str(caught.value)
 
     assert "row 2 has no text under instruction or prompt" in refusal("a.json", '[{"prompt": "x"}, {"text": "y"}]')
-    assert "are no JSON" in refusal("b.jsonl", "{")
+    assert "are not JSON" in refusal("b.jsonl", "{")
     assert "not a JSON list" in refusal("c.json", '{"prompt": "x"}')
-    assert "there is none" in refusal("d.txt", "\n")
+    assert "has no prompts" in refusal("d.txt", "\n")
     with pytest.raises(InputError, match="prompts 'nowhere.json' cannot be read"):
         read_prompts("nowhere.json")
 
@@ -310,14 +310,14 @@ def test_a_baseline_without_an_answer_to_each_prompt_is_refused(answering, check
     with pytest.raises(InputError, match="no answer to 1 of 24 prompts"):
         one(checkpoint, baseline=good_answers, artifacts=tmp_path / "out")
     good_answers.write_text('{"instruction": 1}')
-    with pytest.raises(InputError, match="is no list of {instruction, output, generator}"):
+    with pytest.raises(InputError, match="is not a list of {instruction, output, generator}"):
         one(checkpoint, baseline=good_answers, artifacts=tmp_path / "out")
 
 
 def test_wrong_settings_are_told_all_at_once():
     with pytest.raises(InputError) as caught:
         settings(precision="fp8", limit=-1, judges=("nobody",), temperature=-1.0, top_p=0.0)
-    for part in ("precision is 'fp8'", "limit is -1", "'nobody' is not known", "temperature is -1.0", "top_p is 0.0"):
+    for part in ("precision is 'fp8'", "limit is -1", "'nobody' is unknown", "temperature is -1.0", "top_p is 0.0"):
         assert part in str(caught.value)
     with pytest.raises(InputError, match="judges is empty"):
         settings(judges=())
@@ -333,5 +333,5 @@ def test_a_limit_takes_prompts_from_all_over_and_judges_have_names_for_metrics(a
     some = AlpacaEval(answering, settings(limit=4)).prompts
     assert some == [read_prompts("tiny")[place] for place in (0, 128, 256, 384)]
     assert metric_name("weighted:some/model+prompt-1@http://host:1/v1") == "weighted_some_model_prompt-1"
-    with pytest.raises(InputError, match="two judges would both be 'tiny'"):
+    with pytest.raises(InputError, match="two judges would both be called 'tiny'"):
         AlpacaEval(answering, settings(judges=("tiny", "tiny")))

@@ -249,7 +249,7 @@ def test_what_length_control_cannot_say_it_refuses_to_say():
             length_controlled_win_rate(rows, *data)
         return str(caught.value)
 
-    assert refusal(judged[:1], known, gamed) == "there are 1 judgements, and a fit takes 2 or more"
+    assert refusal(judged[:1], known, gamed) == "a fit needs at least 2 judgements, got 1"
     assert "too one-sided" in refusal(judged[:8])
     wins = [Judged(one.instruction, 2.0, one.length, one.baseline_length) for one in judged]
     assert refusal(wins, known).startswith("40 wins in 40 judgements are too one-sided")
@@ -258,7 +258,7 @@ def test_what_length_control_cannot_say_it_refuses_to_say():
     apart = [
         Judged(one.instruction, 1.0 + number % 2, 100 + 50 * (number % 2), 125) for number, one in enumerate(judged)
     ]
-    assert "length tells every win from every loss" in refusal(apart)
+    assert "length separates all wins from all losses" in refusal(apart)
 
 
 def test_answers_all_as_long_as_the_baselines_or_all_winning_have_a_rate():
@@ -309,7 +309,7 @@ def test_files_that_are_something_else_are_refused(tmp_path):
         (lambda: read_difficulty(write("a.csv", "index,x\n0,1\n"), ["a"]), "no column instruction_difficulty"),
         (lambda: read_difficulty(write("b.csv", ",instruction_difficulty\n1,2\n"), ["a"]), "1 difficulties in the"),
         (lambda: read_difficulty(write("c.json", "[1]"), ["a"]), "neither a .csv file nor a JSON object"),
-        (lambda: read_difficulty(write("d.json", '{"a": "hard"}'), ["a"]), "holds 'hard' where a number"),
+        (lambda: read_difficulty(write("d.json", '{"a": "hard"}'), ["a"]), "has 'hard' where a number"),
         (lambda: read_difficulty(write("e.json", '{"instruction_difficulty": [1, 2]}'), ["a"]), "2 difficulties"),
         (lambda: read_gamed(write("f.json", '{"v": {"preference": [1]}}'), [1.0]), "1 preferences and 0 std"),
         (lambda: read_gamed(write("g.json", '{"note": "x"}'), [1.0]), "no gamed rows"),
@@ -333,7 +333,9 @@ def test_the_hubs_files_are_found_in_its_cache_without_a_network(tmp_path, monke
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(InputError, match="df_gamed.csv could not be had from the hub's data set tatsu-lab/alpaca_eval"):
+    with pytest.raises(
+        InputError, match="df_gamed.csv could not be loaded from the hub's dataset tatsu-lab/alpaca_eval"
+    ):
         fetch("df_gamed.csv")
     folder = tmp_path / "datasets--tatsu-lab--alpaca_eval"
     (folder / "snapshots" / "0123").mkdir(parents=True)

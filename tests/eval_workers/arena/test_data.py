@@ -72,14 +72,14 @@ def test_answers_are_written_in_the_form_they_are_read_in(tmp_path, rows):
 @pytest.mark.parametrize(
     "line, problem",
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[1]", "is a list, expected a JSON object"),
         ({"prompt": "?"}, r"has no name; expected question_id \(v0.1\) or uid \(v2.0\)"),
         ({"uid": "u9"}, "has neither a prompt nor turns, expected prompt"),
         ({"uid": "u9", "prompt": "  "}, 'prompt should be text, found "  "'),
         ({"question_id": "q9", "turns": [{"content": "a"}, {"content": "b"}]}, "has 2 turns, expected"),
         ({"question_id": "q9", "turns": [{"content": ["a", "picture"]}]}, r"turns\[0\].content should be text"),
-        (NEW[0], "question 'u1' was there before"),
+        (NEW[0], "question 'u1' occurs twice"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else str(value)[:30],
 )
@@ -111,9 +111,9 @@ def test_what_is_missing_is_named_with_what_is_there(tmp_path):
     questions = read_questions(folder)
     with pytest.raises(InputError, match=r"lacks answers to 1 of 2 questions \(the first: u2\)"):
         read_answers(folder, "strong", questions)
-    with pytest.raises(InputError, match=r"o3.jsonl is not there; name a baseline .*\(strong, weak\)"):
+    with pytest.raises(InputError, match=r"o3.jsonl does not exist; name a baseline .*\(strong, weak\)"):
         read_answers(folder, "o3", questions)
     with pytest.raises(InputError, match=r"question.jsonl cannot be read \(No such file"):
         read_questions(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="holds no questions"):
+    with pytest.raises(InputError, match="has no questions"):
         read_questions(folder_with(tmp_path / "empty", ""))

@@ -213,11 +213,11 @@ def test_all_bad_settings_are_named_at_once():
         )
     for said in ("form is 'points'", "precision is 'fp8'", "rounds is 1", "limit is -1", "starting_model only"):
         assert said in str(refusal.value)
-    assert "judge 'gpt' is not known" in str(refusal.value) and "max_new_tokens is 0" in str(refusal.value)
+    assert "judge 'gpt' is unknown" in str(refusal.value) and "max_new_tokens is 0" in str(refusal.value)
 
 
 def test_a_baseline_that_is_not_there_is_refused_before_anything_is_answered(answering, four):
-    with pytest.raises(InputError, match=r"gpt-5.jsonl is not there; .*gemini-2.0-flash-001, o3-mini-2025-01-31"):
+    with pytest.raises(InputError, match=r"gpt-5.jsonl does not exist; .*gemini-2.0-flash-001, o3-mini-2025-01-31"):
         ArenaHard(answering, ArenaSettings(questions=four, baseline="gpt-5"))
 
 

@@ -311,7 +311,7 @@ def test_a_hub_that_is_not_there_is_named_and_asked_once(connections, model_fold
     harness = LMHarness(tasks=("piqa", "mmlu", "race", *TINY_TASKS[:1]), limit=4, cache=tmp_path)
     assert list(harness(str(model_folder), artifacts=tmp_path)) == [f"harness/{TINY_TASKS[0]}/acc"]
     assert list(harness.missing) == ["piqa", "mmlu", "race"]
-    assert all("could not be had from the hub" in reason for reason in harness.missing.values())
+    assert all("could not be loaded from the hub" in reason for reason in harness.missing.values())
     assert 0 < sum(seconds for kind, seconds, *_ in connections if kind == "sleep") < 30
 
 

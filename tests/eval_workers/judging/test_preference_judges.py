@@ -383,7 +383,7 @@ def test_a_passing_fault_is_retried_after_the_time_asked_for(server):
 
 def test_a_service_without_log_probabilities_stops_at_once(server):
     server.fault_of = lambda request: Fault(status=400, message="logprobs are not supported by this model")
-    with pytest.raises(InputError, match="gives no log-probabilities.*ask for a plain verdict"):
+    with pytest.raises(InputError, match="gives no log-probabilities.*use a judge with a plain verdict"):
         prefer_all(weighted(server), *pairs(100), concurrency=2)
     assert len(server.requests) < 50
 

@@ -74,7 +74,7 @@ def test_an_unreachable_hub_is_told_in_seconds_with_what_to_do(tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
     started = time.monotonic()
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert "model 'owner/name' could not be had from the hub" in run.stdout
+    assert "model 'owner/name' could not be loaded from the hub" in run.stdout
     assert "check the name and the network" in run.stdout and "give a local folder" in run.stdout
     assert time.monotonic() - started < 30
 
