@@ -1,3 +1,3 @@
-"""What trials will cost and did cost: arithmetic on numbers (`arithmetic.py`), what it is made from (`of_trials.py`,
-`lengths.py`) and room on disk (`disk.py`). The door is `of_trials.forecast_trials`.
+"""The expected and the real cost of trials: arithmetic on numbers (`arithmetic.py`), the numbers for it
+(`of_trials.py`, `lengths.py`) and disk space (`disk.py`). The door is `of_trials.forecast_trials`.
 """

@@ -1,4 +1,4 @@
-"""How many tokens the data of trials have: counted where token tables are there, else guessed from the text."""
+"""Token counts of the data of trials, from the token tables, or estimated from the text before tokenisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SPLITS = ("train", "validation")
 
 
 def tokens_folder(inputs: Inputs | SFTInputs) -> Path:
-    """Where the token tables of these inputs are, or will be."""
+    """Folder of the token tables of these inputs, whether it exists or not."""
     from mmpo_train import prepare
     from mmpo_train.sft import prepare as sft
 
@@ -29,7 +29,7 @@ def tokens_folder(inputs: Inputs | SFTInputs) -> Path:
 
 
 def lengths_of(inputs: Inputs | SFTInputs) -> tuple[Lengths, Lengths, str]:
-    """Tokens of the train and the validation split, from the token tables or guessed from the text; and which.
+    """Lengths of the train and the validation split, and whether they are counted or estimated from the text.
 
     A conversation is one completion without a prompt: every token of it is computed once.
     """
@@ -37,7 +37,7 @@ def lengths_of(inputs: Inputs | SFTInputs) -> tuple[Lengths, Lengths, str]:
     if known:
         return known[0], known[1], "tokens counted"
     train, validation = (_guessed(inputs, split) for split in _SPLITS)
-    return train, validation, f"{CHARACTERS_PER_TOKEN:g} characters taken for a token"
+    return train, validation, f"{CHARACTERS_PER_TOKEN:g} characters per token assumed"
 
 
 def _counted(inputs: Inputs | SFTInputs) -> list[Lengths]:
@@ -67,7 +67,7 @@ def _guessed(inputs: Inputs | SFTInputs, split: str) -> Lengths:
 
 
 def _characters(examples: Sequence[PreferenceExample]) -> np.ndarray:
-    """Of each completion, (N, K)."""
+    """Characters of each completion, (N, K)."""
     completions = np.zeros((len(examples), max(len(one.completions) for one in examples)))
     for row, one in zip(completions, examples, strict=True):
         row[: len(one.completions)] = [max(1, len(said_in(completion))) for completion in one.completions]

@@ -40,17 +40,17 @@ if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
 
 _LATEST = 8
-"""So many finished trials, the latest, are asked for their speed."""
+"""The speed is taken from at most this many finished trials, the latest ones."""
 _SAME_FIELDS = {
     TrialConfig: ("model_fingerprint", "data_fingerprint", "precision", "lora_rank"),
     SFTTrial: ("model_fingerprint", "data_fingerprint", "precision", "max_tokens", "turns"),
 }
-"""In which trials must be equal for the speed of one to say something about another."""
+"""Fields that two trials must share for the speed of one to predict that of the other."""
 _SPEED_FIELDS = {
     TrialConfig: ("epochs", "pairs_per_step", "validate_every_steps"),
     SFTTrial: ("epochs", "conversations_per_step", "validate_every_steps"),
 }
-"""Which say, with those, how much work a trial is."""
+"""Further fields that determine the work of a trial."""
 PARAMETERS = {
     "tiny": (1_000_000, 3, 160),
     "smollm2-135m": (134_515_008, 30, 576),
@@ -62,7 +62,7 @@ PARAMETERS = {
 
 
 class ToTrain(Protocol):
-    """A trial that is to be trained, and what it is trained on; many trials share that."""
+    """A trial to train, and its inputs, which many trials share."""
 
     @property
     def config(self) -> TrialConfig | SFTTrial: ...
@@ -131,7 +131,7 @@ def hours_of(records: Mapping[str, TrialRecord], digests: Sequence[str], workers
 
 
 def work_on(size: ModelSize, train: Lengths, validation: Lengths, trial: TrialConfig | SFTTrial) -> Work:
-    """The work of one trial on a data set. Instruction tuning has no evaluator that scores once more."""
+    """The work of one trial on a dataset. Instruction tuning has no evaluator that scores again."""
     tuning = isinstance(trial, SFTTrial)
     config = trial.engine_config() if isinstance(trial, SFTTrial) else trial
     return work_of(

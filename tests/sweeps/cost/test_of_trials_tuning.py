@@ -93,7 +93,7 @@ def test_a_finished_tuning_of_the_same_data_on_the_same_hardware_is_the_measure(
     ledger.flush(30)
     longer = type(inputs)(change(inputs.config, {"epochs": 3}), inputs.data, inputs.model_folder, inputs.storage)
     forecast = forecast_of(longer, ONE_CPU, ledger)
-    assert forecast.source == "measured: 50 tokens a second in 1 finished trial here"
+    assert forecast.source == "measured: 50 tokens per second in 1 finished trial"
     work = work_on(size, train, validation, longer.config)
     assert forecast.elapsed_seconds == pytest.approx(9 + work.equivalent_tokens / 50)
     ledger.close()
