@@ -66,7 +66,7 @@ def check_preference_spec(spec: str) -> PreferenceSpec:
     elif label.startswith(("openai:", "anthropic:")):
         model = label
     else:
-        raise InputError(f"preference judge {masked(spec)!r} is not known; expected one of {KNOWN}. Correct the name")
+        raise InputError(f"preference judge {masked(spec)!r} is unknown; expected one of {KNOWN}. Correct the name")
     client = check_judge_spec(model + address)
     return PreferenceSpec(
         kind="labels" if weighted else "verdict",

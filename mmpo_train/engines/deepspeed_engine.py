@@ -120,7 +120,7 @@ class DeepSpeedEngine:
             self.optimizer.update_lp_params()
 
     def _shares(self) -> Shares:
-        """As DeepSpeed 0.19's optimisers have spread the parameters."""
+        """The shares of the parameters, as DeepSpeed 0.19's optimisers divide them."""
         named = [(name, value) for name, value in self.engine.module.named_parameters() if value.requires_grad]
         if self.stage == 3:
             tensors = self.optimizer.fp32_partitioned_groups_flat
@@ -185,12 +185,12 @@ def _share_of_fragment(mapping: Any) -> Share:
 
 
 def _forget_reductions(optimizer: Any) -> None:
-    """Bring ZeRO-1's and ZeRO-2's optimiser, as of DeepSpeed 0.19, to where it is before a step's first pass."""
-    # Else DeepSpeed would go on counting itself inside of that pass; outside of one this does nothing.
+    """Reset the optimiser of ZeRO-1 or ZeRO-2 (DeepSpeed 0.19) to its state before a step's first pass."""
+    # Otherwise DeepSpeed would still consider itself inside that pass. Outside a pass this does nothing.
     optimizer.exit_backward()
     if not hasattr(optimizer, "ipg_buckets"):  # BF16_Optimizer reduces once a step, and its zero_grad forgets all
         return
-    # Sums over the step's earlier passes (bf16 ones summed in fp32 stand in the second); DeepSpeed's own step forgets
+    # Sums over the step's earlier passes (the second has bf16 ones summed in fp32); DeepSpeed's own step forgets
     # them in this way where gradients have overflowed.
     optimizer.all_grad_tensors.clear()
     optimizer.averaged_gradients.clear()

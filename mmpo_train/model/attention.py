@@ -45,7 +45,7 @@ class Packing:
     longest_key: int
 
     def to(self, device: torch.device) -> Packing:
-        """The same on another device."""
+        """The packing on another device."""
         places = None if self.key_places is None else moved(self.key_places, device)
         ends = moved(self.query_ends, device), moved(self.key_ends, device)
         return Packing(self.pieces, self.spans, *ends, places, self.longest_query, self.longest_key)

@@ -172,6 +172,6 @@ def fingerprint(folder: Path, cache: Path) -> str:
 
 
 def copy_model(folder: Path, target: Path) -> None:
-    """The files of a model folder that `fingerprint` goes by, in another folder."""
+    """Copy the files of a model folder that `fingerprint` covers to another folder."""
     for path in {*model_files(folder), *(folder / name for name in (TRIAL, SFT) if (folder / name).is_file())}:
         shutil.copyfile(path, target / path.name)

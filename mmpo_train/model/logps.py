@@ -37,7 +37,7 @@ class Pass(NamedTuple):
     packing: Packing | None = None
 
     def to(self, device: torch.device) -> Pass:
-        """The same on another device."""
+        """The pass on another device."""
         there: dict[str, Any] = {
             name: part.to(device) if isinstance(part, Packing) else moved(part, device)
             for name, part in self._asdict().items()

@@ -124,7 +124,7 @@ def in_process(function: Callable[..., list[list[float]]], work: Sequence[tuple]
 def score_shard(
     model_folder: str, tokens_folder: str, precision: str, tokens_per_pass: int, split: str, start: int, end: int
 ) -> list[list[float]]:
-    """Log-probabilities of the pairs `start` to `end`, as plain lists: what one parallel worker does."""
+    """Log-probabilities of the pairs `start` to `end`, as plain lists; the work of one parallel worker."""
     from mmpo_train.model.layouts import FORWARD_TOKENS, best_layout
     from mmpo_train.model.logps import CompletionLogps
     from mmpo_train.model.policy import load_model
