@@ -68,7 +68,8 @@ def local_folder(model: str, files: Sequence[str] = _MODEL_FILES) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        return Path(snapshot_download(model, allow_patterns=list(files)))
+        # Mistral's repositories hold their weights twice.
+        return Path(snapshot_download(model, allow_patterns=list(files), ignore_patterns=["consolidated*"]))
     except HFValidationError as error:
         raise InputError(f"{model!r} is neither a folder, nor a hub id (owner/name), nor 'tiny'") from error
     except Exception as error:  # the hub's own errors and those of its HTTP library, which changes between releases

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.model.folders import TOKENIZER_FILES, local_folder, model_files, require_weights, weight_files
 from mmpo_train.storage.mirror import address_of
-from mmpo_train.storage.object_store import is_address
 
 if TYPE_CHECKING:
     import torch
@@ -77,13 +76,15 @@ def load_model(
 
     quieten()
     require_weights(folder)
-    model_files(folder)  # raises where one of them lies elsewhere
     if config is not None:
         precision, device = config.precision, device or own_device()
-    base = _base_in_store(folder)
+    base = _base_of(folder)
+    whole = local_folder(base) if base else folder
+    require_weights(whole)
+    model_files(whole)  # raises where one of them lies elsewhere
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            local_folder(base) if base else folder,
+            whole,
             dtype=dtype_of(precision),
             device_map=None if device is None or device.type == "cpu" else {"": device},
             use_safetensors=True,
@@ -185,11 +186,10 @@ def save_model(
             described.write_text(json.dumps(adapters | {"base_model_name_or_path": address}, indent=2))
 
 
-def _base_in_store(folder: Path) -> str:
-    """The address of the model that LoRA adapters belong to, if it has one; transformers does not know it."""
+def _base_of(folder: Path) -> str:
+    """The model that LoRA adapters belong to: a folder, a hub id or an address; empty for a whole model."""
     described = folder / "adapter_config.json"
-    base = json.loads(described.read_text())["base_model_name_or_path"] if described.is_file() else ""
-    return base if is_address(base or "") else ""
+    return json.loads(described.read_text())["base_model_name_or_path"] or "" if described.is_file() else ""
 
 
 def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, precision: str = "fp32") -> None:
