@@ -4,6 +4,7 @@
 # make cluster-test: install what the tests of clusters need, and run them (as root).
 # make bench: set everything up and measure a training step against TRL's.
 # make docs:  write docs/options.md from the programs' own help.
+# make pictures: install Chromium (as root), and make the README's pictures from real stages.
 
 PYTHON ?= python3.11
 EXTRAS ?= dev
@@ -11,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test test-slow browser-test cluster-test bench docs lint clean
+.PHONY: sweep test test-slow browser-test cluster-test bench docs pictures lint clean
 
 sweep: $(READY)
 	$(BIN)/python sweeps/stage1_lr.py
@@ -35,6 +36,10 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)/python makers/options.py
+
+pictures: $(READY)
+	tests/browser/install $(BIN)
+	$(BIN)/python makers/pictures.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +28,8 @@ TITLE = "make sweep"
 # A terminal of this size, on which nothing that moves is drawn: the moving table is pictured by itself.
 TERMINAL = {"TERM": "dumb", "TTY_COMPATIBLE": "1", "COLUMNS": "110", "LINES": "50"}
 _SECONDS_BETWEEN_LOOKS = 0.5
-_WIDTH, _HEIGHT = 1400, 900
+_SECONDS_TO_SETTLE = 5.0
+_WIDTH, _HEIGHT = 1400, 1040
 
 
 def main() -> None:
@@ -103,9 +105,13 @@ def picture_mlflow(database: Path, folder: Path) -> None:
     with mlflow_server(database, folder / "server.txt") as host, chromium(folder / "profile", _WIDTH, _HEIGHT) as page:
         address = f"http://{host}/#/experiments/1/runs?workflowType=machine_learning"
         page.get(f"{address}&viewStateShareKey=mmpo-search&compareRunsMode=CHART")
-        drawn = WebDriverWait(page, 120)
-        drawn.until(lambda browser: len(browser.find_elements(By.CSS_SELECTOR, ".dimension")) == 4)
-        drawn.until(lambda browser: len(browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot")) >= 3)
+        patient = WebDriverWait(page, 240)
+        patient.until(lambda browser: len(browser.find_elements(By.CSS_SELECTOR, ".dimension")) == 4)
+        for name in ("Hide banner", "Close"):  # of the shared view, and of MLflow's assistant
+            for button in page.find_elements(By.CSS_SELECTOR, f"button[aria-label='{name}']"):
+                page.execute_script("arguments[0].click()", button)
+        patient.until(lambda browser: len(browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot")) >= 3)
+        time.sleep(_SECONDS_TO_SETTLE)
         page.save_screenshot(str(DOCS / "mlflow.png"))
 
 
