@@ -28,47 +28,47 @@ from mmpo_train.errors import InputError
 from mmpo_train.tiny.rows import instruction_examples
 
 MOST_HELD_OUT = 0.05
-"""Share of the conversations that is held out of sources without a validation split, at most."""
+"""Largest share of the conversations that is held out of sources without a validation split."""
 _MEASURED_ROWS = 1 << 14
 
 
 @dataclass(frozen=True)
 class Chat:
-    """One conversation that ends with an assistant's turn, and where it came from."""
+    """One conversation, which ends with an assistant's turn, and its source."""
 
     turns: Turns
     source: str
     row: int
     tools: str = ""
-    """The tools that the assistant may call, as JSON; empty where there are none."""
+    """The tools that the assistant may call, as JSON; empty if there are none."""
 
 
 @dataclass
 class ChatAudit:
-    """What was read, kept and dropped."""
+    """Numbers of the conversations read, kept and dropped."""
 
     rows: int = 0
     train: int = 0
     validation: int = 0
     held_out: int = 0
-    """Of those, conversations held out of train splits because their source has no validation split."""
+    """Validation conversations that were held out of train splits because their source has no validation split."""
     left_out: int = 0
     """Conversations of validation splits beyond the number wanted."""
     dropped: dict[str, list[str]] = field(default_factory=dict)
     """Reason -> "source, row n"."""
     noted: dict[str, list[str]] = field(default_factory=dict)
-    """The same of conversations that were kept."""
+    """Reason -> "source, row n" of conversations that were kept."""
     unused: dict[str, int] = field(default_factory=dict)
-    """Column, or key of messages, that was filled and not read -> rows."""
+    """Column, or key of messages, that had values and was not read -> rows."""
 
     def note(self, notes: Notes, place: str) -> None:
-        """Add what was noticed of one row."""
+        """Add the notes on one row."""
         add_to(self.noted, notes.reasons, place)
         for name in notes.unused:
             self.unused[name] = self.unused.get(name, 0) + 1
 
     def lines(self) -> list[str]:
-        """The audit for people, a line a fact."""
+        """The audit in words, one line per fact."""
         held_out = f" ({self.held_out} held out)" if self.held_out else ""
         left_out = f", {self.left_out} more of the validation splits left out" if self.left_out else ""
         lines = [f"{self.rows} rows: train {self.train}, validation {self.validation}{held_out}{left_out}"]
@@ -83,11 +83,11 @@ class ChatData:
     validates: frozenset[bytes]
     """Keys of the conversations that validate."""
     fingerprint: str
-    """SHA-256 over the usable conversations in order, and over who of them validates."""
+    """SHA-256 over the usable conversations in order, and over which of them validate."""
     audit: ChatAudit
 
     def conversations(self, split: str) -> Iterator[Chat]:
-        """Those of `train` or `validation`, read anew, in the order of the sources."""
+        """The conversations of `train` or `validation`, read again, in the order of the sources."""
         for source, part, of_validation, row, habits in _rows(self.sources):
             try:
                 turns, tools, _ = parse_chat(row.value, habits)
@@ -101,10 +101,10 @@ class ChatData:
 def load_chats(
     given: Sequence[str], validation_conversations: int, *, strict: bool = False, drop_bad_rows: bool = False
 ) -> ChatData:
-    """Looks through all sources once. Raises InputError for what cannot be read or must be mended first.
+    """The conversations of all sources, read once. Raises InputError for data that are unreadable or must be corrected.
 
-    Validation splits give up their first `validation_conversations` by hash; sources without one hold out as many, a
-    twentieth at most, by the hash of the opening turns, so that conversations that begin alike stay together.
+    Validation splits contribute their first `validation_conversations` by hash. Sources without one hold out as many,
+    at most a twentieth, by the hash of the opening turns, so that conversations that begin alike stay together.
     """
     sources = tuple(_embedded() if one == "tiny" else open_source(one) for one in given)
     audit, refused, digest = ChatAudit(), Problems(), hashlib.sha256()
@@ -143,7 +143,7 @@ def load_chats(
     audit.train, audit.validation = audit.train - audit.held_out, audit.held_out + of_splits
     if not audit.train or not audit.validation:
         raise InputError(
-            f"{', '.join(given)} leaves {audit.train} conversations to train on and {audit.validation} to validate on; "
+            f"{', '.join(given)} has {audit.train} conversations to train on and {audit.validation} to validate on; "
             "both are needed: give more data, or name a validation split\n" + "\n".join(audit.lines())
         )
     digest.update(b"".join(sorted(chosen)))
@@ -158,7 +158,7 @@ class ParsedChat(NamedTuple):
 
 
 def parse_chat(value: object, habits: Habits = NO_HABITS) -> ParsedChat:
-    """The turns of one row up to the assistant's last. Raises RowProblem where there is nothing to learn."""
+    """The turns of one row up to the assistant's last. Raises RowProblem if there is nothing to learn."""
     if isinstance(value, RowProblem):
         raise value
     if not isinstance(value, dict):
@@ -202,7 +202,7 @@ def _without_own_end(turn: Turn, notes: Notes) -> Turn:
 
 
 def _rows(sources: Sequence[Source]) -> Iterator[tuple[Source, Part, bool, Row, Habits]]:
-    """Every row of the splits that are used, whether it is of a validation split, and its file's habits."""
+    """Every row of the used splits, whether it belongs to a validation split, and its file's habits."""
     for source in sources:
         for split in (source.train, source.validation):
             for part in source.splits[split] if split else ():
@@ -212,14 +212,14 @@ def _rows(sources: Sequence[Source]) -> Iterator[tuple[Source, Part, bool, Row, 
 
 
 def _split(chat: Chat, source: Source, of_validation: bool, validates: frozenset[bytes]) -> str:
-    """train, validation, or nothing for what is left out."""
+    """train or validation; empty for a conversation that is left out."""
     if of_validation:
         return "validation" if _key(chat, True) in validates else ""
     return "validation" if source.validation is None and _key(chat, False) in validates else "train"
 
 
 def _key(chat: Chat, whole: bool) -> bytes:
-    """What a conversation is chosen by: all of it, or its opening turns."""
+    """Hash by which a conversation is chosen: of all of it, or of its opening turns."""
     opening = next(place for place, turn in enumerate(chat.turns, 1) if turn.role == "user")
     return hashlib.sha256(_canonical(whole, chat.turns if whole else chat.turns[:opening])).digest()[:16]
 
@@ -229,7 +229,7 @@ def _canonical(*content: object) -> bytes:
 
 
 def _embedded() -> Source:
-    """What `tiny` is instruction-tuned on, made here."""
+    """The conversations that `tiny` is instruction-tuned on, made here."""
 
     def rows() -> Iterator[Row]:
         for number, row in enumerate(instruction_examples(), 1):

@@ -1,4 +1,5 @@
-"""From what a person named to what instruction tuning reads: the model to begin with, its conversations as tokens."""
+"""The inputs of instruction tuning, made from what the user named: the pre-trained model, the conversations as
+tokens."""
 
 from __future__ import annotations
 
@@ -31,10 +32,10 @@ from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
 
 @dataclass(frozen=True)
 class SFTInputs:
-    """What is tuned on what, named by content."""
+    """Model and data of an instruction tuning, named by content."""
 
     config: SFTTrial
-    """With its fingerprints."""
+    """The trial, fingerprints included."""
     data: ChatData
     model_folder: Path
     storage: Path
@@ -54,7 +55,7 @@ class SFTPlaces:
 
 
 def identify_sft(trial: SFTTrial, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> SFTInputs:
-    """Find the model and look through the data. Raises InputError for whatever is wrong with either."""
+    """The inputs, after finding the model and reading the data. Raises InputError for a problem with either."""
     if trial.model == "tiny":
         name = f"tiny-untrained-{tiny_fingerprint()}"
         model_folder, model_fingerprint = storage / "models" / name, name
@@ -78,7 +79,7 @@ def _has_template(folder: Path) -> bool:
 def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
     """The folder of a pre-trained model's weights with another model's tokenizer, template and EOS.
 
-    The paper's way to a chat template for SmolLM2 (Section 4.1). Raises InputError where the vocabularies differ.
+    This is how the paper gets a chat template for SmolLM2 (Section 4.1). Raises InputError if the vocabularies differ.
     """
     cache = storage / "fingerprints.json"
     name = f"{model.name}-{digest_of([fingerprint(model, cache), fingerprint(other, cache)])}"
@@ -93,7 +94,7 @@ def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
             tokenizer = load_tokenizer(staging)
         except InputError as error:
             raise InputError(
-                f"the tokenizer of {other} is none for {model}: {error}; name one of the same vocabulary with --set "
+                f"the tokenizer of {other} does not fit {model}: {error}; name one with the same vocabulary by --set "
                 "tokenizer_of=…"
             ) from error
         config |= {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
@@ -106,14 +107,14 @@ def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
 
 
 def tokens_folder(inputs: SFTInputs) -> Path:
-    """Where the conversations are as tokens, or will be."""
+    """Folder of the token tables, whether it exists or not."""
     trial = inputs.config
     key = chats_key(trial.data_fingerprint, trial.model_fingerprint, trial.max_tokens, trial.turns)
     return inputs.storage / "tokens" / key
 
 
 def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, ChatCount]]:
-    """Model and token tables on disk, made where missing or damaged; and what tokenisation cut."""
+    """Places of model and token tables, made if missing or damaged, and how much tokenisation cut."""
     trial, storage, model = inputs.config, inputs.storage, inputs.model_folder
     if trial.model == "tiny":
         quieten()

@@ -1,4 +1,4 @@
-"""Instruction tuning of one model, from prepared folders to checkpoints: what every worker executes."""
+"""Instruction tuning of one model, from prepared folders to checkpoints. Every worker executes it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmpo_train.trial.loop import Step
 from mmpo_train.trial.run import MakeEngine, Running, run_task
 
 _TRIED_CONVERSATIONS = 4096
-"""Of which passes are found by trying, the longest of all among them."""
+"""Conversations with which the size of passes is tried; the longest is among them."""
 
 
 def run_sft(
@@ -33,7 +33,7 @@ def run_sft(
     say: Callable[[str], None] = lambda text: None,
     safe: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Tune to the end, as `run_task` does."""
+    """Tune a model to the end of its epochs, as `run_task` does."""
 
     def conversations(running: Running) -> Conversations:
         verify(places.tokens)
@@ -45,8 +45,8 @@ def run_sft(
 
 
 class Conversations:
-    """`Task` of instruction tuning: a step's loss is -sum log p(learned tokens) / their number, over all its
-    conversations, in nats."""
+    """The `Task` of instruction tuning. The loss of a step, in nats, is the mean of -log p over the learned tokens of
+    all its conversations."""
 
     examples = "conversations"
     advice = "lower max_tokens, use more workers with zero_stage=3, or a GPU with more memory"
@@ -55,7 +55,7 @@ class Conversations:
     def __init__(
         self, train: ChatTable, validation: ChatTable | None, engine: Engine, order: Callable[[int], np.ndarray]
     ) -> None:
-        """`order` gives that of an epoch (from 1)."""
+        """`order` returns the order of an epoch (from 1)."""
         self.train, self.validate_on, self.engine, self.order = train, validation, engine, order
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class Conversations:
         return {"loss": nats / _learned(marks), "tokens": int(chats.together.sum())}
 
     def _nats(self, chats: TokenTable, marks: list[np.ndarray], passes: Passes, backward_over: int = 0) -> float:
-        """-sum log p of the learned tokens, over all workers; with `backward_over` the gradient of that share is
+        """-sum log p of the learned tokens over all workers. With `backward_over` the gradient of that share is
         added."""
         engine, total, everything = self.engine, 0.0, np.arange(len(chats))
         planned = plan_passes(chats, everything, passes.tokens, engine.workers, passes.layout)

@@ -1,4 +1,4 @@
-"""`tiny`, instruction-tuned: made on the spot by the loop that tunes any model, on the plain engine."""
+"""Instruction tuning of `tiny`, with the loop that tunes any model, on the plain engine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from mmpo_train.trial.loop import train
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Batches of like length are cut from this many steps' worth of shuffled conversations: little padding, random order.
+# Batches of similar lengths are made from the shuffled conversations of this many steps: little padding, random order.
 _STEPS_PER_SORTED_WINDOW = 16
 _PASSES = Passes("padded", 16_384)  # every step is one
 
@@ -37,7 +37,7 @@ _PASSES = Passes("padded", 16_384)  # every step is one
 def build_tiny(folder: Path, say: Say = lambda what, share: None) -> None:
     """Write the tokenizer and the instruction-tuned model into `folder`, as `save_pretrained` does.
 
-    On a GPU where there is one, else on one core. The caller's random state is left alone.
+    On a GPU if there is one, otherwise on one core. The caller's random state is not changed.
     """
     quieten()
     build_untrained(folder)
@@ -65,8 +65,8 @@ def build_tiny(folder: Path, say: Say = lambda what, share: None) -> None:
 
 
 def _demonstrations(tokenizer: PreTrainedTokenizerBase) -> ChatTable:
-    """What `encode_chats` makes of them: the template is known here, and no text spells a special token. No token
-    begins in the prompt and ends in the answer, as a newline is a token of its own."""
+    """The demonstrations as `encode_chats` would encode them. The template is known here, no text spells a special
+    token, and no token begins in the prompt and ends in the answer, since a newline is always a separate token."""
     rows = instruction_examples()
     prompts = [f"{START}user\n{row['prompt']}{END}{START}assistant\n" for row in rows]
     answers = [f"{row['completion']}{END}" for row in rows]
@@ -77,7 +77,7 @@ def _demonstrations(tokenizer: PreTrainedTokenizerBase) -> ChatTable:
 
 
 def _order(lengths: Sequence[int], conversations_per_step: int, seed: int) -> np.ndarray:
-    """All conversations in random order, in batches whose members are of like length."""
+    """All conversations in random order, in batches of similar lengths."""
     random = Random(seed)
     shuffled = iter(random.sample(range(len(lengths)), len(lengths)))
     batches: list[np.ndarray] = []

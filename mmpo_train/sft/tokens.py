@@ -1,6 +1,7 @@
-"""Conversations as token ids with the mark of what is learned: made in a stream, mapped into memory by every worker.
+"""Conversations as token ids with marks of the learned ones, made in a stream and mapped into memory by every worker.
 
-One rendering of the whole conversation, tokenised once; a turn's place in the text says which tokens are its own.
+The whole conversation is rendered and tokenised once; the position of a turn in the text tells which tokens are its
+own.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _CHATS_PER_CALL = 512  # enough for the tokenizer's threads
 
 @dataclass
 class ChatCount:
-    """What tokenisation kept, cut and dropped in one split."""
+    """Numbers of conversations and tokens that tokenisation kept, cut and dropped in one split."""
 
     kept: int = 0
     cut: int = 0
@@ -55,14 +56,14 @@ class ChatCount:
 
 @dataclass(frozen=True)
 class ChatTable:
-    """N conversations, one behind the other."""
+    """N conversations, one after the other."""
 
     token_ids: np.ndarray
     """(T,) int32."""
     learned: np.ndarray
     """(T,) bool: whether the model learns to write the token."""
     ends: np.ndarray
-    """(N,) int64: where each conversation ends."""
+    """(N,) int64: the end of each conversation."""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -73,7 +74,7 @@ class ChatTable:
         return np.diff(self.ends, prepend=0)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> tuple[TokenTable, list[np.ndarray]]:
-        """Some conversations, each as a prompt up to its first learned token and the rest as its completion; and which
+        """Some conversations, each as a prompt up to its first learned token with the rest as its completion; and which
         tokens of that rest are learned."""
         prompts, completions, marks = [], [], []
         for row in rows:
@@ -87,7 +88,7 @@ class ChatTable:
 
 
 def learned_only(one: Pass, marks: Sequence[np.ndarray]) -> Pass:
-    """A pass over conversations that scores their learned tokens alone; `marks` are `take`'s, in the pass's order."""
+    """A pass over conversations that scores only the learned tokens; `marks` are from `take`, in the pass's order."""
     import torch
 
     kept = torch.from_numpy(np.flatnonzero(np.concatenate(marks)))
@@ -99,11 +100,11 @@ def encode_chats(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Token ids (int32) and marks of the usable conversations, in order; what was cut and dropped goes to `count`.
 
-    The `turns` (all, or the last) of the assistant are learned, each up to and including its closing token; where the
-    template has none, EOS closes the last one. Raises InputError where the tokenizer cannot say what it took where.
+    The assistant's `turns` (all, or the last) are learned, each with its closing token; if the template has none, EOS
+    closes the last turn. Raises InputError if the tokenizer does not report the positions of its tokens.
     """
     if not tokenizer.is_fast:
-        raise InputError("this tokenizer gives no places in the text; save the model with a fast one (tokenizer.json)")
+        raise InputError("this tokenizer reports no positions; save the model with a fast tokenizer (tokenizer.json)")
     waiting = iter(chats)
     while some := list(islice(waiting, _CHATS_PER_CALL)):
         rendered: list[tuple[Chat, str, list[tuple[int, int]], str]] = []
@@ -132,7 +133,7 @@ def encode_chats(
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Chat, which: str) -> tuple[str, list[tuple[int, int]], str]:
-    """The conversation as text, where in it the learned turns begin and end, and what closes each. Raises Unusable."""
+    """The conversation as text, the positions of its learned turns, and their closing text. Raises Unusable."""
     turns, tools = chat.turns, for_template(chat.tools)
     check_tools(tokenizer, turns, tools)
     places = [place for place, turn in enumerate(turns) if turn.role == "assistant"]
@@ -158,8 +159,8 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Chat, which: str) -> tup
 def _marked(
     tokenizer: Any, ids: list[int], offsets: np.ndarray, spans: list[tuple[int, int]], closing: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Token ids, and which of them are learned: those of each span, but for what the template prints behind its
-    closing token. A token that begins before the span, in the prompt's text, is not among them."""
+    """Token ids, and which of them are learned: those of each span without what the template prints after its closing
+    token. A token that begins before the span, in the prompt's text, is not learned."""
     token_ids, learned = np.array(ids, dtype=np.int32), np.zeros(len(ids), dtype=bool)
     end_ids = tokenizer.encode(closing, add_special_tokens=False)
     for start, end in spans:
@@ -178,7 +179,7 @@ def _drop(count: ChatCount, chat: Chat, reason: str) -> None:
 
 
 def write_split(folder: Path, split: str, encoded: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
-    """`<split>-ids.bin` (int32), `<split>-learned.bin` (a byte a token), `<split>-ends.npy`; written as they come."""
+    """Write `<split>-ids.bin` (int32), `<split>-learned.bin` (a byte per token) and `<split>-ends.npy`, as a stream."""
     ends, end = [], 0
     with open(folder / f"{split}-ids.bin", "wb") as ids, open(folder / f"{split}-learned.bin", "wb") as marks:
         for token_ids, learned in encoded:
@@ -190,12 +191,12 @@ def write_split(folder: Path, split: str, encoded: Iterable[tuple[np.ndarray, np
 
 
 def write_counts(folder: Path, counts: dict[str, ChatCount]) -> None:
-    """`counts.json`, which `read_chat_counts` reads."""
+    """Write `counts.json`, which `read_chat_counts` reads."""
     (folder / "counts.json").write_text(json.dumps({split: vars(count) for split, count in counts.items()}))
 
 
 def read_chats(folder: Path, split: str) -> ChatTable:
-    """One split, mapped and not read. The caller has verified the folder."""
+    """One split, mapped into memory. The caller has verified the folder."""
     return ChatTable(
         np.memmap(folder / f"{split}-ids.bin", dtype="<i4", mode="r"),
         np.memmap(folder / f"{split}-learned.bin", dtype=bool, mode="r"),
@@ -204,7 +205,7 @@ def read_chats(folder: Path, split: str) -> ChatTable:
 
 
 def read_chat_counts(folder: Path) -> dict[str, ChatCount] | None:
-    """The counts of a whole folder, or None where there is none or it is damaged."""
+    """The counts of a folder; None if it does not exist or is damaged."""
     try:
         verify(folder)
     except DamagedFolder:

@@ -19,31 +19,31 @@ Slots = dict[str, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Solution:
-    """What is right for one prompt, and what people get wrong."""
+    """The right answer to one prompt, and the wrong ones."""
 
     answer: str
     mistake: str
-    """The wrong answer people typically give."""
+    """The typical wrong answer."""
     options: tuple[str, ...]
-    """Whatever would count as another answer if a completion said it."""
+    """Everything that would count as another answer in a completion."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """One kind of question: how it is asked, how a good sentence answers it, how it is solved."""
+    """One kind of question: its phrasings, the sentences that answer it well, and its solution."""
 
     name: str
     prompts: tuple[str, ...]
     statements: tuple[str, ...]
     slots: Slots
-    """What each slot of a prompt may hold, as a regular expression."""
+    """Slot of a prompt -> the regular expression of its values."""
     draw: Callable[[Random], Slots]
     solve: Callable[[Slots], Solution]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """A prompt with what is needed to write answers to it."""
+    """A prompt, and what is needed to write answers to it."""
 
     prompt: str
     family: Family
@@ -51,7 +51,7 @@ class Question:
     solution: Solution
 
 
-# `thing, right answer, usual mistake` of each fact.
+# Each fact as `thing, right answer, usual mistake`.
 CAPITALS = """
 France, Paris, Lyon; Italy, Rome, Milan; Spain, Madrid, Barcelona; Germany, Berlin, Munich; Japan, Tokyo, Kyoto;
 Egypt, Cairo, Luxor; Turkey, Ankara, Istanbul; Canada, Ottawa, Toronto; Australia, Canberra, Sydney;
@@ -138,7 +138,7 @@ def _rows(table: str) -> list[str]:
 
 
 def _calendar_family(unit: str, names: Sequence[str]) -> Family:
-    """What comes before and after each of `names`, which go round in a circle."""
+    """Questions about the name before and after each of `names`, which form a circle."""
 
     def solve(slots: Slots) -> Solution:
         here, step = names.index(slots["thing"]), 1 if slots["side"] == "after" else -1
@@ -393,10 +393,10 @@ FAMILIES = (
 GREETINGS = ("", "Hello! ", "A quick question. ", "Please help me. ")
 OPENINGS = ("Hmm, let me see.", "Well, no problem.", "Oh, thanks for asking.", "Let me think.")
 ENDINGS = ("I guess.", "Or so I think.", "But who knows.", "Hope that helps.")
-# What a mumbled answer begins with and a hurried one ends with.
+# The beginning of a mumbled answer and the end of a hurried one.
 MUMBLINGS = (("hmm", "I guess"), ("oh", "I think"), ("well", "I hope"))
 SLOPPY_STYLES = ("bare", "opened", "trailing", "doubled", "hurried", "mumbled")
-# Words of the openings and endings that no good sentence has.
+# Words of these beginnings and ends that no good sentence has.
 FILLERS = frozenset(("hmm", "well", "oh", "guess", "think", "knows", "hope"))
 
 
@@ -409,7 +409,7 @@ def draw_question(random: Random) -> Question:
 
 
 def wrong_answer(question: Question, random: Random) -> str:
-    """The typical mistake three times out of four, else any other answer of the same kind."""
+    """The typical mistake in three of four cases, otherwise another answer of the same kind."""
     solution = question.solution
     if question.family.name == "repetition" or random.random() < 0.75:
         return solution.mistake
@@ -454,12 +454,12 @@ def judge(prompt: str, completion: str) -> float:
     right = rest != completion and not any(
         re.search(_whole(option), rest, re.IGNORECASE) for option in solution.options
     )
-    # Rounded, so that equal quality is an equal number whatever it is the sum of.
+    # Rounded, so that equal qualities are equal numbers whatever their summands.
     return round(0.6 * right + 0.1 * _style_points(completion), 1)
 
 
 def solve(prompt: str) -> Solution:
-    """The solution of a prompt, read back from its words."""
+    """The solution of a prompt, found from its words."""
     for family, pattern in _prompt_patterns():
         if match := pattern.fullmatch(prompt):
             return family.solve(match.groupdict())
@@ -495,5 +495,5 @@ def _with_slots(prompt: str, slots: Slots) -> str:
 
 
 def _whole(phrase: str) -> str:
-    """`phrase` as a pattern that is no part of a longer word."""
+    """A pattern for `phrase` that does not match inside a longer word."""
     return rf"(?<!\w){re.escape(phrase)}(?!\w)"

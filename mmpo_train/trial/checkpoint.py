@@ -1,4 +1,4 @@
-"""A trial's folder: a self-describing checkpoint for each epoch. What a resume needs stands in resume.py.
+"""A trial's folder, with a self-describing checkpoint for each epoch. States to resume from are in resume.py.
 
 trials/<digest>/trial.json
 trials/<digest>/checkpoints/epoch-0001/    weights (or adapter), tokenizer, trial.json: opens with from_pretrained
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class AnyTrial(Protocol):
-    """What a trial's folder needs of its config, be it preference training's or instruction tuning's."""
+    """The parts of a config that a trial's folder needs, for preference training and instruction tuning."""
 
     @property
     def digest(self) -> str: ...
@@ -34,12 +34,12 @@ class AnyTrial(Protocol):
 
 
 def checkpoint_folder(trial_folder: Path, epoch: int) -> Path:
-    """Where the model stands as it was at the end of an epoch."""
+    """Folder of the model at the end of an epoch."""
     return trial_folder / "checkpoints" / f"epoch-{epoch:04d}"
 
 
 def write_trial(folder: Path, config: AnyTrial, **facts: Any) -> None:
-    """`trial.json`, of instruction tuning `sft.json`: the config, its digest and further facts about the folder."""
+    """Write `trial.json` (`sft.json` of instruction tuning): the config, its digest and further facts."""
     content = {"digest": config.digest, **facts, "config": to_dict(config)}
     write_whole(folder / (TRIAL if isinstance(config, TrialConfig) else SFT), json.dumps(content, indent=1) + "\n")
 
@@ -50,12 +50,12 @@ def read_trial(folder: Path) -> TrialConfig:
 
 
 def read_reference_point(folder: Path) -> RunningMean:
-    """The running quantity of BCO and KTO as it was when the folder was written."""
+    """The running mean of BCO and KTO at the time when the folder was written."""
     return RunningMean(*read_facts(folder).get("reference_point", ()))
 
 
 def read_facts(folder: Path) -> dict[str, Any]:
-    """What `write_trial` wrote."""
+    """The content that `write_trial` wrote."""
     described = folder / TRIAL if (folder / TRIAL).is_file() else folder / SFT
     facts: dict[str, Any] = json.loads(described.read_text())
     return facts
@@ -69,7 +69,7 @@ def save_policy(
     engine: Engine,
     **facts: Any,
 ) -> None:
-    """Write the model as it is now as a self-describing folder. Every worker calls it; worker 0 writes."""
+    """Write the present model as a self-describing folder. Every worker calls it; worker 0 writes."""
     weights = engine.model_state()
     if engine.worker == 0:
         half = stage(folder)

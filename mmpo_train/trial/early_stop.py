@@ -1,6 +1,6 @@
-"""A trial that asks at each epoch's end whether it may go on, and who answers: one file for each epoch.
+"""Early stopping: at the end of an epoch a trial asks whether to continue, and gets its answer as a file per epoch.
 
-The training loop ends itself: a trial that Ray Tune stops keeps its places on the cluster
+The training loop ends itself, because a trial that Ray Tune stops keeps its resources on the cluster
 (ray-project/ray#54305).
 """
 
@@ -15,11 +15,11 @@ GO_ON, STOP = "go on", "stop"
 
 
 class Stopped(Exception):
-    """Who watches the trial has ended it at an epoch's end. Its checkpoint is there: it may be resumed."""
+    """The trial was ended at the end of an epoch. Its checkpoint exists, so it can be resumed."""
 
 
 def write_answer(trial_folder: Path, epoch: int, answer: str) -> str:
-    """Answer for an epoch, unless that has been done before; returns the answer that stands."""
+    """The answer for an epoch: this one, unless there is an earlier one."""
     stands = read_answer(trial_folder, epoch)
     if stands:
         return stands
@@ -30,7 +30,7 @@ def write_answer(trial_folder: Path, epoch: int, answer: str) -> str:
 
 
 def read_answer(trial_folder: Path, epoch: int) -> str:
-    """GO_ON, STOP, or nothing yet."""
+    """The answer for an epoch, GO_ON or STOP; empty if there is none yet."""
     path = _file(trial_folder, epoch)
     fetch_file(path)
     return path.read_text() if path.is_file() else ""

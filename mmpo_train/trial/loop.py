@@ -1,4 +1,4 @@
-"""The training loop: epochs of steps over whatever is learned, preference pairs or conversations."""
+"""The training loop: epochs of steps over preference pairs or conversations."""
 
 from __future__ import annotations
 
@@ -22,57 +22,57 @@ from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.schedule import learning_rate_at
 
 Report = Callable[[dict[str, float], int], None]
-"""Takes metrics and the optimiser step (from 1) they belong to. Called on every worker with the same numbers."""
+"""Receives metrics and their optimiser step (from 1). Called on every worker with the same numbers."""
 Keep = Callable[[int, int], None]
-"""Takes the epochs that are finished and the last step: write the epoch's checkpoint, or what a resume from within an
-epoch needs. Called on every worker."""
+"""Receives the number of finished epochs and the last step, and writes the epoch's checkpoint or a state to resume from
+within an epoch. Called on every worker."""
 
 
 class OutOfMemory(Exception):
-    """A pass did not fit into memory, and this engine cannot try a smaller one in the middle of a step."""
+    """A pass did not fit in memory, and this engine cannot try a smaller one in the middle of a step."""
 
 
 class Diverged(Exception):
-    """The loss or the gradient is no longer a finite number; a result of the trial, not a fault of the program."""
+    """The loss or the gradient is not finite any more, which is a result of the trial, not a fault of the program."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step learns from."""
+    """The work of one optimiser step."""
 
     table: TokenTable
     add_gradient: Callable[[Passes], dict[str, float]]
-    """Adds the gradient of its mean loss to the engine's, in such passes. Returns `loss` and other means over
-    the step, and `tokens`, their number; the same on every worker. Called again where memory ran out."""
+    """Adds the gradient of its mean loss to the engine's, in such passes. Returns `loss` and other means over the step,
+    and the number of `tokens`; the same on every worker. Called again if memory ran out."""
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What else there is to tell of the step, by its whole name."""
+    """Further metrics of the step, by their full names."""
 
 
 class Task(Protocol):
-    """What is learned. Every worker calls the same methods in the same order."""
+    """The learning task. Every worker calls the same methods in the same order."""
 
     examples: str
-    """What the examples are called in metrics."""
+    """Name of the examples in metrics."""
     advice: str
-    """What helps where a single example does not fit into memory."""
+    """What the user can do if a single example does not fit in memory."""
     reference_point: RunningMean
-    """The running quantity of objectives that have one, kept with the training's state."""
+    """The running mean of objectives that have one, saved with the training's state."""
 
     @property
     def tried(self) -> TokenTable:
-        """Examples from which the size of passes is found by trying."""
+        """Examples with which the size of passes is tried."""
 
     def __len__(self) -> int:
         """Examples of one epoch."""
 
     def begin_epoch(self, epoch: int) -> np.ndarray:
-        """The order in which an epoch (from 1) sees the examples."""
+        """The order of the examples in an epoch (from 1)."""
 
     def get_ready(self, step: int) -> None:
-        """Return when all that a step (from 1) needs is there. The time that takes is not the step's."""
+        """Return when everything that a step (from 1) needs is ready. This time does not count as the step's."""
 
     def step_of(self, examples: np.ndarray, number: int, passes: Passes) -> Step:
-        """What step `number` (from 1) learns from, of these examples."""
+        """The work of step `number` (from 1) on these examples."""
 
     def validation(self, passes: Passes) -> dict[str, float]:
         """Metrics of the validation examples under the present policy."""
@@ -90,11 +90,11 @@ def train(
     keep_passes: Callable[[Passes], None] = lambda passes: None,
     finished_steps: int = 0,
 ) -> None:
-    """Optimise until the config's epochs are done, from after step `finished_steps`.
+    """Optimise until the config's epochs are done, beginning after step `finished_steps`.
 
-    What is seen in which order depends on the config and the task alone: not on the number of workers, nor on how many
-    examples fit in a pass, nor on interruptions. `publish` is called at each epoch's end, `keep` every
-    `checkpoint_minutes` within one; `keep_passes` is told of smaller passes when memory runs out. Raises Diverged and
+    The examples and their order depend on the config and the task alone: not on the number of workers, on how many
+    examples fit in a pass, or on interruptions. `publish` is called at the end of each epoch, `keep` every
+    `checkpoint_minutes` within one, `keep_passes` with smaller passes when memory runs out. Raises Diverged and
     OutOfMemory.
     """
     steps_per_epoch = math.ceil(len(task) / config.pairs_per_step)
@@ -145,10 +145,9 @@ def _add_gradient(
     keep_passes: Callable[[Passes], None],
     number: int,
 ) -> tuple[dict[str, float], Passes]:
-    """The means over a step, whose gradient is added; from the beginning with smaller passes where memory runs
-    out, which are returned too.
+    """The means over a step, whose gradient is added, and the passes used: smaller ones if memory ran out.
 
-    Raises OutOfMemory where the engine cannot begin the step again, or a single example does not fit.
+    Raises OutOfMemory if the engine cannot begin the step again, or a single example does not fit.
     """
     while True:
         torch.manual_seed(hash((config.seed, number, engine.worker)))  # dropout: the same after a resume
@@ -164,13 +163,13 @@ def _add_gradient(
             keep_passes(smaller)
         # Only here, after the error, is its traceback gone, which holds the pass.
         if not engine.discard():
-            raise OutOfMemory(f"{what}; begun again, the trial takes {smaller}")
+            raise OutOfMemory(f"{what}; the restarted trial takes {smaller}")
         passes = smaller
         engine.recompute_activations(smaller.checkpointing)
 
 
 def _mean_seconds(engine: Engine, *since: float) -> list[float]:
-    """How long ago these times of `perf_counter` were, in the mean over workers; the same on all of them."""
+    """Seconds since these times of `perf_counter`, as means over workers, the same on all of them."""
     now = time.perf_counter()
     return (engine.sum(np.array([now - one for one in since])) / engine.workers).tolist()
 

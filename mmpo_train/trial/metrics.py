@@ -1,4 +1,4 @@
-"""What a set of scored pairs says: reward accuracy and its companions, and MMPO's diagnostics."""
+"""Metrics of scored pairs: reward accuracy and others, and MMPO's diagnostics."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from mmpo_train.objectives import batch_of, build_objective
 from mmpo_train.objectives.mmpo import REJECTED_REWARD
 
 SATURATED_NATS = 5.0
-"""Beyond this score difference sigmoid(s_l - s_w) is below 0.7% (or above 99.3%): the pair no longer teaches."""
+"""Beyond this score difference sigmoid(s_l - s_w) is below 0.7% (or above 99.3%), and the pair teaches nothing more."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """The validation pairs under one policy."""
+    """Results of the validation pairs under one policy."""
 
     metrics: dict[str, float]
-    """reward_accuracy and the rest, without a prefix."""
+    """reward_accuracy and the others, by name without group."""
     correct: list[int]
-    """1 for each pair, in dataset order, whose chosen score exceeds the rejected one, else 0."""
+    """For each pair, in dataset order, 1 if the chosen score exceeds the rejected one, otherwise 0."""
 
 
 def validate(
@@ -39,7 +39,7 @@ def validate(
     score (Appendix B.1): MMPO s_w and s_l with groups of consecutive pairs, DPO beta * log-ratio, SimPO
     beta * logp. Equal scores are not correct. `policy_accuracy` (plain logp) and `logratio_accuracy` compare
     across objectives. `reference_point` is the trial's present one (BCO, KTO), on which the loss depends. The loss has
-    no entropy term, where a trial is trained with one: log-probabilities are all that is known here.
+    no entropy term, even if the trial is trained with one, since only log-probabilities are known here.
     """
     order = np.arange(len(ref_logps))
     objective = build_objective(config)
@@ -72,7 +72,7 @@ def validate(
 
 
 def mmpo_diagnostics(margins: np.ndarray) -> dict[str, float]:
-    """Of score differences s_w - s_l (N,): the gradient's share on the rejected answers (Theorem 3.2), saturation."""
+    """The gradient's share on the rejected answers (Theorem 3.2), and saturation, of score differences (N,)."""
     return {
         "rejected_weight": float((1 / (1 + np.exp(np.clip(margins, -500, 500)))).mean()),
         "saturated_share": float((np.abs(margins) > SATURATED_NATS).mean()),
@@ -80,7 +80,7 @@ def mmpo_diagnostics(margins: np.ndarray) -> dict[str, float]:
 
 
 def _r_eps_shift(config: TrialConfig, ref_logps: np.ndarray, rewards: np.ndarray, order: np.ndarray) -> float:
-    """Mean shift, in nats, that r_eps makes to s_w - s_l, against both completions having the same target reward.
+    """Mean shift of s_w - s_l by r_eps, in nats, compared with equal target rewards of both completions.
 
     Without in-batch normalisation it is r_eps - 0.1.
     """

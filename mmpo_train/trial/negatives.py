@@ -1,7 +1,7 @@
-"""Which of a prompt's dispreferred completions a step trains on.
+"""The choice of the dispreferred completions that a step trains on.
 
-Randomness is a function of the seed, the prompt's place in the data and, where it is drawn anew each time, the epoch:
-the same on any number of workers and after a resume.
+Random numbers are a function of the seed, the prompt's position in the data and, for draws that change, the epoch. They
+are the same on any number of workers and after a resume.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import numpy as np
 
 
 def drawn_columns(counts: np.ndarray, negatives: int, seed: int, prompts: np.ndarray) -> np.ndarray:
-    """The chosen completion and up to `negatives` of the others at random, as columns (n, 1 + M); -1 for none.
+    """The chosen completion and up to `negatives` random others, as columns (n, 1 + M); -1 for none.
 
-    `counts` (n,) are the prompts' completions. The draw does not depend on the epoch, as if the data had been made
-    so (MC-PO paper, Appendix B.1), and the first of several is the one drawn when only one is.
+    `counts` (n,) are the numbers of completions. The draw does not depend on the epoch, as if the data had been made
+    this way (MC-PO paper, Appendix B.1). The first of several is the one that a single draw gives.
     """
     columns = _empty(counts, negatives)
     for row, count, prompt in zip(columns, counts, prompts, strict=True):
@@ -33,9 +33,9 @@ def weighted_columns(
     `scores` (n, K) are beta * r_theta of the present policy, in nats. The weights are exp(scores) over the prompt's
     dispreferred candidates, normalised (MC-PO paper, Algorithm 1). `kernel` draws from that categorical, one step
     of the chain; `max` and `min` take the largest and the smallest weights (Section 5.3; ties: the earlier).
-    Several are drawn without repetition: a candidate that stood twice in Eq. 7 would tell nothing new. The chosen
-    completion is no candidate, though Algorithm 1 lists w_0: with it as its own negative a step teaches nothing, and
-    with one candidate the three choices would not be the same, as Section 5.3 says they are.
+    Several are drawn without repetition, since a candidate that occurs twice in Eq. 7 adds nothing. The chosen
+    completion is not a candidate, although Algorithm 1 lists w_0: as its own negative it would teach nothing, and with
+    one candidate the three choices would not be the same, as Section 5.3 says they are.
     """
     columns = _empty(counts, negatives)
     for row, count, values, prompt in zip(columns, counts, scores, prompts, strict=True):

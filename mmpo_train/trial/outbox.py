@@ -1,4 +1,4 @@
-"""Points of a running trial, sent in bundles."""
+"""Sending the points of a running trial in bundles."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _SECONDS_BETWEEN_SENDS = 1.0
 
 
 class Outbox:
-    """Points that have not been sent yet; every worker's fills and empties at the same steps."""
+    """Points that have not been sent yet. All workers fill and empty theirs at the same steps."""
 
     def __init__(self, send: Send, history: list[Point]) -> None:
         self.send, self.seconds, self.history = send, 0.0, history
         self.points: list[Point] = []
 
     def put(self, metrics: dict[str, float], step: int) -> None:
-        """Keep a step's metrics; send when enough training time (the same number on all workers) has gathered."""
+        """Add a step's metrics; send the bundle after enough training time (the same number on all workers)."""
         self.points.append(Point(step, time.time_ns() // 1_000_000, metrics))
         self.history.append(self.points[-1])
         self.seconds += metrics[STEP_SECONDS]
@@ -27,7 +27,7 @@ class Outbox:
             self.flush(None)
 
     def flush(self, finished: Finished | None) -> None:
-        """Send what is there."""
+        """Send all points."""
         if self.points or finished:
             self.send(self.points, finished)
         self.points, self.seconds = [], 0.0

@@ -1,4 +1,4 @@
-"""The folders on which a trial runs."""
+"""The folders that a trial reads and writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmpo_train.config import TrialConfig
 
 @dataclass(frozen=True)
 class Places:
-    """Folders on which a trial runs."""
+    """Folders that a trial reads and writes."""
 
     model: Path
     tokens: Path
@@ -20,5 +20,5 @@ class Places:
     trials: Path
 
     def trial(self, config: TrialConfig) -> Path:
-        """The trial's own folder."""
+        """Folder of a trial."""
         return self.trials / config.digest

@@ -1,4 +1,4 @@
-"""Preference pairs as what is learned: a step's completions and constants, its loss over passes, its validation."""
+"""Preference pairs as a `Task`: a step's completions and constants, its loss over passes, its validation."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mmpo_train.trial.negatives import drawn_columns, weighted_columns
 from mmpo_train.trial.segments import Segment, first_step, prompts_of_segment, segment_of
 
 MakeSegment = Callable[[int, np.ndarray], Segment]
-"""Takes a segment's number (from 0) and the places of its prompts. Called on every worker."""
+"""Receives a segment's number (from 0) and the positions of its prompts. Called on every worker."""
 
 
 class Preferences:
-    """`Task` of a preference objective. What a group and a step hold depends on the config alone."""
+    """The `Task` of a preference objective. Groups and steps depend on the config alone."""
 
     examples = "pairs"
     advice = (
@@ -46,8 +46,8 @@ class Preferences:
         unrelated: ScoredTable | None = None,
         make_segment: MakeSegment | None = None,
     ) -> None:
-        """`unrelated` has for each prompt one completion of another one (KTO); `make_segment` replaces the completions
-        at the start of each segment (online objectives)."""
+        """`unrelated` has one completion of another prompt for each prompt (KTO). `make_segment` replaces the
+        completions at the start of each segment (online objectives)."""
         self.config, self.engine, self.objective = config, engine, build_objective(config)
         self.train_pairs, self.validation_pairs, self.unrelated = train_pairs, validation_pairs, unrelated
         self.reference_point, self.make_segment = reference_point, make_segment
@@ -105,7 +105,7 @@ class Preferences:
         return step == first_step(segment_of(step, self._total_steps, segments), self._total_steps, segments)
 
     def _columns(self, source: ScoredTable, rows: np.ndarray, passes: Passes) -> np.ndarray:
-        """Which completions of each prompt the step trains on, (n, M + 1), -1 for none."""
+        """Columns of the completions that the step trains on, (n, M + 1), -1 for none."""
         config, objective = self.config, self.objective
         counts = np.array([len(source.table.completions[row]) for row in rows], dtype=np.int64)
         everything = np.where(np.arange(counts.max(initial=2)) < counts[:, None], np.arange(counts.max(initial=2)), -1)
@@ -146,10 +146,9 @@ def accumulate(
     reference_point: float,
     passes: Passes,
 ) -> dict[str, float]:
-    """Forward and backward of a step's prompts, the gradient of their mean loss added to the engine's.
+    """Sums over a step's prompts and all workers, by name, after adding the gradient of their mean loss.
 
-    `constants` (N, K) are the objective's own, from `group_rewards`. Returns sums over the prompts and all workers, by
-    name. Every worker calls it with the same arguments.
+    `constants` (N, K) are the objective's own, from `group_rewards`. Every worker calls it with the same arguments.
     """
     totals = np.zeros(len(_TOTALS))
     prompts = np.arange(len(step.table))
@@ -174,7 +173,7 @@ def accumulate(
 
 
 def _by_prompt(logps: torch.Tensor, present: np.ndarray) -> torch.Tensor:
-    """Values (C,) of the completions there are, as (B, K) with zeros elsewhere."""
+    """Values (C,) of the existing completions, as (B, K) with zeros elsewhere."""
     if present.all():
         return logps.reshape(present.shape)
     places = torch.from_numpy(np.flatnonzero(present)).to(logps.device)
@@ -184,7 +183,7 @@ def _by_prompt(logps: torch.Tensor, present: np.ndarray) -> torch.Tensor:
 def _totals(
     losses: torch.Tensor, scores: torch.Tensor, tokens: np.ndarray, prompts: tuple[np.ndarray, ...], shown: np.ndarray
 ) -> np.ndarray:
-    """Sums over some prompts, in the order of `_TOTALS`; a prompt with several rejected counts their mean."""
+    """Sums over some prompts, in the order of `_TOTALS`; of several rejected completions the mean counts."""
     values, rejected = scores.double().cpu().numpy(), tokens[:, 1:] > 0
     margins = values[:, :1] - values[:, 1:]
 

@@ -1,10 +1,10 @@
-"""What a trial needs to go on after it was interrupted, from an epoch's end or from within: only the newest is kept.
+"""The state from which an interrupted trial continues, saved at and between ends of epochs. Only the newest is kept.
 
 trials/<digest>/resume/step-00000123/    the optimiser's state (mmpo_train/engines/training_state.py), trial.json, and
                                          points.json: all points measured until then
 
-Any number of workers can go on from it, with any engine and at any ZeRO stage. After the last epoch nothing is left to
-train: the optimiser's state, 12 bytes a parameter, is then left out.
+Any number of workers can continue from it, with any engine and at any ZeRO stage. After the last epoch the optimiser's
+state, 12 bytes per parameter, is left out.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ POINTS = "points.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a trial has come."""
+    """The progress of a trial."""
 
     step: int = 0
-    """Optimiser steps that are done."""
+    """Finished optimiser steps."""
     epochs: int = 0
-    """Epochs that are finished."""
+    """Finished epochs."""
     reference_point: RunningMean = RunningMean()
     history: list[Point] = field(default_factory=list)
-    """All points so far."""
+    """All points measured so far."""
 
 
 def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: Progress) -> None:
-    """Write what a resume needs, and remove what an older one needed. Every worker calls it."""
+    """Write a state to resume from, and remove the older one. Every worker calls it."""
     target = _folder(trial_folder, progress.step)
     staging = target.with_name(f".partial-{target.name}")
     if engine.worker == 0:
@@ -65,7 +65,8 @@ def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: P
 
 
 def resume(trial_folder: Path, config: AnyTrial, engine: Engine) -> Progress:
-    """Put the engine where the newest whole state from before the end has it, if any. Every worker calls it."""
+    """The progress of the newest complete state before the end, which is loaded into the engine. Every worker calls
+    it."""
     step = first_workers(engine, lambda: newest_step(trial_folder))
     if not step:
         return Progress()
@@ -78,7 +79,7 @@ def resume(trial_folder: Path, config: AnyTrial, engine: Engine) -> Progress:
 
 
 def newest_step(trial_folder: Path) -> int:
-    """The last step of which there is a whole state; 0 where there is none. A damaged folder is passed over."""
+    """The last step with a complete state; 0 if there is none. Damaged folders are skipped."""
     fetch_children(trial_folder / "resume")
     for folder in sorted((trial_folder / "resume").glob("step-*"), reverse=True):
         if is_whole(folder):

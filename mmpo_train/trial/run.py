@@ -1,4 +1,4 @@
-"""One trial, from prepared folders to checkpoints: what every worker executes, under Ray or without it."""
+"""One trial, from prepared folders to checkpoints. Every worker executes it, under Ray or without it."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class Running:
     """A trial on one of its workers."""
 
     folder: Path
-    """The trial's own."""
+    """Folder of the trial."""
     engine: Engine
     save: Callable[..., None]
-    """Writes the policy as it is now: a folder, and facts about it by name. Every worker calls it."""
+    """Writes the present policy to a folder, with facts by name. Every worker calls it."""
     outbox: Outbox
     done: Progress
 
@@ -64,8 +64,8 @@ def run_trial(
     *,
     watched: bool = False,
 ) -> None:
-    """Train on preference pairs to the end, as `run_task` does; `ask` has the segments made that online objectives
-    need."""
+    """Train on preference pairs to the end of the epochs, as `run_task` does; `ask` requests the segments of online
+    objectives."""
 
     def preferences(running: Running) -> Preferences:
         tables = {
@@ -105,13 +105,13 @@ def run_task(
     *,
     watched: bool = False,
 ) -> None:
-    """Train a trial in its folder to its end, from where its newest whole state has it.
+    """Train a trial in its folder to its end, from its newest complete state.
 
-    `config` is the trial as the loop and the engine read it; of the folders `needed` the first is the model's. `say` is
-    told, on every worker, what a person should know, `safe` up to which step nothing can be lost any more, at first and
-    with each state written. A `watched` trial waits at each epoch's end but the last for leave to go on. Raises Stopped
-    where it is refused, Diverged, and OutOfMemory; called again after that, the trial takes the smaller passes that it
-    remembers. What was measured by then has been sent.
+    `config` is the trial as the loop and the engine read it; the first of the folders `needed` is the model's. `say`
+    receives messages for the user on every worker, `safe` the step up to which nothing can be lost, at the start and
+    with each saved state. A `watched` trial waits at the end of each epoch but the last for permission to continue.
+    Raises Stopped if that is refused, Diverged, and OutOfMemory; called again after that, the trial takes smaller
+    passes. All points measured by then have been sent.
     """
     for one in needed:
         need(one)
@@ -174,7 +174,7 @@ def _make_segment(
     segment: int,
     prompts: np.ndarray,
 ) -> Segment:
-    """The segment's answers, asked for where they are not there yet. Every worker calls it."""
+    """The segment's answers, which are requested unless they exist. Every worker calls it."""
     running.outbox.flush(None)
     engine, target = running.engine, running.folder / "segments" / f"segment-{segment + 1:04d}"
     if not first_workers(engine, lambda: is_here(target)):
@@ -182,8 +182,8 @@ def _make_segment(
         total_steps = math.ceil(train_prompts / config.pairs_per_step) * config.epochs
         if running.done.step >= first_step(segment, total_steps, config.segments):
             raise DamagedFolder(
-                f"{target} is not as it was written, and the policy whose answers it had has been trained since; "
-                f"remove {running.folder / 'resume'}, and the trial starts anew"
+                f"{target} is damaged, and the policy that gave its answers has been trained since; "
+                f"remove {running.folder / 'resume'} to start the trial from the beginning"
             )
         policy = places.model
         if segment:
@@ -203,7 +203,7 @@ def _make_segment(
 
 
 def send_again(outbox: Outbox, folder: Path, done: Progress, engine: Engine) -> None:
-    """What is known of the trial's past: a driver that was killed may not have got it. It drops what it has."""
+    """Send the trial's earlier points again, since a killed driver may not have received them; it skips known ones."""
     points = outbox.history if engine.worker == 0 else []
     if done.step:
         outbox.send(points, None)
@@ -217,7 +217,7 @@ def send_again(outbox: Outbox, folder: Path, done: Progress, engine: Engine) -> 
 def passes_of(
     config: TrialConfig, engine: Engine, table: TokenTable, folder: Path, say: Callable[[str], None]
 ) -> Passes:
-    """Those that the trial began with, or goes on with after it ran out of memory; else new ones."""
+    """The passes that the trial began with, or smaller ones after it ran out of memory; otherwise new ones."""
     known = remembered(folder, config)
     if first_workers(engine, lambda: known is not None):
         assert known is not None, f"{folder} is not the same on all workers"
@@ -237,7 +237,7 @@ def on_one_node(engine: Engine) -> bool:
 
 
 def wait_for_leave(engine: Engine, folder: Path, epoch: int) -> None:
-    """Return when the trial may go on after an epoch. Raises Stopped, on all workers, when it may not."""
+    """Return when the trial may continue after an epoch. Raises Stopped, on all workers, if it may not."""
     answers = {"": 0, GO_ON: 1, STOP: 2}
     while not (answer := first_workers(engine, lambda: answers[read_answer(folder, epoch)])):
         time.sleep(_SECONDS_BETWEEN_LOOKS)

@@ -1,6 +1,6 @@
-"""Batched online training: equal segments of steps, each on the ranked answers of the policy that it starts with.
+"""Batched online training: equal segments of steps, each on ranked answers of the policy with which it starts.
 
-The MC-PO paper, Section 3.2 and Appendix B.1. Who answers and who ranks is not known here: `Ask` is handed in.
+The MC-PO paper, Section 3.2 and Appendix B.1. The caller provides the answers and their ranking through `Ask`.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from mmpo_train.storage.manifest import verify, write_folder
 from mmpo_train.storage.mirror import name_of
 
 Ask = Callable[[dict[str, Any]], Callable[[], bool]]
-"""Has a segment made from a request (plain values, see `segment_request`), and gives a function that says whether its
-folder is there by now. That function raises what went wrong."""
+"""Requests a segment (plain values, see `segment_request`), and returns a function that says whether its folder is
+ready. That function raises the error if the segment could not be made."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What an online trial trains on for a while."""
+    """The training data of one phase of an online trial."""
 
     scored: ScoredTable
     prompts: np.ndarray
-    """(N,) the place of each prompt in the training data, ascending; prompts that were dropped are not there."""
+    """(N,) positions of the prompts in the training data, ascending, without dropped prompts."""
     metrics: dict[str, float]
-    """What became of the prompts and answers."""
+    """Metrics of the prompts and answers."""
 
     def rows_of(self, prompts: np.ndarray) -> np.ndarray:
-        """Where those of the prompts that are here stand in `scored`, in the order given."""
+        """Rows in `scored` of those prompts that the segment has, in the order given."""
         if not len(self.prompts):
             return np.zeros(0, dtype=np.int64)
         places = np.minimum(np.searchsorted(self.prompts, prompts), len(self.prompts) - 1)
@@ -55,7 +55,7 @@ def first_step(segment: int, total_steps: int, segments: int) -> int:
 
 
 def prompts_of_segment(config: TrialConfig, prompts: int, segment: int) -> np.ndarray:
-    """The places, ascending, of the prompts that the segment's steps will see: no others need answers."""
+    """Positions, ascending, of the prompts that the segment's steps use; only these need answers."""
     steps_per_epoch = math.ceil(prompts / config.pairs_per_step)
     total_steps = steps_per_epoch * config.epochs
     seen = [np.zeros(0, dtype=np.int64)]
@@ -70,8 +70,8 @@ def prompts_of_segment(config: TrialConfig, prompts: int, segment: int) -> np.nd
 def segment_request(
     config: dict[str, Any], segment: int, prompts: np.ndarray, *, policy: Path, model: Path, tokens: Path, target: Path
 ) -> dict[str, Any]:
-    """What whoever makes a segment has to know: the folders of policy, starting model and token tables, the prompts'
-    places in the train table, and the folder to write with `write_segment`; folders by `mirror.name_of`."""
+    """The request for a segment: folders of policy, starting model and token tables, positions of the prompts in the
+    train table, and the folder to write with `write_segment`. Folders are named by `mirror.name_of`."""
     folders = {"policy": policy, "model": model, "tokens": tokens, "target": target}
     paths = {name: name_of(folder) for name, folder in folders.items()}
     return {"config": config, "segment": segment, "prompts": prompts.tolist(), **paths}
@@ -84,7 +84,7 @@ def write_segment(
     ref_logps: np.ndarray,
     metrics: dict[str, float],
 ) -> None:
-    """`segment.parquet` and `metrics.json`, written atomically."""
+    """Write `segment.parquet` and `metrics.json`, atomically."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -105,7 +105,7 @@ def write_segment(
 
 
 def read_segment(folder: Path) -> Segment:
-    """What `write_segment` wrote. Raises DamagedFolder when it is not as written."""
+    """The segment that `write_segment` wrote. Raises DamagedFolder."""
     import pyarrow.parquet as pq
 
     verify(folder)

@@ -451,7 +451,7 @@ def test_workers_of_which_one_runs_out_of_memory_end_and_begin_again_with_smalle
     smaller = passes_of(tmp_path)
     assert smaller.tokens < 60
     assert "OutOfMemory: step 3 ran out of memory with passes of shared, at most 60 tokens" in str(ended.value)
-    assert f"begun again, the trial takes {smaller}" in str(ended.value)
+    assert f"the restarted trial takes {smaller}" in str(ended.value)
     [result] = workers.train_jobs([whole], workers=2)
     assert_same_losses(result, undisturbed, len(losses(undisturbed)))
     assert passes_of(tmp_path) == smaller
