@@ -23,7 +23,7 @@ from mmpo_train.model.policy import load_model
 from mmpo_train.model.reference import read_reference, score_shard
 from mmpo_train.model.scoring import ScoredTable, model_forward, score_pairs
 from mmpo_train.objectives import build_objective
-from mmpo_train.trial.loop import accumulate
+from mmpo_train.trial.preferences import accumulate
 from tests.support import workers
 from tests.support.kernel import stand_in
 from tests.support.training import job, losses

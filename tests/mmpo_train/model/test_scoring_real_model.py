@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from mmpo_train.data.preferences import Message, PreferenceExample
+from mmpo_train.chat.messages import Message
+from mmpo_train.data.preferences import PreferenceExample
 from mmpo_train.data.templates import encode
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.model.logps import CompletionLogps
