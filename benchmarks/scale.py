@@ -90,7 +90,7 @@ class Watch:
                     "time": time.time(),
                     "cpu_seconds": sum(process.cpu_times()[:2]),
                     "megabytes": process.memory_info().rss / 1e6,
-                    "backlog": sum(len(ledger._delivery._jobs) for ledger in self.ledgers[-1:]),
+                    "backlog": sum(len(ledger._trials.delivery._jobs) for ledger in self.ledgers[-1:]),
                 }
             )
 

@@ -40,14 +40,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _evaluate(options: EvaluateOptions) -> None:
+    from rich.markup import escape
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from eval_workers.single import Subject, evaluate
+    from eval_workers.single import Subject, evaluate, judged
+    from eval_workers.tracking.evaluations import Evaluations
     from mmpo_train.errors import InputError
     from mmpo_train.terminal import console
 
     if not options.paths:
         raise InputError("nothing to evaluate: give a checkpoint folder, a model folder or a hub id")
+    recorder = Evaluations(options.mlflow_uri, options.folder) if options.mlflow_uri else None
     subjects = [Subject.of(path, options) for path in options.paths]  # all paths are looked at before any is judged
     results: list[dict[str, float]] = []
     failures: list[str] = []
@@ -67,22 +70,17 @@ def _evaluate(options: EvaluateOptions) -> None:
                 except InputError as error:
                     failures.append(f"{suite} of {subject.path}: {error}")
                 progress.advance(task)
-            write_whole(subject.output / "results.json", json.dumps(results[-1], indent=1, sort_keys=True) + "\n")
-            if options.mlflow_uri:
-                from eval_workers.mlflow_record import record
-
-                record(
-                    options.mlflow_uri,
-                    subject.name,
-                    {"path": subject.path, "suites": options.suite, **facts},
-                    results[-1],
-                    subject.output,
-                )
+                write_whole(subject.output / "results.json", json.dumps(results[-1], indent=1, sort_keys=True) + "\n")
+            if recorder and results[-1]:
+                key, params = judged(subject, options, facts)
+                recorder.record(subject.name, key, params, results[-1], subject.output)
     console.print(_table(options, [subject.name for subject in subjects], results))
     console.print(f"all results: {options.output}/*/results.json", highlight=False, soft_wrap=True)
-    for failure in failures:
-        console.print(f"[red]failed:[/] {failure}", highlight=False, soft_wrap=True)
-    if failures:
+    unrecorded = recorder.finish() if recorder else []
+    for what, complaints in (("failed", failures), ("not recorded", unrecorded)):
+        for complaint in complaints:
+            console.print(f"[red]{what}:[/] {escape(complaint)}", highlight=False, soft_wrap=True)
+    if failures or unrecorded:
         sys.exit(2)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from eval_workers.suites import Evaluate, EvaluationSettings, build
 from mmpo_train.config import TRIAL, TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION
-from mmpo_train.model.folders import local_folder
+from mmpo_train.model.folders import fingerprint, local_folder
 from mmpo_train.recipes import recipe_for
 from mmpo_train.storage.object_store import is_address
 from mmpo_train.trial.checkpoint import read_trial
@@ -81,6 +82,19 @@ def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> dict[str
         "artifacts": str(subject.output),
     }
     return run(request)
+
+
+def judged(subject: Subject, options: EvaluateOptions, facts: Mapping[str, str]) -> tuple[str, dict[str, str]]:
+    """A digest of all that the scores depend on, wherever the model lies; and params that say what was asked.
+
+    `facts`: what the evaluations said of themselves, such as their tasks' versions.
+    """
+    given = {name: value for name, value in options.plain().items() if value != getattr(EvaluationSettings, name)}
+    asked = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
+    asked |= {"suites": ",".join(sorted(options.suite)), **facts}
+    model, inputs = fingerprint(subject.folder, options.folder / "fingerprints.json"), subject.inputs.config
+    key = digest_of([asked, model, inputs.model_fingerprint, inputs.data_fingerprint])
+    return key, {"path": subject.path, **asked}
 
 
 @cache

@@ -36,7 +36,7 @@ ORDER = (
     "eval_workers/alpaca eval_workers/arena eval_workers/harness",
     "eval_workers/reward_accuracy eval_workers/win_rate eval_workers/online",
     "eval_workers/suites",
-    "eval_workers/actors eval_workers/options eval_workers/mlflow_record",
+    "eval_workers/actors eval_workers/options",
     "eval_workers/single",
     "eval_workers/__main__",
     "sweeps/grids",
@@ -66,7 +66,7 @@ DOORS = {
         "sweeps/doctor/cluster.py",
         "eval_workers/actors.py",
     },
-    "mlflow": {"eval_workers/tracking/store.py", "eval_workers/mlflow_record.py"},
+    "mlflow": {"eval_workers/tracking/store.py"},
     "deepspeed": {"mmpo_train/engines/deepspeed_engine.py"},
     "bitsandbytes": {"mmpo_train/engines/optimizers.py"},
     "transformers": {

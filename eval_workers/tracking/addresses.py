@@ -1,4 +1,4 @@
-"""Where a ledger may live: which tracking addresses are accepted, and how they are shown. Standard library only."""
+"""Where MLflow may be: which addresses are accepted, and how they are shown. Standard library only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked
 
 DATABASES = ("postgresql", "mysql", "mssql")
-LOCAL_ADVICE = "leave out --tracking-uri for the local database"
+OPTION = "--tracking-uri"
 SERVER_ADVICE = (
     "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db "
     "--allowed-hosts 127.0.0.1:5000,localhost:5000"
@@ -25,10 +25,18 @@ class Address:
 
     uri: str
     """As MLflow wants it, credentials included: never show or store it."""
-    database: Path | None = None
-    """The file, when it is sqlite."""
-    remote: bool = False
-    """Whether an MLflow server keeps the runs and chooses where artifacts go."""
+    option: str = OPTION
+    """Where it was given, for messages."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether an MLflow server keeps the runs and chooses where artifacts go."""
+        return self.uri.startswith(("http://", "https://"))
+
+    @property
+    def database(self) -> Path | None:
+        """The file, when it is sqlite."""
+        return Path(self.uri.removeprefix("sqlite:///")) if self.uri.startswith("sqlite:///") else None
 
     @property
     def shown(self) -> str:
@@ -41,13 +49,13 @@ def tracking_uri(given: str | None) -> str:
     return given or os.environ.get("MLFLOW_TRACKING_URI") or ""
 
 
-def resolve(given: str | None, storage: Path) -> Address:
+def resolve(given: str | None, storage: Path, option: str = OPTION) -> Address:
     """The address to use; `sqlite:///<storage>/mlflow.db` when none is given, nor named by MLFLOW_TRACKING_URI.
 
-    Raises InputError for what MLflow 3 cannot write to: a plain folder of runs, an unknown scheme, a database
-    file that cannot be created, read or written.
+    `option` is where it was given. Raises InputError for what MLflow 3 cannot write to: a plain folder of runs, an
+    unknown scheme, a database file that cannot be created, read or written.
     """
-    uri = tracking_uri(given)
+    uri, option = tracking_uri(given), option if given else "MLFLOW_TRACKING_URI"
     if not uri:
         try:
             storage.mkdir(parents=True, exist_ok=True)
@@ -55,29 +63,29 @@ def resolve(given: str | None, storage: Path) -> Address:
             raise InputError(
                 f"the folder {storage} for results cannot be made ({error.strerror}); choose another"
             ) from error
-        return _sqlite(storage.resolve() / "mlflow.db")
+        return Address(_writable(storage.resolve() / "mlflow.db", "give another folder with --storage"))
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         raise InputError(
-            f"--tracking-uri {masked(uri)!r} is a plain folder, which MLflow 3 no longer writes runs to; "
-            f"{LOCAL_ADVICE}, or give sqlite:///path/to/mlflow.db or the address of a server"
+            f"{option} {masked(uri)!r} is a plain folder, which MLflow 3 no longer writes runs to; "
+            f"leave out {option}, or give sqlite:///path/to/mlflow.db or the address of a server"
         )
     if scheme in ("http", "https"):
         if not rest.rpartition("@")[2].strip("/"):
-            raise InputError(f"--tracking-uri {masked(uri)!r} names no host; expected http://127.0.0.1:5000")
-        return Address(uri.rstrip("/"), remote=True)
+            raise InputError(f"{option} {masked(uri)!r} names no host; expected http://127.0.0.1:5000")
+        return Address(uri.rstrip("/"), option)
     if scheme == "sqlite":
         if not rest.startswith("/") or rest in ("/", "/:memory:"):
             raise InputError(
-                f"--tracking-uri {uri!r} names no file; expected sqlite:///relative/mlflow.db "
-                f"or sqlite:////absolute/mlflow.db, or {LOCAL_ADVICE}"
+                f"{option} {uri!r} names no file; expected sqlite:///relative/mlflow.db "
+                f"or sqlite:////absolute/mlflow.db, or leave out {option}"
             )
-        return _sqlite(Path(rest[1:]).absolute())
+        return Address(_writable(Path(rest[1:]).absolute(), f"leave out {option}"), option)
     if scheme.partition("+")[0] in DATABASES or scheme == "databricks":
-        return Address(uri)
+        return Address(uri, option)
     raise InputError(
-        f"--tracking-uri {masked(uri)!r} has the unknown scheme {scheme!r}; expected sqlite, http, https, "
-        f"{', '.join(DATABASES)}; {LOCAL_ADVICE}"
+        f"{option} {masked(uri)!r} has the unknown scheme {scheme!r}; expected sqlite, http, https, "
+        f"{', '.join(DATABASES)}; leave out {option}"
     )
 
 
@@ -93,18 +101,19 @@ def unreachable(address: Address, why: str) -> InputError:
     """The error for an address nobody usable answers at, credentials taken out."""
     return InputError(
         f"MLflow at {address.shown} cannot be used: {masked(why)[:400]}\n"
-        f"Start a server ({SERVER_ADVICE}), correct --tracking-uri, or {LOCAL_ADVICE}."
+        f"Start a server ({SERVER_ADVICE}), correct {address.option}, or leave out {address.option}."
     )
 
 
-def _sqlite(path: Path) -> Address:
+def _writable(path: Path, or_else: str) -> str:
+    """The address of a database that can be written, made where it is missing."""
     if "?" in str(path):
         raise InputError(
             f"the database {path} has a '?' in its path, which an address cannot hold; choose another folder"
         )
     if not path.parent.is_dir():
         raise InputError(
-            f"the folder of the database {path} does not exist; make it (mkdir -p {path.parent}) or {LOCAL_ADVICE}"
+            f"the folder of the database {path} does not exist; make it (mkdir -p {path.parent}) or {or_else}"
         )
     try:
         path.touch()
@@ -119,9 +128,15 @@ def _sqlite(path: Path) -> Address:
         if "locked" not in str(error):
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise InputError(
-                f"the database {path} cannot be written ({reason}); give another file, or {LOCAL_ADVICE}"
+                f"the database {path} cannot be written ({reason}); give another file, or {or_else}"
             ) from error
-    return Address(f"sqlite:///{path}", database=path)
+    return f"sqlite:///{path}"
+
+
+def page(address: Address, experiment_id: str) -> str:
+    """The address of an experiment's runs in a browser: MLflow's own page opens on traces."""
+    host = address.shown if address.remote else "http://127.0.0.1:5000"
+    return f"{host}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
 
 
 def ui_command(address: Address) -> str:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
+from mmpo_train.redaction import masked
+
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.5
@@ -19,9 +21,9 @@ LONGEST_PAUSE_SECONDS = 30.0
 class Delivery:
     """First in, first out; a job that fails for a passing reason holds the others back until it succeeds."""
 
-    def __init__(self, destination: str, may_pass: Callable[[Exception], bool], shown: Callable[[str], str]):
-        """`may_pass` tells whether an error is worth another try; `shown` takes secrets out of an error's text."""
-        self._destination, self._may_pass, self._shown = destination, may_pass, shown
+    def __init__(self, destination: str, may_pass: Callable[[Exception], bool]):
+        """`may_pass` tells whether an error is worth another try."""
+        self._destination, self._may_pass = destination, may_pass
         self._jobs: deque[tuple[Callable[[], None], str, Callable[[], None] | None]] = deque()
         self._changed = threading.Condition()
         self._done = 0
@@ -50,6 +52,14 @@ class Delivery:
                 if not self._changed.wait_for(partial(self._more_than, self._done), timeout_seconds):
                     break
             return len(self._jobs)
+
+    def flush(self, timeout_seconds: float, safe: str) -> None:
+        """Returns when all jobs are done. Raises TimeoutError when none was done for so long; `safe` ends its text."""
+        waiting = self.wait(timeout_seconds)
+        if waiting:
+            why = f" ({self.problem[:300]})" if self.problem else ""
+            took = f"{self._destination} has taken nothing for {timeout_seconds:g} s{why}"
+            raise TimeoutError(f"{took}; writes left: {waiting}. {safe}")
 
     def _more_than(self, done: int) -> bool:
         return self._done > done
@@ -84,7 +94,7 @@ class Delivery:
             try:
                 job()
             except Exception as error:  # noqa: BLE001 - the thread must outlive any one job
-                text = self._shown(f"{type(error).__name__}: {error}")
+                text = masked(f"{type(error).__name__}: {error}")
                 if not self._may_pass(error):
                     log.warning("%s refused %s: %s", self._destination, what, text)
                     return "refused"

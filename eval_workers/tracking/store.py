@@ -1,4 +1,7 @@
-"""What this project asks of MLflow: experiments, runs found by tags, params, artifacts. Its one door to mlflow."""
+"""What this project asks of MLflow: experiments, runs found by tags, params, artifacts. The one file that imports it.
+
+Credentials are taken out of every text on its way there.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from eval_workers.tracking import addresses
 from eval_workers.tracking.addresses import Address
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.metric_names import REWARD_ACCURACY
-from mmpo_train.redaction import masked
+from mmpo_train.redaction import masked, masked_values
 from mmpo_train.storage.deadline import within
 from mmpo_train.storage.mirror import address_of
 
@@ -50,7 +53,7 @@ SETTINGS = {
 
 
 class Store:
-    """An MLflow that answered, with the few operations the ledger is made of."""
+    """An MLflow that answered, with the few operations that are asked of it."""
 
     def __init__(self, address: Address, storage: Path):
         """Raises InputError within seconds when nobody usable answers. Makes a missing sqlite database."""
@@ -60,6 +63,7 @@ class Store:
 
     def experiment_id(self, name: str, *, create: bool = True) -> str:
         """The experiment's id, made where missing; empty when it is missing and not to be made."""
+        name = masked(name)
         if name in self._experiments:
             return self._experiments[name]
         found = self.client.get_experiment_by_name(name)
@@ -114,12 +118,7 @@ class Store:
             return list(pool.map(read, items))
 
     def find_or_create(
-        self,
-        experiment_id: str,
-        identity: Mapping[str, str],
-        tags: Mapping[str, str],
-        name: str,
-        start_ms: int,
+        self, experiment_id: str, identity: Mapping[str, str], tags: Mapping[str, str], name: str, start_ms: int
     ) -> Run:
         """The oldest run with the identifying tags, made if there is none.
 
@@ -128,7 +127,7 @@ class Store:
         """
         if not self.search(experiment_id, identity):
             every_tag = {tag: text(value) for tag, value in {**identity, **tags}.items()}
-            self.client.create_run(experiment_id, start_ms, every_tag, name)
+            self.client.create_run(experiment_id, start_ms, every_tag, masked(name))
         run, *younger = self.search(experiment_id, identity)
         self.mark_duplicates(run, younger)
         return run
@@ -143,8 +142,8 @@ class Store:
         """Params once: MLflow never changes one, so values that differ on resume become a tag."""
         from mlflow.entities import Param
 
-        there = run.data.params
-        wanted = {name: _param(value) for name, value in params.items()}
+        there = {name: _param(name, value) for name, value in run.data.params.items()}
+        wanted = {name: _param(name, value) for name, value in params.items()}
         missing = [Param(name, value) for name, value in wanted.items() if name not in there]
         for start in range(0, len(missing), PARAMS_PER_BATCH):
             self.client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_PER_BATCH])
@@ -158,11 +157,17 @@ class Store:
 
         self.client.log_batch(run_id, tags=[RunTag(name, text(value)) for name, value in tags.items()])
 
-    def log_metrics(self, run_id: str, metrics: list[tuple[str, float, int, int]]) -> None:
-        """At most METRICS_PER_BATCH of (name, value, timestamp in ms, step)."""
+    def log_metrics(self, run_id: str, metrics: Sequence[tuple[str, float, int, int]]) -> None:
+        """Log (name, value, timestamp in ms, step) of each."""
         from mlflow.entities import Metric
 
-        self.client.log_batch(run_id, metrics=[Metric(*metric) for metric in metrics])
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            some = metrics[start : start + METRICS_PER_BATCH]
+            self.client.log_batch(run_id, metrics=[Metric(*metric) for metric in some])
+
+    def log_json(self, run_id: str, value: Any, path: str) -> None:
+        """Store a value as a JSON artifact."""
+        self.client.log_dict(run_id, masked_values(value), path)
 
     def json_artifacts(self, run_id: str, paths: set[str]) -> dict[str, Any]:
         """The parsed JSON files at these paths and in these folders, by artifact path; none that is missing or torn."""
@@ -206,22 +211,18 @@ def text(value: Any) -> str:
     return masked(str(value))[:TAG_CHARACTERS]
 
 
-def _param(value: Any) -> str:
-    return masked(",".join(map(str, value)) if isinstance(value, list | tuple) else str(value))[:PARAM_CHARACTERS]
+def _param(name: str, value: Any) -> str:
+    shown = masked_values({name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)})
+    return shown[name][:PARAM_CHARACTERS]
 
 
 def _parsed_files(folder: Path, paths: set[str]) -> dict[str, Any]:
     named = [folder / path for path in paths]
-    files = sorted(file for path in named for file in ([path] if path.is_file() else path.rglob("*.json")))
-    contents = ((file.relative_to(folder).as_posix(), _parsed(file)) for file in files)
-    return {path: content for path, content in contents if content is not None}
-
-
-def _parsed(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text("utf-8"))
-    except ValueError:
-        return None  # a kill in mid-copy; the trial's journal delivers it again
+    found = {}
+    for file in sorted(file for path in named for file in ([path] if path.is_file() else path.rglob("*.json"))):
+        with contextlib.suppress(ValueError):  # torn by a kill in mid-copy; the trial's journal delivers it again
+            found[file.relative_to(folder).as_posix()] = json.loads(file.read_text("utf-8"))
+    return found
 
 
 def _client(address: Address) -> MlflowClient:
@@ -229,7 +230,6 @@ def _client(address: Address) -> MlflowClient:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
 
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
@@ -246,8 +246,9 @@ def _client(address: Address) -> MlflowClient:
                 return answering()
         with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_SECONDS)):
             return within(PROBE_SECONDS + 1, answering)
-    except (MlflowException, OSError) as error:
-        raise addresses.unreachable(address, str(error)) from None  # its chain shows credentials
+    except Exception as error:  # noqa: BLE001 - of MLflow, SQLAlchemy or the driver of the database that was given
+        why = f"{type(error).__name__}: {error}"
+        raise addresses.unreachable(address, why) from None  # its chain shows credentials
 
 
 @contextlib.contextmanager

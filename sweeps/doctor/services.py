@@ -37,11 +37,7 @@ def tracking(uri: str, storage: Path) -> Iterator[Finding]:
         yield fine("ledger", f"{database} will be made")
         return
     address = addresses.resolve(uri, storage)
-    try:
-        store = Store(address, storage.resolve())
-    except ModuleNotFoundError as error:  # the database's own, of which none is pinned here
-        yield problem("ledger", f"{address.shown} needs a package: {error}", "install it, or give a server's address")
-        return
+    store = Store(address, storage.resolve())
     with store.reading():
         experiments = len(store.client.search_experiments())
     yield fine("ledger", f"MLflow at {address.shown} answers, experiments: {experiments}")

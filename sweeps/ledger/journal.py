@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from mmpo_train.errors import InputError
+from mmpo_train.redaction import masked_values
 from mmpo_train.storage.whole_file import write_whole
 
 FILE_NAME = "points.jsonl"
@@ -62,8 +63,10 @@ class Journal:
             if (step, name) not in self._seen
         }
 
-    def append(self, entry: dict[str, Any], *, durable: bool = False) -> None:
-        """Survives a kill of the process; with `durable`, a loss of power too."""
+    def append(self, entry: dict[str, Any], *, durable: bool = False) -> dict[str, Any]:
+        """The entry as it stands in the journal, without secrets. It survives a kill of the process; with `durable`, a
+        loss of power too."""
+        entry = masked_values(entry)
         line = json.dumps(entry, separators=(",", ":"), allow_nan=False).encode() + b"\n"
         with self._writing:
             try:
@@ -77,6 +80,7 @@ class Journal:
             self._size += len(line)
             self.entries.append(entry)
             self._seen.update((entry["step"], name) for name in entry.get("metrics", ()))
+        return entry
 
     def close(self) -> None:
         """Another driver may have the trial from here on."""

@@ -8,29 +8,19 @@ before MLflow hears of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking import addresses
-from eval_workers.tracking.delivery import Delivery
 from eval_workers.tracking.store import Store
 from mmpo_train.config import TrialConfig
 from mmpo_train.errors import InputError
-from mmpo_train.redaction import masked
 from mmpo_train.sft.trial import SFTTrial
-from sweeps.ledger.journal import FILE_NAME, Journal, TrialTaken, read_entries
-from sweeps.ledger.records import (
-    COMPLETE,
-    ChildRecord,
-    Curve,
-    StageRecord,
-    TrialRecord,
-    stage_record,
-    trial_record,
-)
+from sweeps.ledger.open_trials import OpenTrials
+from sweeps.ledger.records import COMPLETE, ChildRecord, Curve, StageRecord, TrialRecord, stage_record, trial_record
 from sweeps.ledger.runs import children_of, runs_that_count
-from sweeps.ledger.saved_views import SHOWN, save_views
+from sweeps.ledger.saved_views import save_views
 from sweeps.ledger.stage_log import NOTE, WRITTEN, StageLog
 from sweeps.ledger.trial_log import TrialLog, now_ms
 
@@ -40,8 +30,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READ_SECONDS = 60.0
-
-
 FLUSH_SECONDS = 120.0
 """How long the end of a sweep waits for MLflow while nothing gets through."""
 
@@ -66,10 +54,7 @@ class Ledger:
 
     def __init__(self, store: Store, storage: Path):
         self.store = store
-        """For jobs given to `put`."""
-        self._trials_folder = storage / "trials"
-        self._delivery = Delivery(f"MLflow at {self.uri}", store.may_pass, masked)
-        self._trials: dict[str, TrialLog] = {}
+        self._trials = OpenTrials(store, storage / "trials")
 
     @property
     def uri(self) -> str:
@@ -81,16 +66,14 @@ class Ledger:
         return addresses.ui_command(self.store.address)
 
     def page(self, experiment: str) -> str:
-        """The address of an experiment's runs in a browser: MLflow's own page opens on traces."""
+        """The address of an experiment's runs in a browser."""
         with self.store.reading():
-            experiment_id = self.store.experiment_id(experiment)
-        host = self.store.address.shown if self.store.address.remote else "http://127.0.0.1:5000"
-        return f"{host.rstrip('/')}/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
+            return addresses.page(self.store.address, self.store.experiment_id(experiment))
 
     def require_free(self, digests: Sequence[str]) -> None:
         """Raises TrialTaken when another driver has one of the trials."""
         for digest in digests:
-            self._take(digest).close()
+            self._trials.take(digest).close()
 
     def find_trial(self, experiment: str, digest: str) -> TrialRecord | None:
         """The trial's record, as `find_trials` finds it."""
@@ -105,7 +88,7 @@ class Ledger:
         self.flush(READ_SECONDS)
         runs = self._find_runs(experiment, digests)
         missing = [one for one in digests if one not in runs or runs[one].data.tags.get("trial.state") not in COMPLETE]
-        recovered = [digest for digest in missing if self._recover(experiment, digest)]
+        recovered = [digest for digest in missing if self._trials.recover(experiment, digest)]
         if recovered:
             self.flush(READ_SECONDS)
             runs |= self._find_runs(experiment, recovered)
@@ -175,34 +158,17 @@ class Ledger:
                 self.store.client.delete_tag(run.info.run_id, "stage.reason")
             self.store.log_params(run, params)
             save_views(self.store, experiment_id, run.info.run_id, title, objective)
-        return StageLog(
-            self.store,
-            self.put,
-            self.open_trial,
-            f"{self.page(experiment)}&{SHOWN}={run.info.run_id}",
-            experiment,
-            stage,
-            run.info.run_id,
-            dict(run.data.tags),
-        )
+        return StageLog(self._trials, experiment, run)
 
     def open_trial(self, opened: Mapping[str, Any], digest: str) -> TrialLog:
-        """What `StageLog.open_trial` calls. Raises TrialTaken when another driver has the trial."""
-        held = self._take(digest)
-        held.append({**opened, "journal": held.identity}, durable=True)
-        return self._trial_log(held)
+        """A trial of no stage. Raises TrialTaken when another driver has it."""
+        return self._trials.open(opened, digest)
 
     def flush(self, timeout_seconds: float) -> None:
         """Returns when all is delivered. Raises TimeoutError, saying where the rest is safe, when for so long nothing
         was."""
-        waiting = self._delivery.wait(timeout_seconds)
-        if waiting:
-            why = f" ({self._delivery.problem[:300]})" if self._delivery.problem else ""
-            raise TimeoutError(
-                f"{waiting} writes to MLflow at {self.uri} still wait, and none got through in {timeout_seconds:g} s"
-                f"{why}. What the trials logged is safe in {self._trials_folder}; the same command, run again, "
-                "delivers it."
-            )
+        safe = f"What the trials logged is safe in {self._trials.folder}; the same command, run again, delivers it."
+        self._trials.delivery.flush(timeout_seconds, safe)
 
     def close(self, timeout_seconds: float = 30.0) -> None:
         """Deliver what can be in the time, warn about the rest, and let go of all trials."""
@@ -210,43 +176,7 @@ class Ledger:
             self.flush(timeout_seconds)
         except TimeoutError as error:
             log.warning("%s", error)
-        self._delivery.stop()
-        for trial in self._trials.values():
-            trial.let_go()
-
-    def put(self, job: Callable[[], None], what: str) -> None:
-        """Queue a write behind all others; `what` names it in messages."""
-        self._delivery.put(job, what)
-
-    def _take(self, digest: str) -> Journal:
-        former = self._trials.get(digest)
-        # A retry need not wait until the end of the failed attempt is delivered.
-        held = former.hand_over() if former is not None else None
-        return held or Journal(self._trials_folder / digest)
-
-    def _trial_log(self, held: Journal) -> TrialLog:
-        opened = [entry for entry in held.entries if entry["kind"] == "opened"][-1]
-        self._trials[held.digest] = TrialLog(self.store, self._delivery, held, opened)
-        return self._trials[held.digest]
-
-    def _recover(self, experiment: str, digest: str) -> bool:
-        """Whether the journal holds a complete end that this ledger never received; it is queued then."""
-        entries = read_entries(self._trials_folder / digest / FILE_NAME)
-        last = {entry["kind"]: position for position, entry in enumerate(entries)}
-        if not {"opened", "end"} <= last.keys() or last["opened"] > last["end"]:
-            return False
-        opened, end = entries[last["opened"]], entries[last["end"]]
-        if end["state"] not in COMPLETE or opened["experiment"] != experiment:
-            return False
-        # Delivered here and yet not found: a person deleted the run to have the trial run again.
-        if any(entry["kind"] == "delivered" and entry["ledger"] == self.uri for entry in entries[last["end"] :]):
-            return False
-        try:
-            held = self._take(digest)
-        except TrialTaken:  # by the driver that is delivering it
-            return False
-        self._trial_log(held).end_as_journaled(end)
-        return True
+        self._trials.close()
 
     def _find_runs(self, experiment: str, digests: Sequence[str], *, mark: bool = True) -> dict[str, Run]:
         with self.store.reading():

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from eval_workers.tracking.store import METRICS_PER_BATCH, Store
+from eval_workers.tracking.store import Store
 from sweeps.ledger.records import COMPLETE, ChildRecord
 
 if TYPE_CHECKING:
@@ -70,8 +70,7 @@ def _copy_numbers(store: Store, original: Run, run: Run) -> None:
         if name in run.data.metrics:
             there = {point.step for point in store.client.get_metric_history(run.info.run_id, name)}
         batch += [(name, point.value, point.timestamp, point.step) for point in points if point.step not in there]
-    for start in range(0, len(batch), METRICS_PER_BATCH):
-        store.log_metrics(run.info.run_id, batch[start : start + METRICS_PER_BATCH])
+    store.log_metrics(run.info.run_id, batch)
 
 
 def mark_winner(store: Store, experiment_id: str, stage_run_id: str, digests: Collection[str]) -> None:

@@ -8,14 +8,17 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval_workers.tracking.addresses import page
 from mmpo_train.config import TrialConfig, to_dict
-from mmpo_train.redaction import masked
 from sweeps.grids import margin_of
+from sweeps.ledger.open_trials import OpenTrials
 from sweeps.ledger.runs import mark_winner, take
+from sweeps.ledger.saved_views import SHOWN
 from sweeps.ledger.trial_log import TrialLog, now_ms
 
 if TYPE_CHECKING:
-    from eval_workers.tracking.store import Store
+    from mlflow.entities import Run
+
     from sweeps.ledger.records import TrialRecord
 
 NOTE, WRITTEN = "mlflow.note.content", "stage.note"
@@ -25,29 +28,21 @@ NOTE, WRITTEN = "mlflow.note.content", "stage.note"
 class StageLog:
     """A stage's parent run. All writing returns at once; files must stay until they are delivered."""
 
-    def __init__(
-        self,
-        store: Store,
-        put: Callable[[Callable[[], None], str], None],
-        open_trial: Callable[[Mapping[str, Any], str], TrialLog],
-        page: str,
-        experiment: str,
-        stage: str,
-        run_id: str,
-        tags: dict[str, str],
-    ):
-        self._store, self._queue, self._open_trial = store, put, open_trial
-        self._experiment, self._stage = experiment, stage
-        self.page = page
-        """The address of its saved view in a browser."""
-        self.run_id = run_id
-        self.tags = tags
+    def __init__(self, trials: OpenTrials, experiment: str, run: Run):
+        self._trials, self._store, self._experiment = trials, trials.store, experiment
+        self._experiment_id, self.run_id = run.info.experiment_id, run.info.run_id
+        self.tags = dict(run.data.tags)
         """As they were when the stage was opened, a person's changes included, and what was set since."""
-        self._tables: list[dict[str, str]] = json.loads(tags.get("mlflow.loggedArtifacts", "[]"))
+        self._stage = self.tags["stage.name"]
+        self._tables: list[dict[str, str]] = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
+
+    @property
+    def page(self) -> str:
+        """The address of its saved view in a browser."""
+        return f"{page(self._store.address, self._experiment_id)}&{SHOWN}={self.run_id}"
 
     def open_trial(self, config: TrialConfig, name: str, tags: Mapping[str, str]) -> TrialLog:
         """The trial's log; its run is found or made in the background. Raises TrialTaken when another driver has it."""
-        values = {key: masked(value) if isinstance(value, str) else value for key, value in to_dict(config).items()}
         margin = margin_of(config.objective)
         opened = {
             "kind": "opened",
@@ -56,12 +51,12 @@ class StageLog:
             "parent": self.run_id,
             "name": name,
             "tags": {"stage.name": self._stage, **tags},
-            "config": values,
+            "config": to_dict(config),
             # MLflow's parallel coordinates have no log axis, and leave out runs that lack one of the params.
             "log10_learning_rate": round(math.log10(config.learning_rate), 4),
             "margin": getattr(config, margin) if margin else 0.0,
         }
-        return self._open_trial(opened, config.digest)
+        return self._trials.open(opened, config.digest)
 
     def log_file(self, path: Path, artifact_folder: str = "") -> None:
         """Store a file; HTML and images show in MLflow's pages."""
@@ -77,7 +72,7 @@ class StageLog:
     def log_json(self, name: str, value: Any) -> None:
         """Store a value as `<name>.json`."""
         path = name if name.endswith(".json") else f"{name}.json"
-        self._put(lambda: self._store.client.log_dict(self.run_id, value, path), path)
+        self._put(lambda: self._store.log_json(self.run_id, value, path), path)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Store a table MLflow can compare across runs, in the place of an earlier one of this name.
@@ -107,8 +102,8 @@ class StageLog:
 
     def mark_winner(self, digests: Collection[str]) -> None:
         """Tag the runs of these trials as the winner by rule, and no others."""
-        store, experiment = self._store, self._experiment
-        self._put(lambda: mark_winner(store, store.experiment_id(experiment), self.run_id, digests), "the winner's tag")
+        ids = (self._experiment_id, self.run_id)
+        self._put(lambda: mark_winner(self._store, *ids, digests), "the winner's tag")
 
     def finish(self, winner: TrialRecord | None, tags: Mapping[str, Any]) -> None:
         """All trials have ended; without a winner there is none to hand to the next stage."""
@@ -122,7 +117,7 @@ class StageLog:
         self._put(lambda: self._store.client.set_terminated(self.run_id, "FAILED"), "the end")
 
     def _put(self, job: Callable[[], None], what: str) -> None:
-        self._queue(job, f"{what} of {self._stage}")
+        self._trials.delivery.put(job, f"{what} of {self._stage}")
 
 
 def _finite_or_none(value: Any) -> Any:

@@ -19,7 +19,6 @@ from eval_workers.tracking.delivery import Delivery
 from eval_workers.tracking.store import METRICS_PER_BATCH, Store
 from mmpo_train.events import Point
 from mmpo_train.metric_names import harness_task
-from mmpo_train.redaction import masked
 from sweeps.ledger.journal import Journal
 
 PACKAGES = (
@@ -134,15 +133,8 @@ class TrialLog:
             self._send([entry])
 
     def _end(self, state: str, reason: str, seconds: float | None = None) -> None:
-        end = {
-            "kind": "end",
-            "timestamp_ms": now_ms(),
-            "state": state,
-            "reason": masked(reason),
-            "seconds": seconds,
-        }
-        self._own_journal().append(end, durable=True)
-        self.end_as_journaled(end)
+        end = {"kind": "end", "timestamp_ms": now_ms(), "state": state, "reason": reason, "seconds": seconds}
+        self.end_as_journaled(self._own_journal().append(end, durable=True))
 
     def _put_evaluation(self, entry: Mapping[str, Any]) -> None:
         self._put(lambda: self._deliver_evaluation(entry), f"the evaluation of epoch {entry['epoch']}")
@@ -181,7 +173,7 @@ class TrialLog:
         described = {"trial.json": opened["config"], "environment.json": environment()}
         there = store.json_artifacts(run_id, set(described))
         for path in described.keys() - there.keys():
-            store.client.log_dict(run_id, described[path], path)
+            store.log_json(run_id, described[path], path)
         self.run_id = run_id
 
     def _deliver_points(self) -> None:
@@ -206,7 +198,7 @@ class TrialLog:
         if self.run_id is not None:
             content = {"epoch": entry["epoch"], "checkpoint": entry["checkpoint"], "metrics": entry["scores"]}
             content["correct"] = entry["correct"]
-            self._store.client.log_dict(self.run_id, content, f"validation/epoch-{entry['epoch']:04d}.json")
+            self._store.log_json(self.run_id, content, f"validation/epoch-{entry['epoch']:04d}.json")
 
     def _deliver_artifacts(self, folder: Path, name: str) -> None:
         if self.run_id is not None and folder.is_dir():
@@ -214,7 +206,7 @@ class TrialLog:
 
     def _deliver_tags(self, tags: Mapping[str, str]) -> None:
         if self.run_id is not None:
-            self._store.log_tags(self.run_id, {name: masked(value) for name, value in tags.items()})
+            self._store.log_tags(self.run_id, tags)
 
     def _deliver_end(self, end: Mapping[str, Any]) -> None:
         if self.run_id is not None:
@@ -226,12 +218,8 @@ class TrialLog:
             self._store.client.set_terminated(self.run_id, status, end["timestamp_ms"])
             with self._mutex:
                 if self._journal is not None:
-                    delivered = {
-                        "kind": "delivered",
-                        "ledger": self._store.address.shown,
-                        "run_id": self.run_id,
-                    }
-                    self._journal.append(delivered)
+                    here = self._store.address.shown
+                    self._journal.append({"kind": "delivered", "ledger": here, "run_id": self.run_id})
         self.let_go()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval_workers.mlflow_record import EXPERIMENT as JUDGED_ALONE
+from eval_workers.tracking.evaluations import EXPERIMENT as JUDGED_ALONE
 from mmpo_train.config import OBJECTIVE_FIELDS
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ACCURACY_CURVE, OF_SUITE

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import TrialConfig, identity
 from mmpo_train.errors import InputError
-from mmpo_train.redaction import masked
+from mmpo_train.redaction import masked_values
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
 from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, POINTS, SETTINGS, ChildRecord, StageRecord
 from sweeps.ledger.runs import BY_PERSON, BY_RULE, WINNER
@@ -221,11 +221,11 @@ def _at(run: StageRecord, question: Question, beta: float | None) -> str:
 
 
 def _settings(run: StageRecord) -> dict[str, Any]:
-    return json.loads(run.tags.get(SETTINGS, "{}"))
+    return _plain(json.loads(run.tags.get(SETTINGS, "{}")))
 
 
 def _fixed(run: StageRecord) -> dict[str, Any]:
-    return json.loads(run.tags.get(FIXED, "{}"))
+    return _plain(json.loads(run.tags.get(FIXED, "{}")))
 
 
 def _others(run: StageRecord, question: Question) -> list[str]:
@@ -236,4 +236,4 @@ def _others(run: StageRecord, question: Question) -> list[str]:
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """As a tag gives them back: JSON's types, secrets masked."""
-    return json.loads(masked(json.dumps(dict(values))))
+    return masked_values(json.loads(json.dumps(dict(values))))

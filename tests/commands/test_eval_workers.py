@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ import pytest
 
 from eval_workers.__main__ import main
 from eval_workers.suites import EvaluationSettings, build
+from eval_workers.tracking.evaluations import Evaluations
 from mmpo_train.config import EVALUATIONS, replace
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, load_tokenizer, save_model
@@ -69,7 +73,9 @@ def test_a_checkpoint_and_its_starting_model_are_judged_by_every_suite_and_recor
 
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("evaluations").experiment_id])
-    assert len(runs) == 4 and all("arena_hard/win_rate" in run.data.metrics for run in runs)
+    assert len(runs) == 2, "the second command finds the runs of the first"
+    assert all("arena_hard/win_rate" in run.data.metrics and run.info.status == "FINISHED" for run in runs)
+    assert {run.data.params["limit"] for run in runs} == {"6"}
 
 
 def test_what_cannot_be_judged_is_named_and_the_rest_is_judged(
@@ -93,6 +99,54 @@ def test_a_path_that_is_nothing_is_refused_before_anything_is_judged(
         )
     assert stop.value.code == 2 and "does not exist" in capsys.readouterr().err
     assert not list(tmp_path.glob("out/*/results.json"))
+
+
+def test_an_mlflow_that_does_not_answer_is_refused_before_anything_is_judged_or_paid(
+    checkpoint: Path, folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with JudgeServer() as server, socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+        closed.close()
+        words = [str(checkpoint), "--suite", "alpaca", "--storage", str(tmp_path / "runs")]
+        words += ["--alpaca-prompts", str(folders["prompts"]), "--judges", server.spec(), "--limit", "6"]
+        began = time.monotonic()
+        with pytest.raises(SystemExit) as stop:
+            main([*words, "--output", str(tmp_path / "out"), "--mlflow-uri", f"http://ana:hun@ter2@127.0.0.1:{port}"])
+        assert time.monotonic() - began < 10
+        assert stop.value.code == 2 and not server.requests and not (tmp_path / "out").exists()
+    said = capsys.readouterr()
+    assert f"MLflow at http://***@127.0.0.1:{port} cannot be used" in said.err
+    assert "correct --mlflow-uri, or leave out --mlflow-uri" in said.err
+    assert "hun" not in said.err + said.out and "ter2" not in said.err + said.out
+
+
+def test_scores_that_mlflow_never_took_are_on_disk_and_said_to_be(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database answers at the start and is locked by somebody else when the scores are to be recorded."""
+    record = Evaluations.record
+
+    def locked(self: Evaluations, *what: Any) -> None:
+        lock.execute("BEGIN EXCLUSIVE")
+        record(self, *what)
+
+    database = tmp_path / "mlflow.db"
+    lock = sqlite3.connect(database, isolation_level=None)
+    monkeypatch.setattr(Evaluations, "record", locked)
+    monkeypatch.setattr(Evaluations.finish, "__defaults__", (1.0,))
+    words = [str(checkpoint), "--storage", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--mlflow-uri", f"sqlite:///{database}"])
+    lock.close()
+    said = capsys.readouterr().out
+    assert (
+        stop.value.code == 2
+        and "has taken nothing for 1 s" in said
+        and "not recorded: MLflow" in said
+        and "all results: " in said
+    )
+    [path] = tmp_path.glob("out/*/results.json")
+    assert "validation/reward_accuracy" in json.loads(path.read_text())
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from pathlib import Path
 
 import pytest
 
@@ -23,6 +21,7 @@ from sweeps.ledger.journal import TrialTaken, read_entries
 from sweeps.ledger.ledger import Ledger, connect
 from sweeps.ledger.records import TrialRecord
 from sweeps.ledger.stage_log import StageLog
+from tests.support.mlflow_server import MlflowServer
 
 EXPERIMENT = "tiny on tiny"
 CONFIG = TrialConfig(learning_rate=5e-4)
@@ -181,7 +180,7 @@ def test_artifacts_torn_by_a_kill_are_written_again(ledger, storage):
 def test_a_trial_that_ended_while_mlflow_was_away_is_delivered_when_it_is_looked_for(storage):
     away = connect(None, storage)
     stage = open_stage(away)
-    away._delivery.stop()  # from here on nothing reaches MLflow
+    away._trials.delivery.stop()  # from here on nothing reaches MLflow
     trial = stage.open_trial(CONFIG, "lr=5e-4", {})
     trial.points(losses(1, 5))
     trial.evaluated(1, {"validation/reward_accuracy": 0.5}, [1, 0], "ckpt/1")
@@ -225,7 +224,7 @@ def test_a_run_deleted_under_a_running_trial_is_made_anew_with_all_points(ledger
 def test_closing_with_undelivered_points_says_where_they_are(storage, caplog):
     ledger = connect(None, storage)
     stage = open_stage(ledger)
-    ledger._delivery.stop()
+    ledger._trials.delivery.stop()
     stage.open_trial(CONFIG, "lr=5e-4", {}).points(losses(1, 5))
     with pytest.raises(TimeoutError, match=r"safe in .*trials; the same command, run again, delivers it"):
         ledger.flush(0.05)
@@ -240,7 +239,7 @@ def test_logging_returns_at_once_while_mlflow_hangs(ledger):
     def hang() -> None:
         release.wait()
 
-    ledger.put(hang, "a write that hangs")
+    ledger._trials.delivery.put(hang, "a write that hangs")
     began = time.monotonic()
     trial = stage.open_trial(CONFIG, "lr=5e-4", {})
     trial.points(losses(1, 50))
@@ -442,44 +441,10 @@ def test_a_server_that_refuses_is_not_there_or_never_answers_is_an_input_error_i
         other.shutdown()
 
 
-class Server:
-    """A real MLflow server that can be stopped and started again on the same port."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self._port}"
-
-    def start(self) -> None:
-        command = [
-            sys.executable, "-m", "mlflow", "server", "--workers", "1",
-            "--host", "127.0.0.1", "--port", str(self._port), "--allowed-hosts", f"127.0.0.1:{self._port}",
-            "--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db",
-            "--artifacts-destination", f"{self._folder}/served",
-        ]  # fmt: skip
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        with (self._folder / "server.log").open("ab") as log:
-            # A session of its own: its workers end with it.
-            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=2):
-                    return
-            except OSError:
-                time.sleep(0.2)
-        raise TimeoutError((self._folder / "server.log").read_text())
-
-    def stop(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
 @pytest.mark.slow
 def test_nothing_is_lost_or_doubled_while_a_server_is_away(storage, caplog):
     """Steps 1-100 with the server, 101-200 and an evaluation while it is killed, 201-300 when it is back."""
-    server = Server(storage)
+    server = MlflowServer(storage)
     server.start()
     try:
         ledger = connect(server.uri, storage)

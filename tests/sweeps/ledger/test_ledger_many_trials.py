@@ -3,6 +3,7 @@
 import pytest
 
 from eval_workers.tracking import store as mlflow_store
+from eval_workers.tracking.addresses import Address
 from mmpo_train.config import TrialConfig, replace
 from sweeps.ledger import runs as trial_runs
 from sweeps.ledger.ledger import connect
@@ -56,7 +57,6 @@ def test_many_trials_are_found_as_each_by_itself(ledger, monkeypatch, few):
 
 
 def test_what_a_server_has_is_read_many_at_a_time_and_kept_in_order(ledger, monkeypatch):
-    import dataclasses
     import threading
     import time
 
@@ -68,5 +68,5 @@ def test_what_a_server_has_is_read_many_at_a_time_and_kept_in_order(ledger, monk
         return number
 
     assert ledger.store.read_all(read, range(5)) == list(range(5)) and len(threads) == 1
-    monkeypatch.setattr(ledger.store, "address", dataclasses.replace(ledger.store.address, remote=True))
+    monkeypatch.setattr(Address, "remote", True)
     assert ledger.store.read_all(read, range(5)) == list(range(5)) and len(threads) > 2
