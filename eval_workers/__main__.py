@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from eval_workers.options import EvaluateOptions
 from mmpo_train.metric_names import (
@@ -18,6 +17,7 @@ from mmpo_train.metric_names import (
     error_of,
 )
 from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.tables import Table, for_terminal
 
 # What a person looks at first: header -> metrics, the first of which that was measured is shown. The length control
 # has other names where it is not the published one.
@@ -74,7 +74,7 @@ def _evaluate(options: EvaluateOptions) -> None:
             if recorder and results[-1]:
                 key, params = judged(subject, options, facts)
                 recorder.record(subject.name, key, params, results[-1], subject.output)
-    console.print(_table(options, [subject.name for subject in subjects], results))
+    console.print(for_terminal(_table(options, [subject.name for subject in subjects], results)))
     console.print(f"all results: {options.output}/*/results.json", highlight=False, soft_wrap=True)
     unrecorded = recorder.finish() if recorder else []
     for what, complaints in (("failed", failures), ("not recorded", unrecorded)):
@@ -84,17 +84,12 @@ def _evaluate(options: EvaluateOptions) -> None:
         sys.exit(2)
 
 
-def _table(options: EvaluateOptions, names: Sequence[str], results: Sequence[Mapping[str, float]]) -> Any:
-    from rich.table import Table
-
-    table = Table(title="scores", title_justify="left", title_style="bold")
-    table.add_column("", no_wrap=True)
+def _table(options: EvaluateOptions, names: Sequence[str], results: Sequence[Mapping[str, float]]) -> Table:
     shown = [headline for suite in options.suite for headline in HEADLINES[suite].items()]
-    for header, _ in shown:
-        table.add_column(header, justify="right")
-    for name, result in zip(names, results, strict=True):
-        table.add_row(name, *(_cell(result, metrics) for _, metrics in shown))
-    return table
+    rows = [
+        (name, *(_cell(result, metrics) for _, metrics in shown)) for name, result in zip(names, results, strict=True)
+    ]
+    return Table("scores", ("", *(header for header, _ in shown)), rows)
 
 
 def _cell(result: Mapping[str, float], metrics: Sequence[str]) -> str:

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.table import Table
-
 from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
+from mmpo_train.tables import Table, for_terminal
 from mmpo_train.terminal import console, run_program
 from sweeps.ablations import AblationOptions, ablations
 from sweeps.cluster.connection import kept_cluster, leave, trial_resources
@@ -189,9 +188,8 @@ def _foresee(searches: list[list[Step]]) -> None:
     """
     first = searches[0][0].options
     kind = "GPU" if trial_resources(wish_of(first), dry_run=True).use_gpu else "CPU"
-    table = Table(title="all stages", title_justify="left")
-    for name in ("search", "stage", "to train", "shared", "steps", f"{kind}-hours", "on this cluster"):
-        table.add_column(name, justify="left" if name in ("search", "stage") else "right")
+    headers = ("search", "stage", "to train", "shared", "steps", f"{kind}-hours", "on this cluster")
+    rows = []
     seen: set[str] = set()
     models: set[str] = set()
     forecasts: list[Forecast] = []
@@ -206,9 +204,9 @@ def _foresee(searches: list[list[Step]]) -> None:
             cells = (str(len(fresh)), str(len(todo) - len(fresh)), f"{forecast.steps:,}")
             hours, elapsed = f"{forecast.hours:,.3f}", duration(forecast.elapsed_seconds)
             search = str(step).rpartition(",")[0]
-            table.add_row(search if step is steps[0] else "", step.stage.name, *cells, hours, elapsed)
+            rows.append((search if step is steps[0] else "", step.stage.name, *cells, hours, elapsed))
     whole = total(forecasts)
-    console.print(table)
+    console.print(for_terminal(Table("all stages", headers, rows, words=(0, 1))))
     console.print(f"{whole.trials} to train in all; nothing was started", highlight=False, soft_wrap=True)
     console.print(str(whole), highlight=False, soft_wrap=True)
 

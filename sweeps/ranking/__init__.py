@@ -1,3 +1,3 @@
 """Which point of a grid wins and how sure that is: in numbers (`winners.py`, `significance.py`, `noise.py`), in words
-and tables (`wording.py`, `epoch_tables.py`, `sheets.py`). The door is `winners.rank`.
+and tables (`wording.py`, `epoch_tables.py`). The door is `winners.rank`.
 """

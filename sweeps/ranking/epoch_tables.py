@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from mmpo_train import tables
 from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS_MEAN, LC_WIN_RATE, REWARD_ACCURACY
+from mmpo_train.tables import Table
 from sweeps.plan.labels import with_deviation
-from sweeps.ranking.sheets import Sheet, as_lines
 
 if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
@@ -23,7 +24,7 @@ METRICS = {
 """As tables name them -> as the ledger does."""
 
 
-def epoch_sheets(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], axis_name: str) -> list[Sheet]:
+def epoch_tables(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], axis_name: str) -> list[Table]:
     """A table for each metric that was measured, over all seeds; the peak epoch of each point is marked."""
     found = []
     epochs = range(1, max(point.trials[0].config.epochs for point in points) + 1)
@@ -36,15 +37,15 @@ def epoch_sheets(points: Sequence[GridPoint], records: Mapping[str, TrialRecord]
             rows.append((label, *(with_deviation(values[epoch]) if epoch in values else "missing" for epoch in epochs)))
             if values:
                 peak = max(values, key=lambda epoch: (mean(values[epoch]), -epoch))
-                best.add((number, peak - 1))
-        headers = tuple(f"epoch {epoch}" for epoch in epochs)
-        found.append(Sheet(f"{title}, {axis_name} by epoch (peak bold)", headers, tuple(rows), frozenset(best)))
+                best.add((number, peak))
+        headers = ("", *(f"epoch {epoch}" for epoch in epochs))
+        found.append(Table(f"{title}, {axis_name} by epoch (peak bold)", headers, rows, best=best))
     return found
 
 
-def as_markdown(sheets: Sequence[Sheet]) -> str:
+def as_markdown(found: Sequence[Table]) -> str:
     """The tables for a note."""
-    return "\n".join(line for sheet in sheets for line in (f"**{sheet.title}**", "", *as_lines(sheet), ""))
+    return "".join(f"**{one.title}**\n\n{tables.as_markdown(one, aligned=False)}\n\n" for one in found).rstrip("\n")
 
 
 def _by_epoch(point: GridPoint, records: Mapping[str, TrialRecord], metric: str) -> dict[int, list[float]]:

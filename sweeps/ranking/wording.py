@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from mmpo_train.metric_names import LOGRATIO_ACCURACY, POLICY_ACCURACY
+from mmpo_train.tables import Table, as_markdown
 from sweeps.plan.labels import with_deviation, words
 from sweeps.ranking.significance import p_text
 from sweeps.ranking.winners import Ranked, Ranking, listed
@@ -73,44 +71,45 @@ def ranking_table(
 ) -> Table:
     """For a terminal of so many columns. `origins`: digest -> the stage from which a trial was taken."""
     policy = POLICY_LEVEL if width >= _WIDE else {}
-    table = Table(title=f"ranking on {ranking.pairs} validation pairs", title_justify="left", title_style="bold")
-    table.add_column("")
-    for name in (words(stage.axis), "reward accuracy", "95% interval", "epoch", *policy.values()):
-        table.add_column(name, justify="right")
-    table.add_column("against the winner")
-    if origins:
-        table.add_column("")
-    for place, row in enumerate(ranking.rows, 1):
-        cells = _cells(place, row, ranking, records, list(policy))
-        if origins:
-            cells.append(_origin(row, origins, "taken from "))
-        table.add_row(*cells, style="bold green" if row is ranking.winner else "")
-    return table
+    headers = ["", *_headers(stage, policy.values()), "against the winner"]
+    rows = []
+    for number, row in enumerate(ranking.rows, 1):
+        place = "" if row.accuracy is None else str(number)
+        rows.append([place, *_numbers(row, policy), _against_winner(row, ranking, records)])
+        rows[-1] += [_origin(row, origins, "taken from ")] if origins else []
+    headers += [""] if origins else []
+    title = f"ranking on {ranking.pairs} validation pairs"
+    of_words = (0, *range(len(policy) + 5, len(headers)))
+    return Table(title, headers, rows, words=of_words, winner=None if ranking.winner is None else 0)
 
 
-def _cells(
-    place: int, row: Ranked, ranking: Ranking, records: Mapping[str, TrialRecord], policy: list[str]
-) -> list[str]:
+def _headers(stage: Stage, policy: Iterable[str]) -> list[str]:
+    return [words(stage.axis), "reward accuracy", "95% interval", "epoch", *policy]
+
+
+def _numbers(row: Ranked, policy: Iterable[str]) -> list[str]:
+    """Label, accuracy, interval, epoch and the policy-level accuracies; its state where it has no result."""
     if row.accuracy is None or row.interval is None:
-        record = records.get(row.candidate.extra["digest"])
-        reason = record.reason if record is not None and record.reason else "no result"
-        return ["", row.candidate.label, row.candidate.state, "", "", *("" for _ in policy), escape(reason)]
-    if row.p_value is None:
-        verdict = "winner"
-    elif ranking.winner is not None and row.accuracy == ranking.winner.accuracy:
-        verdict = "tie: later in the grid"
-    else:
-        verdict = ("tie, " if row.near_winner else "") + p_text(row.p_value)
+        return [row.candidate.label, row.candidate.state, "", "", *("" for _ in policy)]
     shares = [mean_of(row, metric) for metric in policy]
     return [
-        str(place),
         row.candidate.label,
         with_deviation(row.shares),
         f"{row.interval[0]:.3f}–{row.interval[1]:.3f}",
         str(row.candidate.epoch),
         *("" if share is None else f"{share:.4f}" for share in shares),
-        verdict,
     ]
+
+
+def _against_winner(row: Ranked, ranking: Ranking, records: Mapping[str, TrialRecord]) -> str:
+    if row.accuracy is None:
+        record = records.get(row.candidate.extra["digest"])
+        return record.reason if record is not None and record.reason else "no result"
+    if row.p_value is None:
+        return "winner"
+    if ranking.winner is not None and row.accuracy == ranking.winner.accuracy:
+        return "tie: later in the grid"
+    return ("tie, " if row.near_winner else "") + p_text(row.p_value)
 
 
 def _origin(row: Ranked, origins: Mapping[str, str], before: str) -> str:
@@ -123,13 +122,10 @@ def note(
     stage: Stage, ranking: Ranking, origins: Mapping[str, str], choices: Sequence[str], extra: str, following: str
 ) -> str:
     """The stage's run described for MLflow, as Markdown: the ranking, what led here and what comes next."""
-    lines = [
-        " ".join(sentences(stage, ranking)),
-        "",
-        _in_a_row([words(stage.axis), "reward accuracy", "95% interval", "epoch", *POLICY_LEVEL.values(), ""]),
-        "|---" * 7 + "|",
-    ]
-    lines += [_in_a_row(_note_cells(row, origins), bold=row is ranking.winner) for row in ranking.rows]
+    headers = [*_headers(stage, POLICY_LEVEL.values()), ""]
+    rows = [[*_numbers(row, POLICY_LEVEL), _origin(row, origins, "taken from ")] for row in ranking.rows]
+    table = Table("", headers, rows, winner=None if ranking.winner is None else 0)
+    lines = [" ".join(sentences(stage, ranking)), "", *as_markdown(table, aligned=False).splitlines()]
     lines += ["", *extra.splitlines()] if extra else []
     # MLflow draws the columns of a table without a gap between them.
     lines = [line.replace(" | ", " | &emsp;") for line in lines]
@@ -144,20 +140,6 @@ def note(
     if ranking.winner is not None and following:
         lines += ["", "Next:", "", f"    {following}"]
     return "\n".join(lines)
-
-
-def _note_cells(row: Ranked, origins: Mapping[str, str]) -> list[str]:
-    origin = _origin(row, origins, "taken from ")
-    if row.accuracy is None or row.interval is None:
-        return [row.candidate.label, row.candidate.state, "", "", "", "", origin]
-    shares = [mean_of(row, metric) for metric in POLICY_LEVEL]
-    policy = ["" if share is None else f"{share:.4f}" for share in shares]
-    interval = f"{row.interval[0]:.3f}–{row.interval[1]:.3f}"
-    return [row.candidate.label, with_deviation(row.shares), interval, str(row.candidate.epoch), *policy, origin]
-
-
-def _in_a_row(cells: Sequence[str], bold: bool = False) -> str:
-    return f"| {' | '.join(f'**{cell}**' if bold and cell else cell for cell in cells)} |"
 
 
 def columns(

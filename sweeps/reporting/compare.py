@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from mmpo_train.config import TrialConfig, identity, replace
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS, LENGTH_CONTROLLED, VALIDATION
+from mmpo_train.tables import Table
 from sweeps.reporting.numbers import own_error
-from sweeps.reporting.page import MISSING, Block, Heading, Table, Text, write_page
+from sweeps.reporting.page import MISSING, Block, Heading, Sheet, Text, write_page
 from sweeps.reporting.read import Trial, read_run
 
 if TYPE_CHECKING:
@@ -60,9 +61,8 @@ def compare(ledger: Ledger, runs: Sequence[str], folder: Path, prompts: int) -> 
     blocks: list[Block] = [Heading(1, title), Text(about), Heading(2, "Config")]
     rows = config_differences(a.trial.record.config, b.trial.record.config)
     caption = "Fields in which the two trials differ; a dash is a field that the objective does not read."
-    blocks.append(
-        Table("config", caption, ("field", "A", "B"), rows, (0, 1, 2)) if rows else Text("Their configs agree.")
-    )
+    differences = Table(caption, ("field", "A", "B"), rows, words=(0, 1, 2))
+    blocks.append(Sheet("config", differences) if rows else Text("Their configs agree."))
     blocks += [Heading(2, "Scores"), _scores(a, b)]
     for suite, called in _SUITES.items():
         blocks += [Heading(2, f"Answers: {called}"), *_answers(ledger, suite, a, b, prompts)]
@@ -92,13 +92,13 @@ def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def _scores(a: Checkpoint, b: Checkpoint) -> Table:
+def _scores(a: Checkpoint, b: Checkpoint) -> Sheet:
     names = sorted({*a.trial.scores, *b.trial.scores})
     kept = [name for name in names if name.startswith((VALIDATION, HARNESS, *LENGTH_CONTROLLED, ARENA_WIN_RATE))]
     rows = [(name, _score(a, name), _score(b, name)) for name in kept if "_error" not in name]
     measured = tuple(row for row in rows if row[1:] != (MISSING, MISSING))
     caption = "What the two checkpoints scored, with the standard error where it is known."
-    return Table("scores", caption, ("", "A", "B"), measured)
+    return Sheet("scores", Table(caption, ("", "A", "B"), measured))
 
 
 def _score(one: Checkpoint, metric: str) -> str:
@@ -124,7 +124,8 @@ def _answers(ledger: Ledger, suite: str, a: Checkpoint, b: Checkpoint, most: int
     if suite == "alpaca":
         caption += " In brackets what the judges gave it against the starting model's answer: 1 is a win, 0 a loss."
     rows = tuple((prompt, ours[prompt], theirs[prompt]) for prompt in shown)
-    return [Table(f"answers_{suite}", caption, ("prompt", "A", "B"), rows, answers=True)]
+    table = Table(caption, ("prompt", "A", "B"), rows, words=(0, 1, 2))
+    return [Sheet(f"answers_{suite}", table, answers=True)]
 
 
 def alpaca_answers(ledger: Ledger, one: Checkpoint) -> dict[str, str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from mmpo_train.tables import Table
 from sweeps.cluster.placement import HARDWARE
-from sweeps.reporting.page import MISSING, Table
+from sweeps.reporting.page import MISSING, Sheet
 from sweeps.reporting.read import Experiment, Trial
 from sweeps.reporting.tables import stage_title
 
 
-def cost_table(experiment: Experiment) -> Table:
+def cost_table(experiment: Experiment) -> Sheet:
     """Every run of a stage, in the order in which they were begun, and their sum."""
     rows, total_trained, total_seconds, total_hours = [], 0, 0.0, 0.0
     for stage in experiment.stages:
@@ -44,7 +45,7 @@ def cost_table(experiment: Experiment) -> Table:
         "trials. A reused trial is counted where it was trained. Trials that did not finish have no time, and one that "
         "was interrupted has the time since its last start."
     )
-    return Table("cost", caption, headers, tuple(rows), (0, 1, 6, 8))
+    return Sheet("cost", Table(caption, headers, rows, words=(0, 1, 6, 8)))
 
 
 def _gpus(trial: Trial) -> int | None:

@@ -20,6 +20,7 @@ from mmpo_train.metric_names import (
 )
 from mmpo_train.redaction import masked
 from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.tables import Table, as_markdown
 from mmpo_train.terminal import console
 from sweeps.reporting.compare import Checkpoint, checkpoint_of
 from sweeps.reporting.numbers import own_error
@@ -99,9 +100,11 @@ def card_text(ledger: Ledger, one: Checkpoint) -> str:
     lacking = [called for called, metric in _SUITES.items() if not _measured(one, metric)]
     environment = ledger.json_artifact(one.trial.record.run_id, "environment.json") or {}
     versions = environment.get("packages", {})
-    settings = [f"| {field} | {_value(value)} |" for field, value in identity(config).items()]
-    scores = [f"| {result.task_name} | {result.metric_name} | {result.metric_value:.4f} | {_error(one, result)} |"
-              for result in results]  # fmt: skip
+    settings = [(field, _value(value)) for field, value in identity(config).items()]
+    scores = [
+        (str(result.task_name), str(result.metric_name), f"{result.metric_value:.4f}", _error(one, result))
+        for result in results
+    ]
     return _TEXT.format(
         metadata=metadata.to_yaml(),
         name=name,
@@ -111,9 +114,9 @@ def card_text(ledger: Ledger, one: Checkpoint) -> str:
         paper=_PAPERS.get(config.objective, ""),
         epoch=one.epoch,
         epochs=config.epochs,
-        scores="\n".join(["| task | metric | value | standard error |", "|---|---|---:|---:|", *scores]),
+        scores=as_markdown(Table("", ("task", "metric", "value", "standard error"), scores, words=(0, 1))),
         missing=f"Not evaluated: {', '.join(lacking)}." if lacking else "",
-        settings="\n".join(["| field | value |", "|---|---|", *settings]),
+        settings=as_markdown(Table("", ("field", "value"), settings, words=(0, 1))),
         digest=one.trial.record.digest,
         run=one.trial.record.run_id,
         versions=", ".join(f"{package} {version}" for package, version in versions.items()) or "unknown versions",

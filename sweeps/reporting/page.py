@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
-import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmpo_train import tables
 from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.tables import Table
 
 MISSING = "–"
 
@@ -39,19 +39,15 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rows of text under headers; `name` is its CSV file's."""
+class Sheet:
+    """A table under its title as a caption, and in a CSV file of this name."""
 
     name: str
-    caption: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: tuple[int, ...] = (0,)
-    """Columns of words, which stand left."""
+    table: Table
     answers: bool = False
-    """Whether all columns are long texts, whose line breaks matter."""
+    """Whether its texts are what models answered, whose line breaks and backticks are kept."""
 
-    def named(self, suffix: str) -> Table:
+    def named(self, suffix: str) -> Sheet:
         """The same for one of several experiments: its CSV file's name ends so."""
         return dataclasses.replace(self, name=self.name + suffix)
 
@@ -67,25 +63,18 @@ class Picture:
     """What it shows, for who does not see it."""
 
 
-Block = Heading | Text | Listing | Table | Picture
+Block = Heading | Text | Listing | Sheet | Picture
 
 
-def write_page(folder: Path, stem: str, title: str, blocks: Sequence[Block], *, tables: bool = True) -> list[Path]:
+def write_page(folder: Path, stem: str, title: str, blocks: Sequence[Block]) -> list[Path]:
     """Writes <stem>.md, <stem>.html and, below csv/, every table. Returns the paths."""
     files = {folder / f"{stem}.md": as_markdown(blocks), folder / f"{stem}.html": as_html(title, blocks)}
-    for block in blocks if tables else ():
-        if isinstance(block, Table):
-            files[folder / "csv" / f"{block.name}.csv"] = as_csv(block.headers, block.rows)
+    for block in blocks:
+        if isinstance(block, Sheet):
+            files[folder / "csv" / f"{block.name}.csv"] = tables.as_csv(block.table.headers, block.table.rows)
     for path, content in files.items():
         write_whole(path, content)
     return list(files)
-
-
-def as_csv(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Lines that a spreadsheet reads."""
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([headers, *rows])
-    return buffer.getvalue()
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
@@ -101,17 +90,8 @@ def as_markdown(blocks: Sequence[Block]) -> str:
         elif isinstance(block, Picture):
             parts.append(f"![{block.shows}](figures/{block.path.name})\n\n{block.caption}")
         else:
-            marks = [
-                "---" if column in block.words or block.answers else "---:" for column in range(len(block.headers))
-            ]
-            lines = [_cells(block.headers), f"|{'|'.join(marks)}|", *(_cells(row) for row in block.rows)]
-            parts.append(f"{block.caption}\n\n" + "\n".join(lines))
+            parts.append(f"{block.table.title}\n\n{tables.as_markdown(block.table)}")
     return "\n\n".join(parts) + "\n"
-
-
-def _cells(row: Sequence[str]) -> str:
-    escaped = (cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", "<br>") for cell in row)
-    return f"| {' | '.join(escaped)} |"
 
 
 def as_html(title: str, blocks: Sequence[Block]) -> str:

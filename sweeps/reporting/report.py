@@ -12,9 +12,10 @@ from mmpo_train.errors import InputError
 from mmpo_train.options import STORAGE, Repeated, Stored
 from mmpo_train.redaction import masked
 from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.tables import as_csv
 from mmpo_train.terminal import console
 from sweeps.plan.order import STAGE_1
-from sweeps.reporting.page import Block, Heading, Listing, Text, as_csv, write_page
+from sweeps.reporting.page import Block, Heading, Listing, Text, write_page
 
 if TYPE_CHECKING:
     from sweeps.ledger.ledger import Ledger
@@ -126,7 +127,7 @@ def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Se
         blocks += [Text(FINDING)] if "mmpo" in one.objectives else []
         blocks += [Heading(2, f"Beta-stability{about}")]
         blocks += [Text(BLIND_TO_BETA)] if "mmpo" in one.objectives else []
-        blocks += [shown.named(suffix)] if shown.rows else [Text("Missing: no stage over beta is in the ledger.")]
+        blocks += [shown.named(suffix)] if shown.table.rows else [Text("Missing: no stage over beta is in the ledger.")]
         blocks += [Heading(2, f"Reward accuracy in every stage{about}"), *curves(one, folder, suffix)]
         blocks += [Heading(2, f"Cost{about}"), cost_table(one).named(suffix), Heading(2, f"What is missing{about}")]
         lacking = missing_sentences(one)

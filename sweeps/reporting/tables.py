@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, LENGTH_CONTROLLED
+from mmpo_train.tables import Table
 from sweeps.plan.labels import shown, words
 from sweeps.plan.order import DECIDED_IN, FINAL_RUNS, SEARCH, tuned_grids
 from sweeps.ranking.noise import Measured, difference, spread
@@ -16,7 +17,7 @@ from sweeps.reporting.numbers import (
     metrics_of,
     peak,
 )
-from sweeps.reporting.page import MISSING, Table
+from sweeps.reporting.page import MISSING, Sheet
 from sweeps.reporting.read import Experiment, StageRun
 
 
@@ -41,7 +42,7 @@ def percent(measured: Measured | None) -> str:
     return f"{100 * measured.value:.2f}{noise}" + (f" [{measured.missing} missing]" if measured.missing else "")
 
 
-def tuned_table(experiments: Sequence[Experiment]) -> Table:
+def tuned_table(experiments: Sequence[Experiment]) -> Sheet:
     """Table 3: what the search settled on. Noise: whether the paper's value is tied with ours on our own grid."""
     rows = []
     for experiment in experiments:
@@ -61,13 +62,9 @@ def tuned_table(experiments: Sequence[Experiment]) -> Table:
                         _apart(stage, field, ours, theirs),
                     )
                 )
-    return Table(
-        "table3",
-        "Table 3. Tuned values. The paper's beta is not in its table: it says that 0.01 was always favoured.",
-        ("model", "objective", "tuned", "ours", "chosen", "paper", "difference"),
-        tuple(rows),
-        (0, 1, 2, 4, 6),
-    )
+    caption = "Table 3. Tuned values. The paper's beta is not in its table: it says that 0.01 was always favoured."
+    headers = ("model", "objective", "tuned", "ours", "chosen", "paper", "difference")
+    return Sheet("table3", Table(caption, headers, rows, words=(0, 1, 2, 4, 6)))
 
 
 def _choice(stage: StageRun | None, field: str) -> tuple[float | None, str]:
@@ -101,7 +98,7 @@ def _apart(stage: StageRun | None, field: str, ours: float | None, theirs: float
     )
 
 
-def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Table:
+def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Sheet:
     """Table 1, or Table 2: the checkpoint of the final runs with the most of one metric, and the other metric there."""
     numbers = paper_numbers.PEAK_WIN_RATE if by_win_rate else paper_numbers.PEAK_ACCURACY
     rows = []
@@ -122,14 +119,13 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Table
     finals = [final for one in experiments for name in one.objectives if (final := one.stage(FINAL_RUNS.name, name))]
     rate = LENGTH_CONTROLLED[length_controlled(finals)]
     first, second = ("peak win rate", "LM Harness there") if by_win_rate else ("peak LM Harness", "win rate there")
-    return Table(
-        "table2" if by_win_rate else "table1",
-        f"Table {2 if by_win_rate else 1}. In percent, over all betas and epochs of the final runs; the win rate is "
-        f"the {rate} against the starting model. A peak is the best of many, and so a little lucky.",
-        ("model", "objective", first, "paper", "difference", second, "paper", "difference", "at"),
-        tuple(rows),
-        (0, 1, 8),
+    number = 2 if by_win_rate else 1
+    caption = (
+        f"Table {number}. In percent, over all betas and epochs of the final runs; the win rate is the {rate} against "
+        f"the starting model. A peak is the best of many, and so a little lucky."
     )
+    headers = ("model", "objective", first, "paper", "difference", second, "paper", "difference", "at")
+    return Sheet(f"table{number}", Table(caption, headers, rows, words=(0, 1, 8)))
 
 
 def apart(ours: Measured | None, theirs: float | None) -> str:
@@ -141,7 +137,7 @@ def apart(ours: Measured | None, theirs: float | None) -> str:
     return f"{off:+.2f}, {verdict}"
 
 
-def stability(experiment: Experiment) -> tuple[Table, tuple[tuple[object, ...], ...]]:
+def stability(experiment: Experiment) -> tuple[Sheet, tuple[tuple[object, ...], ...]]:
     """Beta-stability at the last epoch as a table, and of every epoch as rows under SPREAD_HEADERS."""
     rows: list[tuple[str, ...]] = []
     every: list[tuple[object, ...]] = []
@@ -185,7 +181,7 @@ def stability(experiment: Experiment) -> tuple[Table, tuple[tuple[object, ...], 
         "rather too large, and it knows nothing of what another seed would do: several seeds say more."
     )
     headers = ("objective", "stage", "metric", "by beta", "widest", "deviation", "noise", "ratio", "", "noise is")
-    return Table("beta_stability", caption, headers, tuple(rows), (0, 1, 2, 3, 8, 9)), tuple(every)
+    return Sheet("beta_stability", Table(caption, headers, rows, words=(0, 1, 2, 3, 8, 9))), tuple(every)
 
 
 SPREAD_HEADERS = (

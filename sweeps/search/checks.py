@@ -10,14 +10,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from eval_workers.tracking.addresses import tracking_uri
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
 from mmpo_train.data.sources import EMBEDDED
 from mmpo_train.errors import InputError
 from mmpo_train.recipes import find_recipe
 from mmpo_train.storage.mirror import address_of, check_access
+from mmpo_train.tables import Table, for_terminal
 from mmpo_train.terminal import console
 from sweeps.cost.disk import room_needed
 from sweeps.cost.of_trials import read_size
@@ -50,18 +49,17 @@ def list_trials(
     console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
     to_train = unfinished(trials, dict(records))
     todo = {trial.digest for trial in to_train}
-    title = f"{stage.title}: {len(trials)} trials of {trials[0].config.objective}"
-    table = Table(title=title, title_justify="left")
-    for name in ("trial", words(stage.axis), "epochs", "steps", "asks for", "ledger"):
-        table.add_column(name, justify="left" if name in ("asks for", "ledger") else "right")
-    asks = str(resources)
+    rows = []
     for trial in trials:
         config = trial.config
         steps = math.ceil(len(inputs.data.train) / config.pairs_per_step) * config.epochs
         known = "" if still_open else _in_ledger(records.get(trial.digest), trial.digest in todo)
         digest = "" if still_open else trial.digest
-        table.add_row(digest, trial.label, str(config.epochs), str(steps), asks if trial.digest in todo else "", known)
-    console.print(table)
+        asks = str(resources) if trial.digest in todo else ""
+        rows.append((digest, trial.label, str(config.epochs), str(steps), asks, known))
+    title = f"{stage.title}: {len(trials)} trials of {trials[0].config.objective}"
+    headers = ("trial", words(stage.axis), "epochs", "steps", "asks for", "ledger")
+    console.print(for_terminal(Table(title, headers, rows, words=(4, 5))))
     if still_open:
         counted = f"{len(todo)} to train at most, as {' and '.join(map(words, still_open))} will be chosen"
     else:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
+from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
 from sweeps.figures.stage import plot_stage
 from sweeps.plan.labels import words
-from sweeps.ranking.epoch_tables import as_markdown, epoch_sheets
-from sweeps.ranking.sheets import printed
+from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
 from sweeps.ranking.winners import Candidate, Ranking, rank
 from sweeps.ranking.wording import columns, note, ranking_table, sentences
 
@@ -55,16 +55,16 @@ def conclude(
         baseline=None if " to " in own_score else float(own_score or 0) or None,
         curves=_curves(points, records),
     )
-    console.print(ranking_table(stage, ranking, records, origins, console.width))
+    console.print(for_terminal(ranking_table(stage, ranking, records, origins, console.width)))
     if baseline:
         console.print(_starting_model(own_score, float(baseline["policy_accuracy"])), highlight=False)
     console.print(f"\n[bold]{escape(' '.join(sentences(stage, ranking)))}[/]", highlight=False)
-    sheets = epoch_sheets(points, records, words(stage.axis)) if stage.by_epoch else []
-    for sheet in sheets:
-        console.print(printed(sheet))
+    by_epoch = epoch_tables(points, records, words(stage.axis)) if stage.by_epoch else []
+    for table in by_epoch:
+        console.print(for_terminal(table))
     log.log_figure(picture)
     log.log_table("ranking", columns(stage, ranking, records, origins))
-    log.describe(note(stage, ranking, origins, [one.said for one in choices], as_markdown(sheets), following))
+    log.describe(note(stage, ranking, origins, [one.said for one in choices], as_markdown(by_epoch), following))
     _record_winner(stage, ranking, records, log)
     failed = [record for record in records.values() if record.status == "failed"]
     if failed:

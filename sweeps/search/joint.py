@@ -12,6 +12,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.metric_names import REWARD_ACCURACY
 from mmpo_train.options import NotTaken, base_config
 from mmpo_train.recipes import find_recipe
+from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
 from sweeps.cluster.connection import kept_cluster, trial_resources
 from sweeps.cluster.placement import wish_of
@@ -202,7 +203,7 @@ def _list(search: Search, ledger: Ledger | None, experiment: str) -> None:
         todo = to_train(planned, records)
         if not todo:
             search.learn(planned, records)
-    console.print(listed(search.tried, list(search.proposals.ranges)))
+    console.print(for_terminal(listed(search.tried, list(search.proposals.ranges))))
     for trial in todo:
         console.print(f"  next: {trial.digest}  {trial.label}", highlight=False)
     left = search.budget - len(search.tried)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from mmpo_train.errors import InputError
+from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.tables import Table, as_csv, for_terminal
 from mmpo_train.terminal import console
 from sweeps.plan.labels import shown, words
 
@@ -51,7 +49,7 @@ def conclude(
 
     best = best_of(tried)
     names, objective = list(ranges), options.objective
-    console.print(listed(tried, names))
+    console.print(for_terminal(listed(tried, names)))
     log.log_table("trials", _columns(tried, names))
     if best is None:
         log.finish(None, {})
@@ -61,7 +59,7 @@ def conclude(
     answers = [sentence(tried, best), *answer(objective, found, tried)]
     console.print("\n" + "\n".join(answers), highlight=False, markup=False)
     if found:
-        console.print(_importance_table(found, names))
+        console.print(for_terminal(_importance_table(found, names)))
         picture = plot_importances(
             options.folder / "plots" / f"joint_search-{objective}-{log.run_id[:8]}.png",
             title=f"What reward accuracy depends on: {objective}, {experiment}",
@@ -72,7 +70,9 @@ def conclude(
             "importances", {"field": names, **{kind: [by[name] for name in names] for kind, by in found.items()}}
         )
         console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
-    path = _write(options.folder / "reports" / f"joint_search-{objective}-{log.run_id[:8]}.csv", tried, names)
+    path = options.folder / "reports" / f"joint_search-{objective}-{log.run_id[:8]}.csv"
+    columns = _columns(tried, names)
+    write_whole(path, as_csv(columns, zip(*columns.values(), strict=True)))
     log.log_file(path, "tables")
     log.describe("\n\n".join(answers))
     log.tag({f"best.{name}": value for name, value in best.values.items()} | {"best.reward_accuracy": max(best.scores)})
@@ -119,25 +119,18 @@ def answer(objective: str, found: Mapping[str, Mapping[str, float]], tried: Sequ
 
 def listed(tried: Sequence[Tried], names: Sequence[str]) -> Table:
     """The trials in the order in which they were proposed."""
-    table = Table(title="trials of the joint search", title_justify="left")
-    for name in ("number", *map(words, names), "after one epoch", "best"):
-        table.add_column(name, justify="right")
-    table.add_column("state")
+    headers = ("number", *map(words, names), "after one epoch", "best", "state")
+    rows = []
     for one in tried:
         cells = [shown(name, one.values[name]) for name in names]
         first, best = (f"{one.scores[0]:.4f}", f"{max(one.scores):.4f}") if one.scores else ("", "")
-        table.add_row(str(one.number), *cells, first, best, one.state)
-    return table
+        rows.append((str(one.number), *cells, first, best, one.state))
+    return Table("trials of the joint search", headers, rows, words=(len(headers) - 1,))
 
 
 def _importance_table(found: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Table:
-    table = Table(title="share of the variance of reward accuracy (fANOVA)", title_justify="left")
-    table.add_column("hyper-parameter")
-    for kind in found:
-        table.add_column(kind, justify="right")
-    for name in names:
-        table.add_row(words(name), *(f"{by[name]:.3f}" for by in found.values()))
-    return table
+    rows = [(words(name), *(f"{by[name]:.3f}" for by in found.values())) for name in names]
+    return Table("share of the variance of reward accuracy (fANOVA)", ("hyper-parameter", *found), rows)
 
 
 def _columns(tried: Sequence[Tried], names: Sequence[str]) -> dict[str, list]:
@@ -146,13 +139,3 @@ def _columns(tried: Sequence[Tried], names: Sequence[str]) -> dict[str, list]:
     columns["after_one_epoch"] = [one.scores[0] if one.scores else None for one in tried]
     columns["best"] = [max(one.scores) if one.scores else None for one in tried]
     return columns | {"state": [one.state for one in tried], "trial": [one.digest for one in tried]}
-
-
-def _write(path: Path, tried: Sequence[Tried], names: Sequence[str]) -> Path:
-    columns = _columns(tried, names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    return path

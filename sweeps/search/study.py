@@ -14,6 +14,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION
 from mmpo_train.options import NotTaken, base_config
 from mmpo_train.recipes import objective_settings
+from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
 from sweeps.cluster.connection import trial_resources
 from sweeps.cluster.placement import TrialResources, wish_of
@@ -23,9 +24,8 @@ from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
 from sweeps.plan.commands import as_typed
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
-from sweeps.ranking.sheets import printed
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
-from sweeps.search.study_tables import Entry, Study, sheets, tabulate, with_starting_model, write_tables
+from sweeps.search.study_tables import Entry, Study, shown_tables, tabulate, with_starting_model, write_tables
 from sweeps.search.train import find_records, train_planned, unfinished
 
 if TYPE_CHECKING:
@@ -104,8 +104,8 @@ def run_study(study: Study, options: StudyOptions) -> None:
                 tables = [with_starting_model(table, started) for table in tables]
             folder = options.folder / "reports"
             markdown, as_csv = write_tables(study, tables, folder)
-            for sheet in sheets(study, tables):
-                console.print(printed(sheet))
+            for table in shown_tables(study, tables):
+                console.print(for_terminal(table))
             failed = [record for record in records.values() if record.status in ("failed", "diverged")]
             if failed:
                 trials = f"{len(failed)} trial{'s' if len(failed) > 1 else ''}"

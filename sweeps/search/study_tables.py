@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmpo_train.metric_names import ANSWERS_WIN_RATE, POLICY_ACCURACY, REWARD_ACCURACY, REWARD_MARGIN
 from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.tables import Table, as_csv, as_markdown
 from sweeps import grids
 from sweeps.plan.labels import with_deviation
-from sweeps.ranking.sheets import Sheet, as_lines
 
 if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
@@ -141,15 +139,15 @@ def _by_rate(
     return values
 
 
-def sheets(study: Study, tables: Sequence[StudyTable]) -> list[Sheet]:
-    """One sheet for each metric, or a single one with a column for each metric where the study has one column."""
+def shown_tables(study: Study, tables: Sequence[StudyTable]) -> list[Table]:
+    """One for each metric, or a single one with a column for each metric where the study has one column."""
     if len(study.columns) > 1:
-        return [_sheet(study, [table], table.metric) for table in tables]
-    return [_sheet(study, tables, study.title)]
+        return [_shown(study, [table], table.metric) for table in tables]
+    return [_shown(study, tables, study.title)]
 
 
-def _sheet(study: Study, tables: Sequence[StudyTable], title: str) -> Sheet:
-    headers: list[str] = []
+def _shown(study: Study, tables: Sequence[StudyTable], title: str) -> Table:
+    headers = [""]
     filled: list[list[str]] = []
     best: set[tuple[int, int]] = set()
     for table in tables:
@@ -164,22 +162,22 @@ def _sheet(study: Study, tables: Sequence[StudyTable], title: str) -> Sheet:
                 )
             headers.append(column if len(study.columns) > 1 else table.metric)
             filled.append(texts)
-    return Sheet(title, tuple(headers), tuple(zip(study.rows, *filled, strict=True)), frozenset(best))
+    return Table(title, headers, list(zip(study.rows, *filled, strict=True)), best=best)
 
 
 def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tuple[Path, Path]:
-    """The sheets as Markdown, and every seed's number as a line of CSV; returns both paths."""
+    """The tables as Markdown, and every seed's number as a line of CSV; returns both paths."""
     lines = [f"# {study.title}", "", "mean (± sample standard deviation over seeds), final checkpoints", ""]
-    for sheet in sheets(study, tables):
-        lines += [f"## {sheet.title}", ""] if sheet.title != study.title else []
-        lines += [*as_lines(sheet), ""]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("metric", "row", "column", "learning_rate", "value"))
-    for table in tables:
-        for (row, column), cell in table.cells.items():
-            writer.writerows((table.metric, row, column, cell.learning_rate, value) for value in cell.values)
-    paths = folder / f"{study.name}.md", folder / f"{study.name}.csv"
-    for path, content in zip(paths, ("\n".join(lines), buffer.getvalue()), strict=True):
-        write_whole(path, content)
-    return paths
+    for shown in shown_tables(study, tables):
+        lines += [f"## {shown.title}", ""] if shown.title != study.title else []
+        lines += [as_markdown(shown, aligned=False), ""]
+    values = (
+        (table.metric, row, column, cell.learning_rate, value)
+        for table in tables
+        for (row, column), cell in table.cells.items()
+        for value in cell.values
+    )
+    markdown, csv = folder / f"{study.name}.md", folder / f"{study.name}.csv"
+    write_whole(markdown, "\n".join(lines))
+    write_whole(csv, as_csv(("metric", "row", "column", "learning_rate", "value"), values))
+    return markdown, csv

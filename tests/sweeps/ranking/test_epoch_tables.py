@@ -2,9 +2,9 @@
 
 from types import SimpleNamespace
 
+from mmpo_train.tables import Table
 from sweeps.plan.stages import GridPoint
-from sweeps.ranking.epoch_tables import as_markdown, epoch_sheets
-from sweeps.ranking.sheets import Sheet
+from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
 
 
 def point(label: str, *digests: str, epochs: int = 3) -> GridPoint:
@@ -21,24 +21,24 @@ def record(**curves: list[float]) -> SimpleNamespace:
 
 def test_points_stand_against_epochs_with_each_peak_marked_and_gaps_as_missing():
     records = {"a": record(reward=[0.5, 0.75, 0.75], harness=[0.3]), "b": record(reward=[0.9, 0.8, 0.7])}
-    reward, harness = epoch_sheets([point("0.01", "a"), point("0.05", "b")], records, "beta")
-    assert reward.headers == ("epoch 1", "epoch 2", "epoch 3")
-    assert reward.rows == (("0.01", "0.5000", "0.7500", "0.7500"), ("0.05", "0.9000", "0.8000", "0.7000"))
-    assert reward.best == {(0, 1), (1, 0)}, "of equal epochs the earlier"
+    reward, harness = epoch_tables([point("0.01", "a"), point("0.05", "b")], records, "beta")
+    assert reward.headers == ("", "epoch 1", "epoch 2", "epoch 3")
+    assert reward.rows == [("0.01", "0.5000", "0.7500", "0.7500"), ("0.05", "0.9000", "0.8000", "0.7000")]
+    assert reward.best == {(0, 2), (1, 1)}, "of equal epochs the earlier"
     assert harness.title.startswith("LM Harness, mean accuracy, beta by epoch")
-    assert harness.rows == (("0.01", "0.3000", "missing", "missing"), ("0.05", "missing", "missing", "missing"))
-    assert harness.best == {(0, 0)}
+    assert harness.rows == [("0.01", "0.3000", "missing", "missing"), ("0.05", "missing", "missing", "missing")]
+    assert harness.best == {(0, 1)}
 
 
 def test_over_seeds_cells_are_mean_and_deviation():
     """0.2 and 0.4: mean 0.3, deviation 0.2 / sqrt(2)."""
-    [sheet] = epoch_sheets([point("0.01", "a", "b")], {"a": record(alpaca=[0.2]), "b": record(alpaca=[0.4])}, "beta")
+    [sheet] = epoch_tables([point("0.01", "a", "b")], {"a": record(alpaca=[0.2]), "b": record(alpaca=[0.4])}, "beta")
     assert sheet.rows[0][:2] == ("0.01", "0.3000 (±0.1414)")
 
 
 def test_the_note_has_them_as_markdown():
-    sheet = Sheet("A title", ("epoch 1", "epoch 2"), (("0.01", "0.1", "0.2"),), frozenset({(0, 1)}))
+    sheet = Table("A title", ("", "epoch 1", "epoch 2"), [("0.01", "0.1", "0.2")], best={(0, 2)})
     assert as_markdown([sheet]).splitlines() == [
-        "**A title**", "", "| | epoch 1 | epoch 2 |", "|---|---|---|", "| 0.01 | 0.1 | **0.2** |",
+        "**A title**", "", "|  | epoch 1 | epoch 2 |", "|---|---|---|", "| 0.01 | 0.1 | **0.2** |",
     ]  # fmt: skip
     assert as_markdown([]) == ""

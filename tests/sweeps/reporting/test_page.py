@@ -1,6 +1,7 @@
 from html.parser import HTMLParser
 
-from sweeps.reporting.page import Heading, Listing, Picture, Table, Text, as_html, as_markdown
+from mmpo_train.tables import Table
+from sweeps.reporting.page import Heading, Listing, Picture, Sheet, Text, as_html, as_markdown
 
 HOSTILE = "<script src='https://example.com/x.js'></script>\" onload=\"alert(1)"
 
@@ -24,7 +25,7 @@ def page_of(tmp_path, text):
     picture = tmp_path / "one.png"
     picture.write_bytes(b"\x89PNG")
     blocks = [Heading(1, text), Text(text), Listing((text,)), Picture(picture, text, text)]
-    blocks += [Table("t", text, (text,), ((text,),)), Table("answers", text, (text,), ((text,),), answers=True)]
+    blocks += [Sheet(name, Table(text, (text,), [(text,)]), answers=name == "answers") for name in ("t", "answers")]
     return Elements(as_html(text, blocks))
 
 
@@ -41,7 +42,7 @@ def test_a_page_loads_nothing_and_holds_no_element_of_what_it_tells(tmp_path):
 
 
 def test_tables_are_escaped_in_both_forms():
-    table = Table("t", "caption with `code`", ("a", "b"), (("x|y", "<script>"),))
+    table = Sheet("t", Table("caption with `code`", ("a", "b"), [("x|y", "<script>")]))
     assert "| x\\|y | &lt;script> |" in as_markdown([table]) and "|---|---:|" in as_markdown([table])
     page = as_html("a & b", [table])
     assert '<td class="text">x|y</td><td>&lt;script&gt;</td>' in page and "<script>" not in page
@@ -49,7 +50,7 @@ def test_tables_are_escaped_in_both_forms():
 
 
 def test_an_answer_keeps_its_backticks_and_its_lines():
-    table = Table("answers", "", ("prompt", "A"), (("`x`", "one\ntwo"),), answers=True)
+    table = Sheet("answers", Table("", ("prompt", "A"), [("`x`", "one\ntwo")], words=(0, 1)), answers=True)
     page = as_html("", [table])
     assert '<td class="answer text">`x`</td><td class="answer text">one\ntwo</td>' in page
     assert '<th class="text">prompt</th><th class="text">A</th>' in page

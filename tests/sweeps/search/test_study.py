@@ -13,7 +13,7 @@ from sweeps.axis import AxisOptions, axis_stage
 from sweeps.mc_po_studies import COUNTS, EPOCHS, METHODS, NEGATIVES, NOISE
 from sweeps.objectives import study_of
 from sweeps.search.study import StudyOptions, plan_study
-from sweeps.search.study_tables import Entry, Study, sheets, tabulate, with_starting_model, write_tables
+from sweeps.search.study_tables import Entry, Study, shown_tables, tabulate, with_starting_model, write_tables
 
 
 def options(tmp_path, **fields):
@@ -163,10 +163,11 @@ def test_the_starting_models_number_stands_before_the_trained_ones(tmp_path):
         "dpo": {"validation/reward_accuracy": 0.0, "validation/reward_margin": 0.0},
         "simpo": {"validation/reward_accuracy": 0.6, "validation/reward_margin": -0.1},
     }
-    [sheet] = sheets(study, [with_starting_model(table, started) for table in tabulate(study, entries, records)])
-    assert sheet.headers == ("win rate", "reward accuracy")
-    assert sheet.rows == (("dpo", "0.4000", "0.5000 → 0.8000"), ("simpo", "0.6000", "0.6000 → 0.7000"))
-    assert sheet.best == {(1, 0), (0, 1)}
+    tables = [with_starting_model(table, started) for table in tabulate(study, entries, records)]
+    [sheet] = shown_tables(study, tables)
+    assert sheet.headers == ["", "win rate", "reward accuracy"]
+    assert sheet.rows == [("dpo", "0.4000", "0.5000 → 0.8000"), ("simpo", "0.6000", "0.6000 → 0.7000")]
+    assert sheet.best == {(1, 1), (0, 2)}
 
 
 def scored(reward_accuracy, win_rate):

@@ -1,0 +1,42 @@
+import csv
+import io
+
+from rich.console import Console
+
+from mmpo_train.tables import Table, as_csv, as_markdown, for_terminal
+
+TABLE = Table("A [title]", ("", "loss", "why"), [("a", "1.5", "x|y"), ("b", "2", "<i>\n[bold]")], (0, 2), best={(0, 1)})
+
+
+def drawn(table, **looks):
+    console = Console(file=io.StringIO(), width=60, force_terminal=bool(looks), **looks)
+    console.print(for_terminal(table))
+    return console.file.getvalue()
+
+
+def test_a_terminal_shows_texts_as_they_are_numbers_right_and_words_left():
+    lines = drawn(TABLE).splitlines()
+    assert lines[0].strip() == "A [title]"
+    assert "│ a │  1.5 │ x|y" in lines[4] and "│ b │    2 │ <i>" in lines[5] and "[bold]" in lines[6]
+
+
+def test_the_best_cells_and_the_winner_stand_out():
+    assert "\x1b[1m 1.5\x1b[0m" in drawn(TABLE, color_system="standard")
+    winner = Table("", ("", "loss", ""), [("a", "1.5", ""), ("b", "2", "")], winner=1)
+    assert "\x1b[1;32m   2\x1b[0m" in drawn(winner, color_system="standard")
+    assert as_markdown(winner).splitlines()[2:] == ["| a | 1.5 |  |", "| **b** | **2** |  |"]
+
+
+def test_markdown_holds_every_text_in_its_cell():
+    assert as_markdown(TABLE).splitlines() == [
+        "|  | loss | why |",
+        "|---|---:|---|",
+        "| a | **1.5** | x\\|y |",
+        "| b | 2 | &lt;i><br>[bold] |",
+    ]
+    assert as_markdown(TABLE, aligned=False).splitlines()[1] == "|---|---|---|"
+
+
+def test_csv_is_read_back_as_it_was():
+    rows = [["a,b", 'say "x"'], ["two\nlines", ""]]
+    assert list(csv.reader(io.StringIO(as_csv(("one", "two"), rows)))) == [["one", "two"], *rows]
