@@ -6,12 +6,13 @@ import json
 import logging
 import math
 import random
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential
 
 from eval_workers.judging.costs import Purse
 from eval_workers.judging.specs import DEFAULT_URLS, JudgeSpec, key_of, key_variable
@@ -57,8 +58,8 @@ Ask = Callable[[Prompt], Reply]
 # The library, the call that sends (prompt, sampling), and the reader of the body that comes back.
 _Protocol = tuple[Any, Callable[[Prompt, dict[str, Any]], Any], Callable[[dict[str, Any]], Reply]]
 
-# The pause before a request is repeated, if the service names none; doubled each time.
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS, _LONGEST_PAUSE_TAKEN_SECONDS = 0.5, 8.0, 60.0
+# The pause before a request is repeated, if the service names none; and the longest that is taken from it.
+_USUAL_PAUSE, _LONGEST_PAUSE_TAKEN_SECONDS = wait_exponential(0.5, max=8.0), 60.0
 
 
 def open_client(
@@ -84,15 +85,15 @@ def open_client(
         sampling |= {"logprobs": True, "top_logprobs": top_logprobs}
     purse = purse or Purse(spec.name)
 
-    def once(prompt: Prompt, sent: dict[str, Any]) -> Reply | Exception:
-        """The reply, or the library's error; both are paid for."""
+    def once(prompt: Prompt) -> Reply:
+        """The reply, or the library's error raised; both are paid for."""
         with purse.request(_bytes_of(prompt), limits.max_reply_tokens) as bill:
             try:
-                response = send(prompt, sent)
+                response = send(prompt, dict(sampling))
             except sdk.APIError as error:
                 if _surely_free(sdk, error):
                     bill.settle(0, 0)
-                return error
+                raise
             try:
                 reply = read(json.loads(response.http_response.text))
             except (ValueError, LookupError, TypeError, AttributeError):
@@ -101,27 +102,31 @@ def open_client(
                 bill.settle(reply.prompt_tokens, reply.completion_tokens)
             return reply
 
+    def with_temperature_or_without(prompt: Prompt) -> Reply:
+        try:
+            return once(prompt)
+        except sdk.BadRequestError as error:
+            if "temperature" not in str(error):
+                raise
+            if sampling.pop("temperature", None) is not None:
+                logger.warning("%s does not accept a temperature; without one its verdicts may vary", spec.name)
+        return once(prompt)
+
+    # Not by the libraries' own retries: the purse pays for each request.
+    passing, stop = retry_if_exception(partial(_passing, sdk)), stop_after_attempt(1 + limits.transport_retries)
+    tries = Retrying(retry=passing, wait=_pause_seconds, stop=stop, reraise=True)
+
     def ask(prompt: Prompt) -> Reply:
-        retries = 0
-        while True:
-            sent = dict(sampling)
-            outcome = once(prompt, sent)
-            if isinstance(outcome, Reply):
-                return outcome
-            if "temperature" in sent and getattr(outcome, "status_code", 0) == 400 and "temperature" in str(outcome):
-                if sampling.pop("temperature", None) is not None:
-                    logger.warning("%s does not accept a temperature; without one its verdicts may vary", spec.name)
-                continue
-            if retries == limits.transport_retries or not _passing(sdk, outcome):
-                # Without the cause: a service may repeat the key in what it says, and a traceback would show it.
-                raise _ours(sdk, outcome, spec, key, sent) from None
-            time.sleep(_pause_seconds(outcome, retries))
-            retries += 1
+        try:
+            return tries(with_temperature_or_without, prompt)
+        except sdk.APIError as error:
+            # Without the cause: a service may repeat the key in what it says, and a traceback would show it.
+            raise _ours(sdk, error, spec, key, sampling) from None
 
     return ask
 
 
-def _passing(sdk: Any, error: Exception) -> bool:
+def _passing(sdk: Any, error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, sdk.APIConnectionError):  # a time-out is one too
         return True
@@ -137,16 +142,17 @@ def _surely_free(sdk: Any, error: Exception) -> bool:
     return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout", "PoolTimeout")
 
 
-def _pause_seconds(error: Exception, retries: int) -> float:
+def _pause_seconds(failed: RetryCallState) -> float:
     """The pause before a retry: Retry-After up to a limit, otherwise growing with each retry, with random variation."""
-    response = getattr(error, "response", None)
+    assert failed.outcome is not None
+    response = getattr(failed.outcome.exception(), "response", None)
     try:
         asked = float(response.headers.get("retry-after")) if response is not None else 0.0
     except (TypeError, ValueError):  # none, or a date
         asked = 0.0
     if asked > 0:
         return min(asked, _LONGEST_PAUSE_TAKEN_SECONDS)
-    return min(_FIRST_PAUSE_SECONDS * 2**retries, _LONGEST_PAUSE_SECONDS) * random.uniform(0.75, 1.0)
+    return _USUAL_PAUSE(failed) * random.uniform(0.75, 1.0)
 
 
 def _bytes_of(prompt: Prompt) -> int:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
+
 from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
 from eval_workers.judging.costs import Purse
 from eval_workers.judging.specs import check_judge_spec
@@ -220,13 +222,8 @@ def judge_pairs(
 
 def repeated(question: Callable[[], Result], attempts: int) -> Result:
     """The result of the first of `attempts` calls that does not raise JudgeFailed."""
-    for attempt in range(1, attempts + 1):
-        try:
-            return question()
-        except JudgeFailed:
-            if attempt == attempts:
-                raise
-    raise ValueError(f"attempts is {attempts}, expected 1 or more")
+    tries = Retrying(retry=retry_if_exception_type(JudgeFailed), stop=stop_after_attempt(attempts), reraise=True)
+    return tries(question)
 
 
 class Named(Protocol):

@@ -8,11 +8,12 @@ import re
 import secrets
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, cast
+
+from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
 from eval_workers.judging.shared_verdicts import SharedVerdicts
 from mmpo_train.errors import InputError
@@ -227,13 +228,7 @@ class VerdictCache:
 
 
 def _use_write_ahead_log(database: sqlite3.Connection) -> None:
-    deadline = time.monotonic() + _BUSY_SECONDS
-    while True:
-        try:
-            database.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            # The busy timeout does not cover this switch: of several who open a fresh file, only one gets through.
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
+    # The busy timeout does not cover this switch: of several who open a fresh file, only one gets through.
+    locked, stop = retry_if_exception_message(match=".*locked"), stop_after_delay(_BUSY_SECONDS)
+    tries = Retrying(retry=locked, wait=wait_fixed(0.02), stop=stop, reraise=True)
+    tries(database.execute, "PRAGMA journal_mode=WAL")

@@ -1,4 +1,4 @@
-"""A background thread that does jobs in order, each until it succeeds. Standard library only."""
+"""A background thread that does jobs in order, each until it succeeds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+
+from tenacity import RetryCallState, Retrying, retry_if_exception, wait_exponential
 
 from mmpo_train.redaction import masked
 
@@ -77,38 +78,48 @@ class Delivery:
                 if self._stopping:
                     return
                 job, what, if_refused = self._jobs[0]
-            outcome = self._try_until_done(job, what)
-            if outcome == "stopped":
+            try:
+                self._try_until_done(job, what)
+            except _Stopping:
                 return
-            if outcome == "refused" and if_refused is not None:
-                if_refused()
+            except Exception as error:  # noqa: BLE001 - the thread must outlive any one job
+                log.warning("%s refused %s: %s", self._destination, what, self._text_of(error))
+                if if_refused is not None:
+                    if_refused()
             with self._changed:
                 self._jobs.popleft()
                 self._done += 1
                 self._changed.notify_all()
 
-    def _try_until_done(self, job: Callable[[], None], what: str) -> Literal["done", "refused", "stopped"]:
-        pause = FIRST_PAUSE_SECONDS
+    def _try_until_done(self, job: Callable[[], None], what: str) -> None:
+        """Raises what no other try can cure, and _Stopping."""
         began = time.monotonic()
-        while True:
-            try:
-                job()
-            except Exception as error:  # noqa: BLE001 - the thread must outlive any one job
-                text = masked(f"{type(error).__name__}: {error}")
-                if not self._may_pass(error):
-                    log.warning("%s refused %s: %s", self._destination, what, text)
-                    return "refused"
-                if not self.problem:
-                    log.warning("%s does not take %s (%s); trying again until it does", self._destination, what, text)
-                self.problem = text
-            else:
-                if self.problem:
-                    log.warning("%s answers again after %.0f s", self._destination, time.monotonic() - began)
-                self.problem = ""
-                return "done"
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._hurried, pause)
-                self._hurried = False
-                if self._stopping:
-                    return "stopped"
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+
+        def say_trouble(failed: RetryCallState) -> None:
+            assert failed.outcome is not None
+            text = self._text_of(failed.outcome.exception())
+            if not self.problem:
+                log.warning("%s does not take %s (%s); trying again until it does", self._destination, what, text)
+            self.problem = text
+
+        may_pass = retry_if_exception(self._may_pass)  # type: ignore[arg-type]
+        wait = wait_exponential(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS)
+        Retrying(retry=may_pass, wait=wait, before_sleep=say_trouble, sleep=self._pause)(job)
+        if self.problem:
+            log.warning("%s answers again after %.0f s", self._destination, time.monotonic() - began)
+        self.problem = ""
+
+    def _pause(self, seconds: float) -> None:
+        """Return after the pause, or when somebody waits. Raises _Stopping."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopping or self._hurried, seconds)
+            self._hurried = False
+            if self._stopping:
+                raise _Stopping
+
+    def _text_of(self, error: BaseException | None) -> str:
+        return masked(f"{type(error).__name__}: {error}")
+
+
+class _Stopping(Exception):
+    """No other try: the delivery is being stopped."""

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -202,15 +201,16 @@ def _all_of(work: Callable[[Answer], None], items: Iterable[Answer]) -> None:
 
 def _patiently(action: Callable[[], Answer], address: str) -> Answer:
     """The action's answer; it is repeated while the store does not answer."""
-    deadline, pause = time.monotonic() + PATIENCE_SECONDS, 1.0
-    while True:
-        try:
-            return action()
-        except _failures() as error:
-            # With a number the error is this machine's: no such file, a full disk.
-            if getattr(error, "errno", None) is not None or _HOPELESS.search(str(error)):
-                raise
-            if time.monotonic() + pause > deadline:
-                raise OSError(f"{address} has not answered for {PATIENCE_SECONDS:.0f} s: {error}") from error
-        time.sleep(pause)
-        pause = min(2 * pause, 30.0)
+    from tenacity import RetryError, Retrying, retry_if_exception, stop_before_delay, wait_exponential
+
+    def may_pass(error: BaseException) -> bool:
+        # With a number the error is this machine's: no such file, a full disk.
+        numbered = getattr(error, "errno", None) is not None
+        return isinstance(error, _failures()) and not numbered and not _HOPELESS.search(str(error))
+
+    wait, stop = wait_exponential(max=30.0), stop_before_delay(PATIENCE_SECONDS)
+    try:
+        return Retrying(retry=retry_if_exception(may_pass), wait=wait, stop=stop)(action)
+    except RetryError as error:
+        last = error.last_attempt.exception()
+        raise OSError(f"{address} has not answered for {PATIENCE_SECONDS:.0f} s: {last}") from last
