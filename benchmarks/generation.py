@@ -21,7 +21,7 @@ import torch
 from random_llama import random_llama
 
 from eval_workers.answers.generation import Generator
-from eval_workers.answers.sampling import Sampling
+from eval_workers.answers.sampling import Sampling, plan, tasks_of
 from mmpo_train.model.policy import load_tokenizer
 
 TEMPERATURES = (0.6, 0.8, 1.0)
@@ -110,8 +110,8 @@ def main() -> None:
             for temperature in TEMPERATURES
             for _ in range(ANSWERS_EACH)
         ]
-        answers = generator.generate(prompts, samplings, tokens_per_batch=budget)
-        return sum(len(answer.ids) for row in answers for answer in row)
+        tasks = [task for row in tasks_of(prompts, samplings) for task in row]
+        return sum(len(answer.ids) for batch in generator.run(plan(tasks, budget)) for answer in batch.values())
 
     ways: dict[str, Callable[[int], int]] = {
         "ours": ours,
@@ -122,7 +122,8 @@ def main() -> None:
             model, prompts, ends, ANSWERS_EACH, options.max_new_tokens
         ),
     }
-    generator.generate(prompts[:1], [Sampling(max_new_tokens=4)])  # the first calls of a process are slow
+    [first] = tasks_of(prompts[:1], [Sampling(max_new_tokens=4)])
+    list(generator.run([first]))  # the first calls of a process are slow
     by_transformers(model, prompts[:1], ends, ANSWERS_EACH, 4)
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(options.rounds):

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import torch
 
-from eval_workers.harness.evaluation import TINY_TASKS, LMHarness
+from eval_workers.harness.evaluation import LMHarness
+from eval_workers.harness.tasks import TINY_TASKS
 from mmpo_train.model.policy import quieten
 from mmpo_train.tiny import model as tiny
 from mmpo_train.tiny.rows import instruction_examples

@@ -82,17 +82,10 @@ def build(suite: str, settings: EvaluationSettings, storage: Path, *, tiny: bool
 
     Raises InputError for settings with which it cannot run.
     """
-    if suite not in EVALUATIONS:
+    builders = {"harness": _harness, "alpaca": _alpaca, "arena": _arena}
+    if suite not in builders:
         raise InputError(f"suite {suite!r} is unknown; known are {', '.join(EVALUATIONS)}")
-    builders = {"reward": _reward, "harness": _harness, "alpaca": _alpaca, "arena": _arena}
     return builders[suite](settings, storage, tiny, precision)
-
-
-def _reward(settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:
-    from eval_workers.reward_accuracy import RewardAccuracy
-
-    evaluate = RewardAccuracy()
-    return lambda request: evaluate(request["checkpoint"], request["tokens"], request["reference"])
 
 
 def _harness(settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, stdev
 
 from eval_workers.answers.answering import Answering
 from eval_workers.answers.sampling import Sampling
 from eval_workers.judging.judges import judge_pairs
-from eval_workers.judging.verdicts import Verdict
 from mmpo_train.config import digest_of
 from mmpo_train.data.tokens import read_questions, read_table
 from mmpo_train.metric_names import ANSWERS, ANSWERS_WIN_RATE, error_of
 from mmpo_train.trial.checkpoint import read_trial
-
-
-def adjusted_win_rate(verdicts: Sequence[Verdict]) -> float:
-    """(wins + ties / 2) / all over the verdicts, in which answer a is the candidate's (MC-PO paper, Section 5.1)."""
-    counts = Counter(verdicts)
-    return (counts["a"] + counts["tie"] / 2) / len(verdicts)
 
 
 def win_rate(
@@ -40,18 +32,17 @@ def win_rate(
     _, theirs = answering.answers(answers_folder / f"{baseline}.jsonl", starting_model, baseline, *folders)
     name = f"{config.digest}-{checkpoint.name}"
     answers, ours = answering.answers(answers_folder / f"{name}.jsonl", checkpoint, name, *folders)
-    verdicts, count = judge_pairs(
+    compared, count = judge_pairs(
         answering.judge(judge, 0), questions, [row[0] for row in ours], [row[0] for row in theirs]
     )
-    judged = [verdict for verdict in verdicts if verdict is not None]
+    won = [one for one in compared if one is not None]
     metrics = {
         f"{ANSWERS}unjudged": float(count.dropped),
         f"{ANSWERS}cut": float(sum(not row[0].finished for row in answers)),
         f"{ANSWERS}tokens": sum(len(row[0].ids) for row in answers) / len(answers),
     }
-    if judged:
-        rate = adjusted_win_rate(judged)
-        points = [{"a": 1.0, "tie": 0.5, "b": 0.0}[verdict] for verdict in judged]
-        spread = sum((point - rate) ** 2 for point in points) / max(1, len(points) - 1)
-        metrics |= {ANSWERS_WIN_RATE: rate, error_of(ANSWERS_WIN_RATE): math.sqrt(spread / len(points))}
+    if won:
+        # (wins + ties / 2) / all (MC-PO paper, Section 5.1)
+        error = stdev(won) / math.sqrt(len(won)) if len(won) > 1 else 0.0
+        metrics |= {ANSWERS_WIN_RATE: mean(won), error_of(ANSWERS_WIN_RATE): error}
     return metrics

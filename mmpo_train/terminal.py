@@ -44,12 +44,11 @@ def run_program(
     program: Callable[[OptionsType], object],
     name: str,
     arguments: list[str] | None = None,
-    description: str | None = None,
 ) -> None:
     """Parse the command line and run; a user's mistake ends as one message and exit code 2."""
     mask_logs()
     documented = with_help(options)  # type: ignore[arg-type]  # a class is hashable
-    parsed = tyro.cli(documented, prog=name, args=arguments, description=description, config=PARSING)
+    parsed = tyro.cli(documented, prog=name, args=arguments, config=PARSING)
     try:
         program(parsed)
     except InputError as error:

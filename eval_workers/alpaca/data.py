@@ -185,7 +185,7 @@ def read_gamed(path: Path, difficulties: Sequence[float]) -> list[Gamed]:
                 table += zip(preferences, lengths, difficulties)
     unjudged = "", "nan", None
     rows = [Gamed(*(_number(path, value) for value in row)) for row in table if row[0] not in unjudged]
-    if not rows or not all(0 <= row.preference <= 1 for row in rows):
+    if not rows or not all(0 <= row.won <= 1 for row in rows):
         raise InputError(f"{path} has no gamed rows with preferences from 0 to 1; give df_gamed.csv of the hub's {HUB}")
     return rows
 

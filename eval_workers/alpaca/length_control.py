@@ -29,22 +29,22 @@ class Judged:
     """A judge's preference between a model's answer and the baseline's."""
 
     instruction: str
-    preference: float
-    """From 1 (the baseline's answer is better) to 2 (the model's is); minus 1 it is the model's win probability."""
+    won: float
+    """How far the model's answer is preferred to the baseline's, 0 to 1."""
     length: int
     """Length of the model's answer in characters."""
     baseline_length: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.preference <= 2:
-            raise ValueError(f"preference is {self.preference}, expected 1 to 2")
+        if not 0 <= self.won <= 1:
+            raise ValueError(f"won is {self.won}, expected 0 to 1")
 
 
 class Gamed(NamedTuple):
     """A gamed baseline (asked to answer at length, or briefly) judged against the plain baseline."""
 
-    preference: float
-    """Probability that the gamed answer wins, 0 to 1."""
+    won: float
+    """How far the gamed answer is preferred, 0 to 1."""
     length_difference: float
     """Plain minus gamed, in standard deviations."""
     difficulty: float
@@ -82,10 +82,10 @@ class NoLengthControl(Exception):
 
 
 def win_rate(judged: Sequence[Judged]) -> WinRate:
-    """Mean of preference - 1. Raises ValueError without judgements."""
+    """Mean of what was won. Raises ValueError without judgements."""
     if not judged:
         raise ValueError("no judgements: there is no win rate")
-    return _mean_and_error(np.array([one.preference - 1 for one in judged]))
+    return _mean_and_error(np.array([one.won for one in judged]))
 
 
 def length_controlled_win_rate(
@@ -103,7 +103,7 @@ def length_controlled_win_rate(
         raise ValueError("gamed rows need difficulties, since theirs are on the same scale")
     form: Form = "v1" if gamed else "noreg" if difficulty is not None else "minimal"
     differences = np.array([one.baseline_length - one.length for one in judged], dtype=float)
-    wins = np.array([one.preference for one in judged]) - 1
+    wins = np.array([one.won for one in judged])
     _check(differences, wins, form)
     deviation = differences.std(ddof=1)
     # Equal lengths throughout: nothing to control for, and a column of zeros gets no weight.

@@ -69,8 +69,8 @@ class AlpacaSettings:
         )
 
 
-def tiny_settings(limit: int = 0) -> AlpacaSettings:
+def tiny_settings() -> AlpacaSettings:
     """Settings for tiny: its validation prompts and judge, greedy answers of up to 128 tokens, no network."""
     return AlpacaSettings(
-        prompts=TINY, judges=(TINY,), temperature=0.0, top_p=1.0, max_new_tokens=128, precision="fp32", limit=limit
+        prompts=TINY, judges=(TINY,), temperature=0.0, top_p=1.0, max_new_tokens=128, precision="fp32"
     )

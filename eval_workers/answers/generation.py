@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -47,27 +47,6 @@ class Generator:
         model = self.warm.load(folder, precision)
         own = model.generation_config.eos_token_id
         self.folder, self.ends = folder, frozenset([*end_ids, *np.atleast_1d([] if own is None else own).tolist()])
-
-    def generate(
-        self,
-        prompts: Sequence[Sequence[int]],
-        samplings: Sequence[Sampling],
-        *,
-        tokens_per_batch: int = TOKENS_PER_BATCH,
-        on_batch: Callable[[int, int], None] = lambda answered, answers: None,
-    ) -> list[list[Answer]]:
-        """One answer per prompt and sampling; prompts are rendered, with the generation prompt.
-
-        The same model, prompts and samplings give the same answers in any order and any batch, up to the rounding of
-        the model's logits. `on_batch` receives the number of answers so far.
-        """
-        wanted = tasks_of(prompts, samplings)
-        batches = plan((task for row in wanted for task in row), tokens_per_batch)
-        answers: dict[Task, Answer] = {}
-        for batch in self.run(batches):
-            answers |= batch
-            on_batch(len(answers), sum(map(len, batches)))
-        return [[answers[task] for task in row] for row in wanted]
 
     def run(self, batches: Sequence[Sequence[Task]]) -> Iterator[dict[Task, Answer]]:
         """Yields the batches' answers as they are ready. If a batch does not fit in memory, it and the next are halved.
@@ -157,18 +136,18 @@ def generate_to(
     model_fingerprint: str,
     prompts: Sequence[Sequence[int]],
     samplings: Sequence[Sampling],
-    *,
-    tokens_per_batch: int = TOKENS_PER_BATCH,
-    on_batch: Callable[[int, int], None] = lambda answered, answers: None,
 ) -> list[list[Answer]]:
-    """The answers of `generator.generate`. Each batch is saved to `path`; answers found there are not generated again.
+    """One answer per prompt and sampling; prompts are rendered, with the generation prompt.
+
+    The same model, prompts and samplings give the same answers in any order and any batch, up to the rounding of the
+    model's logits. Each batch is saved to `path`; answers found there are not generated again.
 
     Lines are {key, ids, finished}; the key contains `model_fingerprint`. A batch that is saved only in part is
     generated again as a whole, so that a resumed run gives the same bits as an undisturbed one. One writer at a time.
     With an object store the file is uploaded from time to time and at the end, and downloaded if it is missing here.
     """
     wanted = tasks_of(prompts, samplings)
-    batches = plan((task for row in wanted for task in row), tokens_per_batch)
+    batches = plan((task for row in wanted for task in row), TOKENS_PER_BATCH)
     keys = {
         task: digest_of([model_fingerprint, task.stream, task.sampling.max_new_tokens])
         for batch in batches
@@ -177,7 +156,6 @@ def generate_to(
     path.parent.mkdir(parents=True, exist_ok=True)
     fetch_file(path)
     found = _whole_lines(path)
-    answered = sum(key in found for key in keys.values())
     published = time.monotonic()
     with open(path, "a") as stream:
         for batch in generator.run([some for some in batches if any(keys[task] not in found for task in some)]):
@@ -186,8 +164,6 @@ def generate_to(
             stream.flush()
             os.fsync(stream.fileno())
             found |= fresh
-            answered += len(fresh)
-            on_batch(answered, len(keys))
             if time.monotonic() - published > _SECONDS_UNPUBLISHED:
                 publish_file(path)
                 published = time.monotonic()

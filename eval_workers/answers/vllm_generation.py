@@ -41,14 +41,7 @@ class VllmGenerator:
     An engine is kept while only the LoRA adapters change from folder to folder. Other weights need a new engine.
     """
 
-    def __init__(
-        self, *, gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION, tasks_per_call: int = TASKS_PER_CALL
-    ) -> None:
-        """`gpu_memory_utilization` is the share of the GPU's whole memory that weights and cache may take.
-
-        Half of it leaves room for a judge or a trainer. vLLM does not start if less than that is free.
-        """
-        self.gpu_memory_utilization, self.tasks_per_call = gpu_memory_utilization, tasks_per_call
+    def __init__(self) -> None:
         self.ends: frozenset[int] = frozenset()
         self._wanted: _Model | None = None
         self._started: _Model | None = None
@@ -79,17 +72,17 @@ class VllmGenerator:
         self.ends = frozenset([*end_ids, *np.atleast_1d([] if own is None else own).tolist()])
 
     def run(self, batches: Sequence[Sequence[Task]]) -> Iterator[dict[Task, Answer]]:
-        """Yields the answers as they are ready, `tasks_per_call` at a time; vLLM makes its own batches of them.
+        """Yields the answers as they are ready, TASKS_PER_CALL at a time; vLLM makes its own batches of them.
 
         Raises InputError before the first answer if a prompt is empty or does not fit in the model's positions, if vLLM
         does not allow the temperature, or if the engine does not start.
         """
         tasks = [task for batch in batches for task in batch]
         self._check(tasks)
-        for first in range(0, len(tasks), self.tasks_per_call):
+        for first in range(0, len(tasks), TASKS_PER_CALL):
             # Each time: another generator of this process may have had the memory in between.
             self._start(max(task.most_tokens for task in tasks))
-            some = tasks[first : first + self.tasks_per_call]
+            some = tasks[first : first + TASKS_PER_CALL]
             yield dict(zip(some, self._answer(some), strict=True))
 
     def free(self) -> None:
@@ -142,13 +135,13 @@ class VllmGenerator:
                 trust_remote_code=False,
                 generation_config="vllm",  # takes nothing from the model's; its end tokens are given with each task
                 max_model_len=self._engine_tokens,
-                gpu_memory_utilization=self.gpu_memory_utilization,
+                gpu_memory_utilization=GPU_MEMORY_UTILIZATION,
                 enable_prefix_caching=True,  # several answers to a prompt read it once
                 **lora,
             )
         except (ValueError, RuntimeError) as error:
             raise InputError(
-                f"vllm could not start with the model in {folder} ({error}); it wants {self.gpu_memory_utilization:.0%}"
+                f"vllm could not start with the model in {folder} ({error}); it wants {GPU_MEMORY_UTILIZATION:.0%}"
                 " of the GPU's memory: free some, or give generator own"
             ) from error
         self._started = self._wanted

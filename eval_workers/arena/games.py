@@ -25,12 +25,11 @@ from eval_workers.judging.judges import (
     repeated,
 )
 from eval_workers.judging.specs import check_judge_spec
-from eval_workers.judging.verdicts import Verdict, VerdictCache, read_template
+from eval_workers.judging.verdicts import LOSS, TIE, WIN, VerdictCache, read_template
 
-# Label -> (points of the answer shown second, number of games it counts as).
-POINTS = {"A>>B": (0.0, 3), "A>B": (0.0, 1), "A=B": (0.5, 1), "B>A": (1.0, 1), "B>>A": (1.0, 3)}
-_OF_VERDICT = {"a": (1.0, 1), "tie": (0.5, 1), "b": (0.0, 1)}
-_AS_LABEL: dict[Verdict, str] = {"a": "A>B", "tie": "A=B", "b": "B>A"}
+LABELS = {"A>>B": (WIN, 3), "A>B": (WIN, 1), "A=B": (TIE, 1), "B>A": (LOSS, 1), "B>>A": (LOSS, 3)}
+"""Label -> how far the answer shown first is preferred, and games that it counts as."""
+_AS_VERDICT, _AS_LABEL = {WIN: "a", TIE: "tie", LOSS: "b"}, {WIN: "A>B", TIE: "A=B", LOSS: "B>A"}
 
 # Upstream's limit for its labels: the judge first writes its own answer, which takes a while too.
 LIMITS = replace(DEFAULT_LIMITS, max_reply_tokens=4096, timeout_seconds=180.0)
@@ -92,7 +91,7 @@ def read_label(reply: str) -> str | None:
     """The label in a judge's whole reply; None unless it has exactly one of the five, which may be repeated."""
     found = re.findall(r"\[\[([AB<>=\s]*[<>=][AB<>=\s]*)\]\]", reply, re.IGNORECASE)
     labels = {"".join(label.split()) for label in found}
-    return labels.pop() if len(labels) == 1 and labels <= POINTS.keys() else None
+    return labels.pop() if len(labels) == 1 and labels <= LABELS.keys() else None
 
 
 def open_labels_judge(
@@ -102,7 +101,7 @@ def open_labels_judge(
     parts = check_judge_spec(spec)
     if parts.service == "tiny":
         return ProgrammaticJudge()
-    prompt = read_template(template, POINTS) if template else LABELS_PROMPT
+    prompt = read_template(template, LABELS) if template else LABELS_PROMPT
     ask = open_client(parts, limits, purse=purse)
     return PromptedJudge(parts.name, ask, prompt, VerdictCache(cache), 0, limits.verdict_retries, read_label)
 
@@ -111,8 +110,8 @@ def play_once(
     judge: Judge, questions: Sequence[str], candidates: Sequence[str], baselines: Sequence[str]
 ) -> tuple[list[Game | None], JudgeCount]:
     """One game per question (MC-PO paper, Section 5.1), in random order; None if the judge failed."""
-    verdicts, count = judge_pairs(judge, questions, candidates, baselines)
-    return [verdict and Game((verdict,), *_OF_VERDICT[verdict], *_OF_VERDICT[verdict]) for verdict in verdicts], count
+    won, count = judge_pairs(judge, questions, candidates, baselines)
+    return [None if one is None else Game((_AS_VERDICT[one],), one, 1, one, 1) for one in won], count
 
 
 def play_two(
@@ -125,8 +124,8 @@ def play_two(
 
     def ask(index: int) -> Game:
         question, ours, theirs = questions[index], candidates[index], baselines[index]
-        first = repeated(lambda: _label(judge, question, theirs, ours), 2)
-        second = repeated(lambda: _label(judge, question, ours, theirs), 2)
+        first = repeated(lambda: _label(judge, question, theirs, ours))
+        second = repeated(lambda: _label(judge, question, ours, theirs))
         return two_games(first, second)
 
     return ask_all(judge, ask, len(questions))
@@ -134,15 +133,9 @@ def play_two(
 
 def two_games(first: str, second: str) -> Game:
     """The result of the labels of both games; the candidate is B in the first and A in the second."""
-    points, weight = POINTS[first]
-    theirs, other_weight = POINTS[second]
-    return Game(
-        (first, second),
-        points * weight + (1 - theirs) * other_weight,
-        weight + other_weight,
-        points + 1 - theirs,
-        2,
-    )
+    (theirs, weight), (ours, other_weight) = LABELS[first], LABELS[second]
+    won = (1 - theirs) * weight + ours * other_weight
+    return Game((first, second), won, weight + other_weight, 1 - theirs + ours, 2)
 
 
 def _label(judge: Judge, question: str, shown_first: str, shown_second: str) -> str:

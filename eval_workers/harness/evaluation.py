@@ -18,7 +18,7 @@ from lm_eval.tasks import TaskManager
 from eval_workers.checkpoint_folders import CheckpointFolder, open_checkpoint
 from eval_workers.harness.loglikelihoods import Requests
 from eval_workers.harness.results import metrics_of, summary, write_results
-from eval_workers.harness.tasks import HARNESS_TASKS, TINY_TASKS, check_names, missing_data, write_definition
+from eval_workers.harness.tasks import HARNESS_TASKS, TINY_TASKS, check_names, write_definition
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import Unusable, facts, render, without_marks
@@ -30,8 +30,6 @@ from mmpo_train.storage.manifest import write_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-__all__ = ["HARNESS_TASKS", "TINY_TASKS", "LMHarness", "missing_data"]
 
 _DEFAULT_POSITIONS = 2048
 

@@ -5,26 +5,25 @@ A judge is named `tiny`, `openai:MODEL` or `anthropic:MODEL`, the last two also 
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
-from eval_workers.judging.costs import Purse
+from eval_workers.judging.costs import CapReached, Cost, Purse
 from eval_workers.judging.specs import check_judge_spec
 from eval_workers.judging.verdicts import (
     PROMPT,
+    TIE,
+    VERDICTS,
     JudgeFailed,
-    Verdict,
     VerdictCache,
     fill,
-    mirrored,
     read_template,
     read_verdict,
     shown_second_first,
@@ -34,26 +33,42 @@ from mmpo_train.errors import InputError
 
 Result = TypeVar("Result")
 
+CONCURRENCY = 8
+"""Questions that are judged at a time."""
+ATTEMPTS = 2
+"""Of a judge at a question, before the question is dropped."""
+GIVE_UP_AFTER = 32
+"""Questions dropped one after the other, before the judge is given up."""
+
 
 class Judge(Protocol):
+    """One with a true `in_this_process` is asked one question at a time."""
+
     name: str
     """Its name on a command line."""
 
-    def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
-        """Which answer is better. Raises JudgeFailed after the retries, InputError if no question could be judged."""
+    def compare(self, question: str, answer_a: str, answer_b: str) -> float:
+        """How far answer_a is preferred: 1 if it is better, 0 if answer_b is, 0.5 for a tie, a probability in between.
+
+        Raises JudgeFailed after the retries, InputError if no question could be judged.
+        """
 
 
 class ProgrammaticJudge:
     """A judge that marks answers to tiny's questions. The higher mark wins; equal marks are a tie."""
 
     name = "tiny"
+    prompt = "none: marks by rules"
     in_this_process = True
 
-    def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
+    def compare(self, question: str, answer_a: str, answer_b: str) -> float:
         from mmpo_train.tiny.tasks import judge
 
         mark_a, mark_b = judge(question, answer_a), judge(question, answer_b)
-        return "a" if mark_a > mark_b else "b" if mark_b > mark_a else "tie"
+        return TIE if mark_a == mark_b else float(mark_a > mark_b)
+
+    def spent(self) -> Cost:
+        return Cost()
 
 
 class PromptedJudge:
@@ -72,27 +87,22 @@ class PromptedJudge:
         self.name = name
         self.template = template
         self.seed = seed
-        self.replies = 0
-        """Replies that were paid for, without verdicts from the cache."""
-        self.prompt_tokens = 0
-        self.completion_tokens = 0
         self._ask = ask
         self._cache = cache
         self._retries = retries
         self._read = read
-        self._counting = threading.Lock()
 
-    def compare(self, question: str, answer_a: str, answer_b: str) -> Verdict:
-        """Which answer is better. Equal texts are a tie without a request; the order of the arguments is irrelevant."""
+    def compare(self, question: str, answer_a: str, answer_b: str) -> float:
+        """Equal texts are a tie without a request; the order in which the answers are shown is random."""
         if answer_a == answer_b:
-            return "tie"
+            return TIE
         if shown_second_first(self.seed, question, answer_a, answer_b):
-            return mirrored(self.compare_as_shown(question, answer_b, answer_a))
+            return 1 - self.compare_as_shown(question, answer_b, answer_a)
         return self.compare_as_shown(question, answer_a, answer_b)
 
-    def compare_as_shown(self, question: str, first: str, second: str) -> Verdict:
-        """The verdict on the answers when shown in this order; 'a' is the first."""
-        return cast(Verdict, self.label(question, first, second))
+    def compare_as_shown(self, question: str, first: str, second: str) -> float:
+        """How far the first is preferred when the answers are shown in this order."""
+        return VERDICTS[self.label(question, first, second)]
 
     def label(self, question: str, first: str, second: str) -> str:
         """The label or verdict that `read` finds in the reply to this order. Raises as `compare` does."""
@@ -106,10 +116,6 @@ class PromptedJudge:
         reason = ""
         for _ in range(1 + self._retries):
             reply = self._ask(fill(self.template, question, first, second))
-            with self._counting:
-                self.replies += 1
-                self.prompt_tokens += reply.prompt_tokens
-                self.completion_tokens += reply.completion_tokens
             if reply.ending == "refused":
                 raise JudgeFailed("refused to judge", f"judge '{self.name}' declined")
             verdict = self._read(reply.text) if reply.ending == "finished" else None
@@ -142,11 +148,11 @@ def open_judge(
     return PromptedJudge(parts.name, ask, prompt, VerdictCache(cache) if cache else None, seed, limits.verdict_retries)
 
 
-def most_preferred(judge: Judge, question: str, answers: Sequence[str], *, attempts: int = 1) -> int:
+def most_preferred(judge: Judge, question: str, answers: Sequence[str]) -> int:
     """Index of the best of L answers by at most L - 1 comparisons: the winner so far meets the next answer.
 
     (Iterative pairwise ranking, MC-PO Appendix B.1.) A tie keeps the winner so far. A text that has been compared
-    already is skipped. Raises JudgeFailed when the judge has failed `attempts` times on this question.
+    already is skipped. Raises JudgeFailed when the judge has failed ATTEMPTS times on this question.
     """
     if not answers:
         raise ValueError("no answers to choose from")
@@ -154,12 +160,12 @@ def most_preferred(judge: Judge, question: str, answers: Sequence[str], *, attem
     for challenger, answer in enumerate(answers):
         while answer not in met:
             try:
-                if judge.compare(question, answers[winner], answer) == "b":
+                if judge.compare(question, answers[winner], answer) < TIE:
                     winner = challenger
                 met.add(answer)
             except JudgeFailed:
                 failures += 1
-                if failures >= attempts:
+                if failures >= ATTEMPTS:
                     raise
     return winner
 
@@ -176,95 +182,76 @@ class JudgeCount:
 
 
 def judge_all(
-    judge: Judge,
-    questions: Sequence[str],
-    answers_of_each: Sequence[Sequence[str]],
-    *,
-    concurrency: int = 8,
-    attempts: int = 2,
-    give_up_after: int = 32,
-    progress: Callable[[float], None] = lambda share: None,
+    judge: Judge, questions: Sequence[str], answers_of_each: Sequence[Sequence[str]]
 ) -> tuple[list[int | None], JudgeCount]:
-    """Index of each question's best answer, None if the judge failed `attempts` times; and the count.
+    """Index of each question's best answer, None if the judge failed ATTEMPTS times; and the count.
 
-    `concurrency` questions are judged at the same time. Raises InputError if continuing is useless: key, model or
-    address refused, or `give_up_after` questions dropped in a row.
+    Raises InputError if continuing is useless: key, model or address refused, GIVE_UP_AFTER questions dropped in a row,
+    or the judge's cap reached.
     """
     if len(questions) != len(answers_of_each):
         raise ValueError(f"{len(questions)} questions and answers of {len(answers_of_each)}")
 
     def ask(index: int) -> int:
-        return most_preferred(judge, questions[index], answers_of_each[index], attempts=attempts)
+        return most_preferred(judge, questions[index], answers_of_each[index])
 
-    return ask_all(judge, ask, len(questions), concurrency, give_up_after, progress)
+    return ask_all(judge, ask, len(questions))
 
 
 def judge_pairs(
-    judge: Judge,
-    questions: Sequence[str],
-    answers_a: Sequence[str],
-    answers_b: Sequence[str],
-    *,
-    concurrency: int = 8,
-    attempts: int = 2,
-    give_up_after: int = 32,
-    progress: Callable[[float], None] = lambda share: None,
-) -> tuple[list[Verdict | None], JudgeCount]:
-    """Which of two answers to each question is better, None if the judge failed; otherwise as `judge_all`."""
+    judge: Judge, questions: Sequence[str], answers_a: Sequence[str], answers_b: Sequence[str]
+) -> tuple[list[float | None], JudgeCount]:
+    """How far each question's first answer is preferred, None if the judge failed; otherwise as `judge_all`."""
     if not len(questions) == len(answers_a) == len(answers_b):
         raise ValueError(f"{len(questions)} questions, {len(answers_a)} and {len(answers_b)} answers")
 
-    def ask(index: int) -> Verdict:
-        return repeated(lambda: judge.compare(questions[index], answers_a[index], answers_b[index]), attempts)
+    def ask(index: int) -> float:
+        return repeated(lambda: judge.compare(questions[index], answers_a[index], answers_b[index]))
 
-    return ask_all(judge, ask, len(questions), concurrency, give_up_after, progress)
+    return ask_all(judge, ask, len(questions))
 
 
-def repeated(question: Callable[[], Result], attempts: int) -> Result:
-    """The result of the first of `attempts` calls that does not raise JudgeFailed."""
-    tries = Retrying(retry=retry_if_exception_type(JudgeFailed), stop=stop_after_attempt(attempts), reraise=True)
+def repeated(question: Callable[[], Result]) -> Result:
+    """The result of the first of ATTEMPTS calls that does not raise JudgeFailed."""
+    tries = Retrying(retry=retry_if_exception_type(JudgeFailed), stop=stop_after_attempt(ATTEMPTS), reraise=True)
     return tries(question)
 
 
-class Named(Protocol):
-    """Any judge. If `in_this_process` is true it is asked one question at a time."""
+def ask_all(judge: Judge, ask: Callable[[int], Result], questions: int) -> tuple[list[Result | None], JudgeCount]:
+    """The result of `ask` for each question's index; None, and counted, if it raises JudgeFailed.
 
-    name: str
-
-
-def ask_all(
-    judge: Named,
-    ask: Callable[[int], Result],
-    questions: int,
-    concurrency: int = 8,
-    give_up_after: int = 32,
-    progress: Callable[[float], None] = lambda share: None,
-) -> tuple[list[Result | None], JudgeCount]:
-    """The result of `ask` for each question's index; None, and counted, if it raises JudgeFailed."""
+    Raises InputError as `judge_all` does.
+    """
     results: list[Result | None] = [None] * questions
     count, in_a_row = JudgeCount(), 0
 
-    def one(index: int) -> tuple[int, Result | None, str]:
+    def one(index: int) -> str:
+        """Why the question is dropped; empty where it has its result."""
         try:
-            return index, ask(index), ""
+            results[index] = ask(index)
         except JudgeFailed as failure:
-            return index, None, failure.reason
+            return failure.reason
+        return ""
 
-    threads = 1 if getattr(judge, "in_this_process", False) else concurrency
-    for index, result, reason in _as_they_end(one, questions, threads):
-        results[index] = result
-        if result is None:
-            count.dropped, in_a_row = count.dropped + 1, in_a_row + 1
-            count.reasons[reason] += 1
-        else:
-            count.judged, in_a_row = count.judged + 1, 0
-        if in_a_row >= give_up_after:
-            raise InputError(
-                f"judge '{judge.name}' failed {in_a_row} questions in a row ("
-                f"{', '.join(f'{why}: {times}' for why, times in count.reasons.most_common())}); check that it is "
-                "up and can judge, then run the command again"
-            )
-        progress((count.judged + count.dropped) / questions)
+    threads = 1 if getattr(judge, "in_this_process", False) else CONCURRENCY
+    try:
+        for reason in _as_they_end(one, questions, threads):
+            if reason:
+                count.dropped, in_a_row = count.dropped + 1, in_a_row + 1
+                count.reasons[reason] += 1
+            else:
+                count.judged, in_a_row = count.judged + 1, 0
+            if in_a_row >= GIVE_UP_AFTER:
+                reasons = ", ".join(f"{why}: {times}" for why, times in count.reasons.most_common())
+                raise InputError(
+                    f"judge '{judge.name}' failed {in_a_row} questions in a row ({reasons}); check that it is up and "
+                    "can judge, then run the command again"
+                )
+    except CapReached as reached:
+        raise CapReached(
+            f"{reached}. {results.count(None)} of {questions} pairs remain to be judged; raise the cap and run the "
+            "command again (verdicts in the cache are not paid for again)"
+        ) from None
     return results, count
 
 

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, cast
 
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
 
@@ -19,7 +18,10 @@ from eval_workers.judging.shared_verdicts import SharedVerdicts
 from mmpo_train.errors import InputError
 from mmpo_train.storage.mirror import address_of
 
-Verdict = Literal["a", "b", "tie"]
+WIN, TIE, LOSS = 1.0, 0.5, 0.0
+"""How far the first of two answers is preferred to the second, by whatever judge; between them, a probability."""
+VERDICTS = {"a": WIN, "tie": TIE, "b": LOSS}
+"""A verdict, as `read_verdict` finds it and the cache keeps it -> how far answer A is preferred."""
 
 PLACEHOLDERS = ("question", "answer_a", "answer_b")
 _BUSY_SECONDS = 60.0
@@ -119,16 +121,11 @@ def sendable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def read_verdict(reply: str) -> Verdict | None:
-    """The verdict in a judge's whole reply; None unless it has exactly one tag, with A, B or tie."""
+def read_verdict(reply: str) -> str | None:
+    """The verdict in a judge's whole reply, one of VERDICTS; None unless it has exactly one tag."""
     tags = re.findall(r"<\s*/?\s*verdict\b[^>]*>", reply, re.IGNORECASE)
     labels = re.findall(r"<verdict>\s*(a|b|tie)\s*</verdict>", reply, re.IGNORECASE)
-    return cast(Verdict, labels[0].lower()) if len(labels) == 1 and len(tags) == 2 else None
-
-
-def mirrored(verdict: Verdict) -> Verdict:
-    """The verdict with the answers exchanged."""
-    return "b" if verdict == "a" else "a" if verdict == "b" else "tie"
+    return labels[0].lower() if len(labels) == 1 and len(tags) == 2 else None
 
 
 def shown_second_first(seed: int, question: str, answer_a: str, answer_b: str) -> bool:

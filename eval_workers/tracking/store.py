@@ -142,8 +142,8 @@ class Store:
         """Params once: MLflow never changes one, so values that differ on resume become a tag."""
         from mlflow.entities import Param
 
-        there = {name: _param(name, value) for name, value in run.data.params.items()}
-        wanted = {name: _param(name, value) for name, value in params.items()}
+        there = {name: param_text(name, value) for name, value in run.data.params.items()}
+        wanted = {name: param_text(name, value) for name, value in params.items()}
         missing = [Param(name, value) for name, value in wanted.items() if name not in there]
         for start in range(0, len(missing), PARAMS_PER_BATCH):
             self.client.log_batch(run.info.run_id, params=missing[start : start + PARAMS_PER_BATCH])
@@ -211,9 +211,15 @@ def text(value: Any) -> str:
     return masked(str(value))[:TAG_CHARACTERS]
 
 
-def _param(name: str, value: Any) -> str:
+def param_text(name: str, value: Any) -> str:
+    """A param's value: not too long for one, and without secrets."""
     shown = masked_values({name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)})
     return shown[name][:PARAM_CHARACTERS]
+
+
+def param_number(params: Mapping[str, str], name: str, otherwise: float | None = None) -> float:
+    """A number that `param_text` has written; `otherwise`, or a KeyError, where there is none."""
+    return float(params[name] if otherwise is None else params.get(name, otherwise))
 
 
 def _parsed_files(folder: Path, paths: set[str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mmpo_train.config import TrialConfig
-    from mmpo_train.data.preferences import PreferenceExample
+    from mmpo_train.data.rows import PreferenceExample
 
 LEGEND = (
     "prompt (context, not scored) · [green]chosen[/] and [red]rejected[/] (every coloured token is scored) · "

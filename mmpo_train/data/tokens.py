@@ -19,7 +19,7 @@ from mmpo_train.storage.manifest import DamagedFolder, verify, write_folder
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from mmpo_train.data.preferences import PreferenceExample
+    from mmpo_train.data.rows import PreferenceExample
 
 SPLITS = ("train", "validation")
 NO_NOISE = "no two tokens of the chosen completion can be swapped for a new one"

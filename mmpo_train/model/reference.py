@@ -51,7 +51,6 @@ def ensure_reference(
     precision: str,
     tokens_per_pass: int,
     map_shards: MapShards,
-    pairs_per_shard: int = PAIRS_PER_SHARD,
     splits: Sequence[str] = SPLITS,
 ) -> bool:
     """Whether the store was built: it is, unless a complete one exists; a damaged one is built again.
@@ -74,10 +73,10 @@ def ensure_reference(
             tokens_per_pass,
             split,
             start,
-            min(count, start + pairs_per_shard),
+            min(count, start + PAIRS_PER_SHARD),
         )
         for split, count in counts.items()
-        for start in range(0, count, pairs_per_shard)
+        for start in range(0, count, PAIRS_PER_SHARD)
     ]
     scored = list(map_shards(score_shard, work))
     columns = {

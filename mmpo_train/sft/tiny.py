@@ -14,6 +14,7 @@ import torch
 from mmpo_train.engines.passes import Passes
 from mmpo_train.engines.torch_engine import TorchEngine
 from mmpo_train.events import Say
+from mmpo_train.metric_names import EPOCH
 from mmpo_train.model.batches import consecutive
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_tokenizer, quieten
@@ -49,7 +50,7 @@ def build_tiny(folder: Path, say: Say = lambda what, share: None) -> None:
     order = _order(table.lengths.tolist(), config.pairs_per_step, config.seed)
 
     def report(metrics: dict[str, float], step: int) -> None:
-        say("instruction tuning", metrics["train/epoch"] / config.epochs)
+        say("instruction tuning", metrics[EPOCH] / config.epochs)
 
     threads = torch.get_num_threads()
     # Matrices this small leave threads waiting for each other: on busy cores two took four times as long as one.

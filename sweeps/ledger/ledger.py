@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READ_SECONDS = 60.0
+READ_SECONDS, CLOSE_SECONDS = 60.0, 30.0
 FLUSH_SECONDS = 120.0
 """How long the end of a sweep waits for MLflow while nothing gets through."""
 
@@ -170,10 +170,10 @@ class Ledger:
         safe = f"What the trials logged is safe in {self._trials.folder}; the same command, run again, delivers it."
         self._trials.delivery.flush(timeout_seconds, safe)
 
-    def close(self, timeout_seconds: float = 30.0) -> None:
-        """Deliver what can be in the time, warn about the rest, and let go of all trials."""
+    def close(self) -> None:
+        """Deliver what can be in CLOSE_SECONDS, warn about the rest, and let go of all trials."""
         try:
-            self.flush(timeout_seconds)
+            self.flush(CLOSE_SECONDS)
         except TimeoutError as error:
             log.warning("%s", error)
         self._trials.close()

@@ -65,9 +65,9 @@ class StageLog:
         client = self._store.client
         self._put(lambda: client.log_artifact(self.run_id, str(path), artifact_folder or None), path.name)
 
-    def log_figure(self, path: Path, artifact_folder: str = "figures") -> None:
+    def log_figure(self, path: Path) -> None:
         """Store a picture."""
-        self.log_file(path, artifact_folder)
+        self.log_file(path, "figures")
 
     def log_json(self, name: str, value: Any) -> None:
         """Store a value as `<name>.json`."""

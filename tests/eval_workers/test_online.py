@@ -11,7 +11,7 @@ import pytest
 
 from eval_workers.answers.answering import Answering
 from eval_workers.online import make_segment
-from eval_workers.win_rate import adjusted_win_rate, win_rate
+from eval_workers.win_rate import win_rate
 from mmpo_train.config import replace, to_dict
 from mmpo_train.data.tokens import read_questions, read_table
 from mmpo_train.errors import InputError
@@ -163,10 +163,6 @@ def test_online_trials_are_the_same_on_one_worker_and_two_and_after_an_interrupt
     contents = {path.read_bytes() for path in (folder / "segment.parquet" for folder in (first, second, third))}
     assert len(contents) == 3
     assert not list((tmp_path / "one").glob("*/segments/policy-*")), "weights that were only needed for answering"
-
-
-def test_the_adjusted_win_rate_counts_a_tie_as_half():
-    assert adjusted_win_rate(["a", "a", "b", "tie"]) == 0.625
 
 
 def test_a_checkpoint_that_answers_as_the_starting_model_wins_half(prepared, server, tmp_path):

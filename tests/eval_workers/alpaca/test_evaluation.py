@@ -113,7 +113,8 @@ def test_metrics_and_files_say_what_was_answered_and_judged(answering, checkpoin
 
 def test_an_interrupted_run_goes_on_where_it_was(answering, checkpoint, model_folder, tmp_path, monkeypatch):
     """Killed after the second batch; another object finishes, and the answers are those of a run without a break."""
-    whole = AlpacaEval(Answering(tmp_path / "elsewhere" / "verdicts.sqlite"), settings(), tokens_per_batch=300)
+    monkeypatch.setattr("eval_workers.answers.generation.TOKENS_PER_BATCH", 300)
+    whole = AlpacaEval(Answering(tmp_path / "elsewhere" / "verdicts.sqlite"), settings())
     whole(checkpoint, baseline=model_folder, artifacts=tmp_path / "whole")
 
     class Killed(Exception):
@@ -131,14 +132,10 @@ def test_an_interrupted_run_goes_on_where_it_was(answering, checkpoint, model_fo
 
     monkeypatch.setattr(type(answering.generator), "run", run)
     with pytest.raises(Killed):
-        AlpacaEval(answering, settings(), tokens_per_batch=300)(
-            checkpoint, baseline=model_folder, artifacts=tmp_path / "cut"
-        )
+        AlpacaEval(answering, settings())(checkpoint, baseline=model_folder, artifacts=tmp_path / "cut")
     before = sum(made)
     assert 0 < before < 24
-    AlpacaEval(Answering(answering.verdicts), settings(), tokens_per_batch=300)(
-        checkpoint, baseline=model_folder, artifacts=tmp_path / "cut"
-    )
+    AlpacaEval(Answering(answering.verdicts), settings())(checkpoint, baseline=model_folder, artifacts=tmp_path / "cut")
     assert sum(made) == 2 * 24
     for name in ("outputs.json", "baseline_outputs.json", "annotations.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -244,7 +241,7 @@ def test_the_published_form_alone_has_the_published_name(answering, checkpoint, 
     metrics, evaluate, found = names(gamed=tmp_path / "gamed.json")
     assert found == {"lc_win_rate", "lc_win_rate_error"}
     judged = [
-        Judged(row["instruction"], row["preference"], len(row["output_2"]), len(row["output_1"]))
+        Judged(row["instruction"], row["preference"] - 1, len(row["output_2"]), len(row["output_1"]))
         for row in lines(tmp_path / "annotations.jsonl")
     ]
     expected = length_controlled_win_rate(judged, difficulty, evaluate.gamed)

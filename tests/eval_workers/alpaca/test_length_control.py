@@ -47,7 +47,7 @@ def judgements(rows=400, seed=0, weights=(1.5, 0.8, -0.4)):
         np.column_stack([np.tanh(differences / differences.std(ddof=1)), difficulty, np.ones(rows)]) @ weights
     )
     judged = [
-        Judged(f"instruction {number}", 1 + wins[number], int(lengths[number]), int(baseline[number]))
+        Judged(f"instruction {number}", wins[number], int(lengths[number]), int(baseline[number]))
         for number in range(rows)
     ]
     known = {one.instruction: float(value) for one, value in zip(judged, difficulty)}
@@ -66,18 +66,18 @@ def gamed_rows(known, seed=1):
 
 def test_the_win_rate_worked_by_hand():
     """1, 0, 0.5, 0.25: mean 7/16; squared deviations sum to 0.546875, a third of it is the variance, over 4 rows."""
-    rate, error = win_rate([Judged("", preference, 1, 1) for preference in (2.0, 1.0, 1.5, 1.25)])
+    rate, error = win_rate([Judged("", won, 1, 1) for won in (1.0, 0.0, 0.5, 0.25)])
     assert rate == 7 / 16
     assert error == pytest.approx(math.sqrt(0.546875 / 3 / 4))
-    assert math.isnan(win_rate([Judged("", 2.0, 1, 1)]).standard_error)
+    assert math.isnan(win_rate([Judged("", 1.0, 1, 1)]).standard_error)
     with pytest.raises(ValueError, match="no judgements"):
         win_rate([])
 
 
-def test_a_preference_outside_one_to_two_is_refused():
-    for preference in (0.0, 0.5, 2.5, math.nan):
-        with pytest.raises(ValueError, match="expected 1 to 2"):
-            Judged("", preference, 1, 1)
+def test_more_than_a_win_and_less_than_a_loss_are_refused():
+    for won in (-0.5, 1.5, 2.0, math.nan):
+        with pytest.raises(ValueError, match="expected 0 to 1"):
+            Judged("", won, 1, 1)
 
 
 @pytest.mark.parametrize("model", PUBLISHED)
@@ -89,7 +89,12 @@ def test_published_win_rates_come_out_raw_and_length_controlled(published, model
     gamed = read_gamed(published / "gamed_baseline_reconstructed.json", list(difficulty.values()))
     assert len(difficulty) == 805 and len(gamed) == 1610
     rows = json.loads((published / f"{model}.json").read_text())
-    judged = [Judged(*row) for row in zip(instructions, rows["preference"], rows["output_2_len"], rows["output_1_len"])]
+    judged = [
+        Judged(*row)
+        for row in zip(
+            instructions, [one - 1 for one in rows["preference"]], rows["output_2_len"], rows["output_1_len"]
+        )
+    ]
     plain, controlled = win_rate(judged), length_controlled_win_rate(judged, difficulty, gamed)
     assert 100 * plain.rate == pytest.approx(expected["win_rate"], abs=1e-6)
     assert 100 * plain.standard_error == pytest.approx(expected["standard_error"], abs=1e-6)
@@ -125,12 +130,12 @@ def test_the_library_finds_the_same_rates_on_the_same_inputs(tmp_path):
     gamed = gamed_rows(known)
     header = "model,preference,index,std_delta_len,instruction_difficulty,not_gamed_baseline\n"
     lines = [
-        f"gamed,{row.preference!r},{number % len(known)},{row.length_difference!r},{row.difficulty!r},False\n"
+        f"gamed,{row.won!r},{number % len(known)},{row.length_difference!r},{row.difficulty!r},False\n"
         for number, row in enumerate(gamed)
     ]
     (tmp_path / "df_gamed.csv").write_text(header + "".join(lines))
     table = {
-        "preference": [one.preference for one in judged],
+        "preference": [1 + one.won for one in judged],
         "output_1": ["x" * one.baseline_length for one in judged],
         "output_2": ["x" * one.length for one in judged],
         "generator_1": ["baseline"] * len(judged),
@@ -177,7 +182,7 @@ def test_the_fit_is_where_its_penalised_loss_is_least():
     scaled = differences / differences.std(ddof=1)
     rows = [(math.tanh(value), known[one.instruction], 1.0) for value, one in zip(scaled, judged)]
     rows += [(math.tanh(row.length_difference), row.difficulty, 0.0) for row in gamed]
-    targets = [one.preference - 1 for one in judged] + [row.preference for row in gamed]
+    targets = [one.won for one in judged] + [row.won for row in gamed]
     factors = [1.0] * len(judged) + [0.1] * len(gamed)
     weights = [found.length_weight, found.difficulty_weight, found.constant]
 
@@ -203,7 +208,7 @@ def test_difficulties_are_found_by_instruction_not_by_place():
     exchanged = dict(zip(known, [*list(known.values())[1:], 0.0]))
     assert abs(length_controlled_win_rate(judged, exchanged).difficulty_weight) < 0.4
     with pytest.raises(InputError, match=r"1 of 401 judged instructions have no difficulty \(first: 'new'\)"):
-        length_controlled_win_rate([*judged, Judged("new", 1.5, 3, 4)], known)
+        length_controlled_win_rate([*judged, Judged("new", 0.5, 3, 4)], known)
     with pytest.raises(ValueError, match="need difficulties"):
         length_controlled_win_rate(judged, None, gamed_rows(known))
 
@@ -223,13 +228,12 @@ def test_the_standard_error_is_that_of_a_bootstrap():
     judged, known, _ = judgements()
     random = np.random.default_rng(3)
     judged = [
-        Judged(one.instruction, 1 + float(random.random() < one.preference - 1), one.length, one.baseline_length)
-        for one in judged
+        Judged(one.instruction, float(random.random() < one.won), one.length, one.baseline_length) for one in judged
     ]
     found = length_controlled_win_rate(judged, known)
     differences = np.array([one.baseline_length - one.length for one in judged])
     difficulty = np.array([known[one.instruction] for one in judged])
-    wins = np.array([one.preference - 1 for one in judged])
+    wins = np.array([one.won for one in judged])
     rates = []
     for _ in range(500):
         drawn = random.integers(0, len(judged), len(judged))
@@ -251,12 +255,12 @@ def test_what_length_control_cannot_say_it_refuses_to_say():
 
     assert refusal(judged[:1], known, gamed) == "a fit needs at least 2 judgements, got 1"
     assert "too one-sided" in refusal(judged[:8])
-    wins = [Judged(one.instruction, 2.0, one.length, one.baseline_length) for one in judged]
+    wins = [Judged(one.instruction, 1.0, one.length, one.baseline_length) for one in judged]
     assert refusal(wins, known).startswith("40 wins in 40 judgements are too one-sided")
-    shifted = [Judged(one.instruction, one.preference, one.baseline_length + 5, one.baseline_length) for one in judged]
+    shifted = [Judged(one.instruction, one.won, one.baseline_length + 5, one.baseline_length) for one in judged]
     assert refusal(shifted, known, gamed).startswith("every answer is 5 characters longer")
     apart = [
-        Judged(one.instruction, 1.0 + number % 2, 100 + 50 * (number % 2), 125) for number, one in enumerate(judged)
+        Judged(one.instruction, float(number % 2), 100 + 50 * (number % 2), 125) for number, one in enumerate(judged)
     ]
     assert "length separates all wins from all losses" in refusal(apart)
 
@@ -264,12 +268,12 @@ def test_what_length_control_cannot_say_it_refuses_to_say():
 def test_answers_all_as_long_as_the_baselines_or_all_winning_have_a_rate():
     judged, known, _ = judgements(100)
     gamed = gamed_rows(known)
-    level = [Judged(one.instruction, one.preference, 50, 50) for one in judged]
+    level = [Judged(one.instruction, one.won, 50, 50) for one in judged]
     for data in ((None, None), (known, None), (known, gamed)):
         found = length_controlled_win_rate(level, *data)
         assert found.rate == pytest.approx(win_rate(level).rate, abs=0.03)
         assert math.isfinite(found.standard_error)
-    wins = [Judged(one.instruction, 2.0, one.length, one.baseline_length) for one in judged]
+    wins = [Judged(one.instruction, 1.0, one.length, one.baseline_length) for one in judged]
     assert length_controlled_win_rate(wins, known, gamed).rate > 0.999
 
 

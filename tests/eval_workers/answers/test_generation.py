@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from eval_workers.answers import generation
 from eval_workers.answers.generation import Generator, generate_to
 from eval_workers.answers.sampling import Answer, Sampling, draw, padded_tokens, plan, tasks_of
 from eval_workers.warm_model import WarmModel
@@ -17,6 +18,7 @@ from mmpo_train.config import TrialConfig, replace
 from mmpo_train.data.rendering import end_ids_of, render
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, load_tokenizer, save_model
+from tests.support.generation import Dying, Killed, generate
 
 SIX = [Sampling(temperature=t, max_new_tokens=12, seed=5) for t in (0.6, 0.6, 0.8, 0.8, 1.0, 1.0)]
 GREEDY = Sampling(temperature=0.0, max_new_tokens=16)
@@ -72,7 +74,7 @@ def greedy_by_transformers(model, prompts, ends):
 
 
 def test_greedy_answers_are_those_of_transformers(generator, prompts, model_folder):
-    ours = generator.generate(prompts, [GREEDY])
+    ours = generate(generator, prompts, [GREEDY])
     assert ours == greedy_by_transformers(load_model(model_folder), prompts, generator.ends)
     assert {row[0].finished for row in ours} == {True, False}
 
@@ -96,7 +98,7 @@ def test_sliding_windows_stay_aligned_when_rows_leave(prompts, ends, tokenizer, 
     MistralForCausalLM(config).save_pretrained(tmp_path)
     generator = Generator()
     generator.load(tmp_path, ends, precision="fp32")
-    ours = generator.generate(prompts, [GREEDY])
+    ours = generate(generator, prompts, [GREEDY])
     assert ours == greedy_by_transformers(generator.warm.model, prompts, generator.ends)
     assert len({len(row[0].ids) for row in ours}) > 2
 
@@ -121,7 +123,7 @@ def test_drawn_tokens_are_distributed_as_the_softmax_at_their_temperature(genera
     """
     settings = [Sampling(temperature=t, top_p=p, max_new_tokens=1, seed=3) for t, p in ((0.6, 1), (1.0, 1), (1.0, 0.7))]
     times = 4000
-    answers = generator.generate(prompts[:1], [one for one in settings for _ in range(times)])[0]
+    answers = generate(generator, prompts[:1], [one for one in settings for _ in range(times)])[0]
     model = load_model(model_folder)
 
     def excess(number, temperature, top_p):
@@ -166,19 +168,19 @@ def test_draw_picks_where_the_cumulative_probability_passes_the_number():
 
 
 def test_answers_do_not_depend_on_company_or_order(generator, prompts):
-    whole = generator.generate(prompts, SIX)
+    whole = generate(generator, prompts, SIX)
     assert len({tuple(answer.ids) for row in whole for answer in row}) > 45
-    assert generator.generate(prompts, SIX, tokens_per_batch=1) == whole
-    assert generator.generate(prompts[::-1], SIX, tokens_per_batch=150)[::-1] == whole
-    assert [generator.generate([prompt], SIX)[0] for prompt in prompts[:2]] == whole[:2]
-    turned = generator.generate(prompts[:2], [GREEDY, *SIX[2:], *SIX[:2]])
+    assert generate(generator, prompts, SIX, tokens_per_batch=1) == whole
+    assert generate(generator, prompts[::-1], SIX, tokens_per_batch=150)[::-1] == whole
+    assert [generate(generator, [prompt], SIX)[0] for prompt in prompts[:2]] == whole[:2]
+    turned = generate(generator, prompts[:2], [GREEDY, *SIX[2:], *SIX[:2]])
     assert [[*row[5:], *row[1:5]] for row in turned] == whole[:2]
-    assert generator.generate([prompts[0], prompts[0]], SIX) == [whole[0], whole[0]]
+    assert generate(generator, [prompts[0], prompts[0]], SIX) == [whole[0], whole[0]]
 
 
 def test_another_seed_gives_other_answers_and_more_tokens_the_same_ones_continued(generator, prompts):
     short, long, other = (
-        [answer for row in generator.generate(prompts, [Sampling(max_new_tokens=most, seed=seed)]) for answer in row]
+        [answer for row in generate(generator, prompts, [Sampling(max_new_tokens=most, seed=seed)]) for answer in row]
         for most, seed in ((4, 0), (12, 0), (12, 1))
     )
     assert [answer.ids[:4] for answer in long] == [answer.ids for answer in short]
@@ -186,7 +188,7 @@ def test_another_seed_gives_other_answers_and_more_tokens_the_same_ones_continue
 
 
 def test_a_finished_answer_has_one_end_token_and_a_cut_one_none(generator, prompts):
-    answers = [answer for row in generator.generate(prompts, SIX) for answer in row]
+    answers = [answer for row in generate(generator, prompts, SIX) for answer in row]
     assert {answer.finished for answer in answers} == {True, False}
     for ids, finished in answers:
         assert not generator.ends & set(ids[:-1])
@@ -221,22 +223,22 @@ def test_an_adapter_folder_answers_with_its_adapters(generator, prompts, ends, m
             torch.nn.init.normal_(parameter, std=0.3)
     save_model(model, tokenizer, tmp_path)
     assert (tmp_path / "adapter_config.json").is_file() and not (tmp_path / "config.json").is_file()
-    before = generator.generate(prompts, [GREEDY])
+    before = generate(generator, prompts, [GREEDY])
     generator.load(tmp_path, ends, precision="fp32")
-    adapted = generator.generate(prompts, [GREEDY])
+    adapted = generate(generator, prompts, [GREEDY])
     assert adapted == greedy_by_transformers(model.merge_and_unload(), prompts, generator.ends) != before
     generator.load(model_folder, ends, precision="fp32")
-    assert generator.generate(prompts, [GREEDY]) == before
+    assert generate(generator, prompts, [GREEDY]) == before
 
 
 def test_the_next_checkpoint_answers_as_if_loaded_alone(generator, prompts, ends, model_folder, tokenizer, tmp_path):
-    before, model = generator.generate(prompts, SIX), generator.warm.model
+    before, model = generate(generator, prompts, SIX), generator.warm.model
     folder = other_checkpoint(model_folder, tokenizer, tmp_path)
     alone = Generator()
     alone.load(folder, ends, precision="fp32")
     generator.load(folder, ends, precision="fp32")
     assert generator.warm.model is model  # exchanged in place
-    assert generator.generate(prompts, SIX) == alone.generate(prompts, SIX) != before
+    assert generate(generator, prompts, SIX) == generate(alone, prompts, SIX) != before
 
 
 def test_fp32_after_bf16_is_not_rounded(model_folder):
@@ -248,32 +250,20 @@ def test_fp32_after_bf16_is_not_rounded(model_folder):
     assert all(torch.equal(loaded[name].cpu(), fresh[name]) for name in fresh)
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("torn", ["whole", "middle", "newline"])
-def test_a_killed_run_goes_on_and_ends_with_the_same_answers(generator, prompts, tmp_path, torn):
-    undisturbed = generate_to(tmp_path / "a" / "whole.jsonl", generator, "model", prompts, SIX, tokens_per_batch=150)
-    assert undisturbed == generator.generate(prompts, SIX)
-    path, heard = tmp_path / "cut.jsonl", []
-
-    def killed_after_three(answered, answers):
-        heard.append((answered, answers))
-        if len(heard) == 3:
-            raise Killed
-
+def test_a_killed_run_goes_on_and_ends_with_the_same_answers(generator, prompts, tmp_path, torn, monkeypatch):
+    monkeypatch.setattr(generation, "TOKENS_PER_BATCH", 150)
+    undisturbed = generate_to(tmp_path / "a" / "whole.jsonl", generator, "model", prompts, SIX)
+    assert undisturbed == generate(generator, prompts, SIX)
+    path, dying = tmp_path / "cut.jsonl", Dying(generator, batches=3)
     with pytest.raises(Killed):
-        generate_to(path, generator, "model", prompts, SIX, tokens_per_batch=150, on_batch=killed_after_three)
-    (saved, answers), kept = heard[-1], path.read_bytes()
-    assert answers == 54 and kept.count(b"\n") == saved < 54
+        generate_to(path, dying, "model", prompts, SIX)
+    kept = path.read_bytes()
+    assert kept.count(b"\n") == sum(dying.made) < 54
     path.write_bytes({"whole": kept, "middle": kept[:-20], "newline": kept[:-1]}[torn])
-    again = []
-    resumed = generate_to(
-        path, generator, "model", prompts, SIX, tokens_per_batch=150, on_batch=lambda *counts: again.append(counts)
-    )
-    assert resumed == undisturbed
-    assert again[0][0] > heard[0][0] and again[-1] == (54, 54)
+    again = Dying(generator)
+    assert generate_to(path, again, "model", prompts, SIX) == undisturbed
+    assert len(dying.made) == 3 and 0 < sum(again.made) < 54
     assert path.read_bytes().startswith(kept)
     assert sorted(path.read_text().splitlines()) == sorted((tmp_path / "a" / "whole.jsonl").read_text().splitlines())
 
@@ -294,7 +284,7 @@ def test_stored_answers_are_not_made_again_but_for_another_model(generator, prom
 
 
 def test_a_batch_that_does_not_fit_is_halved(generator, prompts, monkeypatch):
-    expected = generator.generate(prompts, SIX)
+    expected = generate(generator, prompts, SIX)
     forward, rows = generator.warm.model.forward, []
 
     def small_memory(**arguments):
@@ -305,11 +295,11 @@ def test_a_batch_that_does_not_fit_is_halved(generator, prompts, monkeypatch):
 
     monkeypatch.setattr(generator.warm.model, "forward", small_memory)
     memory = 5
-    assert generator.generate(prompts, SIX) == expected
+    assert generate(generator, prompts, SIX) == expected
     assert [count for count in rows if count > memory] == [9, 27, 14, 7]  # nothing too large is tried twice
     memory = 0
     with pytest.raises(torch.OutOfMemoryError):
-        generator.generate(prompts[:1], SIX)
+        generate(generator, prompts[:1], SIX)
 
 
 def test_batches_hold_like_lengths_within_the_budget(prompts):
@@ -324,11 +314,11 @@ def test_what_cannot_be_answered_is_refused(generator, prompts):
     with pytest.raises(InputError, match=r"temperature is -1.*top_p is 0.*max_new_tokens is 0"):
         Sampling(temperature=-1, top_p=0, max_new_tokens=0)
     with pytest.raises(InputError, match="exceed the 512 positions"):
-        generator.generate(prompts, [Sampling(max_new_tokens=510)])
+        generate(generator, prompts, [Sampling(max_new_tokens=510)])
     with pytest.raises(InputError, match="no tokens"):
-        generator.generate([[]], SIX)
-    assert generator.generate([], SIX) == []
+        generate(generator, [[]], SIX)
+    assert generate(generator, [], SIX) == []
     with torch.no_grad():
         generator.warm.model.get_input_embeddings().weight.fill_(math.nan)
     with pytest.raises(InputError, match="diverged"):
-        generator.generate(prompts, SIX)
+        generate(generator, prompts, SIX)

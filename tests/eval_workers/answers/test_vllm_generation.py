@@ -15,7 +15,7 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 
-from eval_workers.answers import vllm_generation
+from eval_workers.answers import generation, vllm_generation
 from eval_workers.answers.answering import Answering
 from eval_workers.answers.generation import Generator, generate_to
 from eval_workers.answers.sampling import Answer, Sampling, plan, tasks_of
@@ -23,6 +23,7 @@ from eval_workers.answers.vllm_generation import VllmGenerator
 from mmpo_train.data.rendering import end_ids_of
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_tokenizer
+from tests.support.generation import Dying, Killed
 
 ENDS = [3, 17, 31]
 PROMPTS = [[40, 41], [50, 51, 52], [60], [70, 71, 72, 73]]
@@ -266,26 +267,20 @@ def test_other_weights_take_a_new_engine_in_the_place_of_the_old_one(generator, 
     assert vllm.alive == 0
 
 
-class Killed(Exception):
-    pass
-
-
-def test_answers_are_saved_as_they_come_and_a_killed_run_goes_on(vllm, model_folder, tmp_path):
-    generator = VllmGenerator(tasks_per_call=5)
+def test_answers_are_saved_as_they_come_and_a_killed_run_goes_on(vllm, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_generation, "TASKS_PER_CALL", 5)
+    monkeypatch.setattr(generation, "TOKENS_PER_BATCH", 30)
+    generator = VllmGenerator()
     generator.load(model_folder, ENDS, precision="bf16")
-    undisturbed = generate_to(tmp_path / "whole.jsonl", generator, "model", PROMPTS, MIXED, tokens_per_batch=30)
+    undisturbed = generate_to(tmp_path / "whole.jsonl", generator, "model", PROMPTS, MIXED)
     assert [len(prompts) for prompts, _, _ in vllm.calls] == [5, 5, 2]
     path = tmp_path / "cut.jsonl"
-
-    def kill(answered, answers):
-        raise Killed
-
     with pytest.raises(Killed):
-        generate_to(path, generator, "model", PROMPTS, MIXED, tokens_per_batch=30, on_batch=kill)
+        generate_to(path, Dying(generator, batches=1), "model", PROMPTS, MIXED)
     kept = path.read_bytes()
     assert kept.count(b"\n") == 5
     vllm.calls.clear()
-    assert generate_to(path, generator, "model", PROMPTS, MIXED, tokens_per_batch=30) == undisturbed
+    assert generate_to(path, generator, "model", PROMPTS, MIXED) == undisturbed
     assert path.read_bytes().startswith(kept) and path.read_bytes().count(b"\n") == 12
     assert sum(len(prompts) for prompts, _, _ in vllm.calls) < 12
 

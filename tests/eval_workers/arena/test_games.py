@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from eval_workers.arena.games import (
+    LABELS,
     LABELS_PROMPT,
-    POINTS,
     Game,
     bootstrap,
     open_labels_judge,
@@ -48,7 +48,7 @@ def longer_wins(request):
 @pytest.mark.parametrize(
     "reply, label",
     [
-        *((f"So: [[{label}]]", label) for label in POINTS),
+        *((f"So: [[{label}]]", label) for label in LABELS),
         ("[[A>B]], as I said: [[ A > B ]]", "A>B"),
         ("The matrix [[1, 2], [3, 4]] and the page [[A]] are right. [[A=B]]", "A=B"),
         ("[[A>B]] or rather [[A>>B]]", None),
@@ -154,7 +154,7 @@ def test_labels_are_paid_once_and_kept_apart_from_verdicts(server, tmp_path):
 
 def test_the_prompt_can_come_from_a_file_that_asks_for_the_five_labels(server, tmp_path):
     own, wrong = tmp_path / "own.txt", tmp_path / "wrong.txt"
-    own.write_text("Mine. {question} {answer_a} {answer_b}" + " ".join(f"[[{label}]]" for label in POINTS))
+    own.write_text("Mine. {question} {answer_a} {answer_b}" + " ".join(f"[[{label}]]" for label in LABELS))
     mine = open_labels_judge(server.spec(), cache=tmp_path / "verdicts.sqlite", template=own)
     play_two(mine, ["Why?"], [OURS], [THEIRS])
     assert server.requests[0].prompt.startswith("Mine. <question-")
@@ -162,7 +162,7 @@ def test_the_prompt_can_come_from_a_file_that_asks_for_the_five_labels(server, t
     with pytest.raises(InputError, match=r"\{answer_b\} occurs 0 times.*names \[\[A=B\]\].*asks for a <verdict>"):
         open_labels_judge(server.spec(), cache=tmp_path / "verdicts.sqlite", template=wrong)
     own.write_text(LABELS_PROMPT)
-    assert read_template(own, POINTS) == LABELS_PROMPT
+    assert read_template(own, LABELS) == LABELS_PROMPT
 
 
 def test_the_programmatic_judge_plays_both_forms():

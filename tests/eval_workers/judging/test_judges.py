@@ -10,10 +10,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from eval_workers.judging import judges
 from eval_workers.judging.clients import Limits
+from eval_workers.judging.costs import Purse
 from eval_workers.judging.judges import JudgeCount, ProgrammaticJudge, judge_all, most_preferred, open_judge
 from eval_workers.judging.specs import check_judge_spec
-from eval_workers.judging.verdicts import PROMPT, JudgeFailed, VerdictCache, fill, read_template, read_verdict
+from eval_workers.judging.verdicts import (
+    LOSS,
+    PROMPT,
+    TIE,
+    WIN,
+    JudgeFailed,
+    VerdictCache,
+    fill,
+    read_template,
+    read_verdict,
+)
 from mmpo_train.errors import InputError
 from tests.support import judge_server
 from tests.support.judge_server import Fault, JudgeServer
@@ -42,9 +54,9 @@ def first_wins(request):
 def test_the_better_answer_wins_from_either_side(server, protocol):
     judge = open_judge(server.spec(protocol), limits=QUICK)
     assert judge.name == server.spec(protocol)
-    assert judge.compare("Why?", SHORT, LONG) == "b"
-    assert judge.compare("Why?", LONG, SHORT) == "a"
-    assert judge.compare("Why?", "one", "two") == "tie"
+    assert judge.compare("Why?", SHORT, LONG) == LOSS
+    assert judge.compare("Why?", LONG, SHORT) == WIN
+    assert judge.compare("Why?", "one", "two") == TIE
     assert [request.protocol for request in server.requests] == [protocol] * 3
 
 
@@ -61,12 +73,13 @@ def test_what_is_asked_is_the_prompt_at_temperature_zero(server, protocol):
 
 def test_tokens_are_counted(server):
     """The server's tokens are words: 'I like both.' are three, 'It is clear. <verdict>…' are four."""
-    judge = open_judge(server.spec(), limits=QUICK)
+    purse = Purse(server.spec())
     server.faults = [judge_server.NO_VERDICT]
-    judge.compare("Why?", SHORT, LONG)
-    assert judge.replies == 2
-    assert judge.prompt_tokens == sum(len(request.prompt.split()) for request in server.requests)
-    assert judge.completion_tokens == 3 + 4
+    open_judge(server.spec(), limits=QUICK, purse=purse).compare("Why?", SHORT, LONG)
+    spent = purse.spent()
+    assert spent.requests == 2
+    assert spent.prompt_tokens == sum(len(request.prompt.split()) for request in server.requests)
+    assert spent.completion_tokens == 3 + 4
 
 
 def test_the_answer_shown_first_is_chance_that_repeats(server):
@@ -74,11 +87,11 @@ def test_the_answer_shown_first_is_chance_that_repeats(server):
     judge, again, other = (open_judge(server.spec(), seed=seed, limits=QUICK) for seed in (3, 3, 4))
     questions = [f"Question {number}?" for number in range(64)]
     verdicts = [judge.compare(question, SHORT, LONG) for question in questions]
-    assert 16 < verdicts.count("a") < 48
+    assert 16 < verdicts.count(WIN) < 48
     assert [again.compare(question, SHORT, LONG) for question in questions] == verdicts
     assert [other.compare(question, SHORT, LONG) for question in questions] != verdicts
     swapped = [judge.compare(question, LONG, SHORT) for question in questions]
-    assert swapped == ["b" if verdict == "a" else "a" for verdict in verdicts]
+    assert swapped == [1 - verdict for verdict in verdicts]
 
 
 def test_tags_have_a_fresh_nonce_in_every_request(server):
@@ -121,7 +134,7 @@ def test_an_answer_that_holds_a_verdict_does_not_win_by_it(server):
     judge = open_judge(server.spec(), limits=QUICK)
     for question in ("Why?", "How?", "When?", "Where?"):
         server.text = lambda request: f"{quoting(request)}\n<verdict>{judge_server.longer_wins(request)}</verdict>"
-        assert judge.compare(question, forged, honest) == "b"
+        assert judge.compare(question, forged, honest) == LOSS
         server.text = quoting
         with pytest.raises(JudgeFailed, match="no single verdict"):
             judge.compare(question, forged, honest)
@@ -143,7 +156,7 @@ def test_an_answer_cannot_close_its_own_tag(server):
 @pytest.mark.parametrize("fault", [judge_server.RATE_LIMITED, judge_server.SERVER_ERROR], ids=["429", "500"])
 def test_a_passing_fault_of_the_service_is_retried(server, protocol, fault):
     server.faults = [fault, fault]
-    assert open_judge(server.spec(protocol), limits=QUICK).compare("Why?", SHORT, LONG) == "b"
+    assert open_judge(server.spec(protocol), limits=QUICK).compare("Why?", SHORT, LONG) == LOSS
     assert len(server.requests) == 3
 
 
@@ -161,7 +174,7 @@ def test_a_limited_service_gets_the_time_it_asks_for(server, protocol):
 def test_a_reply_without_a_verdict_is_asked_for_once_more(server, protocol, fault):
     judge = open_judge(server.spec(protocol), limits=QUICK)
     server.faults = [fault]
-    assert judge.compare("Why?", SHORT, LONG) == "b"
+    assert judge.compare("Why?", SHORT, LONG) == LOSS
     server.faults = [fault, fault]
     with pytest.raises(JudgeFailed, match="without a single verdict"):
         judge.compare("Why?", SHORT, LONG)
@@ -197,7 +210,7 @@ def test_a_judge_that_takes_no_temperature_is_asked_without(server, protocol, ca
         status=400 if "temperature" in request.body else 200, message="temperature is not supported"
     )
     judge = open_judge(server.spec(protocol), limits=QUICK)
-    assert [judge.compare("Why?", SHORT, answer) for answer in (LONG, LONG + "!")] == ["b", "b"]
+    assert [judge.compare("Why?", SHORT, answer) for answer in (LONG, LONG + "!")] == [LOSS, LOSS]
     assert ["temperature" in request.body for request in server.requests] == [True, False, False]
     assert caplog.text.count("does not accept a temperature") == 1
 
@@ -213,11 +226,12 @@ def test_a_judge_that_takes_no_temperature_is_asked_without(server, protocol, ca
     ],
     ids=["401", "403", "404", "402"],
 )
-def test_what_every_prompt_would_meet_stops_at_once(server, protocol, fault, advice):
+def test_what_every_prompt_would_meet_stops_at_once(server, protocol, fault, advice, monkeypatch):
+    monkeypatch.setattr(judges, "CONCURRENCY", 4)
     server.fault_of = lambda request: fault
     judge = open_judge(server.spec(protocol), limits=QUICK)
     with pytest.raises(InputError, match=advice):
-        judge_all(judge, [f"Question {n}?" for n in range(200)], [[SHORT, LONG]] * 200, concurrency=4)
+        judge_all(judge, [f"Question {n}?" for n in range(200)], [[SHORT, LONG]] * 200)
     assert len(server.requests) < 20
 
 
@@ -227,17 +241,21 @@ def test_an_account_without_credit_stops_at_once(server):
         open_judge(server.spec(), limits=QUICK).compare("Why?", SHORT, LONG)
 
 
-def test_a_judge_that_fails_everything_is_given_up(server):
+def test_a_judge_that_fails_everything_is_given_up(server, monkeypatch):
+    monkeypatch.setattr(judges, "CONCURRENCY", 2)
+    monkeypatch.setattr(judges, "GIVE_UP_AFTER", 5)
     server.fault_of = lambda request: judge_server.REFUSED
     judge = open_judge(server.spec(), limits=QUICK)
     with pytest.raises(InputError, match=r"failed 5 questions in a row \(refused to judge: 5\)"):
-        judge_all(judge, [str(n) for n in range(100)], [[SHORT, LONG]] * 100, concurrency=2, give_up_after=5)
+        judge_all(judge, [str(n) for n in range(100)], [[SHORT, LONG]] * 100)
     assert len(server.requests) < 40
 
 
-def test_a_judge_that_fails_now_and_then_is_not_given_up():
+def test_a_judge_that_fails_now_and_then_is_not_given_up(monkeypatch):
+    for name, value in {"CONCURRENCY": 1, "ATTEMPTS": 1, "GIVE_UP_AFTER": 2}.items():
+        monkeypatch.setattr(judges, name, value)
     judge = Scripted(failures=[True, False] * 5)
-    winners, count = judge_all(judge, ["?"] * 10, [["1", "2"]] * 10, concurrency=1, attempts=1, give_up_after=2)
+    winners, count = judge_all(judge, ["?"] * 10, [["1", "2"]] * 10)
     assert winners == [None, 1] * 5 and count == JudgeCount(judged=5, dropped=5, reasons={"timed out": 5})
 
 
@@ -248,7 +266,7 @@ def test_the_key_comes_from_the_environment_and_shows_nowhere(server, protocol, 
     caplog.set_level(logging.DEBUG)
     server.key = KEY
     judge = open_judge(server.spec(protocol), cache=tmp_path / "verdicts.sqlite", limits=QUICK)
-    assert judge.compare("Why?", SHORT, LONG) == "b"
+    assert judge.compare("Why?", SHORT, LONG) == LOSS
     said = [repr(judge), str(vars(judge))]
     for status, error in ((401, InputError), (400, JudgeFailed)):
         server.faults = [Fault(status=status, message=f"what is {KEY}?")]
@@ -277,15 +295,15 @@ def test_a_verdict_is_paid_once(server, tmp_path):
     server.fault_of = lambda request: Fault(delay_seconds=0.05)
     judge = open_judge(server.spec(), cache=file, limits=QUICK)
     with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(lambda _: judge.compare("Why?", SHORT, LONG), range(8))) == {"b"}
-    assert len(server.requests) == 1 == judge.replies
-    assert open_judge(server.spec(), cache=file).compare("Why?", LONG, SHORT) == "a"
+        assert set(pool.map(lambda _: judge.compare("Why?", SHORT, LONG), range(8))) == {LOSS}
+    assert len(server.requests) == 1
+    assert open_judge(server.spec(), cache=file).compare("Why?", LONG, SHORT) == WIN
     program = (
         "import sys\nfrom pathlib import Path\nfrom eval_workers.judging.judges import open_judge\n"
         "print(open_judge(sys.argv[1], cache=Path(sys.argv[2])).compare(*sys.argv[3:]))"
     )
     command = [sys.executable, "-c", program, server.spec(), str(file), "Why?", SHORT, LONG]
-    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == "b\n"
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout == "0.0\n"
     assert len(server.requests) == 1
 
 
@@ -306,7 +324,7 @@ def test_failures_are_not_kept(server, tmp_path):
     server.faults = [judge_server.REFUSED]
     with pytest.raises(JudgeFailed):
         judge.compare("Why?", SHORT, LONG)
-    assert judge.compare("Why?", SHORT, LONG) == "b"
+    assert judge.compare("Why?", SHORT, LONG) == LOSS
 
 
 def test_the_first_verdict_kept_stands(tmp_path):
@@ -361,7 +379,7 @@ class Scripted:
         if self.failures and self.failures.pop(0):
             raise JudgeFailed("timed out")
         difference = int(answer_a) - int(answer_b)
-        return "a" if difference > 0 else "b" if difference < 0 else "tie"
+        return WIN if difference > 0 else LOSS if difference < 0 else TIE
 
 
 def test_the_winner_so_far_meets_the_next_answer():
@@ -379,15 +397,15 @@ def test_texts_met_before_need_no_comparison(server):
     judge = Scripted()
     assert most_preferred(judge, "?", ["3", "3", "5", "3", "5"]) == 2
     assert judge.asked == [("3", "5")]
-    assert open_judge(server.spec()).compare("?", "same", "same") == "tie" and not server.requests
+    assert open_judge(server.spec()).compare("?", "same", "same") == TIE and not server.requests
 
 
 def test_a_failed_comparison_alone_is_repeated():
     judge = Scripted(failures=[False, True])
-    assert most_preferred(judge, "?", ["1", "2", "3"], attempts=2) == 2
+    assert most_preferred(judge, "?", ["1", "2", "3"]) == 2
     assert judge.asked == [("1", "2"), ("2", "3"), ("2", "3")]
     with pytest.raises(JudgeFailed):
-        most_preferred(Scripted(failures=[True, False, True]), "?", ["1", "2", "3"], attempts=2)
+        most_preferred(Scripted(failures=[True, False, True]), "?", ["1", "2", "3"])
 
 
 def test_questions_the_judge_fails_are_dropped_and_counted_and_the_others_judged(server):
@@ -402,21 +420,19 @@ def test_questions_the_judge_fails_are_dropped_and_counted_and_the_others_judged
         )
 
     server.fault_of = fault_of
-    shares = []
     winners, count = judge_all(
         open_judge(server.spec(), limits=QUICK),
         [str(number) for number in range(10)],
         [["a", "ccc", "bb"] if number % 2 else ["ccc", "a", "bb"] for number in range(10)],
-        progress=shares.append,
     )
     assert winners == [0, 1, 0, None, 0, 1, 0, None, 0, 1]
     assert count == JudgeCount(judged=8, dropped=2, reasons={"refused to judge": 1, "no single verdict": 1})
-    assert shares == [pytest.approx(number / 10) for number in range(1, 11)]
 
 
-def test_no_more_than_so_many_questions_at_once(server):
+def test_no_more_than_so_many_questions_at_once(server, monkeypatch):
+    monkeypatch.setattr(judges, "CONCURRENCY", 4)
     server.fault_of = lambda request: Fault(delay_seconds=0.1)
-    judge_all(open_judge(server.spec()), [str(n) for n in range(12)], [[SHORT, LONG]] * 12, concurrency=4)
+    judge_all(open_judge(server.spec()), [str(n) for n in range(12)], [[SHORT, LONG]] * 12)
     assert server.most_at_once == 4
 
 
@@ -427,7 +443,7 @@ def test_tiny_judges_by_its_own_marks_in_this_thread(monkeypatch):
     monkeypatch.setattr(threading.Thread, "start", lambda self: pytest.fail("a thread was started"))
     winners, count = judge_all(judge, ["Add 2 and 3."] * 2, [[wrong, bare, right], [right, wrong, "It is 5."]])
     assert winners == [2, 0] and count == JudgeCount(judged=2)
-    assert judge.compare("Add 2 and 3.", right, "It is 5.") == "tie"
+    assert judge.compare("Add 2 and 3.", right, "It is 5.") == TIE
 
 
 @pytest.mark.parametrize(
@@ -476,7 +492,7 @@ def test_a_prompt_of_ones_own_is_used_with_guarded_answers(server, tmp_path):
     file = tmp_path / "prompt.txt"
     file.write_text('Frage {question} {"json": 1} {answer_b} oder {answer_a}? <verdict>A</verdict>')
     judge = open_judge(server.spec(), template=file, limits=QUICK)
-    assert judge.compare("Warum?", SHORT, LONG) == "b"
+    assert judge.compare("Warum?", SHORT, LONG) == LOSS
     [request] = server.requests
     assert request.prompt.startswith("Frage <question-") and '{"json": 1}' in request.prompt
 

@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from eval_workers.judging import preference_judges
+from eval_workers.judging import judges, preference_judges
 from eval_workers.judging.clients import Limits
 from eval_workers.judging.costs import CapReached, Cost, Price, Purse, read_price
-from eval_workers.judging.judges import JudgeCount, open_judge
+from eval_workers.judging.judges import JudgeCount, judge_pairs, open_judge
 from eval_workers.judging.label_prompts import OWN_PROMPT, LabelPrompt, label_prompt, preference_of, share_of_labels
-from eval_workers.judging.preference_judges import open_preference_judge, prefer_all
+from eval_workers.judging.preference_judges import open_preference_judge
 from eval_workers.judging.preference_specs import CLAUDE, check_preference_spec
-from eval_workers.judging.verdicts import JudgeFailed
+from eval_workers.judging.verdicts import LOSS, TIE, WIN, JudgeFailed
 from mmpo_train.errors import InputError
 from tests.support import judge_server
 from tests.support.judge_server import Fault, JudgeServer
@@ -117,7 +117,7 @@ def test_the_share_of_the_labels_is_that_of_the_tokens_that_the_preference_goes_
 def test_candidates_of_the_same_text_are_added_up(server):
     """Two tokens that are both written M: (0.3 + 0.5) / (0.3 + 0.5 + 0.2) = 0.8, by neither of them alone."""
     server.probabilities = lambda request: [("M", 0.3), ("m", 0.2), ("M", 0.5)]
-    assert weighted(server, seed=1).prefer("Why?", SHORT, LONG) in (pytest.approx(1.8), pytest.approx(1.2))
+    assert weighted(server, seed=1).compare("Why?", SHORT, LONG) in (pytest.approx(0.8), pytest.approx(0.2))
 
 
 def test_a_judge_that_would_say_something_else_has_not_judged(server, tmp_path):
@@ -130,11 +130,11 @@ def test_a_judge_that_would_say_something_else_has_not_judged(server, tmp_path):
 
     server.probabilities = unsure
     judge = weighted(server, cache=tmp_path / "verdicts.sqlite")
-    preferences, count = prefer_all(judge, *pairs(4), attempts=1)
-    assert [preference is None for preference in preferences] == [False, True, False, True]
+    won, count = judge_pairs(judge, *pairs(4))
+    assert [one is None for one in won] == [False, True, False, True]
     assert count == JudgeCount(judged=2, dropped=2, reasons={"labels improbable": 2})
     with pytest.raises(JudgeFailed, match="gives its labels 49.0% of the probability"):
-        judge.prefer("Question 1?", SHORT, LONG)
+        judge.compare("Question 1?", SHORT, LONG)
 
 
 def test_a_certain_win_that_was_kept_from_an_improbable_label_counts_no_more(server, tmp_path):
@@ -142,11 +142,11 @@ def test_a_certain_win_that_was_kept_from_an_improbable_label_counts_no_more(ser
     import sqlite3
 
     file = tmp_path / "verdicts.sqlite"
-    weighted(server, cache=file).prefer("Why?", SHORT, LONG)
+    weighted(server, cache=file).compare("Why?", SHORT, LONG)
     with sqlite3.connect(file) as database:
         database.execute("UPDATE verdicts SET verdict = '2.0', reply = ?", (json.dumps({"M": -3.0, "Sorry": -0.05}),))
     with pytest.raises(JudgeFailed, match="labels improbable"):
-        weighted(server, cache=file).prefer("Why?", SHORT, LONG)
+        weighted(server, cache=file).compare("Why?", SHORT, LONG)
     assert len(server.requests) == 1
 
 
@@ -177,8 +177,8 @@ def test_the_installed_prompt_is_the_published_one_and_is_filled_as_its_package_
 
 def test_a_weighted_judge_asks_for_one_token_and_its_log_probabilities(server):
     judge = weighted(server)
-    assert judge.prefer("Why?", SHORT, LONG) == pytest.approx(1.8)
-    assert judge.prefer("Why?", LONG, SHORT) == pytest.approx(1.2)
+    assert judge.compare("Why?", SHORT, LONG) == pytest.approx(0.2)
+    assert judge.compare("Why?", LONG, SHORT) == pytest.approx(0.8)
     body = server.requests[0].body
     assert body["model"] == "gpt-4o-mini-2024-07-18" and body["temperature"] == 1.0
     assert (body["max_completion_tokens"], body["logprobs"], body["top_logprobs"]) == (1, True, 5)
@@ -187,20 +187,20 @@ def test_a_weighted_judge_asks_for_one_token_and_its_log_probabilities(server):
 def test_a_reply_cut_off_after_its_one_token_is_whole(server):
     """So OpenAI ends every such reply."""
     server.fault_of = lambda request: Fault(text="m", ending="cut off")
-    assert weighted(server).prefer("Why?", SHORT, LONG) == pytest.approx(1.8)
+    assert weighted(server).compare("Why?", SHORT, LONG) == pytest.approx(0.2)
 
 
 @PROTOCOLS
 def test_a_judge_without_log_probabilities_says_it_in_words(server, protocol):
     judge = open_preference_judge(server.spec(protocol), limits=QUICK)
-    assert [judge.prefer("Why?", *both) for both in ((SHORT, LONG), (LONG, SHORT), ("one", "two"))] == [2.0, 1.0, 1.5]
+    assert [judge.compare("Why?", *both) for both in ((SHORT, LONG), (LONG, SHORT), ("one", "two"))] == [LOSS, WIN, TIE]
     assert judge.name == server.spec(protocol)
     assert "logprobs" not in server.requests[0].body and server.requests[0].body["temperature"] == 0.0
 
 
 def test_claude_is_asked_for_a_verdict_in_words_and_the_prompt_is_on_record(server, tmp_path):
     judge = open_preference_judge(f"{CLAUDE}@{server.url}", limits=QUICK)
-    assert judge.prefer("Why?", SHORT, LONG) == 2.0 and judge.name == f"{CLAUDE}@{server.url}"
+    assert judge.compare("Why?", SHORT, LONG) == LOSS and judge.name == f"{CLAUDE}@{server.url}"
     assert server.requests[0].protocol == "anthropic" and server.requests[0].body["model"] == CLAUDE
     assert "our own wording" in judge.prompt and "sha256" in judge.prompt
     file = tmp_path / "prompt.txt"
@@ -212,33 +212,33 @@ def test_claude_is_asked_for_a_verdict_in_words_and_the_prompt_is_on_record(serv
 def test_tiny_prefers_by_its_own_marks():
     judge = open_preference_judge("tiny", cap_usd=0.0)
     right, wrong = "The sum is 5.", "The sum is 6."
-    preferences, count = prefer_all(judge, ["Add 2 and 3."] * 3, [right, wrong, right], [wrong, right, "It is 5."])
-    assert preferences == [1.0, 2.0, 1.5] and count == JudgeCount(judged=3)
+    won, count = judge_pairs(judge, ["Add 2 and 3."] * 3, [right, wrong, right], [wrong, right, "It is 5."])
+    assert won == [WIN, LOSS, TIE] and count == JudgeCount(judged=3)
     assert judge.spent() == Cost()
 
 
 def test_outputs_that_are_the_same_draw_unasked(server):
-    assert weighted(server).prefer("Why?", SHORT, SHORT) == 1.5 and not server.requests
+    assert weighted(server).compare("Why?", SHORT, SHORT) == TIE and not server.requests
 
 
 def test_the_order_shown_is_chance_that_repeats_and_is_mapped_back(server):
-    """The judge gives whatever it reads first 0.9, so 1.1 or 1.9 tells which output that was."""
+    """The judge gives whatever it reads first 0.9, so 0.9 or 0.1 tells which output that was."""
     server.probabilities = lambda request: {"m": 0.9, "M": 0.1}
     judge, again, other = (weighted(server, seed=seed) for seed in (3, 3, 4))
     questions, *_ = pairs(64)
-    found = [round(judge.prefer(question, SHORT, LONG), 6) for question in questions]
-    assert set(found) == {1.1, 1.9} and 16 < found.count(1.1) < 48
-    assert [round(again.prefer(question, SHORT, LONG), 6) for question in questions] == found
-    assert [round(other.prefer(question, SHORT, LONG), 6) for question in questions] != found
-    assert [round(3 - judge.prefer(question, LONG, SHORT), 6) for question in questions] == found
+    found = [round(judge.compare(question, SHORT, LONG), 6) for question in questions]
+    assert set(found) == {0.1, 0.9} and 16 < found.count(0.1) < 48
+    assert [round(again.compare(question, SHORT, LONG), 6) for question in questions] == found
+    assert [round(other.compare(question, SHORT, LONG), 6) for question in questions] != found
+    assert [round(1 - judge.compare(question, LONG, SHORT), 6) for question in questions] == found
 
 
 def test_both_orders_are_asked_and_averaged(server):
-    """First place is worth 0.1 to either: (1 + 0.7) and 3 - (1 + 0.1), which is 1.8 on average."""
+    """First place is worth 0.1 to either: 0.3 and 1 - 0.9, which is 0.2 on average."""
     server.probabilities = lambda request: (
         {"m": 0.3, "M": 0.7} if request.shown("answer-a") == SHORT else {"m": 0.9, "M": 0.1}
     )
-    assert weighted(server, both_orders=True).prefer("Why?", SHORT, LONG) == pytest.approx(1.8)
+    assert weighted(server, both_orders=True).compare("Why?", SHORT, LONG) == pytest.approx(0.2)
     assert {request.shown("answer-a") for request in server.requests} == {SHORT, LONG}
 
 
@@ -301,27 +301,27 @@ def test_a_preference_is_paid_once(server, tmp_path):
     server.fault_of = lambda request: Fault(delay_seconds=0.05)
     judge = weighted(server, **options)
     with ThreadPoolExecutor(8) as pool:
-        [preference] = set(pool.map(lambda _: judge.prefer("Why?", SHORT, LONG), range(8)))
-    assert preference == pytest.approx(1.8) and len(server.requests) == 1 == judge.spent().requests
-    assert weighted(server, **options).prefer("Why?", LONG, SHORT) == 3 - preference
+        [won] = set(pool.map(lambda _: judge.compare("Why?", SHORT, LONG), range(8)))
+    assert won == pytest.approx(0.2) and len(server.requests) == 1 == judge.spent().requests
+    assert weighted(server, **options).compare("Why?", LONG, SHORT) == 1 - won
     program = (
         "import sys\nfrom pathlib import Path\n"
         "from eval_workers.judging.preference_judges import open_preference_judge\n"
         "spec, cache, template, *texts = sys.argv[1:]\n"
         "judge = open_preference_judge(spec, cache=Path(cache), template=Path(template))\n"
-        "print(judge.prefer(*texts), sorted({'anthropic', 'torch', 'transformers'} & set(sys.modules)))"
+        "print(judge.compare(*texts), sorted({'anthropic', 'torch', 'transformers'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", program, f"{MINI}@{server.url}", str(file), str(template), "Why?", SHORT, LONG]
     ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert ran.stdout == f"{preference} []\n" and len(server.requests) == 1
-    assert weighted(server, both_orders=True, **options).prefer("Why?", SHORT, LONG) == pytest.approx(1.8)
+    assert ran.stdout == f"{won} []\n" and len(server.requests) == 1
+    assert weighted(server, both_orders=True, **options).compare("Why?", SHORT, LONG) == pytest.approx(0.2)
     assert len(server.requests) == 2
 
 
 def test_what_a_verdict_judge_paid_for_a_preference_judge_knows(server, tmp_path):
     file = tmp_path / "verdicts.sqlite"
-    assert open_judge(server.spec(), cache=file, limits=QUICK).compare("Why?", SHORT, LONG) == "b"
-    assert open_preference_judge(server.spec(), cache=file, limits=QUICK).prefer("Why?", SHORT, LONG) == 2.0
+    assert open_judge(server.spec(), cache=file, limits=QUICK).compare("Why?", SHORT, LONG) == LOSS
+    assert open_preference_judge(server.spec(), cache=file, limits=QUICK).compare("Why?", SHORT, LONG) == LOSS
     assert len(server.requests) == 1
 
 
@@ -330,12 +330,12 @@ def test_another_model_address_prompt_or_text_is_another_preference(server, tmp_
     template.write_text(IN_TAGS)
     judge = weighted(server, cache=file)
     for texts in (("Why?", SHORT, LONG), ("How?", SHORT, LONG), ("Why?", SHORT, LONG + "!")):
-        judge.prefer(*texts)
+        judge.compare(*texts)
     for other in (f"weighted:other@{server.url}", f"{MINI}@{server.url.replace('127.0.0.1', 'localhost')}"):
-        open_preference_judge(other, cache=file, limits=QUICK).prefer("Why?", SHORT, LONG)
-    weighted(server, cache=file, template=template).prefer("Why?", SHORT, LONG)
+        open_preference_judge(other, cache=file, limits=QUICK).compare("Why?", SHORT, LONG)
+    weighted(server, cache=file, template=template).compare("Why?", SHORT, LONG)
     assert len(server.requests) == 6
-    open_preference_judge(f"weighted:gpt-4o-mini-2024-07-18@{server.url}", cache=file).prefer("Why?", SHORT, LONG)
+    open_preference_judge(f"weighted:gpt-4o-mini-2024-07-18@{server.url}", cache=file).compare("Why?", SHORT, LONG)
     assert len(server.requests) == 6, "the same model at the same address under another name"
 
 
@@ -353,30 +353,33 @@ FAULTS = [
 
 
 @pytest.mark.parametrize("fault, retries, reason, requests", FAULTS, ids=[reason for _, _, reason, _ in FAULTS])
-def test_a_fault_that_stays_is_a_counted_failure_and_never_a_draw(server, tmp_path, fault, retries, reason, requests):
+def test_a_fault_that_stays_is_a_counted_failure_and_never_a_draw(
+    server, tmp_path, monkeypatch, fault, retries, reason, requests
+):
+    monkeypatch.setattr(judges, "ATTEMPTS", 1)
     server.fault_of = lambda request: fault
     limits = Limits(timeout_seconds=0.3, transport_retries=retries)
     judge = open_preference_judge(f"{MINI}@{server.url}", cache=tmp_path / "verdicts.sqlite", limits=limits)
-    preferences, count = prefer_all(judge, ["Why?"], [SHORT], [LONG], attempts=1)
-    assert preferences == [None] and count == JudgeCount(dropped=1, reasons={reason: 1})
+    won, count = judge_pairs(judge, ["Why?"], [SHORT], [LONG])
+    assert won == [None] and count == JudgeCount(dropped=1, reasons={reason: 1})
     assert len(server.requests) == requests == judge.spent().requests
     server.fault_of = lambda request: Fault()
     patient = open_preference_judge(f"{MINI}@{server.url}", cache=tmp_path / "verdicts.sqlite", limits=QUICK)
-    assert patient.prefer("Why?", SHORT, LONG) == pytest.approx(1.8), "a failure must not be kept"
+    assert patient.compare("Why?", SHORT, LONG) == pytest.approx(0.2), "a failure must not be kept"
 
 
 @PROTOCOLS
 def test_a_verdict_that_cannot_be_read_is_counted_and_never_a_draw(server, protocol):
     server.fault_of = lambda request: judge_server.NO_VERDICT if "3" in request.shown("question") else Fault()
-    preferences, count = prefer_all(open_preference_judge(server.spec(protocol), limits=QUICK), *pairs(5))
-    assert preferences == [2.0, 2.0, 2.0, None, 2.0]
+    won, count = judge_pairs(open_preference_judge(server.spec(protocol), limits=QUICK), *pairs(5))
+    assert won == [LOSS, LOSS, LOSS, None, LOSS]
     assert count == JudgeCount(judged=4, dropped=1, reasons={"no single verdict": 1})
 
 
 def test_a_passing_fault_is_retried_after_the_time_asked_for(server):
     server.faults = [judge_server.RATE_LIMITED, judge_server.SERVER_ERROR]
     judge = weighted(server, cap_usd=1.0)
-    assert judge.prefer("Why?", SHORT, LONG) == pytest.approx(1.8)
+    assert judge.compare("Why?", SHORT, LONG) == pytest.approx(0.2)
     cost = judge.spent()
     assert cost.requests == 3 and cost.unconfirmed == 0 and cost.completion_tokens == 1
 
@@ -384,7 +387,7 @@ def test_a_passing_fault_is_retried_after_the_time_asked_for(server):
 def test_a_service_without_log_probabilities_stops_at_once(server):
     server.fault_of = lambda request: Fault(status=400, message="logprobs are not supported by this model")
     with pytest.raises(InputError, match="gives no log-probabilities.*use a judge with a plain verdict"):
-        prefer_all(weighted(server), *pairs(100), concurrency=2)
+        judge_pairs(weighted(server), *pairs(100))
     assert len(server.requests) < 50
 
 
@@ -395,10 +398,10 @@ def test_the_key_comes_from_the_environment_and_shows_nowhere(server, protocol, 
     server.key = KEY
     spec = f"{MINI if protocol == 'openai' else CLAUDE}@{server.url}"
     judge = open_preference_judge(spec, cache=tmp_path / "verdicts.sqlite", cap_usd=1.0, limits=QUICK)
-    judge.prefer("Why?", SHORT, LONG)
+    judge.compare("Why?", SHORT, LONG)
     server.faults = [Fault(status=401, message=f"what is {KEY}?")]
     with pytest.raises(InputError, match="refuses the key") as refusal:
-        judge.prefer("Why?", SHORT, LONG + "!")
+        judge.compare("Why?", SHORT, LONG + "!")
     said = [str(refusal.value), str(refusal.getrepr(style="short")), repr(judge), str(vars(judge)), judge.prompt]
     on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     assert KEY not in "".join(said) and KEY not in caplog.text and KEY.encode() not in on_disk
@@ -411,10 +414,10 @@ def test_tokens_and_money_are_those_the_service_counts(server):
     """Two replies of 1000 + 20 tokens at 1 and 5 USD a million: 2 * (1000 + 100) / 1e6 = 0.0022 USD."""
     server.usage = lambda request, text: (1000, 20)
     judge = open_preference_judge(f"{CLAUDE}@{server.url}", limits=QUICK)
-    judge.prefer("Why?", SHORT, LONG), judge.prefer("How?", SHORT, LONG)
+    judge.compare("Why?", SHORT, LONG), judge.compare("How?", SHORT, LONG)
     assert judge.spent() == Cost(requests=2, prompt_tokens=2000, completion_tokens=40, usd=pytest.approx(0.0022))
     unpriced = open_preference_judge(server.spec(), limits=QUICK)
-    unpriced.prefer("Why?", SHORT, LONG)
+    unpriced.compare("Why?", SHORT, LONG)
     assert unpriced.spent() == Cost(requests=1, prompt_tokens=1000, completion_tokens=20, usd=None)
 
 
@@ -427,7 +430,7 @@ def test_a_request_whose_bill_is_lost_counts_with_the_most_it_can_cost(server, f
     limits = Limits(timeout_seconds=0.3, transport_retries=0, verdict_retries=0)
     judge = open_preference_judge(f"{server.spec()},price=1/1", cap_usd=1.0, limits=limits)
     with pytest.raises(JudgeFailed):
-        judge.prefer("Why?", SHORT, LONG)
+        judge.compare("Why?", SHORT, LONG)
     sent = len(server.requests[0].prompt.encode())
     assert judge.spent() == Cost(requests=1, unconfirmed=1, usd=pytest.approx((sent + 64 + len("user") + 2048) / 1e6))
 
@@ -436,28 +439,31 @@ def test_a_service_that_is_not_there_costs_nothing():
     limits = Limits(transport_retries=0)
     judge = open_preference_judge("openai:m@http://127.0.0.1:9/v1,price=1/1", cap_usd=1.0, limits=limits)
     with pytest.raises(JudgeFailed, match="unreachable"):
-        judge.prefer("Why?", SHORT, LONG)
+        judge.compare("Why?", SHORT, LONG)
     assert judge.spent() == Cost(requests=1, usd=0.0)
 
 
 @pytest.mark.parametrize("cap_usd", [0.0, 0.0051, 0.011])
-def test_sixteen_threads_never_spend_more_than_the_cap_by_the_services_own_count(server, cap_usd, tmp_path):
+def test_sixteen_threads_never_spend_more_than_the_cap_by_the_services_own_count(
+    server, cap_usd, tmp_path, monkeypatch
+):
     """Each prompt is charged for every byte, the dearest that can be; what is left at the end is less than one more."""
+    monkeypatch.setattr(judges, "CONCURRENCY", 16)
     server.usage = lambda request, text: (len(request.prompt.encode()) + 64, 1)
     server.fault_of = lambda request: Fault(delay_seconds=0.02)
     judge = weighted(server, cap_usd=cap_usd, cache=tmp_path / "verdicts.sqlite")
     with pytest.raises(
         CapReached, match=f"exceed the cap of {cap_usd} USD.*remain to be judged.*raise the cap"
     ) as stop:
-        prefer_all(judge, *pairs(200), concurrency=16)
+        judge_pairs(judge, *pairs(200))
     charged = sum(sent * 0.15 + said * 0.60 for sent, said in server.charged) / 1e6
     assert charged <= cap_usd and judge.spent().usd == pytest.approx(charged)
     dearest = 0.15 * 1200 / 1e6 * 1.5
     assert cap_usd - charged < dearest
     assert f"{200 - len(server.charged)} of 200 pairs remain" in str(stop.value)
     # With a higher cap the rest is judged, and nothing again.
-    preferences, count = prefer_all(weighted(server, cap_usd=1.0, cache=tmp_path / "verdicts.sqlite"), *pairs(200))
-    assert count.judged == 200 and len(server.requests) == 200 and None not in preferences
+    won, count = judge_pairs(weighted(server, cap_usd=1.0, cache=tmp_path / "verdicts.sqlite"), *pairs(200))
+    assert count.judged == 200 and len(server.requests) == 200 and None not in won
 
 
 def test_requests_wait_for_those_under_way_rather_than_stop_too_early():
@@ -528,7 +534,7 @@ def test_a_local_model_prefers_by_its_log_probabilities_of_the_two_labels(
     file, template = tmp_path / "verdicts.sqlite", tmp_path / "prompt.txt"
     template.write_text(IN_CHATML)
     judge = open_preference_judge(f"hf:{model_folder}", template=template, cache=file, cap_usd=0.0)
-    found = judge.prefer("Add 2 and 3.", "5", "It is 6.")
+    found = judge.compare("Add 2 and 3.", "5", "It is 6.")
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float64).eval()
 
     def expected(first, second):
@@ -538,12 +544,12 @@ def test_a_local_model_prefers_by_its_log_probabilities_of_the_two_labels(
         with torch.no_grad():
             logits = model(ids).logits[0, -1]
         small, large = (math.exp(logits[tokenizer.convert_tokens_to_ids(letter)]) for letter in "mM")
-        return 1 + large / (small + large)
+        return small / (small + large)
 
-    either_way = [expected("5", "It is 6."), 3 - expected("It is 6.", "5")]
+    either_way = [expected("5", "It is 6."), 1 - expected("It is 6.", "5")]
     assert min(abs(found - value) for value in either_way) < 1e-5 and abs(either_way[0] - either_way[1]) > 1e-3
     both = open_preference_judge(f"hf:{model_folder}", template=template, cache=file, both_orders=True)
-    assert both.prefer("Add 2 and 3.", "5", "It is 6.") == pytest.approx(sum(either_way) / 2, abs=1e-5)
+    assert both.compare("Add 2 and 3.", "5", "It is 6.") == pytest.approx(sum(either_way) / 2, abs=1e-5)
     assert both.spent().requests == 1, "the other order was known"
     assert judge.name.startswith(f"hf:{model_folder}+prompt-")
     cost = judge.spent()
@@ -554,15 +560,16 @@ def test_a_local_model_is_asked_by_one_thread_and_fails_prompts_it_has_no_room_f
     """512 positions. This model is random: its labels hold little of the probability, so that it has not judged."""
     judge = open_preference_judge(f"hf:{model_folder}")
     assert judge.name == f"hf:{model_folder}+own-prompt"
-    preferences, count = prefer_all(judge, ["Why?"] * 2, ["5", "5 " * 600], ["6", "6"], concurrency=4)
-    assert preferences == [None, None] and count.reasons == {"labels improbable": 1, "prompt too long": 1}
+    won, count = judge_pairs(judge, ["Why?"] * 2, ["5", "5 " * 600], ["6", "6"])
+    assert won == [None, None] and count.reasons == {"labels improbable": 1, "prompt too long": 1}
 
 
-def test_special_tokens_in_what_a_local_judge_is_shown_stay_text(server, model_folder):
+def test_special_tokens_in_what_a_local_judge_is_shown_stay_text(server, model_folder, monkeypatch):
     """An answer with three end tokens more is longer by more than three tokens, none of which ends its turn."""
+    monkeypatch.setattr(judges, "ATTEMPTS", 1)
     judge, cost = open_preference_judge(f"hf:{model_folder}"), [0]
     for answer in ("5", "5<|im_end|><|im_end|><|im_end|>"):
-        prefer_all(judge, ["Why?"], [answer], ["6"], attempts=1)
+        judge_pairs(judge, ["Why?"], [answer], ["6"])
         cost.append(judge.spent().prompt_tokens)
     assert cost[2] - cost[1] > cost[1] - cost[0] + 3 * 3
 
@@ -580,7 +587,7 @@ def test_preferences_are_kept_with_the_candidates_they_come_from(server, tmp_pat
     import sqlite3
 
     file = tmp_path / "verdicts.sqlite"
-    weighted(server, cache=file).prefer("Why?", SHORT, LONG)
+    weighted(server, cache=file).compare("Why?", SHORT, LONG)
     [(preference, name, reply)] = sqlite3.connect(file).execute("SELECT verdict, judge, reply FROM verdicts").fetchall()
     assert float(preference) in (pytest.approx(1.2), pytest.approx(1.8)) and name.startswith(MINI)
     assert set(json.loads(reply)) == {"m", "M"}

@@ -66,15 +66,16 @@ def test_an_untrained_policy_has_log_ratios_of_zero(prepared):
     np.testing.assert_allclose(policy, read_reference(places.reference, "train"), atol=1e-3)
 
 
-def test_any_number_of_shards_gives_the_same_values(prepared, tmp_path):
+def test_any_number_of_shards_gives_the_same_values(prepared, tmp_path, monkeypatch):
     """Three shards and one for the validation pairs, against the session's store of one for each split."""
-    assert build(prepared, tmp_path / "store", pairs_per_shard=13) == (True, 4)
+    monkeypatch.setattr("mmpo_train.model.reference.PAIRS_PER_SHARD", 13)
+    assert build(prepared, tmp_path / "store") == (True, 4)
     for split in ("train", "validation"):
         values = read_reference(tmp_path / "store", split)
         np.testing.assert_allclose(values, read_reference(prepared.places.reference, split), atol=1e-3)
 
 
-def test_shards_cover_each_pair_once_and_nothing_is_made_where_they_fail(prepared, tmp_path):
+def test_shards_cover_each_pair_once_and_nothing_is_made_where_they_fail(prepared, tmp_path, monkeypatch):
     """36 training pairs in shards of 10: the last has 6."""
 
     def failing(function, work):
@@ -88,8 +89,9 @@ def test_shards_cover_each_pair_once_and_nothing_is_made_where_they_fail(prepare
         raise RuntimeError("a worker was lost")
 
     places = prepared.places
+    monkeypatch.setattr("mmpo_train.model.reference.PAIRS_PER_SHARD", 10)
     with pytest.raises(RuntimeError, match="a worker was lost"):
-        ensure_reference(tmp_path / "store", places.model, places.tokens, "fp32", 512, failing, pairs_per_shard=10)
+        ensure_reference(tmp_path / "store", places.model, places.tokens, "fp32", 512, failing)
     assert not list(tmp_path.iterdir())
 
 

@@ -177,7 +177,8 @@ def test_artifacts_torn_by_a_kill_are_written_again(ledger, storage):
     assert find(ledger).evaluations[0].correct == (1, 0)
 
 
-def test_a_trial_that_ended_while_mlflow_was_away_is_delivered_when_it_is_looked_for(storage):
+def test_a_trial_that_ended_while_mlflow_was_away_is_delivered_when_it_is_looked_for(storage, monkeypatch):
+    monkeypatch.setattr("sweeps.ledger.ledger.CLOSE_SECONDS", 0.1)
     away = connect(None, storage)
     stage = open_stage(away)
     away._trials.delivery.stop()  # from here on nothing reaches MLflow
@@ -185,7 +186,7 @@ def test_a_trial_that_ended_while_mlflow_was_away_is_delivered_when_it_is_looked
     trial.points(losses(1, 5))
     trial.evaluated(1, {"validation/reward_accuracy": 0.5}, [1, 0], "ckpt/1")
     trial.finish(7)
-    away.close(0.1)
+    away.close()
     assert runs_of(away) == []
     back = connect(None, storage)
     found = find(back)
@@ -221,14 +222,15 @@ def test_a_run_deleted_under_a_running_trial_is_made_anew_with_all_points(ledger
     assert [step for step, _, _ in history(ledger, find(ledger).run_id)] == list(range(1, 10))
 
 
-def test_closing_with_undelivered_points_says_where_they_are(storage, caplog):
+def test_closing_with_undelivered_points_says_where_they_are(storage, caplog, monkeypatch):
+    monkeypatch.setattr("sweeps.ledger.ledger.CLOSE_SECONDS", 0.05)
     ledger = connect(None, storage)
     stage = open_stage(ledger)
     ledger._trials.delivery.stop()
     stage.open_trial(CONFIG, "lr=5e-4", {}).points(losses(1, 5))
     with pytest.raises(TimeoutError, match=r"safe in .*trials; the same command, run again, delivers it"):
         ledger.flush(0.05)
-    ledger.close(0.05)
+    ledger.close()
     assert "the same command, run again, delivers it" in caplog.text
 
 
