@@ -36,7 +36,7 @@ def drive_stub(space: dict[str, Any]) -> None:
     one = {
         "CPU": job["cpus_per_worker"],
         "GPU": job["gpus_per_worker"],
-        f"accelerator_type:{job['accelerator']}": 0.001,
+        f"accelerator_type:{job['accelerator_type']}": 0.001,
     }
     workers = placement_group([one] * job["workers"], strategy="STRICT_PACK")
     ray.get(workers.ready())

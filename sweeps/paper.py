@@ -66,8 +66,13 @@ class Step:
     stage: Stage
     options: SweepOptions
 
+    @property
+    def search(self) -> str:
+        """Whose stage it is."""
+        return f"{self.options.model}, {self.options.objective}"
+
     def __str__(self) -> str:
-        return f"{self.options.model}, {self.options.objective}, {self.stage.name}"
+        return f"{self.search}, {self.stage.name}"
 
 
 def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
@@ -130,7 +135,7 @@ def run_paper(options: PaperOptions) -> bool:
             _foresee(searches)
         return True
     with kept_cluster():
-        stopped = {str(steps[0]).rpartition(",")[0]: reason for steps in searches if (reason := _run(steps))}
+        stopped = {steps[0].search: reason for steps in searches if (reason := _run(steps))}
     unwritten = _report(options, searches)
     for search, reason in stopped.items():
         console.print(f"{search} stopped at {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -203,8 +208,7 @@ def _foresee(searches: list[list[Step]]) -> None:
             forecasts.append(forecast)
             cells = (str(len(fresh)), str(len(todo) - len(fresh)), f"{forecast.steps:,}")
             hours, elapsed = f"{forecast.hours:,.3f}", duration(forecast.elapsed_seconds)
-            search = str(step).rpartition(",")[0]
-            rows.append((search if step is steps[0] else "", step.stage.name, *cells, hours, elapsed))
+            rows.append((step.search if step is steps[0] else "", step.stage.name, *cells, hours, elapsed))
     whole = total(forecasts)
     console.print(for_terminal(Table("all stages", headers, rows, words=(0, 1))))
     console.print(f"{whole.trials} to train in all; nothing was started", highlight=False, soft_wrap=True)

@@ -25,7 +25,8 @@ from mmpo_train.trial.checkpoint import AnyTrial, read_facts, read_reference_poi
 if TYPE_CHECKING:
     from mmpo_train.engines.engine import Engine
 
-POINTS = "points.json"
+HISTORY = "points.json"
+"""The file of all points measured until then."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: P
     if engine.worker == 0:
         facts = {"epoch": progress.epochs, "step": progress.step, "reference_point": progress.reference_point}
         write_trial(staging, config, **facts)
-        (staging / POINTS).write_text(json.dumps(progress.history))
+        (staging / HISTORY).write_text(json.dumps(progress.history))
         seal(staging, target)
         publish(target)
         withdraw_others(target)
@@ -71,7 +72,7 @@ def resume(trial_folder: Path, config: AnyTrial, engine: Engine) -> Progress:
     if not step:
         return Progress()
     folder = _folder(trial_folder, step)
-    history = [Point(*point) for point in json.loads((folder / POINTS).read_text())]
+    history = [Point(*point) for point in json.loads((folder / HISTORY).read_text())]
     done = Progress(step, int(read_facts(folder)["epoch"]), read_reference_point(folder), history)
     if done.epochs < config.epochs:
         engine.load_state(folder)

@@ -40,7 +40,7 @@ def accelerator_name(model: str) -> str:
 
 def known_accelerator(name: str, nodes: Nodes) -> str:
     """The type in Ray's spelling, or `any`. Raises InputError for a type that neither Ray nor the cluster knows."""
-    known = {one.lower(): one for one in (*PEAK_FLOP_PER_SECOND, *nodes.accelerators, *MEANT, ANY) if one != "CPU"}
+    known = {one.lower(): one for one in (*PEAK_FLOP_PER_SECOND, *nodes.gpu_types, *MEANT, ANY) if one != "CPU"}
     if name.lower() not in known:
         of_ray = rays_accelerators()
         if name.lower() not in {one.lower() for one in of_ray}:

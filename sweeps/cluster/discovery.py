@@ -86,15 +86,15 @@ def local_resources() -> tuple[float, float]:
 def local_nodes() -> Nodes:
     """This machine as the only node."""
     cpus, gpus = local_resources()
-    types = tuple(name for name in local_accelerator().split("/") if name) if gpus else ()
+    types = local_gpu_types() if gpus else ()
     return Nodes((NodeKind(cpus, gpus, types),), local=True)
 
 
-def local_accelerator() -> str:
-    """The type of this machine's GPUs; empty if there is none or the driver does not report it."""
+def local_gpu_types() -> tuple[str, ...]:
+    """The types of this machine's GPUs; empty if there is none or the driver does not report it."""
     described = sorted(Path("/proc/driver/nvidia/gpus").glob("*/information"))
     models = [re.search(r"^Model:\s*(.+)$", path.read_text(), re.MULTILINE) for path in described]
-    return "/".join(sorted({accelerator_name(model[1]) for model in models if model}))
+    return tuple(sorted({accelerator_name(model[1]) for model in models if model}))
 
 
 def nodes_now() -> Nodes:

@@ -18,7 +18,7 @@ class NodeKind:
 
     cpus: float
     gpus: float
-    accelerators: tuple[str, ...] = ()
+    gpu_types: tuple[str, ...] = ()
     """Types of the GPUs in Ray's names; an A100 may be both A100 and A100-80G."""
     alive: int = 1
     most: int = 1
@@ -31,7 +31,7 @@ class NodeKind:
         return int(min(by_cpus, by_gpus))
 
     def __str__(self) -> str:
-        of_type = f"{'/'.join(self.accelerators)} " if self.accelerators else ""
+        of_type = f"{'/'.join(self.gpu_types)} " if self.gpu_types else ""
         what = counted(self.gpus, f"{of_type}GPU") if self.gpus else counted(self.cpus, "CPU")
         return f"nodes of {what} ({self.alive} alive{f', at most {self.most}' if self.most > self.alive else ''})"
 
@@ -61,13 +61,13 @@ class Nodes:
         return sum(kind.gpus * kind.most for kind in self.kinds)
 
     @property
-    def accelerators(self) -> list[str]:
+    def gpu_types(self) -> list[str]:
         """All types of GPUs."""
-        return sorted({name for kind in self.kinds for name in kind.accelerators})
+        return sorted({name for kind in self.kinds for name in kind.gpu_types})
 
-    def of_type(self, accelerator: str) -> Nodes:
+    def of_type(self, gpu_type: str) -> Nodes:
         """The nodes with GPUs of this type."""
-        return dataclasses.replace(self, kinds=tuple(kind for kind in self.kinds if accelerator in kind.accelerators))
+        return dataclasses.replace(self, kinds=tuple(kind for kind in self.kinds if gpu_type in kind.gpu_types))
 
     def most_at_once(self, bundles: int, cpus: float, gpus: int) -> int:
         """How many groups of `bundles`, each on one node, fit at most on nodes that exist or can be started."""
@@ -85,11 +85,11 @@ class Nodes:
         """How many such bundles fit on the largest node."""
         return max((kind.fits(1, cpus, gpus) for kind in self.kinds if kind.most), default=0)
 
-    def without(self, gpus: int, accelerator: str = "") -> Nodes:
+    def without(self, gpus: int, gpu_type: str = "") -> Nodes:
         """The nodes without so many GPUs (of the type, if named), taken from the nodes with the fewest GPUs first."""
         kinds = list(self.kinds)
         for _ in range(gpus):
-            typed = [kind for kind in kinds if not accelerator or accelerator in kind.accelerators]
+            typed = [kind for kind in kinds if not gpu_type or gpu_type in kind.gpu_types]
             takers = [kind for kind in typed if kind.gpus >= 1 and kind.most]
             if not takers:
                 return dataclasses.replace(self, kinds=tuple(kind for kind in kinds if not kind.gpus))
@@ -133,7 +133,7 @@ def _count(kinds: list[NodeKind], new: NodeKind) -> None:
     """Add nodes to an equal group of the list, or as a new group."""
     for place, known in enumerate(kinds):
         # Ray counts the CPUs of a machine itself: they may differ from the type's although the GPUs are the same.
-        if (known.gpus, known.accelerators) == (new.gpus, new.accelerators) and (new.gpus or known.cpus == new.cpus):
+        if (known.gpus, known.gpu_types) == (new.gpus, new.gpu_types) and (new.gpus or known.cpus == new.cpus):
             alive = known.alive + new.alive
             most = max(known.most, alive) if new.alive else known.most + new.most
             kinds[place] = dataclasses.replace(known, cpus=new.cpus, alive=alive, most=most)

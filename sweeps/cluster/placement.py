@@ -11,15 +11,12 @@ from mmpo_train.errors import InputError
 from mmpo_train.recipes import Recipe, find_recipe
 from sweeps.cluster.accelerators import ANY, MEANT, known_accelerator
 from sweeps.cluster.nodes import Nodes, counted
+from sweeps.ledger.tags import Hardware
 from sweeps.plan.options import SweepOptions
 
 DRIVER_BYTES = 0.6 * 2**30
 """Memory on the head of one running trial: its driver, with Train's controller in it, and two small actors of
 Train's."""
-
-
-HARDWARE = "trial.hardware"
-"""Tag of a trial with the hardware that it was trained on."""
 
 
 class NoRoom(InputError):
@@ -49,8 +46,8 @@ class TrialResources:
     use_gpu: bool
     cpus_per_worker: int
     concurrent: int
-    accelerator: str = ""
-    """GPU type in Ray's names, such as H100; several are joined by a slash."""
+    gpu_types: tuple[str, ...] = ()
+    """Types of the GPUs that a worker may get, in Ray's names, such as H100."""
     min_workers: int = 0
     """Fewest workers of an elastic trial; 0 if the trial is not elastic."""
     accelerator_type: str = ""
@@ -61,7 +58,7 @@ class TrialResources:
     """How the resources differ from the recipe's and why; empty if they do not."""
 
     def __str__(self) -> str:
-        named = f" ({self.accelerator})" if self.accelerator else ""
+        named = f" ({'/'.join(self.gpu_types)})" if self.gpu_types else ""
         each = f"1 GPU{named}" if self.use_gpu else f"{self.cpus_per_worker} CPU"
         fewest = f"{self.min_workers} to " if self.min_workers and self.min_workers < self.workers else ""
         return f"{fewest}{self.workers} worker{'s' if self.workers > 1 else ''} of {each}"
@@ -74,7 +71,7 @@ class TrialResources:
             "use_gpu": self.use_gpu,
             "cpus_per_worker": self.cpus_per_worker,
             "gpus_per_worker": self.gpus_per_worker,
-            "accelerator": self.accelerator_type,
+            "accelerator_type": self.accelerator_type,
             "backend": "nccl" if self.use_gpu and not logical_gpus() else "gloo",
         }
 
@@ -103,16 +100,17 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
             f"--min-workers-per-trial must be from 1 to the trial's {workers} workers, or 0, got {wish.min_workers}"
         )
     note = ""
+    gpu_types: tuple[str, ...]
     if asked and asked != ANY:
         accelerator_type, room = _of_type(asked, wish.min_workers or workers, nodes)
-        use_gpu, accelerator = True, accelerator_type
+        use_gpu, gpu_types = True, (accelerator_type,)
         fits = room.largest(1, 1)
         if workers > fits:
             note = f"no node fits {workers} workers; each trial uses {fits}"
             workers = fits
     else:
         use_gpu, accelerator_type, room = nodes.gpus, "", nodes
-        accelerator = "/".join(sorted({kind.accelerators[0] for kind in nodes.kinds if kind.accelerators}))
+        gpu_types = tuple(sorted({kind.gpu_types[0] for kind in nodes.kinds if kind.gpu_types}))
         fits = room.largest(1, int(use_gpu))
         if fits < 1:
             raise NoRoom(_nothing_fits(nodes))
@@ -127,7 +125,7 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
                 f"give --workers-per-trial {fits} or fewer"
             )
     fewest = min(wish.min_workers, workers)
-    resources = TrialResources(workers, use_gpu, 1, 1, accelerator, fewest, accelerator_type)
+    resources = TrialResources(workers, use_gpu, 1, 1, gpu_types, fewest, accelerator_type)
     at_a_time = concurrency(resources, nodes, wish.concurrent)
     if at_a_time < (wish.concurrent or at_a_time + 1) and at_a_time < _that_fit(resources, nodes):
         note += f"{'; ' if note else ''}the head has memory for {counted(at_a_time, 'trial')} at the same time"
@@ -137,10 +135,11 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
 def assumed(wish: Wish) -> TrialResources:
     """The wanted resources, assumed to exist in a cluster that does not answer."""
     workers = wish.workers or wish.recipe.workers
-    accelerator = MEANT.get(wish.accelerator or wish.recipe.accelerator, (wish.accelerator or wish.recipe.accelerator,))
+    wanted = wish.accelerator or wish.recipe.accelerator
+    name = "" if wanted == ANY else MEANT.get(wanted, (wanted,))[0]
     note = "the cluster at RAY_ADDRESS does not answer; it is assumed to have these resources"
-    name = "" if accelerator[0] == ANY else accelerator[0]
-    return TrialResources(workers, True, 1, wish.concurrent or 1, name, wish.min_workers, name, note=note)
+    types = (name,) if name else ()
+    return TrialResources(workers, True, 1, wish.concurrent or 1, types, wish.min_workers, name, note=note)
 
 
 def concurrency(resources: TrialResources, nodes: Nodes, wanted: int = 0) -> int:
@@ -167,7 +166,7 @@ def _of_type(asked: str, workers: int, nodes: Nodes) -> tuple[str, Nodes]:
     here = "this machine" if nodes.local else "this cluster"
     plenty = max(rooms.values(), key=lambda room: room.largest(1, 1)).largest(1, 1)
     advice = [f"--workers-per-trial {plenty} or fewer"] if plenty else []
-    others = [name for name in nodes.accelerators if name not in rooms and nodes.of_type(name).largest(1, 1) >= workers]
+    others = [name for name in nodes.gpu_types if name not in rooms and nodes.of_type(name).largest(1, 1) >= workers]
     advice += [f"--accelerator {name}" for name in others] or [f"--accelerator {ANY} for any GPU"]
     elsewhere = "" if nodes.local else f", or add a node type with {workers} {meant} to cluster.yaml"
     raise NoRoom(
@@ -198,6 +197,6 @@ def wish_of(options: SweepOptions) -> Wish:
     )
 
 
-def hardware(resources: TrialResources) -> str:
-    """The hardware of a trial, such as `2 x H100` or `1 x CPU`."""
-    return f"{resources.workers} x {(resources.accelerator or 'GPU') if resources.use_gpu else 'CPU'}"
+def hardware(resources: TrialResources) -> Hardware:
+    """The hardware of a trial."""
+    return Hardware(resources.workers, ("/".join(resources.gpu_types) or "GPU") if resources.use_gpu else "CPU")

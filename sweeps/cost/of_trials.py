@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from eval_workers.tracking.store import param_number, param_text
 from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import TOKENS_PER_SECOND
 from mmpo_train.model.folders import weight_files
 from mmpo_train.recipes import find_recipe
 from mmpo_train.sft.trial import SFTTrial
-from sweeps.cluster.placement import HARDWARE, hardware
+from sweeps.cluster.placement import hardware
 from sweeps.cost.arithmetic import (
     Forecast,
     Lengths,
@@ -30,6 +31,7 @@ from sweeps.cost.arithmetic import (
 )
 from sweeps.cost.lengths import lengths_of, tokens_folder
 from sweeps.ledger.ledger import experiment_name
+from sweeps.ledger.tags import HARDWARE, Hardware, seconds_of
 from sweeps.plan.options import SweepOptions
 
 if TYPE_CHECKING:
@@ -97,14 +99,14 @@ def forecast_trials(
         same = {name: getattr(first, name) for name in _SAME_FIELDS[type(first)]}
 
         def work_in(params: Mapping[str, str]) -> Work:
-            fields: dict[str, Any] = {name: int(params[name]) for name in _SPEED_FIELDS[type(first)]}
+            fields: dict[str, Any] = {name: int(param_number(params, name)) for name in _SPEED_FIELDS[type(first)]}
             return work_on(size, train, validation, dataclasses.replace(first, **fields))
 
         measured = finished_trials(ledger, experiment_name(first), same, hardware(resources), work_in)
     if measured:
         speed = measured_speed(measured)
     else:  # by the FLOP of the work
-        speed = modelled_speed(works[0], resources.accelerator if resources.use_gpu else "CPU", workers)
+        speed = modelled_speed(works[0], resources.gpu_types if resources.use_gpu else ("CPU",), workers)
         speed = dataclasses.replace(speed, source=f"{speed.source}; {counted}")
     seconds = [speed.seconds(work) for work in works]
     once = 0.0
@@ -157,20 +159,20 @@ def finished_trials(
     ledger: Ledger,
     experiment: str,
     same: Mapping[str, Any],
-    ran_on: str,
+    ran_on: Hardware,
     work_in: Callable[[Mapping[str, str]], Work],
 ) -> list[tuple[float, float, Work]]:
     """Tokens per second, seconds and work of the latest trials that finished with the `same` params on this hardware.
 
     `work_in` computes the work from a run's params.
     """
-    tags = {"ledger.kind": "trial", "trial.state": "finished", HARDWARE: ran_on}
+    tags = {"ledger.kind": "trial", "trial.state": "finished", HARDWARE: str(ran_on)}
     with ledger.store.reading():
         runs = ledger.store.search(ledger.store.experiment_id(experiment, create=False), tags)
-    wanted = {name: str(value) for name, value in same.items()}
+    wanted = {name: param_text(value) for name, value in same.items()}
     found: list[tuple[float, float, Work]] = []
     for run in reversed(runs):
-        params, seconds = run.data.params, float(run.data.tags.get("trial.seconds", 0))
+        params, seconds = run.data.params, seconds_of(run.data.tags) or 0.0
         if seconds <= 0 or {name: params.get(name) for name in wanted} != wanted or len(found) == _LATEST:
             continue
         curve = [value for _, value in ledger.curve(run.info.run_id, TOKENS_PER_SECOND)]

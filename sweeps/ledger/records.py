@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import OF_SUITE
+from sweeps.ledger.tags import seconds_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -16,7 +18,9 @@ Curve = list[tuple[int, float]]
 
 COMPLETE = ("finished", "diverged")
 """States of a trial that is not run again."""
-SETTINGS, FIXED, COMMAND, POINTS = "stage.settings", "stage.fixed", "stage.command", "points.json"
+SETTINGS, FIXED, COMMAND = "stage.settings", "stage.fixed", "stage.command"
+GRID = "points.json"
+"""The file of a stage's run that lists the points of its grid."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,10 @@ class ChildRecord:
     tags: dict[str, str]
     """A person's to change."""
 
+    def number(self, field: str) -> float:
+        """The param of a tuned field."""
+        return param_number(self.params, field)
+
 
 def stage_record(run: Run) -> StageRecord:
     """A stage's run in MLflow as a record."""
@@ -116,6 +124,6 @@ def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str,
             suite for suite, group in OF_SUITE.items() if any(name.startswith(group) for name in run.data.metrics)
         ),
         reason=tags.get("trial.reason", ""),
-        seconds=float(tags["trial.seconds"]) if "trial.seconds" in tags else None,
+        seconds=seconds_of(tags),
         read_curve=read_curve,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
-from eval_workers.tracking.store import Store
+from eval_workers.tracking.store import Store, param_number
 from sweeps.ledger.records import COMPLETE, ChildRecord
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def take(store: Store, original_id: str, stage_run_id: str, stage: str, name: st
 
 def _copy_numbers(store: Store, original: Run, run: Run) -> None:
     """What its checkpoints scored in each epoch, and of the curves over steps the last value, with their own times."""
-    epochs = int(original.data.params.get("epochs", 1))
+    epochs = int(param_number(original.data.params, "epochs", 1))
     batch = []
     for name in original.data.metrics:
         points = sorted(store.client.get_metric_history(original.info.run_id, name), key=lambda point: point.step)

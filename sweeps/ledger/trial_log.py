@@ -20,6 +20,7 @@ from eval_workers.tracking.store import METRICS_PER_BATCH, Store
 from mmpo_train.events import Point
 from mmpo_train.metric_names import harness_task
 from sweeps.ledger.journal import Journal
+from sweeps.ledger.tags import ending_tags
 
 PACKAGES = (
     "torch", "ray", "deepspeed", "transformers", "peft", "datasets", "bitsandbytes", "mlflow", "lm-eval", "numpy",
@@ -210,10 +211,7 @@ class TrialLog:
 
     def _deliver_end(self, end: Mapping[str, Any]) -> None:
         if self.run_id is not None:
-            tags = {
-                f"trial.{name}": end[name] for name in ("state", "reason", "seconds") if end[name] not in ("", None)
-            }
-            self._store.log_tags(self.run_id, tags)
+            self._store.log_tags(self.run_id, ending_tags(end["state"], end["reason"], end["seconds"]))
             status = {"finished": "FINISHED", "stopped": "KILLED"}.get(end["state"], "FAILED")
             self._store.client.set_terminated(self.run_id, status, end["timestamp_ms"])
             with self._mutex:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from mmpo_train.tables import Table
-from sweeps.cluster.placement import HARDWARE
 from sweeps.reporting.page import MISSING, Sheet
-from sweeps.reporting.read import Experiment, Trial
+from sweeps.reporting.read import Experiment
 from sweeps.reporting.tables import stage_title
 
 
@@ -19,7 +18,7 @@ def cost_table(experiment: Experiment) -> Sheet:
         timed = [trial for trial in trained if trial.record.seconds is not None]
         untimed = len(trained) - len(timed)
         seconds = sum(trial.record.seconds or 0.0 for trial in timed)
-        gpus = [_gpus(trial) for trial in timed]
+        gpus = [None if trial.hardware is None else trial.hardware.gpus for trial in timed]
         hours = sum((trial.record.seconds or 0.0) * (count or 0) / 3600 for trial, count in zip(timed, gpus))
         rows.append(
             (
@@ -29,7 +28,7 @@ def cost_table(experiment: Experiment) -> Sheet:
                 str(reused),
                 MISSING if trained and not timed else f"{seconds:,.0f}",
                 _hours(gpus, hours),
-                ", ".join(sorted({trial.tags.get(HARDWARE, "unknown") for trial in trained})) or MISSING,
+                ", ".join(sorted({str(trial.hardware or "unknown") for trial in trained})) or MISSING,
                 str(untimed) if untimed else "",
                 stage.tags.get("stage.state", "running"),
             )
@@ -46,12 +45,6 @@ def cost_table(experiment: Experiment) -> Sheet:
         "was interrupted has the time since its last start."
     )
     return Sheet("cost", Table(caption, headers, rows, words=(0, 1, 6, 8)))
-
-
-def _gpus(trial: Trial) -> int | None:
-    """How many GPUs it trained on: 0 on CPUs, None where nobody wrote it down."""
-    workers, _, kind = trial.tags.get(HARDWARE, "").partition(" x ")
-    return None if not kind else 0 if kind == "CPU" else int(workers)
 
 
 def _hours(gpus: list[int | None], hours: float) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from mmpo_train.metric_names import HARNESS_MEAN, LENGTH_CONTROLLED
 from sweeps.figures.trade_off import Curve, Trajectory, colours_of, draw_curves, draw_trade_off, in_order
+from sweeps.ledger.tags import baseline_of
 from sweeps.plan.labels import words
 from sweeps.plan.order import ABLATIONS, FINAL_RUNS, SEARCH
 from sweeps.reporting.missing import stage_missing
@@ -136,5 +137,5 @@ def _curve(label: str, seeds: Sequence[Sequence[tuple[int, float]]]) -> Curve:
 
 def _baseline(stage: StageRun) -> float | None:
     """What the starting model scores by the objective; a range over the points is no line."""
-    scored = stage.tags.get("baseline.reward_accuracy", "")
-    return None if " to " in scored or not scored else float(scored)
+    baseline = baseline_of(stage.tags)
+    return baseline.line if baseline is not None else None

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
+from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import (
     ARENA_WIN_RATE,
     HARNESS_MEAN,
@@ -69,7 +70,7 @@ def length_controlled(stages: Sequence[StageRun]) -> str:
 
 def epochs_of(stage: StageRun) -> range:
     """Epochs that the stage's trials were to have."""
-    asked = [int(trial.record.params.get("epochs", 1)) for point in stage.points for trial in point.trials]
+    asked = [int(param_number(trial.record.params, "epochs", 1)) for point in stage.points for trial in point.trials]
     return range(1, max(asked, default=0) + 1)
 
 

@@ -10,8 +10,9 @@ from eval_workers.tracking.evaluations import EXPERIMENT as JUDGED_ALONE
 from mmpo_train.config import OBJECTIVE_FIELDS
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ACCURACY_CURVE, OF_SUITE
-from sweeps.ledger.records import COMPLETE, POINTS, ChildRecord, TrialRecord, trial_record
+from sweeps.ledger.records import COMPLETE, GRID, ChildRecord, TrialRecord, trial_record
 from sweeps.ledger.runs import BY_PERSON, WINNER, children_of
+from sweeps.ledger.tags import Hardware, hardware_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -29,6 +30,10 @@ class Trial:
     """Metric -> epoch -> value."""
     curve: tuple[tuple[int, float], ...]
     """(step, validation reward accuracy) while it trained."""
+
+    @property
+    def hardware(self) -> Hardware | None:
+        return hardware_of(self.tags)
 
     @property
     def pairs(self) -> int:
@@ -170,8 +175,8 @@ def _trial(ledger: Ledger, run: Run, record: TrialRecord) -> Trial:
 
 
 def _stage(ledger: Ledger, experiment_id: str, run: Run, trials: dict[str, Trial]) -> StageRun:
-    artifacts = ledger.store.json_artifacts(run.info.run_id, {POINTS, "ranking.json"})
-    listed = artifacts.get(POINTS, [])
+    artifacts = ledger.store.json_artifacts(run.info.run_id, {GRID, "ranking.json"})
+    listed = artifacts.get(GRID, [])
     points = tuple(
         Point(one["label"], tuple(trials[d] for d in one["digests"] if d in trials), len(one["digests"]))
         for one in listed

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, LENGTH_CONTROLLED
 from mmpo_train.tables import Table
+from sweeps.ledger.tags import winner_of
 from sweeps.plan.labels import shown, words
 from sweeps.plan.order import DECIDED_IN, FINAL_RUNS, SEARCH, tuned_grids
 from sweeps.ranking.noise import Measured, difference, spread
@@ -22,8 +24,8 @@ from sweeps.reporting.read import Experiment, StageRun
 
 
 def model_name(experiment: Experiment) -> str:
-    """The paper's name of the model, or else the one before ` on ` in the experiment's."""
-    return paper_numbers.MODELS.get(experiment.recipe) or experiment.name.rpartition(" on ")[0] or experiment.name
+    """The paper's name of the model, or else its folder's."""
+    return paper_numbers.MODELS.get(experiment.recipe) or Path(experiment.model).name or experiment.name
 
 
 def stage_title(name: str) -> str:
@@ -72,11 +74,11 @@ def _choice(stage: StageRun | None, field: str) -> tuple[float | None, str]:
         return None, "not run"
     person = stage.persons_choice
     if person is not None:
-        return float(person.params[field]), "by a person"
-    value = stage.tags.get(f"winner.{field}")
+        return person.number(field), "by a person"
+    value = winner_of(stage.tags, field)
     if not stage.finished or value is None:
         return None, f"not decided ({stage.tags.get('stage.state', 'running')})"
-    return float(value), "by rule"
+    return value, "by rule"
 
 
 def _apart(stage: StageRun | None, field: str, ours: float | None, theirs: float | None) -> str:

@@ -12,8 +12,9 @@ from mmpo_train.config import TrialConfig, identity
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked_values
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
-from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, POINTS, SETTINGS, ChildRecord, StageRecord
+from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, GRID, SETTINGS, ChildRecord, StageRecord
 from sweeps.ledger.runs import BY_PERSON, BY_RULE, WINNER
+from sweeps.ledger.tags import winner_of
 from sweeps.plan.labels import option, shown, words
 from sweeps.plan.order import DECIDED_IN, TUNED
 
@@ -91,18 +92,18 @@ def choose(ledger: Ledger | None, experiment: str, question: Question) -> Choice
     counting = _runs_that_count(runs, question, beta)
     children = {run.run_id: ledger.find_children(experiment, run.run_id) for run in counting}
     run, person = _persons_choice(counting, children, question)
-    by_rule = run.tags.get(f"winner.{question.field}")
+    by_rule = winner_of(run.tags, question.field)
     if person is not None:
-        value = float(person.params[question.field])
+        value = person.number(question.field)
         where = f"chosen by a person in run {person.name} ({person.run_id}){_at(run, question, beta)}"
-        if by_rule:
-            same = float(by_rule) == value
-            where += ", as by rule" if same else f", instead of {shown(question.field, float(by_rule))} by rule"
+        if by_rule is not None:
+            same = by_rule == value
+            where += ", as by rule" if same else f", instead of {shown(question.field, by_rule)} by rule"
         return Choice.of(question.field, value, where)
     _require_whole(ledger, experiment, run, children[run.run_id], question)
     assert by_rule is not None
     where = f"by rule in {run.title} (run {run.run_id}){_at(run, question, beta)}"
-    return Choice.of(question.field, float(by_rule), where)
+    return Choice.of(question.field, by_rule, where)
 
 
 def _runs_that_count(runs: list[StageRecord], question: Question, beta: float | None) -> list[StageRecord]:
@@ -161,7 +162,7 @@ def _require_whole(
 ) -> None:
     """Raises Undecided, naming the missing points, unless every point of the stage has a result and one has won."""
     ended = {child.digest for child in children if child.state in COMPLETE}
-    points = ledger.json_artifact(run.run_id, POINTS) or []
+    points = ledger.json_artifact(run.run_id, GRID) or []
     missing = [
         point["label"]
         for point in points
@@ -175,7 +176,7 @@ def _require_whole(
         raise Undecided(f"{question.subject} lists {there}: {advice}")
     if run.tags.get("stage.state") != "finished":
         raise Undecided(f"{question.subject} has not ended ({run.tags.get('stage.reason') or 'interrupted'}): {advice}")
-    if f"winner.{question.field}" not in run.tags:
+    if winner_of(run.tags, question.field) is None:
         raise Undecided(f"{question.subject} has no winner ({run.tags.get('winner.reason', 'no reason')}): {advice}")
 
 

@@ -13,6 +13,7 @@ from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
 from sweeps.figures.stage import plot_stage
+from sweeps.ledger.tags import Baseline, baseline_of, winner_tags
 from sweeps.plan.labels import words
 from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
 from sweeps.ranking.winners import Candidate, Ranking, rank
@@ -42,22 +43,19 @@ def conclude(
     ranking = rank([one for point in points for one in _candidates(point, records)])
     objective = points[0].trials[0].config.objective
     origins = _take(points, records, log)
-    baseline = {
-        name.removeprefix("baseline."): value for name, value in log.tags.items() if name.startswith("baseline.")
-    }
-    own_score = baseline.get("reward_accuracy", "")
+    baseline = baseline_of(log.tags)
     picture = plot_stage(
         storage / "plots" / f"{stage.name}-{objective}-{log.run_id[:8]}.png",
         title=f"{stage.title}: {objective}, {experiment}",
         axis_name=words(stage.axis),
         ranking=ranking,
         log_axis=stage.log_axis,
-        baseline=None if " to " in own_score else float(own_score or 0) or None,
+        baseline=(baseline and baseline.line) or None,  # 0 is no score: all are equal before training
         curves=_curves(points, records),
     )
     console.print(for_terminal(ranking_table(stage, ranking, records, origins, console.width)))
-    if baseline:
-        console.print(_starting_model(own_score, float(baseline["policy_accuracy"])), highlight=False)
+    if baseline is not None:
+        console.print(_starting_model(baseline), highlight=False)
     console.print(f"\n[bold]{escape(' '.join(sentences(stage, ranking)))}[/]", highlight=False)
     by_epoch = epoch_tables(points, records, words(stage.axis)) if stage.by_epoch else []
     for table in by_epoch:
@@ -73,12 +71,12 @@ def conclude(
     return ranking
 
 
-def _starting_model(own_score: str, policy_accuracy: float) -> str:
-    by_policy = f"accuracy by plain log-probabilities {policy_accuracy:.4f}"
-    if not own_score:
+def _starting_model(baseline: Baseline) -> str:
+    by_policy = f"accuracy by plain log-probabilities {baseline.policy_accuracy:.4f}"
+    if not baseline.reward_accuracy:
         return f"starting model: {by_policy}"
-    own = own_score if " to " in own_score else f"{float(own_score):.4f}"
-    ties = " (all scores are equal before training)" if own_score == "0.0" else ""
+    own = " to ".join(map(str, baseline.reward_accuracy)) if baseline.line is None else f"{baseline.line:.4f}"
+    ties = " (all scores are equal before training)" if baseline.line == 0 else ""
     return f"starting model: reward accuracy {own}{ties}, {by_policy}"
 
 
@@ -124,13 +122,10 @@ def _record_winner(stage: Stage, ranking: Ranking, records: Mapping[str, TrialRe
         log.finish(None, {"winner.reason": ranking.reason})
         return
     log.mark_winner([one.extra["digest"] for one in winner.seeds])
-    tags = {
-        f"winner.{stage.axis}": winner.candidate.value,
-        "winner.epoch": winner.candidate.epoch,
-        "winner.reward_accuracy": winner.accuracy,
-        "winner.reason": ranking.reason,
-    }
-    log.finish(records[winner.candidate.extra["digest"]], tags)
+    one = winner.candidate
+    assert winner.accuracy is not None
+    tags = winner_tags(stage.axis, one.value, one.epoch, winner.accuracy, ranking.reason)
+    log.finish(records[one.extra["digest"]], tags)
 
 
 def _curves(

@@ -19,10 +19,11 @@ from mmpo_train.storage.manifest import write_folder
 from mmpo_train.storage.mirror import address_of, bring, is_here, place_of, publish
 from mmpo_train.terminal import console, preparing
 from sweeps.cluster.connection import cluster, trial_resources
-from sweeps.cluster.placement import HARDWARE, hardware, wish_of
+from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.of_trials import forecast_trials, hours_of
 from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
+from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.commands import as_typed
 from sweeps.plan.options import SFTOptions
 from sweeps.search.checks import check_disk, check_storage
@@ -152,7 +153,7 @@ def _train(options: SFTOptions, inputs: SFTInputs, ledger: Ledger, experiment: s
             "experiment": experiment,
             "parent": "",
             "name": f"sft {Path(trial.model).name}",
-            "tags": {"stage.name": STAGE, "recipe": trial.recipe, HARDWARE: hardware(resources)},
+            "tags": {"stage.name": STAGE, "recipe": trial.recipe, HARDWARE: str(hardware(resources))},
             "config": values,
             "log10_learning_rate": round(math.log10(trial.learning_rate), 4),
         }

@@ -14,8 +14,9 @@ from sweeps.cluster.placement import wish_of
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.of_trials import forecast_trials, hours_of
 from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
-from sweeps.ledger.records import POINTS
+from sweeps.ledger.records import GRID
 from sweeps.ledger.runs import BY_PERSON, WINNER
+from sweeps.ledger.tags import Baseline, baseline_of
 from sweeps.plan.commands import as_typed, command, print_next, same_command
 from sweeps.plan.labels import option, words
 from sweeps.plan.options import SweepOptions
@@ -226,15 +227,15 @@ def _open_log(
     listed: list[dict[str, Any]] = [
         {"label": point.label, "digests": [trial.digest for trial in point.trials]} for point in points
     ]
-    log.log_json(POINTS, listed)
+    log.log_json(GRID, listed)
     return log
 
 
 def _tag_baselines(stage: Stage, log: StageLog, scores: Sequence[dict[str, float]]) -> None:
     """What the starting model scores. By the objective's own score that is one number only over learning rates: other
     axes may change the score, so that it is a range, and unknown where a single trial was trained."""
-    log.tag({"baseline.policy_accuracy": round(scores[0]["policy_accuracy"], 6)})
-    before = [float(value) for value in log.tags.get("baseline.reward_accuracy", "").split(" to ") if value]
-    own = sorted({round(score["reward_accuracy"], 6) for score in scores} | set(before))
-    if stage.axis == "learning_rate" or len(scores) > 1:
-        log.tag({"baseline.reward_accuracy": own[0] if len(own) == 1 else f"{own[0]} to {own[-1]}"})
+    before = baseline_of(log.tags)
+    own = {round(score["reward_accuracy"], 6) for score in scores} | set(before.reward_accuracy if before else ())
+    known = stage.axis == "learning_rate" or len(scores) > 1
+    reward = tuple(dict.fromkeys((min(own), max(own)))) if known else ()
+    log.tag(Baseline(round(scores[0]["policy_accuracy"], 6), reward).tags())

@@ -12,8 +12,9 @@ from mmpo_train.terminal import console, preparing, print_examples
 from sweeps.cluster.connection import cluster, map_on_cluster, trial_resources
 from sweeps.cluster.discovery import nodes_now
 from sweeps.cluster.evaluator_seats import seat_evaluators
-from sweeps.cluster.placement import HARDWARE, concurrency, hardware, wish_of
+from sweeps.cluster.placement import concurrency, hardware, wish_of
 from sweeps.ledger.records import COMPLETE
+from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.trials.board import Board, Row
@@ -87,7 +88,7 @@ def train_planned(
         rows = {trial.digest: Row(trial.label, trial.config.epochs) for trial in todo}
 
         def open_log(config: TrialConfig) -> TrialLog:
-            return log.open_trial(config, by_digest[config.digest].run_name, {HARDWARE: hardware(resources)})
+            return log.open_trial(config, by_digest[config.digest].run_name, {HARDWARE: str(hardware(resources))})
 
         jobs = [(trial.config, places[id(trial.inputs)]) for trial in todo]
 

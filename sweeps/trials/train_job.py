@@ -55,7 +55,7 @@ def _trainer(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> T
             num_workers=workers,
             use_gpu=job["use_gpu"],
             resources_per_worker=resources,
-            accelerator_type=job["accelerator"] or None,
+            accelerator_type=job["accelerator_type"] or None,
             placement_strategy="STRICT_PACK",  # on one node: between nodes, gradients would take the network
         ),
         torch_config=TorchConfig(backend=job["backend"]),

@@ -9,9 +9,9 @@ from typing import Any
 
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.events import Point
-from sweeps.cluster.placement import HARDWARE
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.stage_log import StageLog
+from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.stages import GridPoint, Stage
 from sweeps.ranking.winners import Candidate, rank
 from sweeps.ranking.wording import columns

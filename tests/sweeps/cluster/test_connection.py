@@ -19,9 +19,9 @@ HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
 def test_without_an_address_it_is_this_machine(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(discovery, "local_resources", lambda: (8.0, 2.0))
-    monkeypatch.setattr(discovery, "local_accelerator", lambda: "H200")
+    monkeypatch.setattr(discovery, "local_gpu_types", lambda: ("H200",))
     found = cluster.trial_resources(Wish(recipe=RECIPES["llama-3-8b"]))
-    assert (found.workers, found.accelerator, found.accelerator_type) == (2, "H200", "")
+    assert (found.workers, found.gpu_types, found.accelerator_type) == (2, ("H200",), "")
 
 
 def test_a_cluster_that_does_not_answer_ends_the_command_within_seconds_but_not_a_dry_run(monkeypatch):

@@ -25,10 +25,10 @@ def test_workers_need_their_cpus_too():
 def test_live_nodes_belong_to_the_types_that_an_autoscaler_starts():
     """Ray counts 47 CPUs where the type says 48; spot and on-demand are one kind of node."""
     nodes = nodes_of([HEAD, {**L40S, "CPU": 47.0}], [({"CPU": 0}, 0), (L40S, 4), (L40S, 2), (H100, 1)])
-    found = {kind.accelerators: (kind.alive, kind.most) for kind in nodes.kinds}
+    found = {kind.gpu_types: (kind.alive, kind.most) for kind in nodes.kinds}
     assert found == {("L40S",): (1, 6), ("H100",): (0, 1), (): (1, 1)}
     assert nodes.most_at_once(4, 1, 1) == 6 + 2 and nodes.of_type("L40S").most_at_once(4, 1, 1) == 6
-    assert nodes.accelerators == ["H100", "L40S"] and nodes.total_gpus == 32
+    assert nodes.gpu_types == ["H100", "L40S"] and nodes.total_gpus == 32
 
 
 def test_a_node_beyond_its_types_number_counts_all_the_same():

@@ -72,7 +72,7 @@ def test_l40_means_l40s_too_and_takes_the_type_with_more_room():
 def test_any_takes_what_there_is_and_as_many_as_fit():
     small = nodes_of([HEAD, {"CPU": 32.0, "GPU": 2.0, "accelerator_type:A10G": 1.0}])
     found = asked("llama-3-8b", small, accelerator="any")
-    assert (found.workers, found.accelerator_type, found.accelerator) == (2, "", "A10G")
+    assert (found.workers, found.accelerator_type, found.gpu_types) == (2, "", ("A10G",))
     assert found.note == "recipe llama-3-8b has 4 workers on H100 GPUs; here each trial uses 2 workers"
     cpus = asked("llama-3-8b", nodes_of([HEAD, {"CPU": 3.0}]), accelerator="any")
     assert (cpus.use_gpu, cpus.workers, cpus.concurrent) == (False, 3, 1)
@@ -132,7 +132,7 @@ def test_the_heads_memory_limits_drivers_and_not_trials_of_one_machine():
 
 def test_a_cluster_that_does_not_answer_is_taken_to_have_what_is_asked_for():
     found = assumed(Wish(recipe=RECIPES["smollm2-135m"], concurrent=3))
-    assert (found.workers, found.accelerator, found.concurrent, found.use_gpu) == (4, "L40S", 3, True)
+    assert (found.workers, found.gpu_types, found.concurrent, found.use_gpu) == (4, ("L40S",), 3, True)
     assert "does not answer" in found.note
 
 

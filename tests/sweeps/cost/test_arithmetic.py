@@ -13,8 +13,9 @@ import pytest
 from mmpo_train.config import replace
 from mmpo_train.errors import InputError
 from mmpo_train.events import Point
+from mmpo_train.prepare import tables_folder
 from sweeps.cluster.accelerators import accelerator_name
-from sweeps.cluster.placement import HARDWARE, TrialResources, hardware
+from sweeps.cluster.placement import TrialResources, hardware
 from sweeps.cost.arithmetic import (
     Forecast,
     Lengths,
@@ -29,9 +30,10 @@ from sweeps.cost.arithmetic import (
     total,
     work_of,
 )
-from sweeps.cost.lengths import lengths_of, tokens_folder
+from sweeps.cost.lengths import lengths_of
 from sweeps.cost.of_trials import forecast_trials, hours_of, read_size, work_on
 from sweeps.ledger.ledger import connect, experiment_name
+from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 
@@ -77,11 +79,14 @@ def test_validations_between_epochs_are_counted_and_none_twice():
 def test_speed_from_flop_is_the_assumed_share_of_the_peak():
     """1e15 tokens of 6 FLOP each on two H100: 0.35 · 2 · 989e12 / 6 tokens a second."""
     work = Work(steps=10, tokens=10**15, training_flop=6e15, scoring_flop=0.0)
-    speed = modelled_speed(work, "H100", 2)
+    speed = modelled_speed(work, ("H100",), 2)
     assert speed.tokens_per_second == pytest.approx(0.35 * 2 * 989e12 / 6)
     assert speed.seconds(work) == pytest.approx(30 + 6e15 / (0.7 * 989e12))
     assert "35%" in speed.source and "H100" in speed.source
-    assert "L40S" in modelled_speed(work, "X9000", 1).source, "an unknown one says whose peak was taken"
+    assert "L40S" in modelled_speed(work, ("X9000",), 1).source, "an unknown one says whose peak was taken"
+    assert (
+        "L4," not in modelled_speed(work, (), 1).source and "of a L4" in modelled_speed(work, ("H100", "L4"), 1).source
+    )
 
 
 def test_a_measured_speed_foresees_what_such_trials_took():
@@ -131,10 +136,10 @@ def test_accelerators_are_named_as_ray_names_them(driver, name):
 
 
 def test_a_trial_asks_for_gpus_of_a_named_type():
-    gpus = TrialResources(2, True, 1, 4, "H100")
-    assert (str(gpus), hardware(gpus)) == ("2 workers of 1 GPU (H100)", "2 x H100")
+    gpus = TrialResources(2, True, 1, 4, ("H100",))
+    assert (str(gpus), str(hardware(gpus))) == ("2 workers of 1 GPU (H100)", "2 x H100")
     cpus = TrialResources(1, False, 1, 2)
-    assert (str(cpus), hardware(cpus)) == ("1 worker of 1 CPU", "1 x CPU")
+    assert (str(cpus), str(hardware(cpus))) == ("1 worker of 1 CPU", "1 x CPU")
 
 
 def test_a_models_size_is_read_from_headers_alone(tmp_path):
@@ -167,7 +172,7 @@ def test_lengths_come_from_the_token_tables_or_from_the_text(prepared, tmp_path)
     from mmpo_train.data.tokens import read_table
 
     train, validation, said = lengths_of(prepared.inputs)
-    table = read_table(tokens_folder(prepared.inputs), "train")
+    table = read_table(tables_folder(prepared.inputs), "train")
     assert said == "tokens counted" and train.computed == table.together.sum()
     assert len(validation.prompts) == len(prepared.inputs.data.validation)
     elsewhere = SimpleNamespace(config=prepared.config, data=prepared.inputs.data, storage=tmp_path)
@@ -185,7 +190,7 @@ def test_without_a_ledger_a_forecast_counts_flop(prepared):
     two = forecast_trials([planned] * 2, options, resources, None)
     size, (train, validation, _) = read_size(prepared.inputs.model_folder), lengths_of(prepared.inputs)
     work = work_on(size, train, validation, prepared.config)
-    assert one.hours == pytest.approx(modelled_speed(work, "CPU", 1).seconds(work) / 3600)
+    assert one.hours == pytest.approx(modelled_speed(work, ("CPU",), 1).seconds(work) / 3600)
     assert two.hours == pytest.approx(2 * one.hours) and two.elapsed_seconds == pytest.approx(one.elapsed_seconds)
     assert (one.kind, one.steps) == ("CPU", work.steps) and "from FLOP" in one.source
     assert forecast_trials([], options, resources, None).hours == 0
@@ -198,7 +203,7 @@ def test_where_nothing_is_tokenised_the_reference_pass_is_counted_too(prepared, 
     forecast = forecast_trials([Planned(prepared.config, fresh, "a", "a")], SweepOptions(), resources, None)
     size, (train, validation, _) = read_size(model), lengths_of(fresh)
     work = work_on(size, train, validation, prepared.config)
-    without = Speed(modelled_speed(work, "CPU", 1).tokens_per_second, 30.0, "").seconds(work)
+    without = Speed(modelled_speed(work, ("CPU",), 1).tokens_per_second, 30.0, "").seconds(work)
     assert forecast.hours * 3600 > without
     known = forecast_trials([Planned(prepared.config, fresh, "a", "a")], SweepOptions(), resources, None, prepared=True)
     assert known.hours * 3600 == pytest.approx(without)
@@ -240,7 +245,7 @@ def test_finished_trials_of_the_same_model_and_hardware_are_the_measure(prepared
     assert forecast.source == "measured: 100 tokens per second in 2 finished trials"
     work = work_on(size, train, validation, planned.config)
     assert forecast.hours * 3600 == pytest.approx(7 + work.equivalent_tokens / 100)
-    elsewhere = forecast_trials([planned], SweepOptions(), TrialResources(2, True, 1, 1, "H200"), ledger)
+    elsewhere = forecast_trials([planned], SweepOptions(), TrialResources(2, True, 1, 1, ("H200",)), ledger)
     assert "from FLOP" in elsewhere.source and elsewhere.kind == "GPU"
 
 

@@ -10,11 +10,12 @@ import pytest
 from mmpo_train.events import Point
 from mmpo_train.sft.prepare import identify_sft, materialise_sft
 from mmpo_train.sft.trial import SFTTrial, change
-from sweeps.cluster.placement import HARDWARE, TrialResources
+from sweeps.cluster.placement import TrialResources
 from sweeps.cost.arithmetic import Lengths, ModelSize, modelled_speed
 from sweeps.cost.lengths import lengths_of
 from sweeps.cost.of_trials import forecast_trials, read_size, work_on
 from sweeps.ledger.ledger import connect, experiment_name
+from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.options import SFTOptions
 from sweeps.search.instruction_tuning import Tuning
 
@@ -64,10 +65,10 @@ def test_without_a_finished_tuning_a_forecast_counts_flop(inputs):
     train, validation, _ = lengths_of(inputs)
     work = work_on(read_size(inputs.model_folder), train, validation, inputs.config)
     one = forecast_of(inputs, ONE_CPU)
-    assert one.hours == pytest.approx(modelled_speed(work, "CPU", 1).seconds(work) / 3600)
+    assert one.hours == pytest.approx(modelled_speed(work, ("CPU",), 1).seconds(work) / 3600)
     assert (one.kind, one.steps) == ("CPU", 5) and "from FLOP" in one.source and "4 characters" in one.source
-    four = forecast_of(inputs, TrialResources(4, True, 1, 1, "H100"))
-    seconds = modelled_speed(work, "H100", 4).seconds(work)
+    four = forecast_of(inputs, TrialResources(4, True, 1, 1, ("H100",)))
+    seconds = modelled_speed(work, ("H100",), 4).seconds(work)
     assert (four.kind, four.elapsed_seconds) == ("GPU", pytest.approx(seconds))
     assert four.money == pytest.approx(4 * seconds / 3600 * 3.0)
 

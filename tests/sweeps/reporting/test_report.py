@@ -69,8 +69,8 @@ def storage(tmp_path_factory):
         "beta=0.5 s42": {1: reward(0.8)}, "beta=0.5 s43": {1: reward(0.8)},
     }  # fmt: skip
     stage = stage2(Stage2Options(betas=(0.05, 0.5)))
-    about = {"recipe": "tiny"}
-    made(ledger, stage, config(epochs=1), scored, seeds=2, params=about, hardware="1 x CPU", experiment=SEEDED)
+    about, tiny = {"recipe": "tiny"}, config(epochs=1, model="tiny")
+    made(ledger, stage, tiny, scored, seeds=2, params=about, hardware="1 x CPU", experiment=SEEDED)
     rates = stage1(Stage1Options(learning_rates=(5e-4, 1e-4)))
     made(ledger, rates, config(epochs=2), {"lr=5e-4": twice(0.6)}, finished=False, experiment=STARTED)
     ledger.close()

@@ -115,7 +115,7 @@ def test_real_workers_are_started_again_by_these_rules(tmp_path: Path) -> None:
     from sweeps.trials.tune import ON_HEAD, error_of
 
     resources = {"workers": 1, "min_workers": 1, "use_gpu": False, "cpus_per_worker": 1, "gpus_per_worker": 1.0}
-    common = resources | {"accelerator": "", "backend": "gloo", "ray_storage": str(tmp_path / "ray")}
+    common = resources | {"accelerator_type": "", "backend": "gloo", "ray_storage": str(tmp_path / "ray")}
     jobs = [common | {"digest": name, "tally": str(tmp_path / name)} for name in ("raises", "dies")]
     with cluster(verbose=False):
         tuner = ray.tune.Tuner(

@@ -1,0 +1,84 @@
+"""What MLflow keeps as text and we know as numbers: every tag is written and read by functions that stand together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+HARDWARE = "trial.hardware"
+_SECONDS = "trial.seconds"
+_BASELINE_POLICY, _BASELINE_REWARD = "baseline.policy_accuracy", "baseline.reward_accuracy"
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a trial runs on, as text `2 x H100` or `1 x CPU`."""
+
+    workers: int
+    kind: str
+    """CPU, or the types of its GPUs as Ray names them; GPU where they are not known."""
+
+    @property
+    def gpus(self) -> int:
+        return 0 if self.kind == "CPU" else self.workers
+
+    def __str__(self) -> str:
+        return f"{self.workers} x {self.kind}"
+
+
+def hardware_of(tags: Mapping[str, str]) -> Hardware | None:
+    """What the tag HARDWARE of a trial says; None where nobody wrote it down."""
+    workers, _, kind = tags.get(HARDWARE, "").partition(" x ")
+    return Hardware(int(workers), kind) if kind else None
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What the starting model scores on the validation pairs."""
+
+    policy_accuracy: float
+    """By plain log-probabilities."""
+    reward_accuracy: tuple[float, ...] = ()
+    """By the objectives' own scores: one number, or the lowest and the highest over the points; empty if not known."""
+
+    @property
+    def line(self) -> float | None:
+        """The reward accuracy, where it is one number."""
+        return self.reward_accuracy[0] if len(self.reward_accuracy) == 1 else None
+
+    def tags(self) -> dict[str, str]:
+        """Of a stage; `baseline_of` reads them."""
+        own = {_BASELINE_REWARD: " to ".join(map(str, self.reward_accuracy))} if self.reward_accuracy else {}
+        return {_BASELINE_POLICY: str(self.policy_accuracy), **own}
+
+
+def baseline_of(tags: Mapping[str, str]) -> Baseline | None:
+    """None where no trial of the stage was trained yet."""
+    if _BASELINE_POLICY not in tags:
+        return None
+    own = tags.get(_BASELINE_REWARD, "")
+    return Baseline(float(tags[_BASELINE_POLICY]), tuple(float(one) for one in own.split(" to ") if one))
+
+
+def winner_tags(field: str, value: Any, epoch: int, reward_accuracy: float, reason: str) -> dict[str, Any]:
+    """Of a stage that has a winner by rule; `winner_of` reads its value."""
+    numbers = {f"winner.{field}": value, "winner.epoch": epoch, "winner.reward_accuracy": reward_accuracy}
+    return {**numbers, "winner.reason": reason}
+
+
+def winner_of(tags: Mapping[str, str], field: str) -> float | None:
+    """The value of a tuned field that a stage chose by rule; None where there is none."""
+    value = tags.get(f"winner.{field}")
+    return None if value is None else float(value)
+
+
+def ending_tags(state: str, reason: str, seconds: float | None) -> dict[str, Any]:
+    """Of a trial that ended; `seconds_of` reads its time."""
+    tags = {"trial.state": state, "trial.reason": reason, _SECONDS: seconds}
+    return {name: value for name, value in tags.items() if value not in ("", None)}
+
+
+def seconds_of(tags: Mapping[str, str]) -> float | None:
+    """How long a trial worked; None where it did not come to its end."""
+    return float(tags[_SECONDS]) if _SECONDS in tags else None
