@@ -169,7 +169,7 @@ def finished_trials(
     tags = {"ledger.kind": "trial", "trial.state": "finished", HARDWARE: str(ran_on)}
     with ledger.store.reading():
         runs = ledger.store.search(ledger.store.experiment_id(experiment, create=False), tags)
-    wanted = {name: param_text(value) for name, value in same.items()}
+    wanted = {name: param_text(name, value) for name, value in same.items()}
     found: list[tuple[float, float, Work]] = []
     for run in reversed(runs):
         params, seconds = run.data.params, seconds_of(run.data.tags) or 0.0
