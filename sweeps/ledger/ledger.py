@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING, Any
 from eval_workers.tracking import addresses
 from eval_workers.tracking.delivery import Delivery
 from eval_workers.tracking.store import Store
-from mmpo_train.config import TrialConfig
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked
-from mmpo_train.sft.trial import SFTTrial
 from sweeps.ledger.journal import FILE_NAME, Journal, TrialTaken, read_entries
 from sweeps.ledger.records import (
     COMPLETE,
@@ -261,10 +259,3 @@ class Ledger:
         with self.store.reading():
             artifacts = self.store.json_artifacts(run.info.run_id, {"trial.json", "validation"})
         return trial_record(run, artifacts, self.curve)
-
-
-def experiment_name(config: TrialConfig | SFTTrial) -> str:
-    """One MLflow experiment for each model and dataset, and one for its instruction tuning."""
-    datasets = "+".join(Path(source).name for source in config.dataset)
-    tuning = ", instruction tuning" if isinstance(config, SFTTrial) else ""
-    return f"{Path(config.model).name} on {datasets}{tuning}"

@@ -17,6 +17,9 @@ Curve = list[tuple[int, float]]
 COMPLETE = ("finished", "diverged")
 """States of a trial that is not run again."""
 SETTINGS, FIXED, COMMAND, POINTS = "stage.settings", "stage.fixed", "stage.command", "points.json"
+MODEL, DATA = "experiment.model", "experiment.data"
+SHORT_NAME, LONG_NAME = "experiment.short_name", "experiment.long_name"
+"""Tags of an experiment: the contents that it is about, and how these are called."""
 
 
 @dataclass(frozen=True)
