@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
@@ -21,7 +21,7 @@ from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.arithmetic import Forecast, duration, total
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.final_runs import FinalOptions, final_runs
-from sweeps.ledger.ledger import experiment_name
+from sweeps.ledger.experiments import experiment_of
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import TUNED, search_of
 from sweeps.plan.stages import Stage, known_objective, stage_config
@@ -32,6 +32,9 @@ from sweeps.search.train import unfinished
 from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
 from sweeps.stage3_margin import Stage3Options, stage3
+
+if TYPE_CHECKING:
+    from mmpo_train.prepare import Inputs
 
 TINY_EVALUATIONS = "evaluations=reward,harness,alpaca"
 """Of final runs and ablations on `tiny`, for the report's tables 1 and 2 and its figures, where --set names none."""
@@ -100,11 +103,11 @@ def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
     return steps
 
 
-def check(searches: list[list[Step]]) -> None:
-    """Refuse, before anything is started, what any stage would refuse later."""
+def check(searches: list[list[Step]]) -> list[Inputs]:
+    """Refuse, before anything is started, what any stage would refuse later. Returns each model with its data."""
     from mmpo_train.prepare import identify
 
-    known: dict[str, Any] = {}
+    known: dict[str, Inputs] = {}
     places: dict[str, TrialResources] = {}
     for step in (step for steps in searches for step in steps):
         options = step.options
@@ -119,6 +122,7 @@ def check(searches: list[list[Step]]) -> None:
         check_judges([base], with_keys=not options.dry_run)
         if not options.dry_run:
             check_suites(base, options.evaluation, options.folder)
+    return list(known.values())
 
 
 def run_paper(options: PaperOptions) -> bool:
@@ -129,14 +133,14 @@ def run_paper(options: PaperOptions) -> bool:
             raise InputError(f"--{name} {'names one twice' if given else 'is empty'}; give each once")
     searches = [steps_of(options, model, objective) for model in options.model for objective in options.objective]
     check_storage(options)
-    check(searches)
+    subjects = check(searches)
     if options.dry_run:
         with kept_cluster():
             _foresee(searches)
         return True
     with kept_cluster():
         stopped = {steps[0].search: reason for steps in searches if (reason := _run(steps))}
-    unwritten = _report(options, searches)
+    unwritten = _report(options, subjects)
     for search, reason in stopped.items():
         console.print(f"{search} stopped at {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
@@ -149,14 +153,15 @@ def run_paper(options: PaperOptions) -> bool:
     return not stopped and not unwritten
 
 
-def _report(options: PaperOptions, searches: list[list[Step]]) -> str:
+def _report(options: PaperOptions, subjects: list[Inputs]) -> str:
     """Write the report of all models and objectives; why there is none, or nothing."""
+    from sweeps.ledger.ledger import connect_to_read
     from sweeps.reporting.report import ReportOptions, write_report
 
-    bases = [stage_config(steps[0].stage, steps[0].options, "fp32") for steps in searches]
-    experiments = tuple(dict.fromkeys(experiment_name(base) for base in bases))
     console.rule("report", style="dim")
     try:
+        ledger = connect_to_read(options.tracking_uri or None, options.folder)
+        experiments = tuple(dict.fromkeys(experiment_of(ledger, one) for one in subjects))
         write_report(
             ReportOptions(
                 storage=options.storage,
@@ -221,9 +226,9 @@ def _forecast(todo: list[Planned], options: SweepOptions, *, prepared: bool) -> 
 
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
     resources = trial_resources(wish_of(options), dry_run=True)
-    if ledger is not None:
-        found = {one.digest: ledger.look_up(experiment_name(one.config), one.digest) for one in todo}
-        todo = unfinished(todo, {digest: record for digest, record in found.items() if record is not None})
+    if ledger is not None and todo:
+        found = ledger.look_up_trials(experiment_of(ledger, todo[0].inputs), [one.digest for one in todo])
+        todo = unfinished(todo, found)
     return todo, forecast_trials(todo, options, resources, ledger, prepared=prepared)
 
 

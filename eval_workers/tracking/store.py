@@ -29,7 +29,7 @@ from mmpo_train.storage.mirror import address_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
+    from mlflow.entities import Experiment, Run
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -68,7 +68,7 @@ class Store:
             return self._experiments[name]
         found = self.client.get_experiment_by_name(name)
         if found is None and create:
-            self._create_experiment(name)
+            self.create_experiment(name, {})
             found = self.client.get_experiment_by_name(name)
         if found is None:
             return ""
@@ -80,27 +80,35 @@ class Store:
         self._experiments[name] = found.experiment_id
         return found.experiment_id
 
-    def _create_experiment(self, name: str) -> None:
+    def experiment(self, name: str) -> Experiment | None:
+        """The experiment of that name, perhaps a deleted one."""
+        return self.client.get_experiment_by_name(name)
+
+    def experiments(self, tags: Mapping[str, str]) -> list[Experiment]:
+        """Active experiments with these tags, the oldest first."""
+        found = self.client.search_experiments(filter_string=_filter("tags", tags))
+        return sorted(found, key=lambda one: (one.creation_time or 0, one.experiment_id))
+
+    def create_experiment(self, name: str, tags: Mapping[str, str]) -> None:
+        """Make it, unless another process was faster."""
         from mlflow.exceptions import MlflowException
 
         # A server knows where its artifacts go. Otherwise MLflow would put them below the current folder.
         beside = self.address.database if address_of(self._storage) else None  # a copy may be deleted at any time
         folder = beside.parent if beside else self._storage
         location = None if self.address.remote else (folder / "mlartifacts").as_uri()
-        tags = {"mlflow.experiment.primaryMetric.name": REWARD_ACCURACY}
+        every_tag = {"mlflow.experiment.primaryMetric.name": REWARD_ACCURACY, **tags}
         try:
-            self.client.create_experiment(name, artifact_location=location, tags=tags)
+            self.client.create_experiment(name, artifact_location=location, tags=every_tag)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
     def search(self, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
         """Active runs with these tags, the oldest first."""
         if not experiment_id:
             return []
-        for value in tags.values():
-            assert "'" not in value, f"a quote in {value!r} would end MLflow's filter"
-        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        wanted = _filter("tags", tags)
         found: list[Run] = []
         page = None
         while True:  # a page has at most so many runs; the token of the last one is empty
@@ -204,6 +212,13 @@ class Store:
             return not (said_by_mlflow and error.error_code in HOPELESS)
         gone = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
         return isinstance(error, OSError) and not isinstance(error, gone)
+
+
+def _filter(kind: str, values: Mapping[str, str]) -> str:
+    """MLflow's filter for these values of tags or params."""
+    for value in values.values():
+        assert "'" not in value, f"a quote in {value!r} would end MLflow's filter"
+    return " and ".join(f"{kind}.`{name}` = '{value}'" for name, value in values.items())
 
 
 def text(value: Any) -> str:

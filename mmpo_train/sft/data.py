@@ -84,6 +84,8 @@ class ChatData:
     """Keys of the conversations that validate."""
     fingerprint: str
     """SHA-256 over the usable conversations in order, and over which of them validate."""
+    content: str
+    """The same over the conversations alone."""
     audit: ChatAudit
 
     def conversations(self, split: str) -> Iterator[Chat]:
@@ -146,8 +148,9 @@ def load_chats(
             f"{', '.join(given)} has {audit.train} conversations to train on and {audit.validation} to validate on; "
             "both are needed: give more data, or name a validation split\n" + "\n".join(audit.lines())
         )
+    content = digest.hexdigest()
     digest.update(b"".join(sorted(chosen)))
-    return ChatData(sources, chosen, digest.hexdigest(), audit)
+    return ChatData(sources, chosen, digest.hexdigest(), content, audit)
 
 
 class ParsedChat(NamedTuple):

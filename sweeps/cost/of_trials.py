@@ -30,7 +30,7 @@ from sweeps.cost.arithmetic import (
     work_of,
 )
 from sweeps.cost.lengths import lengths_of, tokens_folder
-from sweeps.ledger.ledger import experiment_name
+from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.tags import HARDWARE, Hardware, seconds_of
 from sweeps.plan.options import SweepOptions
 
@@ -102,7 +102,7 @@ def forecast_trials(
             fields: dict[str, Any] = {name: int(param_number(params, name)) for name in _SPEED_FIELDS[type(first)]}
             return work_on(size, train, validation, dataclasses.replace(first, **fields))
 
-        measured = finished_trials(ledger, experiment_name(first), same, hardware(resources), work_in)
+        measured = finished_trials(ledger, experiment_of(ledger, inputs), same, hardware(resources), work_in)
     if measured:
         speed = measured_speed(measured)
     else:  # by the FLOP of the work

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking import addresses
 from eval_workers.tracking.store import Store
-from mmpo_train.config import TrialConfig
 from mmpo_train.errors import InputError
-from mmpo_train.sft.trial import SFTTrial
 from sweeps.ledger.open_trials import OpenTrials
 from sweeps.ledger.records import COMPLETE, ChildRecord, Curve, StageRecord, TrialRecord, stage_record, trial_record
 from sweeps.ledger.runs import children_of, runs_that_count
@@ -191,10 +189,3 @@ class Ledger:
         with self.store.reading():
             artifacts = self.store.json_artifacts(run.info.run_id, {"trial.json", "validation"})
         return trial_record(run, artifacts, self.curve)
-
-
-def experiment_name(config: TrialConfig | SFTTrial) -> str:
-    """One MLflow experiment for each model and dataset, and one for its instruction tuning."""
-    datasets = "+".join(Path(source).name for source in config.dataset)
-    tuning = ", instruction tuning" if isinstance(config, SFTTrial) else ""
-    return f"{Path(config.model).name} on {datasets}{tuning}"

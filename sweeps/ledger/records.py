@@ -21,6 +21,9 @@ COMPLETE = ("finished", "diverged")
 SETTINGS, FIXED, COMMAND = "stage.settings", "stage.fixed", "stage.command"
 GRID = "points.json"
 """The file of a stage's run that lists the points of its grid."""
+MODEL, DATA = "experiment.model", "experiment.data"
+SHORT_NAME, LONG_NAME = "experiment.short_name", "experiment.long_name"
+"""Tags of an experiment: the contents that it is about, and how these are called."""
 
 
 @dataclass(frozen=True)

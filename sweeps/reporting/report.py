@@ -77,17 +77,19 @@ def _experiments(options: ReportOptions, ledger: Ledger) -> list[str]:
         return list(dict.fromkeys(options.experiment))
     if options.model or options.dataset:
         from mmpo_train.options import Options, base_config
-        from sweeps.ledger.ledger import experiment_name
+        from sweeps.ledger.experiments import experiments_called
 
         asked = Options(model=options.model or "tiny", dataset=options.dataset, storage=options.storage)
-        return [experiment_name(base_config(asked))]
-    found = experiments_of(ledger)
+        found = experiments_called(ledger, base_config(asked))
+    else:
+        found = experiments_of(ledger)
     if len(found) == 1:
         return found
     if not found:
         raise InputError(f"the ledger at {ledger.uri} has no stage yet: run python sweeps/{STAGE_1.name}.py first")
     listed = "\n  ".join(found)
-    raise InputError(f"the ledger has several experiments; give --model, or --experiment with one of\n  {listed}")
+    which = "--experiment" if options.model or options.dataset else "--model, or --experiment"
+    raise InputError(f"the ledger has several experiments; give {which} with one of\n  {listed}")
 
 
 def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Sequence[str] = ()) -> list[Path]:

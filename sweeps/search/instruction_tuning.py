@@ -22,7 +22,8 @@ from sweeps.cluster.connection import cluster, trial_resources
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.of_trials import forecast_trials, hours_of
-from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
+from sweeps.ledger.experiments import experiment_of
+from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.commands import as_typed
 from sweeps.plan.options import SFTOptions
@@ -57,17 +58,12 @@ def run_stage0(options: SFTOptions) -> None:
     resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
     trial = trial_of(options, resources.precision)
     inputs = identify_sft(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
-    trial, audit = inputs.config, inputs.data.audit
-    console.print("\n".join(audit.lines()), style="dim", highlight=False, soft_wrap=True)
-    steps = math.ceil(audit.train / trial.conversations_per_step) * trial.epochs
-    experiment = experiment_name(trial)
-    console.print(
-        f"[bold]Stage 0, instruction tuning[/]: {experiment}, recipe {trial.recipe}, {trial.epochs} epochs, {steps} "
-        f"steps, learning rate {trial.learning_rate:g}, trial {trial.digest}",
-        highlight=False,
-    )
+    trial = inputs.config
+    console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
     if options.dry_run:
         found = connect_to_read(options.tracking_uri or None, options.folder)
+        experiment = experiment_of(found, inputs)
+        _say_what(inputs, experiment)
         if found is not None and _is_done(found.look_up(experiment, trial.digest)):
             console.print("finished already: nothing to tune; nothing was started")
             return
@@ -78,6 +74,8 @@ def run_stage0(options: SFTOptions) -> None:
     check_disk(inputs, trials=0)  # the ledger itself needs room
     ledger = connect(options.tracking_uri or None, options.folder)
     try:
+        experiment = experiment_of(ledger, inputs, create=True)
+        _say_what(inputs, experiment)
         record = ledger.find_trial(experiment, trial.digest)
         if not _is_done(record):
             check_disk(inputs, trials=1)
@@ -98,6 +96,16 @@ def run_stage0(options: SFTOptions) -> None:
         console.print(f"  {ledger.page(experiment)}", highlight=False, soft_wrap=True, markup=False)
     finally:
         ledger.close()
+
+
+def _say_what(inputs: SFTInputs, experiment: str) -> None:
+    trial = inputs.config
+    steps = math.ceil(inputs.data.audit.train / trial.conversations_per_step) * trial.epochs
+    console.print(
+        f"[bold]Stage 0, instruction tuning[/]: {experiment}, recipe {trial.recipe}, {trial.epochs} epochs, {steps} "
+        f"steps, learning rate {trial.learning_rate:g}, trial {trial.digest}",
+        highlight=False,
+    )
 
 
 def trial_of(options: SFTOptions, precision: str) -> SFTTrial:

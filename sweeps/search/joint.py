@@ -18,7 +18,8 @@ from sweeps.cluster.connection import kept_cluster, trial_resources
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
-from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
+from sweeps.ledger.experiments import experiment_of
+from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.plan.commands import as_typed
 from sweeps.plan.labels import shown
 from sweeps.plan.options import SweepOptions
@@ -127,15 +128,15 @@ def run_joint_search(options: JointOptions) -> None:
 
     search = _prepare(options)
     base = search.inputs.config
-    experiment = experiment_name(base)
     if options.dry_run:
-        ledger = connect_to_read(options.tracking_uri or None, options.folder)
-        _list(search, ledger, experiment)
+        found = connect_to_read(options.tracking_uri or None, options.folder)
+        _list(search, found, experiment_of(found, search.inputs))
         return
     check_disk(search.inputs, search.budget, search.at_a_time, stops=True)
     check_suites(base, options.evaluation, options.folder)
     ledger = connect(options.tracking_uri or None, options.folder)
     try:
+        experiment = experiment_of(ledger, search.inputs, create=True)
         log = _open_log(search, ledger, experiment)
         try:
             with kept_cluster():

@@ -13,7 +13,8 @@ from sweeps.cluster.connection import trial_resources
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.of_trials import forecast_trials, hours_of
-from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
+from sweeps.ledger.experiments import experiment_of
+from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.ledger.records import GRID
 from sweeps.ledger.runs import BY_PERSON, WINNER
 from sweeps.ledger.tags import Baseline, baseline_of
@@ -75,9 +76,9 @@ def run_stage(stage: Stage, options: SweepOptions) -> list[Planned]:
     said = ", ".join([*(f"{name} {value}" for name, value in taken.items()), *filter(None, [resources.note])])
     console.print(said, style="dim", highlight=False, soft_wrap=True)
     check_judges([base], with_keys=not options.dry_run)
-    experiment = experiment_name(base)
     if options.dry_run:
         found = connect_to_read(options.tracking_uri or None, options.folder)
+        experiment = experiment_of(found, inputs)
         config, choices = with_choices(stage, options, inputs.config, found, experiment)
         still_open = [name for name in stage.chosen if name not in {choice.field for choice in choices}]
         points = stage.points(config, inputs, options.seeds)
@@ -93,6 +94,7 @@ def run_stage(stage: Stage, options: SweepOptions) -> list[Planned]:
     check_suites(base, options.evaluation, options.folder)
     ledger = connect(options.tracking_uri or None, options.folder)
     try:
+        experiment = experiment_of(ledger, inputs, create=True)
         config, choices = with_choices(stage, options, inputs.config, ledger, experiment)
         return _run(stage, options, stage.points(config, inputs, options.seeds), choices, ledger, experiment, resources)
     finally:

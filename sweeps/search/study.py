@@ -20,7 +20,8 @@ from sweeps.cluster.connection import trial_resources
 from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.arithmetic import total
 from sweeps.cost.of_trials import forecast_trials
-from sweeps.ledger.ledger import FLUSH_SECONDS, experiment_name
+from sweeps.ledger.experiments import experiment_of
+from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.plan.commands import as_typed
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
@@ -71,14 +72,14 @@ def run_study(study: Study, options: StudyOptions) -> None:
     planned = [entry.planned for entry in entries]
     judge = options.judge or ("tiny" if set(planned[0].config.dataset) <= set(EMBEDDED) else "")
     check_judges([trial.config for trial in planned], judge, with_keys=not options.dry_run)
-    experiment = experiment_name(planned[0].config)
-    console.print(f"[bold]{escape(study.title)}[/]: {experiment}, {len(planned)} trials", highlight=False)
     if options.dry_run:
-        _list(planned, options, resources, experiment)
+        _list(study, planned, options, resources)
         return
     check_suites(planned[0].config, options.evaluation, options.folder)
     ledger = connect(options.tracking_uri or None, options.folder)
     try:
+        experiment = experiment_of(ledger, planned[0].inputs, create=True)
+        _say_what(study, planned, experiment)
         todo = unfinished(planned, find_records(ledger, experiment, planned))
         check_disk(planned[0].inputs, len(todo), resources.concurrent)
         log = ledger.open_stage(
@@ -124,11 +125,17 @@ def run_study(study: Study, options: StudyOptions) -> None:
         ledger.close()
 
 
-def _list(planned: Sequence[Planned], options: StudyOptions, resources: TrialResources, experiment: str) -> None:
+def _say_what(study: Study, planned: Sequence[Planned], experiment: str) -> None:
+    console.print(f"[bold]{escape(study.title)}[/]: {experiment}, {len(planned)} trials", highlight=False)
+
+
+def _list(study: Study, planned: Sequence[Planned], options: StudyOptions, resources: TrialResources) -> None:
     """What would run and what would be reused, and what the former will cost."""
     from sweeps.ledger.ledger import connect_to_read
 
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
+    experiment = experiment_of(ledger, planned[0].inputs)
+    _say_what(study, planned, experiment)
     records = {} if ledger is None else ledger.look_up_trials(experiment, [one.digest for one in planned])
     todo = unfinished(planned, records)
     wanted = {trial.digest for trial in todo}

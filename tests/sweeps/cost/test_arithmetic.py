@@ -32,7 +32,8 @@ from sweeps.cost.arithmetic import (
 )
 from sweeps.cost.lengths import lengths_of
 from sweeps.cost.of_trials import forecast_trials, hours_of, read_size, work_on
-from sweeps.ledger.ledger import connect, experiment_name
+from sweeps.ledger.experiments import experiment_name
+from sweeps.ledger.ledger import connect
 from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned

@@ -14,7 +14,8 @@ from sweeps.cluster.placement import TrialResources
 from sweeps.cost.arithmetic import Lengths, ModelSize, modelled_speed
 from sweeps.cost.lengths import lengths_of
 from sweeps.cost.of_trials import forecast_trials, read_size, work_on
-from sweeps.ledger.ledger import connect, experiment_name
+from sweeps.ledger.experiments import experiment_name
+from sweeps.ledger.ledger import connect
 from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.options import SFTOptions
 from sweeps.search.instruction_tuning import Tuning
