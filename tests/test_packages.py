@@ -19,7 +19,7 @@ GROUPS = {
     "eval_workers": (),
     "sweeps": (),
     "benchmarks": ("dev",),
-    "makers": ("dev",),
+    "makers": ("dev", "browser-test"),
     "tests": ("dev",),
     "tests/browser": ("dev", "browser-test"),
     "tests/clusters": ("dev", "cluster-test"),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eval_workers.answers.generation import Generator
-from eval_workers.answers.sampling import Sampling
+from eval_workers.answers.sampling import Sampling, Task
 from eval_workers.harness.loglikelihoods import Requests
 from eval_workers.reward_accuracy import RewardAccuracy
 from mmpo_train.config import TrialConfig, replace
@@ -92,7 +92,8 @@ def test_evaluators_and_the_harness_reach_the_kernel_and_generation_computes_in_
         return attend(query, key, value, *rest, **named)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", spied)
-    generator.generate([[1, 2, 3], [4, 5]], [Sampling(temperature=0.0, max_new_tokens=3)])
+    greedy = Sampling(temperature=0.0, max_new_tokens=3)
+    list(generator.run([[Task((1, 2, 3), greedy, 0), Task((4, 5), greedy, 0)]]))
     assert seen == {torch.bfloat16} and not kernel, "with a cache it is the library's attention, in half precision"
 
 

@@ -174,5 +174,5 @@ def test_a_model_with_a_template_keeps_its_own(trial, model_folder, tmp_path):
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(trial, bare, model_folder, tmp_path):
     config = json.loads((bare / "config.json").read_text())
     (bare / "config.json").write_text(json.dumps({**config, "vocab_size": 10}))
-    with pytest.raises(InputError, match="of the same vocabulary"):
+    with pytest.raises(InputError, match="with the same vocabulary"):
         identify_sft(change(trial, {"model": str(bare), "tokenizer_of": str(model_folder)}), tmp_path)

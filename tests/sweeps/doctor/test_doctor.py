@@ -357,6 +357,7 @@ def test_a_port_that_other_machines_reach_is_noted(monkeypatch, host, expected):
 
 
 def test_ray_s_ports_are_guarded_by_its_token(monkeypatch):
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with socket.create_server(("0.0.0.0", 0)) as server:
         monkeypatch.setattr(doctor_services, "_PORTS", {server.getsockname()[1]: "Ray"})
         assert verdicts(doctor_services.open_ports()) == ["note"]
