@@ -104,7 +104,7 @@ def instrument(watch: Watch) -> None:
     import sweeps.trials.tune
 
     sweeps.trials.tune.drive_trial = scale_stub.drive_stub
-    sweeps.trials.evaluators.start_reward_accuracy = scale_stub.start_evaluator
+    sweeps.trials.evaluators.WarmReward = scale_stub.StubEvaluator
     make_client, connect = eval_workers.tracking.store._client, sweeps.ledger.ledger.connect
 
     def counted_client(address: Any) -> Counted:

@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from eval_workers.warm_evaluators import WarmReward
+
 NAMES = (
     "epoch", "learning_rate", "gradient_norm", "loss", "reward_accuracy", "chosen_reward", "rejected_reward",
     "reward_margin", "chosen_logps", "rejected_logps", "rejected_weight", "saturated_share", "pairs_per_second",
@@ -41,7 +43,7 @@ def drive_stub(space: dict[str, Any]) -> None:
     workers = placement_group([one] * job["workers"], strategy="STRICT_PACK")
     ray.get(workers.ready())
     placed = time.time()
-    tune.report({"points": [], "finished": None, "workers": job["workers"]})
+    tune.report({"workers": job["workers"]})
     draw = random.Random(job["digest"])
     steps = shape["points"] // REPORTS
     for report in range(REPORTS):
@@ -81,21 +83,14 @@ def make_inputs(folder: Path) -> list[str]:
     return ["--model", str(folder / "model"), "--recipe", "tiny", "--dataset", str(folder / "pairs.jsonl")]
 
 
-def start_evaluator(seat: Any) -> Any:
-    """In the place of `eval_workers.actors.start_reward_accuracy`."""
-    import ray
+class StubEvaluator(WarmReward):
+    """In the place of `WarmReward`: it makes up what a checkpoint scores."""
 
-    from eval_workers.actors import RewardAccuracyActor
-
-    class StubEvaluator(RewardAccuracyActor):
-        def evaluate(self, checkpoint: str, tokens: str, reference: str) -> dict[str, Any]:
-            draw = random.Random(checkpoint)
-            correct = [int(draw.random() < 0.6) for _ in range(PAIRS)]
-            accuracy = sum(correct) / PAIRS
-            return {"metrics": {"validation/reward_accuracy": accuracy, "validation/loss": 1.0}, "correct": correct}
-
-    options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 20, "max_task_retries": 20}
-    return ray.remote(**options, **seat)(StubEvaluator).remote()
+    def evaluate(self, checkpoint: str, tokens: str, reference: str) -> dict[str, Any]:
+        draw = random.Random(checkpoint)
+        correct = [int(draw.random() < 0.6) for _ in range(PAIRS)]
+        accuracy = sum(correct) / PAIRS
+        return {"metrics": {"validation/reward_accuracy": accuracy, "validation/loss": 1.0}, "correct": correct}
 
 
 def start_nodes(count: int, gpus: int, head_gigabytes: int) -> Any:

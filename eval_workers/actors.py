@@ -2,128 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
 
 import ray
+from ray.util import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from eval_workers.warm_evaluators import WarmAnswering
 from mmpo_train.errors import InputError
-from mmpo_train.storage.mirror import need, place_of, publish_files
-
-if TYPE_CHECKING:
-    from eval_workers.suites import EvaluationSettings
 
 # No CPU, so that they never take a trainer's place. On a spot market an actor loses its node many times.
 _OPTIONS: dict[str, Any] = {"num_cpus": 0, "max_restarts": 20, "max_task_retries": 20}
-_ANYWHERE: Mapping[str, Any] = {"num_gpus": 0}
+_ANSWERING = "answering"
 
 
-class RewardAccuracyActor:
-    """Holds validation pairs and a model, and scores one checkpoint folder after the other."""
+class Actors:
+    """The evaluators of one sweep as actors, which work while training goes on."""
 
-    def __init__(self) -> None:
-        from eval_workers.reward_accuracy import RewardAccuracy
+    def __init__(self, seat: Mapping[str, Any], reserved: int = 0) -> None:
+        """`seat`: where each of them runs, as options of a Ray actor.
 
-        self.reward_accuracy = RewardAccuracy()
+        `reserved` actors with whole GPUs are reserved together and on as few nodes as possible: spread out, they would
+        take GPUs from nodes that trials with several workers need. Waits until all GPUs are reserved.
+        """
+        self.seat, self.seats = dict(seat), None
+        if reserved:
+            one = {"GPU": seat["num_gpus"], **seat["resources"]}
+            self.seats = placement_group([one] * reserved, strategy="PACK")
+            ray.get(self.seats.ready())
+            self.seat["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.seats)
 
-    def evaluate(self, checkpoint: str, tokens: str, reference: str) -> dict[str, Any]:
-        """The checkpoint's scores as plain numbers, as `RewardAccuracy` returns them."""
-        return self.reward_accuracy(*_brought(checkpoint, tokens, reference))
+    def start(self, kind: type, *arguments: Any) -> Any:
+        """A handle to a new evaluator. If it dies it is restarted and its work repeated.
 
-    def starting_model(self, config: dict[str, Any], tokens: str, reference: str) -> dict[str, float]:
-        """Metrics of the starting model, by the config's objective."""
-        return self.reward_accuracy.starting_model(config, *_brought(tokens, reference))
+        `ask_for_segment` also finds the one that answers by name, from a training worker.
+        """
+        actor: Any = ray.remote(**_OPTIONS, **self.seat)(kind)
+        named = {"name": _ANSWERING, "get_if_exists": True} if kind is WarmAnswering else {}
+        return actor.options(**named).remote(*arguments)
 
+    def ask(self, method: Any, *arguments: Any) -> Any:
+        """A reference to the result of an evaluator's method; other methods take it in place of the result."""
+        return method.remote(*arguments)
 
-class SuiteActor:
-    """Holds one evaluation of `suites`, and runs it on one checkpoint folder after the other."""
+    def results(self, asked: Collection[Any], timeout_seconds: float) -> Iterator[tuple[Any, Any, Exception | None]]:
+        """The references that are ready within the time, each with its result or with the error."""
+        if not asked:
+            return
+        for reference in ray.wait(list(asked), num_returns=len(asked), timeout=timeout_seconds)[0]:
+            try:
+                yield reference, ray.get(reference), None
+            except ray.exceptions.RayError as error:
+                yield reference, None, error
 
-    def __init__(self, suite: str, settings: dict[str, Any], storage: str, tiny: bool, precision: str) -> None:
-        from eval_workers.suites import EvaluationSettings, build
+    def value(self, reference: Any) -> Any:
+        """The result of a reference, once it is ready. Raises the evaluator's error."""
+        return ray.get(reference)
 
-        self.suite = suite
-        self.run = build(suite, EvaluationSettings(**settings), place_of(storage), tiny=tiny, precision=precision)
-
-    def evaluate(self, request: dict[str, str]) -> dict[str, Any]:
-        """The checkpoint's results as plain numbers, as `suites.Evaluate` describes them."""
-        folders = _brought(request["checkpoint"], request["starting_model"])
-        artifacts = place_of(request["artifacts"])
-        places = dict(zip(("checkpoint", "starting_model", "artifacts"), (*folders, str(artifacts)), strict=True))
-        result = self.run({**request, **places})
-        publish_files(artifacts / self.suite)
-        return result
-
-
-class AnsweringActor:
-    """Holds a model that answers prompts, and the judges that rank the answers."""
-
-    def __init__(self, verdicts: str, generator: Literal["auto", "own", "vllm"]) -> None:
-        from eval_workers.answers.answering import Answering
-
-        self.answering = Answering(place_of(verdicts), generator)
-
-    def make_segment(self, request: dict[str, Any]) -> None:
-        """Write the segment's folder."""
-        from eval_workers.online import make_segment
-
-        make_segment(self.answering, request)
-
-    def add_win_rate(
-        self, scores: dict[str, Any], checkpoint: str, model: str, tokens: str, judge: str, folder: str
-    ) -> dict[str, Any]:
-        """The scores, with the checkpoint's win rate against the starting model added."""
-        from eval_workers.win_rate import win_rate
-
-        metrics = win_rate(self.answering, need(checkpoint), need(model), need(tokens), judge, place_of(folder))
-        return scores | {"metrics": scores["metrics"] | metrics}
-
-
-def _brought(*names: str) -> list[str]:
-    """Local paths of folders that another node has named (`mirror.name_of`)."""
-    return [str(need(name)) for name in names]
-
-
-def reserve(seat: Mapping[str, Any], actors: int) -> tuple[dict[str, Any], Callable[[], None]]:
-    """Options of actors with whole GPUs, and a function that gives the GPUs back. Waits until all GPUs are reserved.
-
-    They are reserved together and on as few nodes as possible: spread out, they would take GPUs from nodes that trials
-    with several workers need.
-    """
-    from ray.util import placement_group, remove_placement_group
-    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-    one = {"GPU": seat["num_gpus"], **seat["resources"]}
-    seats = placement_group([one] * actors, strategy="PACK")
-    ray.get(seats.ready())
-    together = PlacementGroupSchedulingStrategy(seats)
-    return {**seat, "scheduling_strategy": together}, lambda: remove_placement_group(seats)
-
-
-def start_reward_accuracy(seat: Mapping[str, Any] = _ANYWHERE) -> Any:
-    """A handle to a new actor. `seat`: where it runs, as options of a Ray actor."""
-    return ray.remote(**_OPTIONS, **seat)(RewardAccuracyActor).remote()
-
-
-def start_suite(
-    suite: str,
-    settings: EvaluationSettings,
-    storage: str,
-    *,
-    tiny: bool,
-    precision: str,
-    seat: Mapping[str, Any] = _ANYWHERE,
-) -> Any:
-    """A handle to a new actor. If it dies it is restarted and its work repeated."""
-    actor: Any = ray.remote(**_OPTIONS, **seat)(SuiteActor)
-    return actor.remote(suite, settings.plain(), storage, tiny, precision)
-
-
-def start_answering(
-    verdicts: str, seat: Mapping[str, Any] = _ANYWHERE, generator: Literal["auto", "own", "vllm"] = "auto"
-) -> Any:
-    """A handle to a new actor, which `ask_for_segment` also finds by name from a training worker."""
-    actor: Any = ray.remote(**_OPTIONS, **seat)(AnsweringActor)
-    return actor.options(name=_ANSWERING, get_if_exists=True).remote(verdicts, generator)
+    def close(self) -> None:
+        """Give reserved GPUs back for what the same command does next."""
+        if self.seats is not None:
+            remove_placement_group(self.seats)
 
 
 def ask_for_segment(request: dict[str, Any]) -> Any:
@@ -141,6 +81,3 @@ def ask_for_segment(request: dict[str, Any]) -> Any:
         return bool(ready)
 
     return is_made
-
-
-_ANSWERING = "answering"

@@ -69,6 +69,7 @@ Some settings come from the environment:
 | variable | meaning |
 | --- | --- |
 | `MMPO_STORAGE` | default of `--storage` |
+| `MMPO_RUNNER` | default of `--runner` |
 | `MLFLOW_TRACKING_URI` | default of `--tracking-uri` |
 | `RAY_ADDRESS` | the Ray cluster to run on; without it a sweep starts Ray on this machine |
 | `MMPO_CACHE` | where each machine caches what it uses of a bucket; default `~/.cache/mmpo-sweeps` |

@@ -37,12 +37,10 @@ def _train(options: TrainOptions) -> None:
         )
     import torch
 
-    from mmpo_train.engines.torch_engine import TorchEngine
     from mmpo_train.model.reference import in_process
     from mmpo_train.prepare import identify, materialise
     from mmpo_train.storage.mirror import check_access
-    from mmpo_train.trial.loop import Diverged
-    from mmpo_train.trial.run import run_trial
+    from mmpo_train.trial.reports import train_here
 
     if config.precision == "auto":
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
@@ -56,12 +54,11 @@ def _train(options: TrainOptions) -> None:
         console.print(line, style="dim", highlight=False)
     if options.show_examples:
         print_examples(inputs, options.show_examples)
-    with training_bar(inputs.config) as send:
-        try:
-            run_trial(inputs.config, places, TorchEngine, send, say=lambda text: console.print(text, highlight=False))
-        except Diverged as reason:
-            console.print(f"[red]diverged:[/] {reason}; try a lower --learning-rate")
-            sys.exit(1)
+    with training_bar(inputs.config) as hear:
+        reason = train_here(inputs.config, places, hear)
+    if reason:
+        console.print(f"[red]diverged:[/] {reason}; try a lower --learning-rate")
+        sys.exit(1)
     console.print(f"checkpoints: {places.trial(inputs.config) / 'checkpoints'}")
 
 

@@ -15,14 +15,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from mmpo_train.errors import InputError
+from mmpo_train.events import Point
 from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, LOSS, PAIRS_PER_SECOND
 from mmpo_train.options import with_help
 from mmpo_train.redaction import mask_logs, masked
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
-    from mmpo_train.events import Finished, Point, Say, Send
+    from mmpo_train.events import Say
     from mmpo_train.prepare import Inputs
+    from mmpo_train.trial.reports import Report
 
 
 class _Screen(Console):
@@ -86,8 +88,8 @@ def preparing() -> Iterator[Say]:
 
 
 @contextmanager
-def training_bar(config: TrialConfig) -> Iterator[Send]:
-    """A progress bar over one trial's epochs; use it as the trial's `send`."""
+def training_bar(config: TrialConfig) -> Iterator[Report]:
+    """A progress bar over one trial's epochs, for its reports."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -100,9 +102,9 @@ def training_bar(config: TrialConfig) -> Iterator[Send]:
         task = progress.add_task(name, total=None, numbers="starting")
         accuracy: float | None = None
 
-        def send(points: list[Point], finished: Finished | None) -> None:
+        def hear(report: dict[str, Any]) -> None:
             nonlocal accuracy
-            if points:
+            if points := [Point(*point) for point in report.get("points", ())]:
                 last = points[-1]
                 accuracy = next(
                     (p.metrics[ACCURACY_CURVE] for p in reversed(points) if ACCURACY_CURVE in p.metrics), accuracy
@@ -112,12 +114,13 @@ def training_bar(config: TrialConfig) -> Iterator[Send]:
                 if accuracy is not None:
                     numbers += f" · reward accuracy {accuracy:.3f}"
                 progress.update(task, completed=last.step, total=total, numbers=numbers)
-            if finished:
-                progress.console.print(
-                    f"epoch {finished.epoch}: reward accuracy {accuracy:.4f} · {finished.checkpoint}"
-                )
+            if report.get("finished"):
+                epoch, checkpoint = report["finished"]
+                progress.console.print(f"epoch {epoch}: reward accuracy {accuracy:.4f} · {checkpoint}")
+            if report.get("said"):
+                progress.console.print(report["said"], highlight=False)
 
-        yield send
+        yield hear
 
 
 def print_examples(inputs: Inputs, count: int) -> dict[str, list]:

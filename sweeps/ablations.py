@@ -14,6 +14,7 @@ from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import ABLATIONS
 from sweeps.plan.stages import Stage, stage_of
 from sweeps.search.stage import run_script
+from sweeps.trials.runner import Runner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,9 @@ def ablations(options: AblationOptions) -> Stage:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, runner: Runner | None = None) -> None:
     """Run them from the command line."""
-    run_script(ABLATIONS, AblationOptions, ablations, arguments)
+    run_script(ABLATIONS, AblationOptions, ablations, arguments, runner)
 
 
 if __name__ == "__main__":

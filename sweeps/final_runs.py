@@ -12,6 +12,7 @@ from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import FINAL_RUNS
 from sweeps.plan.stages import Stage, stage_of
 from sweeps.search.stage import run_script
+from sweeps.trials.runner import Runner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +41,9 @@ def final_runs(options: FinalOptions) -> Stage:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, runner: Runner | None = None) -> None:
     """Run them from the command line."""
-    run_script(FINAL_RUNS, FinalOptions, final_runs, arguments)
+    run_script(FINAL_RUNS, FinalOptions, final_runs, arguments, runner)
 
 
 if __name__ == "__main__":

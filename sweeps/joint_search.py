@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from mmpo_train.terminal import run_program
 from sweeps.search.joint import JointOptions, run_joint_search
+from sweeps.trials.runner import Runner
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, runner: Runner | None = None) -> None:
     """Run the search from the command line."""
-    run_program(JointOptions, run_joint_search, "python sweeps/joint_search.py", arguments)
+    run_program(
+        JointOptions, lambda options: run_joint_search(options, runner), "python sweeps/joint_search.py", arguments
+    )
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from mmpo_train.errors import InputError
 from mmpo_train.tables import Table, for_terminal
 from mmpo_train.terminal import console, run_program
 from sweeps.ablations import AblationOptions, ablations
-from sweeps.cluster.connection import kept_cluster, leave, trial_resources
 from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.arithmetic import Forecast, duration, total
 from sweeps.cost.of_trials import forecast_trials
@@ -32,6 +31,7 @@ from sweeps.search.train import unfinished
 from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
 from sweeps.stage3_margin import Stage3Options, stage3
+from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
@@ -103,7 +103,7 @@ def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
     return steps
 
 
-def check(searches: list[list[Step]]) -> list[Inputs]:
+def check(searches: list[list[Step]], runner: Runner) -> list[Inputs]:
     """Refuse, before anything is started, what any stage would refuse later. Returns each model with its data."""
     from mmpo_train.prepare import identify
 
@@ -112,7 +112,7 @@ def check(searches: list[list[Step]]) -> list[Inputs]:
     for step in (step for steps in searches for step in steps):
         options = step.options
         if options.model not in places:
-            places[options.model] = trial_resources(wish_of(options), dry_run=options.dry_run)
+            places[options.model] = runner.place(wish_of(options), dry_run=options.dry_run)
         base = stage_config(step.stage, options, places[options.model].precision)
         if options.model not in known:
             known[options.model] = identify(
@@ -125,21 +125,24 @@ def check(searches: list[list[Step]]) -> list[Inputs]:
     return list(known.values())
 
 
-def run_paper(options: PaperOptions) -> bool:
+def run_paper(options: PaperOptions, runner: Runner | None = None) -> bool:
     """Whether every objective got to its end. Raises InputError before anything is started."""
+    with running(options, runner) as runner:
+        return _run_on(runner, options)
+
+
+def _run_on(runner: Runner, options: PaperOptions) -> bool:
     for name in ("model", "objective"):
         given = getattr(options, name)
         if not given or len(set(given)) < len(given):
             raise InputError(f"--{name} {'names one twice' if given else 'is empty'}; give each once")
     searches = [steps_of(options, model, objective) for model in options.model for objective in options.objective]
     check_storage(options)
-    subjects = check(searches)
+    subjects = check(searches, runner)
     if options.dry_run:
-        with kept_cluster():
-            _foresee(searches)
+        _foresee(searches, runner)
         return True
-    with kept_cluster():
-        stopped = {steps[0].search: reason for steps in searches if (reason := _run(steps))}
+    stopped = {steps[0].search: reason for steps in searches if (reason := _run(steps, runner))}
     unwritten = _report(options, subjects)
     for search, reason in stopped.items():
         console.print(f"{search} stopped at {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
@@ -179,25 +182,25 @@ def _said(error: Exception) -> str:
     return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
 
 
-def _run(steps: list[Step]) -> str:
+def _run(steps: list[Step], runner: Runner) -> str:
     """Run the stages of one objective; why it stopped, or nothing."""
     for number, step in enumerate(steps, 1):
         console.rule(f"{step} ({number} of {len(steps)})", style="dim")
         try:
-            run_stage(step.stage, step.options)
+            run_stage(step.stage, step.options, runner)
         except Exception as error:  # noqa: BLE001  (whatever ends one objective must not end the others)
-            leave()  # nor may what it has left of Ray
+            runner.stop()  # nor may what it has left of Ray
             return f"{step.stage.name}: {_said(error)}"
     return ""
 
 
-def _foresee(searches: list[list[Step]]) -> None:
+def _foresee(searches: list[list[Step]], runner: Runner) -> None:
     """List what each stage would train, then what all of it would cost; what stages share is counted once.
 
     Fields that are not decided yet count with their defaults, which are points of the grids.
     """
     first = searches[0][0].options
-    kind = "GPU" if trial_resources(wish_of(first), dry_run=True).use_gpu else "CPU"
+    kind = "GPU" if runner.place(wish_of(first), dry_run=True).use_gpu else "CPU"
     headers = ("search", "stage", "to train", "shared", "steps", f"{kind}-hours", "on this cluster")
     rows = []
     seen: set[str] = set()
@@ -205,9 +208,9 @@ def _foresee(searches: list[list[Step]]) -> None:
     forecasts: list[Forecast] = []
     for steps in searches:
         for step in steps:
-            todo = run_stage(step.stage, step.options)
+            todo = run_stage(step.stage, step.options, runner)
             unseen = [trial for trial in todo if trial.digest not in seen]
-            fresh, forecast = _forecast(unseen, step.options, prepared=step.options.model in models)
+            fresh, forecast = _forecast(unseen, step.options, runner, prepared=step.options.model in models)
             models |= {step.options.model} if fresh else set()
             seen |= {trial.digest for trial in fresh}
             forecasts.append(forecast)
@@ -220,22 +223,26 @@ def _foresee(searches: list[list[Step]]) -> None:
     console.print(str(whole), highlight=False, soft_wrap=True)
 
 
-def _forecast(todo: list[Planned], options: SweepOptions, *, prepared: bool) -> tuple[list[Planned], Forecast]:
+def _forecast(
+    todo: list[Planned], options: SweepOptions, runner: Runner, *, prepared: bool
+) -> tuple[list[Planned], Forecast]:
     """Those that the ledger has not finished, were defaults chosen for what is open, and what they will cost."""
     from sweeps.ledger.ledger import connect_to_read
 
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
-    resources = trial_resources(wish_of(options), dry_run=True)
+    resources = runner.place(wish_of(options), dry_run=True)
     if ledger is not None and todo:
         found = ledger.look_up_trials(experiment_of(ledger, todo[0].inputs), [one.digest for one in todo])
         todo = unfinished(todo, found)
     return todo, forecast_trials(todo, options, resources, ledger, prepared=prepared)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, runner: Runner | None = None) -> None:
     """Run it from the command line; exit code 1 where a search stopped."""
     done: list[bool] = []
-    run_program(PaperOptions, lambda options: done.append(run_paper(options)), "python sweeps/paper.py", arguments)
+    run_program(
+        PaperOptions, lambda options: done.append(run_paper(options, runner)), "python sweeps/paper.py", arguments
+    )
     if not all(done):
         sys.exit(1)
 

@@ -12,6 +12,7 @@ from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import STAGE_1
 from sweeps.plan.stages import Stage, stage_of
 from sweeps.search.stage import run_script
+from sweeps.trials.runner import Runner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,9 @@ def stage1(options: Stage1Options) -> Stage:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, runner: Runner | None = None) -> None:
     """Run the stage from the command line."""
-    run_script(STAGE_1, Stage1Options, stage1, arguments)
+    run_script(STAGE_1, Stage1Options, stage1, arguments, runner)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import STAGE_2
 from sweeps.plan.stages import Stage, stage_of
 from sweeps.search.stage import run_script
+from sweeps.trials.runner import Runner
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +37,9 @@ def stage2(options: Stage2Options) -> Stage:
     )
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: list[str] | None = None, runner: Runner | None = None) -> None:
     """Run the stage from the command line."""
-    run_script(STAGE_2, Stage2Options, stage2, arguments)
+    run_script(STAGE_2, Stage2Options, stage2, arguments, runner)
 
 
 if __name__ == "__main__":

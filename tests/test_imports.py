@@ -2,13 +2,13 @@
 
 import ast
 import json
-import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+
+from tests.support.missing import WITHOUT, run_python
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("mmpo_train", "eval_workers", "sweeps")
@@ -36,6 +36,7 @@ ORDER = (
     "eval_workers/alpaca eval_workers/arena eval_workers/harness",
     "eval_workers/reward_accuracy eval_workers/win_rate eval_workers/online",
     "eval_workers/suites",
+    "eval_workers/warm_evaluators",
     "eval_workers/actors eval_workers/options",
     "eval_workers/single",
     "eval_workers/__main__",
@@ -226,15 +227,6 @@ def test_no_test_module_imports_another():
     assert not {path: names for path, names in borrowed.items() if names}
 
 
-def run_python(program, *arguments):
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    run = subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
-    return run.stdout
-
-
 def test_help_is_answered_without_torch():
     program = (
         "import sys\nfrom mmpo_train.__main__ import main\n"
@@ -242,25 +234,6 @@ def test_help_is_answered_without_torch():
     )
     printed = run_python(program)
     assert "--learning-rate" in printed and printed.endswith("[]\n")
-
-
-# Every finder of modules says of these that it knows none, as on a machine where they are not installed.
-WITHOUT = """
-import json, sys
-
-class Without:
-    def __init__(self, finder):
-        self.finder = finder
-
-    def find_spec(self, name, *rest):
-        return None if name.split(".")[0] in BLOCKED else self.finder.find_spec(name, *rest)
-
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-
-BLOCKED = json.loads(sys.argv[1])
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-"""
 
 
 def test_a_trial_trains_where_ray_deepspeed_and_mlflow_are_not_installed(model_folder, base_config, tmp_path):

@@ -11,7 +11,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +53,18 @@ def trial_resources(wish: Wish, *, dry_run: bool = False, verbose: bool = False)
     """The resources of a trial on this machine, or on the cluster at RAY_ADDRESS.
 
     If a trial does not fit on the hosts that have joined, waits for the other hosts of a list. In a dry run a cluster
-    that does not answer is assumed to have the resources. Raises InputError if a trial can never run.
+    that does not answer is assumed to have the resources. The connection stays until `leave`. Raises InputError if a
+    trial can never run.
     """
     if not os.environ.get("RAY_ADDRESS"):
         return place(wish, local_nodes())
     try:
-        with cluster(verbose) as nodes:
-            return _when_hosts_are_there(wish, nodes, 0.0 if dry_run else _HOSTS_SECONDS)
+        reach(verbose)
     except Unreachable:
         if not dry_run:
             raise
         return assumed(wish)
+    return _when_hosts_are_there(wish, cluster_nodes(), 0.0 if dry_run else _HOSTS_SECONDS)
 
 
 def _when_hosts_are_there(wish: Wish, nodes: Nodes, patience_seconds: float) -> TrialResources:
@@ -83,26 +83,24 @@ def _when_hosts_are_there(wish: Wish, nodes: Nodes, patience_seconds: float) -> 
         nodes = cluster_nodes()
 
 
-_keeping: ContextVar[bool] = ContextVar("keeping", default=False)
-
-
-@contextmanager
-def kept_cluster() -> Iterator[None]:
-    """A block in which all commands share one Ray, started or reached by the first; it is left at the end."""
-    token = _keeping.set(True)
-    try:
-        yield
-    finally:
-        _keeping.reset(token)
-        leave()
-
-
 @contextmanager
 def cluster(verbose: bool) -> Iterator[Nodes]:
-    """Yields the nodes of the cluster at RAY_ADDRESS, or of a Ray that is started on this machine.
+    """Yields the nodes of the cluster that `reach` connects to.
 
-    A Ray that was started is stopped at the end of the block, or at the end of an outer `kept_cluster`. The dashboard
-    listens on localhost only. Nested blocks share one connection.
+    A connection that the block made is closed at its end. Nested blocks share one connection.
+    """
+    mine = reach(verbose)
+    try:
+        yield nodes_now()
+    finally:
+        if mine:
+            leave()
+
+
+def reach(verbose: bool) -> bool:
+    """Connect to the cluster at RAY_ADDRESS, or start a Ray on this machine; False if that was done before.
+
+    The dashboard listens on localhost only. Raises Unreachable.
     """
     for name, value in _ENVIRONMENT.items():  # before ray is imported
         os.environ.setdefault(name, value)
@@ -111,11 +109,7 @@ def cluster(verbose: bool) -> Iterator[Nodes]:
     mine = not ray.is_initialized()
     if mine:
         _connect(verbose)
-    try:
-        yield nodes_now()
-    finally:
-        if mine and not _keeping.get():
-            leave()
+    return mine
 
 
 def leave() -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmpo_train.errors import InputError
 from sweeps.cluster.accelerators import ANY, MEANT, known_accelerator
-from sweeps.cluster.nodes import ACCELERATOR, HEAD_NODE, Nodes, counted
-from sweeps.cluster.placement import TrialResources
+from sweeps.cluster.nodes import Nodes, counted
+from sweeps.cluster.placement import Seat, TrialResources
 
 if TYPE_CHECKING:
     from sweeps.plan.options import SweepEvaluation
@@ -18,28 +16,6 @@ if TYPE_CHECKING:
 SHARE = 0.05
 """Share of each training GPU that Ray reserves for evaluators if they share it; memory is not divided. It is small
 because Ray adds up the rests of several GPUs: those of 18 GPUs are still less than a worker asks for."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seat:
-    """The placement of each evaluator of a sweep."""
-
-    actors: int
-    gpus: float = 0.0
-    """GPUs that each of them asks Ray for."""
-    accelerator_type: str = ""
-    on_head: bool = False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The placement as options of a Ray actor."""
-        # A small part of the resource that all nodes of a type have, as Ray itself asks for a type.
-        wanted = {f"{ACCELERATOR}{self.accelerator_type}": 0.001} if self.accelerator_type else {}
-        return {"num_gpus": self.gpus, "resources": wanted | ({HEAD_NODE: 0.001} if self.on_head else {})}
-
-    def leaves(self, nodes: Nodes) -> Nodes:
-        """The nodes without the evaluators' own GPUs; evaluators that share GPUs take none away."""
-        return nodes.without(math.ceil(self.actors * self.gpus), self.accelerator_type) if self.gpus >= 1 else nodes
 
 
 def seat_evaluators(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 from mmpo_train.errors import InputError
 from mmpo_train.recipes import Recipe, find_recipe
 from sweeps.cluster.accelerators import ANY, MEANT, known_accelerator
-from sweeps.cluster.nodes import Nodes, counted
+from sweeps.cluster.nodes import ACCELERATOR, HEAD_NODE, Nodes, counted
 from sweeps.ledger.tags import Hardware
-from sweeps.plan.options import SweepOptions
+from sweeps.plan.options import SweepEvaluation, SweepOptions
 
 DRIVER_BYTES = 0.6 * 2**30
 """Memory on the head of one running trial: its driver, with Train's controller in it, and two small actors of
@@ -36,6 +37,31 @@ class Wish:
     """GPU type, or `any`; empty for the recipe's."""
     concurrent: int = 0
     """Trials at the same time; 0 for as many as fit."""
+    evaluators: int = 0
+    evaluation: SweepEvaluation | None = None
+    """Evaluators that run beside the trials, and how they are placed; None if nobody asks yet."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """The placement of each evaluator of a sweep."""
+
+    actors: int = 0
+    gpus: float = 0.0
+    """GPUs that each of them asks Ray for."""
+    accelerator_type: str = ""
+    on_head: bool = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The placement as options of a Ray actor."""
+        # A small part of the resource that all nodes of a type have, as Ray itself asks for a type.
+        wanted = {f"{ACCELERATOR}{self.accelerator_type}": 0.001} if self.accelerator_type else {}
+        return {"num_gpus": self.gpus, "resources": wanted | ({HEAD_NODE: 0.001} if self.on_head else {})}
+
+    def leaves(self, nodes: Nodes) -> Nodes:
+        """The nodes without the evaluators' own GPUs; evaluators that share GPUs take none away."""
+        return nodes.without(math.ceil(self.actors * self.gpus), self.accelerator_type) if self.gpus >= 1 else nodes
 
 
 @dataclass(frozen=True)
@@ -54,6 +80,8 @@ class TrialResources:
     """GPU type to ask Ray for; empty for any."""
     gpus_per_worker: float = 1.0
     """GPU share of a worker; below 1 if evaluators share its GPU."""
+    seat: Seat = Seat()
+    """The evaluators' placement."""
     note: str = ""
     """How the resources differ from the recipe's and why; empty if they do not."""
 
@@ -186,14 +214,16 @@ def _nothing_fits(nodes: Nodes) -> str:
     return f"the cluster has {nodes}: start nodes with CPUs or GPUs, and join them with `ray start --address=…`"
 
 
-def wish_of(options: SweepOptions) -> Wish:
-    """The placement that options and recipe ask for."""
+def wish_of(options: SweepOptions, evaluators: int = 0) -> Wish:
+    """The placement that options and recipe ask for, for trials and for evaluators beside them."""
     return Wish(
         recipe=find_recipe(options.model, options.recipe),
         workers=options.workers_per_trial,
         min_workers=options.min_workers_per_trial,
         accelerator=options.accelerator,
         concurrent=options.concurrent_trials,
+        evaluators=evaluators,
+        evaluation=options.evaluation if evaluators else None,
     )
 
 

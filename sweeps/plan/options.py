@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from eval_workers.suites import EvaluationSettings
 from mmpo_train.options import Assignments, NotTaken, Options, Repeated
+
+RUNNER: Any = os.environ.get("MMPO_RUNNER") or "ray"
+"""Who trains unless --runner says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,9 @@ class SweepOptions(Options):
     """Price of one GPU for one hour, in any currency. Default: the forecast has no price."""
     dry_run: bool = False
     """Preview: list the trials, the resources that each needs and what they will cost, and start nothing."""
+    runner: Literal["ray", "process"] = RUNNER
+    """ray: run trials in parallel, on this machine or on a cluster. process: run them one after the other in the
+    command's own process, without Ray, where breakpoints work. Default: the value of MMPO_RUNNER, or ray."""
     verbose: bool = False
     """Show the libraries' own logs."""
 

@@ -18,7 +18,7 @@ from mmpo_train.sft.trial import SFTTrial, change, sft_trial
 from mmpo_train.storage.manifest import write_folder
 from mmpo_train.storage.mirror import address_of, bring, is_here, place_of, publish
 from mmpo_train.terminal import console, preparing
-from sweeps.cluster.connection import cluster, trial_resources
+from sweeps.cluster.connection import cluster, leave, trial_resources
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.of_trials import forecast_trials, hours_of
@@ -51,6 +51,13 @@ def run_stage0(options: SFTOptions) -> None:
 
     Raises InputError before anything is started where the user's input is at fault.
     """
+    try:
+        _run(options)
+    finally:
+        leave()
+
+
+def _run(options: SFTOptions) -> None:
     from mmpo_train.sft.prepare import identify_sft
     from sweeps.ledger.ledger import connect, connect_to_read
 

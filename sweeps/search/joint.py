@@ -14,7 +14,6 @@ from mmpo_train.options import NotTaken, base_config
 from mmpo_train.recipes import find_recipe
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
-from sweeps.cluster.connection import kept_cluster, trial_resources
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
@@ -29,6 +28,7 @@ from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
 from sweeps.search.joint_results import Tried, conclude, listed
 from sweeps.search.train import find_records, train_planned, unfinished
+from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
@@ -72,6 +72,7 @@ class Search:
     """One joint search: what was proposed and how it ended, in order."""
 
     options: JointOptions
+    runner: Runner
     inputs: Inputs
     proposals: Proposals
     budget: int
@@ -118,15 +119,20 @@ def to_train(planned: Sequence[Planned], records: dict[str, TrialRecord]) -> lis
     return [trial for trial in unfinished(planned, records) if trial.digest not in stopped]
 
 
-def run_joint_search(options: JointOptions) -> None:
+def run_joint_search(options: JointOptions, runner: Runner | None = None) -> None:
     """Propose and train round by round until the budget is spent, then say what won and what mattered.
 
     The ledger's trials are told to Optuna in the order in which they were proposed, so that the same command goes on
     where it ended. Raises InputError before anything is started where the user's input is at fault.
     """
+    with running(options, runner) as runner:
+        _run_on(runner, options)
+
+
+def _run_on(runner: Runner, options: JointOptions) -> None:
     from sweeps.ledger.ledger import connect, connect_to_read
 
-    search = _prepare(options)
+    search = _prepare(runner, options)
     base = search.inputs.config
     if options.dry_run:
         found = connect_to_read(options.tracking_uri or None, options.folder)
@@ -139,9 +145,8 @@ def run_joint_search(options: JointOptions) -> None:
         experiment = experiment_of(ledger, search.inputs, create=True)
         log = _open_log(search, ledger, experiment)
         try:
-            with kept_cluster():
-                while search.asked < search.budget:
-                    _run_round(search, ledger, experiment, log)
+            while search.asked < search.budget:
+                _run_round(search, ledger, experiment, log)
             conclude(search.tried, search.proposals.ranges, options, log, experiment)
             ledger.flush(FLUSH_SECONDS)
         except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
@@ -153,7 +158,7 @@ def run_joint_search(options: JointOptions) -> None:
         ledger.close()
 
 
-def _prepare(options: JointOptions) -> Search:
+def _prepare(runner: Runner, options: JointOptions) -> Search:
     from mmpo_train.prepare import identify
     from sweeps.search.proposals import Proposals
 
@@ -169,7 +174,7 @@ def _prepare(options: JointOptions) -> Search:
             f"--trials must be at least 1, or 0 for as many as the stages have points, got {options.trials}"
         )
     check_storage(options)
-    resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
+    resources = runner.place(wish_of(options), dry_run=options.dry_run)
     base = base_config(options)
     epochs = {} if "epochs" in parse_assignments(options.set) else {"epochs": SEARCH_SETTINGS["epochs"]}
     base = replace(base, epochs)
@@ -182,7 +187,7 @@ def _prepare(options: JointOptions) -> Search:
     at_a_time = (options.concurrent_trials or _AT_A_TIME_ELSEWHERE) if elsewhere else resources.concurrent
     budget = options.trials or budget_of(objective)
     proposals = Proposals(ranges_of(objective), options.seed, random_first=max(2, budget // 3))
-    return Search(options, inputs, proposals, budget, at_a_time)
+    return Search(options, runner, inputs, proposals, budget, at_a_time)
 
 
 def _run_round(search: Search, ledger: Ledger, experiment: str, log: StageLog) -> None:
@@ -190,7 +195,9 @@ def _run_round(search: Search, ledger: Ledger, experiment: str, log: StageLog) -
     todo = to_train(planned, find_records(ledger, experiment, planned))
     if todo:
         title = f"joint search, {search.asked} of {search.budget}"
-        train_planned(todo, search.options, ledger, log, title=title, axis="trial", goes_on=search.goes_on)
+        train_planned(
+            todo, search.options, search.runner, ledger, log, title=title, axis="trial", goes_on=search.goes_on
+        )
         ledger.flush(FLUSH_SECONDS)
     search.learn(planned, find_records(ledger, experiment, planned))
 
@@ -208,7 +215,7 @@ def _list(search: Search, ledger: Ledger | None, experiment: str) -> None:
     for trial in todo:
         console.print(f"  next: {trial.digest}  {trial.label}", highlight=False)
     left = search.budget - len(search.tried)
-    resources = trial_resources(wish_of(search.options), dry_run=True)
+    resources = search.runner.place(wish_of(search.options), dry_run=True)
     console.print(
         f"{left} to train at most, {len(search.tried)} to reuse; {search.at_a_time} at a time, {resources} each; "
         "nothing was started",

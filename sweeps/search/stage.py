@@ -9,7 +9,6 @@ from mmpo_train.config import TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
 from mmpo_train.recipes import find_recipe
 from mmpo_train.terminal import console, preparing, print_examples, run_program
-from sweeps.cluster.connection import trial_resources
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.of_trials import forecast_trials, hours_of
@@ -28,6 +27,7 @@ from sweeps.search.checks import check_disk, check_judges, check_storage, check_
 from sweeps.search.choices import Choice, Question, Undecided, choose, stage_tags
 from sweeps.search.conclusion import conclude
 from sweeps.search.train import find_records, train_planned, unfinished
+from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
     from sweeps.cluster.placement import TrialResources
@@ -43,12 +43,13 @@ def run_script(
     options_of: type[OptionsType],
     stage_of: Callable[[OptionsType], Stage],
     arguments: list[str] | None,
+    runner: Runner | None,
 ) -> None:
     """The program of a stage of the search: parse the command line and run, where the objective has the stage."""
 
     def program(options: OptionsType) -> None:
         if not place.for_others or known_objective(options.objective) in place.objectives:
-            run_stage(stage_of(options), options)
+            run_stage(stage_of(options), options, runner)
             return
         console.print(place.for_others.format(options.objective), highlight=False)
         if script := next_script(place.name, options.objective):
@@ -58,17 +59,22 @@ def run_script(
     run_program(options_of, program, f"python sweeps/{place.name}.py", arguments)
 
 
-def run_stage(stage: Stage, options: SweepOptions) -> list[Planned]:
+def run_stage(stage: Stage, options: SweepOptions, runner: Runner | None = None) -> list[Planned]:
     """Train what the ledger does not have yet, rank all, record the winner and say what comes next.
 
-    Returns the trials that had to be trained; in a dry run those that would have to be. Raises InputError before
-    anything is started where the user's input is at fault.
+    Without a `runner` it is the one that the options name. Returns the trials that had to be trained; in a dry run
+    those that would have to be. Raises InputError before anything is started where the user's input is at fault.
     """
+    with running(options, runner) as runner:
+        return _run_on(runner, stage, options)
+
+
+def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> list[Planned]:
     from mmpo_train.prepare import identify
     from sweeps.ledger.ledger import connect, connect_to_read
 
     check_storage(options)
-    resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
+    resources = runner.place(wish_of(options), dry_run=options.dry_run)
     base = stage_config(stage, options, resources.precision)
     inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     stage.points(inputs.config, inputs, options.seeds)
@@ -96,12 +102,14 @@ def run_stage(stage: Stage, options: SweepOptions) -> list[Planned]:
     try:
         experiment = experiment_of(ledger, inputs, create=True)
         config, choices = with_choices(stage, options, inputs.config, ledger, experiment)
-        return _run(stage, options, stage.points(config, inputs, options.seeds), choices, ledger, experiment, resources)
+        points = stage.points(config, inputs, options.seeds)
+        return _run(runner, stage, options, points, choices, ledger, experiment, resources)
     finally:
         ledger.close()
 
 
 def _run(
+    runner: Runner,
     stage: Stage,
     options: SweepOptions,
     points: list[GridPoint],
@@ -122,7 +130,7 @@ def _run(
         if todo:
             forecast = forecast_trials(todo, options, resources, ledger)
             console.print(str(forecast), highlight=False, soft_wrap=True)
-            baselines = train_planned(todo, options, ledger, log, title=objective, axis=stage.axis)
+            baselines = train_planned(todo, options, runner, ledger, log, title=objective, axis=stage.axis)
             _tag_baselines(stage, log, list(baselines.values()))
         elif options.show_examples:
             from mmpo_train.prepare import build_starting_model

@@ -16,7 +16,6 @@ from mmpo_train.options import NotTaken, base_config
 from mmpo_train.recipes import objective_settings
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
-from sweeps.cluster.connection import trial_resources
 from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.arithmetic import total
 from sweeps.cost.of_trials import forecast_trials
@@ -28,6 +27,7 @@ from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
 from sweeps.search.study_tables import Entry, Study, shown_tables, tabulate, with_starting_model, write_tables
 from sweeps.search.train import find_records, train_planned, unfinished
+from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
@@ -64,10 +64,15 @@ def run_study(study: Study, options: StudyOptions) -> None:
 
     Raises InputError before anything is started where the user's input is at fault.
     """
+    with running(options) as runner:
+        _run_on(runner, study, options)
+
+
+def _run_on(runner: Runner, study: Study, options: StudyOptions) -> None:
     from sweeps.ledger.ledger import connect
 
     check_storage(options)
-    resources = trial_resources(wish_of(options), dry_run=options.dry_run, verbose=options.verbose)
+    resources = runner.place(wish_of(options), dry_run=options.dry_run)
     entries = plan_study(study, options, resources.precision)
     planned = [entry.planned for entry in entries]
     judge = options.judge or ("tiny" if set(planned[0].config.dataset) <= set(EMBEDDED) else "")
@@ -94,7 +99,7 @@ def run_study(study: Study, options: StudyOptions) -> None:
         try:
             if todo:
                 console.print(f"{len(planned) - len(todo)} finished already, {len(todo)} to train", highlight=False)
-                train_planned(todo, options, ledger, log, title=study.title, axis="trial", judge=judge)
+                train_planned(todo, options, runner, ledger, log, title=study.title, axis="trial", judge=judge)
             ledger.flush(FLUSH_SECONDS)
             records = find_records(ledger, experiment, planned)
             tables = tabulate(study, entries, records)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import TrialConfig
-from mmpo_train.terminal import console, preparing, print_examples
-from sweeps.cluster.connection import cluster, map_on_cluster, trial_resources
-from sweeps.cluster.discovery import nodes_now
-from sweeps.cluster.evaluator_seats import seat_evaluators
-from sweeps.cluster.placement import concurrency, hardware, wish_of
+from mmpo_train.terminal import console, print_examples
+from sweeps.cluster.placement import hardware, wish_of
 from sweeps.ledger.records import COMPLETE
 from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.trials.board import Board, Row
+from sweeps.trials.evaluators import actors_needed
+from sweeps.trials.listener import GoesOn, Listener
+from sweeps.trials.work import Work
 
 if TYPE_CHECKING:
     from mmpo_train.data.tokens import CutCount
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
     from sweeps.ledger.stage_log import StageLog
     from sweeps.ledger.trial_log import TrialLog
+    from sweeps.trials.runner import Runner
 
 
 def find_records(ledger: Ledger, experiment: str, trials: Iterable[Planned]) -> dict[str, TrialRecord]:
@@ -53,62 +54,43 @@ def unfinished(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> li
 def train_planned(
     todo: Sequence[Planned],
     options: SweepOptions,
+    runner: Runner,
     ledger: Ledger,
     log: StageLog,
     *,
     title: str,
     axis: str,
     judge: str = "",
-    goes_on: Callable[[str, int, float], bool] | None = None,
+    goes_on: GoesOn | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Prepare what the trials need and train them; returns the starting model's metrics by each trial's objective."""
-    from mmpo_train.prepare import materialise
-    from sweeps.trials.evaluators import Evaluators, actors_needed
-    from sweeps.trials.tune import train_trials
+    """Prepare what the trials need and have them trained and judged; their records are in the ledger then.
 
-    with cluster(options.verbose):
-        resources, settings = trial_resources(wish_of(options)), options.evaluation
-        actors = actors_needed([trial.config for trial in todo], settings, judge)
-        seat, resources, said = seat_evaluators(resources, nodes_now(), actors, settings)
-        if said:
-            console.print(said, style="dim", highlight=False, soft_wrap=True)
-        places: dict[int, Places] = {}
-        audited: set[Path] = set()
-        for inputs, named in _distinct([trial.inputs for trial in todo]).items():
-            with preparing() as say:
-                map_shards = map_on_cluster(resources, _share_of(say))
-                places[inputs], counts = materialise(named, map_shards, say)
-            if places[inputs].tokens not in audited:  # objectives may need other things made of the same data
-                audited.add(places[inputs].tokens)
-                _print_audit(named, counts, log, "audit" if len(audited) == 1 else f"audit-{len(audited)}")
-                if options.show_examples:
-                    log.log_table("examples", print_examples(named, options.show_examples))
-        ledger.require_free([trial.digest for trial in todo])
-        by_digest = {trial.digest: trial for trial in todo}
-        rows = {trial.digest: Row(trial.label, trial.config.epochs) for trial in todo}
+    Returns the starting model's metrics by each trial's objective: digest -> metrics.
+    """
+    evaluators = actors_needed([trial.config for trial in todo], options.evaluation, judge)
+    wish = wish_of(options, evaluators)
+    resources = runner.place(wish)
+    places: dict[int, Places] = {}
+    audited: set[Path] = set()
+    for one in {id(trial.inputs): trial.inputs for trial in todo}.values():
+        places[id(one)], counts = runner.prepare(one, resources)
+        if places[id(one)].tokens not in audited:  # objectives may need other things made of the same data
+            audited.add(places[id(one)].tokens)
+            _print_audit(one, counts, log, "audit" if len(audited) == 1 else f"audit-{len(audited)}")
+            if options.show_examples:
+                log.log_table("examples", print_examples(one, options.show_examples))
+    ledger.require_free([trial.digest for trial in todo])
+    names = {trial.digest: trial.run_name for trial in todo}
+    trials = {trial.digest: (trial.config, places[id(trial.inputs)]) for trial in todo}
+    rows = {trial.digest: Row(trial.label, trial.config.epochs) for trial in todo}
 
-        def open_log(config: TrialConfig) -> TrialLog:
-            return log.open_trial(config, by_digest[config.digest].run_name, {HARDWARE: str(hardware(resources))})
+    def open_log(config: TrialConfig) -> TrialLog:
+        return log.open_trial(config, names[config.digest], {HARDWARE: str(hardware(resources))})
 
-        jobs = [(trial.config, places[id(trial.inputs)]) for trial in todo]
-
-        def at_a_time() -> int:
-            return concurrency(resources, seat.leaves(nodes_now()), options.concurrent_trials)
-
-        board = Board(console, f"{title}, {resources} each", axis, rows, at_a_time())
-        evaluators = Evaluators(jobs, options.folder, settings, seat=seat, judge=judge)
-        try:
-            return train_trials(jobs, evaluators, options.folder, resources, open_log, board, at_a_time, goes_on)
-        finally:
-            evaluators.close()
-
-
-def _distinct(inputs: Sequence[Inputs]) -> dict[int, Inputs]:
-    return {id(one): one for one in inputs}
-
-
-def _share_of(say: Callable[[str, float], None]) -> Callable[[float], None]:
-    return lambda share: say("reference log-probabilities", share)
+    board = Board(console, f"{title}, {resources} each", axis, rows, resources.concurrent)
+    about: dict[str, Any] = {"storage": options.folder, "evaluation": options.evaluation, "judge": judge}
+    work = Work(trials=trials, wish=wish, resources=resources, **about)
+    return runner.train(work, Listener(work, open_log, board, goes_on))
 
 
 def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog, name: str) -> None:

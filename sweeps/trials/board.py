@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -70,6 +70,7 @@ class Board:
     def __init__(self, console: Console, title: str, axis: str, rows: dict[str, Row], concurrent: int) -> None:
         self.console, self.title, self.axis, self.rows, self.concurrent = console, title, axis, rows, concurrent
         self.started = time.monotonic()
+        self.drawn = False
 
     def set_state(self, digest: str, state: str, reason: str = "") -> None:
         """Show a trial in another state, and why where that needs saying."""
@@ -77,7 +78,7 @@ class Board:
         if row.state != state:
             row.state = state
             self.line(digest, f"{state}: {reason}" if reason else state)
-            if reason and self.console.is_terminal:
+            if reason and self.drawn:
                 self.console.print(f"{self.axis} {row.label} {state}: {reason}", markup=False, highlight=False)
 
     def say(self, digest: str, what: str) -> None:
@@ -86,18 +87,18 @@ class Board:
 
     def line(self, digest: str, what: str) -> None:
         """A line about a trial where there is no live table."""
-        if not self.console.is_terminal:
+        if not self.drawn:
             row = self.rows[digest]
             accuracy = "" if row.reward_accuracy is None else f", reward accuracy {row.reward_accuracy:.4f}"
             self.console.print(f"{self.axis} {row.label}: {what} (step {row.step}{accuracy})", highlight=False)
 
     @contextmanager
     def live(self) -> Iterator[None]:
-        """Draw until the block ends."""
-        if not self.console.is_terminal:
-            yield
-            return
-        with Live(get_renderable=self.table, console=self.console, refresh_per_second=4):
+        """Draw until the block ends, on a terminal."""
+        with ExitStack() as stack:
+            if self.console.is_terminal:
+                stack.enter_context(Live(get_renderable=self.table, console=self.console, refresh_per_second=4))
+                self.drawn = True
             yield
 
     def table(self) -> Table:

@@ -24,6 +24,7 @@ class Pace(tune.Callback):
 
     def __init__(self, at_a_time: Callable[[], int], board: Board) -> None:
         self.at_a_time, self.board = at_a_time, board
+        board.concurrent = at_a_time()
         self.trials = BasicVariantGenerator(max_concurrent=board.concurrent)
         """What Tune takes its trials from."""
         self.looked = time.monotonic()

@@ -1,89 +1,105 @@
-"""The evaluators of a sweep's checkpoints: warm actors, one for each kind, that work while training goes on."""
+"""The evaluators of a sweep, one or more for each kind of evaluation, and the checkpoints they are working on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from eval_workers.actors import reserve, start_answering, start_reward_accuracy, start_suite
+from eval_workers.warm_evaluators import WarmAnswering, WarmReward, WarmSuite
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig, to_dict
 from mmpo_train.storage.mirror import name_of
+from sweeps.trials.reasons import one_line
 
 if TYPE_CHECKING:
     from mmpo_train.events import Finished
     from mmpo_train.trial.places import Places
-    from sweeps.cluster.evaluator_seats import Seat
     from sweeps.plan.options import SweepEvaluation
+    from sweeps.trials.work import Work
 
 REWARD = "reward"
 
 
+class Judgement(NamedTuple):
+    """An evaluation in progress."""
+
+    digest: str
+    finished: Finished
+    suite: str
+
+
+class Workplace(Protocol):
+    """Where evaluators work: `eval_workers.actors.Actors`, or `in_process.Here`."""
+
+    def start(self, kind: type, *arguments: Any) -> Any: ...
+    def ask(self, method: Any, *arguments: Any) -> Any: ...
+    def results(
+        self, asked: Collection[Any], timeout_seconds: float
+    ) -> Iterable[tuple[Any, Any, Exception | None]]: ...
+    def value(self, reference: Any) -> Any: ...
+    def close(self) -> None: ...
+
+
 class Evaluators:
-    """Actors for what the trials ask for, and what each checkpoint is sent to."""
+    """Evaluates the checkpoints of trials."""
 
-    def __init__(
-        self,
-        trials: Sequence[tuple[TrialConfig, Places]],
-        storage: Path,
-        settings: SweepEvaluation,
-        *,
-        seat: Seat,
-        judge: str = "",
-    ) -> None:
-        """With a `judge`, the reward suite also compares answers with the starting model's (a study's win rate).
-
-        Returns when there is a place for evaluators with GPUs of their own: no trial may take it first and then wait
-        for them.
-        """
-        self.storage, self.judge = name_of(storage), judge
-        options: Mapping[str, Any] = seat.options
-        self.give_back: Callable[[], None] | None = None
-        if seat.gpus >= 1:
-            options, self.give_back = reserve(options, seat.actors)
-        self.reward = start_reward_accuracy(options)
+    def __init__(self, work: Work, workplace: Workplace) -> None:
+        trials = [trial for trial, _ in work.trials.values()]
+        self.storage, self.judge = name_of(work.storage), work.judge
+        self.workplace, settings, first = workplace, work.evaluation, trials[0]
+        tiny = first.model == "tiny"
+        self.reward = workplace.start(WarmReward)
         self.answering: Any = None
-        if judge or any(trial.objective in ONLINE_OBJECTIVES for trial, _ in trials):
-            generator = settings.generator_for(trials[0][0].model == "tiny")
-            self.answering = start_answering(f"{self.storage}/verdicts.sqlite", options, generator)
-        first, count = trials[0][0], settings.actors_per_suite
-        one: dict[str, Any] = {"tiny": first.model == "tiny", "precision": first.precision, "seat": options}
+        if _answering_needed(trials, work.judge):
+            generator = settings.generator_for(tiny)
+            self.answering = workplace.start(WarmAnswering, f"{self.storage}/verdicts.sqlite", generator)
+        common = settings.plain(), self.storage, tiny, first.precision
         self.suites = {
             # They take turns: checkpoints of a sweep cost about the same.
-            suite: cycle([start_suite(suite, settings, self.storage, **one) for _ in range(count)])
-            for suite in suites_of(trial for trial, _ in trials)
+            suite: cycle([workplace.start(WarmSuite, suite, *common) for _ in range(settings.actors_per_suite)])
+            for suite in suites_of(trials)
         }
+        self.waiting: dict[Any, Judgement] = {}
+        """Evaluations in progress, by the reference to their result."""
 
     def close(self) -> None:
-        """Give their GPUs back, to what the same command does next."""
-        if self.give_back is not None:
-            self.give_back()
+        """Give their GPUs back for what the same command does next."""
+        self.workplace.close()
 
     def starting_model(self, trial: TrialConfig, places: Places) -> Any:
-        """A reference to what the starting model scores by the trial's objective."""
-        return self.reward.starting_model.remote(to_dict(trial), *_validation(places))
+        """A reference to the starting model's metrics by the trial's objective."""
+        return self.workplace.ask(self.reward.starting_model, to_dict(trial), *_validation(places))
 
-    def submit(self, trial: TrialConfig, places: Places, finished: Finished) -> dict[Any, str]:
-        """Send a checkpoint to all that judge it. Gives a reference to each result, and whose it is."""
-        scores = self.reward.evaluate.remote(finished.checkpoint, *_validation(places))
+    def submit(self, trial: TrialConfig, places: Places, finished: Finished) -> None:
+        """Send a checkpoint to all its evaluators."""
+        ask = self.workplace.ask
+        scores = ask(self.reward.evaluate, finished.checkpoint, *_validation(places))
         model, tokens = name_of(places.model), name_of(places.tokens)
         if self.judge:
-            folder = f"{self.storage}/answers"
-            scores = self.answering.add_win_rate.remote(scores, finished.checkpoint, model, tokens, self.judge, folder)
-        sent = {scores: REWARD}
+            about = finished.checkpoint, model, tokens, self.judge, f"{self.storage}/answers"
+            scores = ask(self.answering.add_win_rate, scores, *about)
+        self.waiting[scores] = Judgement(trial.digest, finished, REWARD)
         if finished.epoch % trial.evaluate_every_epochs == 0 or finished.epoch == trial.epochs:
             artifacts = name_of(artifacts_folder(places, trial, finished.epoch))
             request = {"checkpoint": finished.checkpoint, "starting_model": model, "artifacts": artifacts}
             for suite in suites_of([trial]):
-                sent[next(self.suites[suite]).evaluate.remote(request)] = suite
-        return sent
+                reference = ask(next(self.suites[suite]).evaluate, request)
+                self.waiting[reference] = Judgement(trial.digest, finished, suite)
+
+    def results(self, timeout_seconds: float) -> Iterator[tuple[Judgement, dict[str, Any] | None, str]]:
+        """The evaluations that end within the time, with their scores, or with None and the reason."""
+        for reference, scores, error in self.workplace.results(self.waiting, timeout_seconds):
+            yield self.waiting.pop(reference), scores, one_line(error) if error is not None else ""
+
+    def are_judging(self, digest: str) -> bool:
+        """Whether a checkpoint of the trial is still being evaluated."""
+        return any(one.digest == digest for one in self.waiting.values())
 
 
 def actors_needed(trials: Sequence[TrialConfig], settings: SweepEvaluation, judge: str = "") -> int:
-    """How many actors `Evaluators` starts for these trials."""
-    answering = bool(judge) or any(trial.objective in ONLINE_OBJECTIVES for trial in trials)
-    return 1 + answering + settings.actors_per_suite * len(suites_of(trials))
+    """The number of evaluators that `Evaluators` starts for these trials."""
+    return 1 + _answering_needed(trials, judge) + settings.actors_per_suite * len(suites_of(trials))
 
 
 def artifacts_folder(places: Places, trial: TrialConfig, epoch: int) -> Path:
@@ -94,6 +110,11 @@ def artifacts_folder(places: Places, trial: TrialConfig, epoch: int) -> Path:
 def suites_of(trials: Iterable[TrialConfig]) -> list[str]:
     """What the trials' checkpoints are judged by beside reward accuracy."""
     return sorted({suite for trial in trials for suite in trial.evaluations} - {REWARD})
+
+
+def _answering_needed(trials: Sequence[TrialConfig], judge: str) -> bool:
+    """Whether answers are made and ranked: for online objectives, or for a study's win rate by a `judge`."""
+    return bool(judge) or any(trial.objective in ONLINE_OBJECTIVES for trial in trials)
 
 
 def _validation(places: Places) -> tuple[str, str]:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
+
+from sweeps.trials.reasons import GaveUp, one_line
 
 MAX_FAULTS = 4
 """The trial fails when its own code has raised so often without getting further: also out of memory, which makes
 passes smaller each time."""
 MAX_LOSSES = 50
 """And when its workers were lost so often without getting further, as where the kernel kills them for their memory."""
-
-
-class GaveUp(Exception):
-    """A trial gets no further; the message says why."""
 
 
 class Attempts(UserCallback):
@@ -86,23 +84,3 @@ def is_loss(error: Exception) -> bool:
 def is_preempted(error: Exception) -> bool:
     """Whether the worker's node was taken away with notice."""
     return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))
-
-
-def one_line(error: BaseException | None) -> str:
-    """What went wrong in a worker, without the layers it came through."""
-    while True:
-        failures = getattr(error, "worker_failures", None)
-        around = ("cause", "_base_exc", "controller_failure", "health_check_failure")
-        wrapped = next((inner for name in around if (inner := getattr(error, name, None)) is not None), None)
-        inner = next(iter(failures.values())) if failures else wrapped
-        if inner is None or inner is error:
-            break
-        error = inner
-    if isinstance(error, OutOfMemoryError):  # Ray's own, whose last line is an address
-        return (
-            "the node's memory ran out, so that Ray ended a process of the trial: run fewer trials at a time "
-            "(--concurrent-trials), smaller passes (--set tokens_per_pass=…), or end other processes"
-        )
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = lines[-1][:300] if lines else "no message"
-    return said if isinstance(error, GaveUp) else f"{type(error).__name__}: {said}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from mmpo_train.storage.mirror import name_of
 from mmpo_train.terminal import console
 from sweeps.cluster.connection import ray_storage
 from sweeps.cluster.placement import TrialResources
-from sweeps.trials.restarts import one_line
+from sweeps.trials.reasons import one_line
 from sweeps.trials.train_job import begin, run_job
 from sweeps.trials.tune import ON_HEAD, error_of
 from sweeps.trials.work_clock import WorkClock
@@ -89,24 +90,11 @@ def tune_worker(job: dict[str, Any]) -> None:
     from mmpo_train.sft.run import run_sft
     from mmpo_train.sft.trial import SFTTrial, change
     from mmpo_train.storage.mirror import place_of
-    from mmpo_train.trial.loop import Diverged
+    from mmpo_train.trial.reports import report_on
 
     begin(job)
-
-    def send(points: list[Point], finished: Finished | None) -> None:
-        ray.train.report({"points": [tuple(point) for point in points], "finished": finished and tuple(finished)})
-
-    def say(text: str) -> None:
-        ray.train.report({"points": [], "finished": None, "said": text})
-
-    def safe(step: int) -> None:
-        ray.train.report({"points": [], "finished": None, "safe": step})
-
     places = SFTPlaces(**{name: place_of(path) for name, path in job["places"].items()})
-    try:
-        run_sft(change(SFTTrial(), job["config"]), places, zero_engine, send, say, safe)
-    except Diverged as reason:
-        ray.train.report({"points": [], "finished": None, "diverged": str(reason)})
+    report_on(partial(run_sft, change(SFTTrial(), job["config"]), places, zero_engine), ray.train.report)
 
 
 class _Listener(tune.Callback):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import ray.train
@@ -75,7 +76,7 @@ def begin(job: dict[str, Any]) -> None:
 
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, int(job["cpus_per_worker"])))
-    ray.train.report({"points": [], "finished": None, "workers": ray.train.get_context().get_world_size()})
+    ray.train.report({"workers": ray.train.get_context().get_world_size()})
 
 
 def train_worker(job: dict[str, Any]) -> None:
@@ -86,32 +87,15 @@ def train_worker(job: dict[str, Any]) -> None:
     from eval_workers.actors import ask_for_segment
     from mmpo_train.config import from_dict
     from mmpo_train.engines.deepspeed_engine import zero_engine
-    from mmpo_train.events import Finished, Point
     from mmpo_train.storage.mirror import place_of
-    from mmpo_train.trial.early_stop import Stopped
-    from mmpo_train.trial.loop import Diverged
     from mmpo_train.trial.places import Places
+    from mmpo_train.trial.reports import report_on
     from mmpo_train.trial.run import run_trial
 
     begin(job)
-
-    def send(points: list[Point], finished: Finished | None) -> None:
-        ray.train.report({"points": [tuple(point) for point in points], "finished": finished and tuple(finished)})
-
-    def say(text: str) -> None:
-        ray.train.report({"points": [], "finished": None, "said": text})
-
-    def safe(step: int) -> None:
-        ray.train.report({"points": [], "finished": None, "safe": step})
-
-    config = from_dict(job["config"])
     places = Places(**{name: place_of(path) for name, path in job["places"].items()})
-    try:
-        run_trial(config, places, zero_engine, send, ask_for_segment, say, safe, watched=job["watched"])
-    except Stopped as reason:
-        ray.train.report({"points": [], "finished": None, "stopped": str(reason)})
-    except Diverged as reason:
-        ray.train.report({"points": [], "finished": None, "diverged": str(reason)})
+    trial = from_dict(job["config"]), places, zero_engine
+    report_on(partial(run_trial, *trial, ask=ask_for_segment, watched=job["watched"]), ray.train.report)
 
 
 class Trainer(TorchTrainer):

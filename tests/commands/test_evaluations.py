@@ -108,13 +108,16 @@ def test_an_actor_that_dies_is_replaced_and_its_work_done_again(model_folder: Pa
     program = """
 import json, sys, time
 import ray
-from eval_workers.actors import start_suite
+from eval_workers.actors import Actors
 from eval_workers.suites import EvaluationSettings
+from eval_workers.warm_evaluators import WarmSuite
 from tests.support.checkpoints import tiny_tasks
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
 model, folder = sys.argv[1:]
-actor = start_suite("harness", EvaluationSettings(harness_tasks=tiny_tasks()), folder, tiny=False, precision="fp32")
-requests = [{"checkpoint": model, "artifacts": f"{folder}/{number}"} for number in range(2)]
+settings = EvaluationSettings(harness_tasks=tiny_tasks()).plain()
+actor = Actors({"num_gpus": 0}).start(WarmSuite, "harness", settings, folder, False, "fp32")
+folders = {"checkpoint": model, "starting_model": model}
+requests = [folders | {"artifacts": f"{folder}/{number}"} for number in range(2)]
 whole = ray.get(actor.evaluate.remote(requests[0]))
 again = actor.evaluate.remote(requests[1])
 time.sleep(0.2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +20,8 @@ from sweeps import grids, paper, stage1_lr
 from sweeps.ledger.ledger import connect
 from sweeps.paper import PaperOptions, steps_of
 from sweeps.plan.options import SweepOptions
-from sweeps.search import conclusion, stage
+from sweeps.search import conclusion
+from sweeps.trials import work_clock
 from tests.support.search import Search, no_picture, usual
 from tests.support.workers import REPOSITORY
 
@@ -36,7 +39,6 @@ def search(empty, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     shutil.copy(empty, tmp_path / "runs" / "mlflow.db")
     made = Search(tmp_path / "runs")
-    monkeypatch.setattr(stage, "train_planned", made.train)
     monkeypatch.setattr(console, "_width", 200)
     monkeypatch.setattr(conclusion, "plot_stage", no_picture)
     monkeypatch.setattr(paper, "_report", lambda options, searches: "")
@@ -67,7 +69,7 @@ def test_a_stage_that_fails_ends_its_objective_and_not_the_others(search, capsys
 
     search.outcome = outcome
     with console.capture() as captured, pytest.raises(SystemExit) as stop:
-        paper.main(["--storage", str(search.storage), *QUICK])
+        paper.main(["--storage", str(search.storage), *QUICK], search)
     printed = " ".join(captured.get().split())
     assert stop.value.code == 1
     assert re.search(r"tiny, mmpo stopped at stage1_lr: .*loss is nan at step 1", printed)
@@ -76,15 +78,15 @@ def test_a_stage_that_fails_ends_its_objective_and_not_the_others(search, capsys
     assert {"dpo", "simpo"} <= {one.objective for one in search.trained}
 
 
-def test_whatever_breaks_a_stage_is_said_and_the_others_go_on(search, monkeypatch):
-    def train(todo, options, *rest, **named):
-        if options.objective == "dpo":
+def test_whatever_breaks_a_stage_is_said_and_the_others_go_on(search):
+    def outcome(config):
+        if config.objective == "dpo":
             raise RuntimeError("the disk is gone")
-        return search.train(todo, options, *rest, **named)
+        return usual(config)
 
-    monkeypatch.setattr(stage, "train_planned", train)
+    search.outcome = outcome
     with console.capture() as captured, pytest.raises(SystemExit):
-        paper.main(["--storage", str(search.storage), "--objective", "dpo", "simpo", "--quick", *REWARD_ALONE])
+        paper.main(["--storage", str(search.storage), "--objective", "dpo", "simpo", "--quick", *REWARD_ALONE], search)
     printed = " ".join(captured.get().split())
     assert "tiny, dpo stopped at stage1_lr: RuntimeError: the disk is gone" in printed and "1 of 2" in printed
 
@@ -121,8 +123,10 @@ def test_a_dry_run_in_the_middle_lists_what_is_left(search):
     assert "0 to train, 2 to reuse" in printed and "7 to train in all" in printed
 
 
-def test_a_stage_says_what_was_foreseen_and_what_it_cost(search):
-    """Six made-up trials of a second each on one core."""
+def test_a_stage_says_what_was_foreseen_and_what_it_cost(search, monkeypatch):
+    """Six made-up trials on one core, which start and report twice: half a second lies between two words."""
+    words = itertools.count()
+    monkeypatch.setattr(work_clock, "time", SimpleNamespace(monotonic=lambda: next(words) / 2))
     printed = search(stage1_lr)
     assert "forecast: 768 steps" in printed and "cost: 0.0017 CPU-hours; forecast" in printed
     [parent] = search.runs(ledger_kind="stage")

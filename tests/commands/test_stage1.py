@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import SETTINGS
+from tests.support.missing import WITHOUT, run_python
 from tests.support.workers import REPOSITORY
 
 
@@ -46,10 +47,15 @@ def stage(model_folder: Path, preference_rows: list[dict], tmp_path_factory: pyt
 
 @pytest.fixture(scope="module")
 def mlflow_runs(stage: dict[str, Any]) -> dict[str, Any]:
+    """What is in MLflow after it."""
+    return runs_in(stage["storage"])
+
+
+def runs_in(storage: Path) -> dict[str, Any]:
     """The client, the stage's run and the trials' runs by learning rate."""
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{stage['storage']}/mlflow.db")
+    client = MlflowClient(f"sqlite:///{storage}/mlflow.db")
     (experiment,) = [found for found in client.search_experiments() if found.name != "Default"]
     runs = client.search_runs([experiment.experiment_id])
     (parent,) = [found for found in runs if "stage.name" in found.data.tags and "trial.digest" not in found.data.tags]
@@ -122,6 +128,34 @@ def test_the_evaluator_and_the_training_loop_give_the_same_number(mlflow_runs: d
         of_loop, of_evaluator = history(f"validation_curve/{name}"), history(f"validation/{name}")
         for epoch, last_step in ((1, 6), (2, 12)):
             assert of_evaluator[epoch] == pytest.approx(of_loop[last_step], abs=1e-5), name
+
+
+def test_in_one_process_without_ray_and_deepspeed_the_same_command_gives_the_same_numbers(
+    stage: dict[str, Any], mlflow_runs: dict[str, Any], model_folder: Path, tmp_path: Path
+) -> None:
+    data = stage["storage"].parent / "pairs.jsonl"
+    words = command(model_folder, data, tmp_path / "runs", "--runner", "process")[2:]
+    program = f"{WITHOUT}\nfrom sweeps.stage1_lr import main\nmain(sys.argv[2:])"
+    printed = run_python(program, json.dumps(["ray", "deepspeed"]), *words)
+    assert "1e-3 wins" in printed and "stage2_beta.py" in printed and "--runner process" in printed
+    here = runs_in(tmp_path / "runs")
+
+    def history(runs: dict[str, Any], rate: str, name: str) -> dict[int, float]:
+        points = runs["client"].get_metric_history(runs["trials"][rate].info.run_id, name)
+        return {point.step: point.value for point in points}
+
+    for name in ("train/loss", "train/gradient_norm", "validation/loss", "validation/reward_margin"):
+        ours, theirs = history(here, "0.001", name), history(mlflow_runs, "0.001", name)
+        assert ours == {step: pytest.approx(value, rel=1e-5) for step, value in theirs.items()} and len(ours) > 1, name
+    for name in ("validation/reward_accuracy", "validation/policy_accuracy", "validation_curve/reward_accuracy"):
+        assert history(here, "0.001", name) == history(mlflow_runs, "0.001", name), name
+    digests, states = (
+        [{rate: run.data.tags[tag] for rate, run in runs["trials"].items()} for runs in (here, mlflow_runs)]
+        for tag in ("trial.digest", "trial.state")
+    )
+    assert digests[0] == digests[1] and states[0] == states[1] == {"0.001": "finished", "1e+30": "diverged"}
+    baselines = [runs["parent"].data.tags["baseline.reward_accuracy"] for runs in (here, mlflow_runs)]
+    assert baselines[0] == baselines[1]
 
 
 def test_a_checkpoint_opens_with_transformers_alone(stage: dict[str, Any], mlflow_runs: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ STAGES = {
     "ablations": (("--learning-rate", "1e-3", "--r-eps", "0.6"), 5),
 }
 """Script -> what it is told, and how many trials it has."""
-EVALUATOR, WORKER = "ray::RewardAccuracyActor", "ray::RayTrainWorker"
+EVALUATOR, WORKER = "ray::WarmReward", "ray::RayTrainWorker"
 
 
 class Stage:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from eval_workers.warm_evaluators import WarmReward
 from mmpo_train.config import TrialConfig
 from mmpo_train.events import Point
+from mmpo_train.prepare import Inputs
 from mmpo_train.terminal import console
+from mmpo_train.trial.early_stop import STOP, read_answer
+from mmpo_train.trial.places import Places
+from sweeps.cluster.discovery import local_nodes
+from sweeps.cluster.placement import TrialResources, Wish, place
 from sweeps.ledger.ledger import connect
+from sweeps.trials.evaluators import Evaluators
+from sweeps.trials.in_process import Here
+from sweeps.trials.listener import Listener
+from sweeps.trials.work import Work
 
 PAIRS = 40
 EXPERIMENT = "tiny on tiny"
@@ -30,21 +40,83 @@ def usual(config: TrialConfig) -> int | str:
     return right + (config.r_eps == 0.6 and config.gamma_over_beta == 1.2) + 2 * (not config.auxiliary)
 
 
+def point(step: int, **more: float) -> tuple[int, int, dict[str, float]]:
+    """What a step reports; two are an epoch."""
+    metrics = {"train/epoch": step / 2, "train/loss": 1 / step, "train/pairs_per_second": 9.0}
+    return step, 1_000 + step, metrics | {"train/step_seconds": 1.0} | more
+
+
+@dataclass
+class Kept:
+    """In the place of a trial's log: what was logged, and how the trial ended."""
+
+    logged: list[Point] = field(default_factory=list)
+    evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    tags: dict[str, str] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+    end: tuple[Any, ...] = ()
+
+    def points(self, points: list[Point]) -> None:
+        self.logged += points
+
+    def evaluated(self, epoch: int, metrics: dict[str, float], correct: list[int], checkpoint: str) -> None:
+        self.evaluations.append((epoch, metrics))
+
+    def tag(self, tags: dict[str, str]) -> None:
+        self.tags |= tags
+
+    def artifacts(self, folder: Path, name: str) -> None:
+        self.folders.append(name)
+
+    @property
+    def ended(self) -> bool:
+        return bool(self.end)
+
+    def __getattr__(self, how: str) -> Callable[..., None]:
+        assert how in ("finish", "diverged", "stopped", "fail"), how
+        return lambda *about: setattr(self, "end", (how, *about))
+
+    def curve(self, metric: str) -> dict[int, float]:
+        return {one.step: one.metrics[metric] for one in self.logged if metric in one.metrics}
+
+
+@dataclass
+class MadeUp(Here):
+    """Where made-up checkpoints are judged."""
+
+    search: Search
+    work: Work
+
+    def start(self, kind: type, *arguments: Any) -> MadeUp:
+        assert kind is WarmReward, "nothing else is made up"
+        return self
+
+    def evaluate(self, checkpoint: str, *_: str) -> dict[str, Any]:
+        digest = checkpoint.partition("/")[0]
+        right, (trial, _places) = self.search.rights[digest], self.work.trials[digest]
+        metrics = {f"validation/{name}_accuracy": right / PAIRS for name in ("reward", "policy")}
+        metrics["validation/logratio_accuracy"] = self.search.logratio(trial)
+        return {"metrics": metrics, "correct": [1] * right + [0] * (PAIRS - right)}
+
+
 @dataclass
 class Search:
-    """A storage, and commands that run in it; `outcome` says how many pairs a trial gets right, or why it has none."""
+    """A storage, and the runner of commands in it, which trains nothing: `outcome` says how many pairs a trial gets
+    right, or why it has no result."""
 
     storage: Path
     outcome: Callable[[TrialConfig], int | str] = usual
     baseline: Callable[[TrialConfig], float] = lambda config: 0.25
     logratio: Callable[[TrialConfig], float] = lambda config: 0.5
     trained: list[TrialConfig] = field(default_factory=list)
+    rights: dict[str, int | str] = field(default_factory=dict)
+    """Digest -> outcome of what was trained."""
 
     def __call__(self, script: Any, *more: str) -> str:
         """What the command printed; `trained` is what it trained."""
         self.trained.clear()
         with console.capture() as captured:
-            script.main(["--storage", str(self.storage), *more])
+            script.main(["--storage", str(self.storage), *more], self)
         return " ".join(captured.get().split())
 
     def fails(self, capsys: pytest.CaptureFixture[str], script: Any, *more: str) -> str:
@@ -55,27 +127,41 @@ class Search:
         assert stop.value.code == 2
         return " ".join(capsys.readouterr().err.split())
 
-    def train(self, todo: Sequence[Any], options: Any, ledger: Any, log: Any, **_: Any) -> dict[str, dict[str, float]]:
-        """In the place of `train_planned`: each trial is opened, judged after every epoch, and ended."""
-        for planned in todo:
-            self.trained.append(planned.config)
-            trial = log.open_trial(planned.config, planned.run_name, {})
-            trial.points([Point(step, 1_000 + step, {"train/loss": 1 / step}) for step in (1, 2, 3)])
-            right = self.outcome(planned.config)
-            if isinstance(right, str):
-                (trial.diverged if right.startswith("loss") else trial.fail)(right)
-                continue
-            for epoch in range(1, planned.config.epochs + 1):
-                correct = [1] * right + [0] * (PAIRS - right)
-                share = right / PAIRS
-                metrics = {f"validation/{name}_accuracy": share for name in ("reward", "policy")}
-                metrics["validation/logratio_accuracy"] = self.logratio(planned.config)
-                trial.evaluated(epoch, metrics, correct, f"checkpoints/epoch-{epoch:04d}")
-            trial.finish(1)
+    def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
+        return place(wish, local_nodes())
+
+    def prepare(self, inputs: Inputs, resources: TrialResources) -> tuple[Places, dict]:
+        return Places(*(self.storage / name for name in ("model", "tokens", "reference", "unrelated", "trials"))), {}
+
+    def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:
+        """Each trial reports, is judged after every epoch, and ends."""
+        with listener.at_work(Evaluators(work, MadeUp(self, work))):
+            for digest, (trial, places) in work.trials.items():
+                listener.begun(digest)
+                listener.heard(digest, {"workers": 1})
+                right = self.rights[digest] = self.outcome(trial)
+                self.trained.append(trial)
+                if isinstance(right, str):
+                    diverged = right.startswith("loss")
+                    listener.heard(digest, {"points": [point(1)]} | ({"diverged": right} if diverged else {}))
+                    listener.trained(digest, "" if diverged else right)
+                    continue
+                for epoch in range(1, trial.epochs + 1):
+                    curve = {"validation_curve/reward_accuracy": right / PAIRS}
+                    points = [point(2 * epoch - 1), point(2 * epoch, **curve)]
+                    listener.heard(digest, {"points": points, "finished": (epoch, f"{digest}/epoch-{epoch:04d}")})
+                    listener.judged()
+                    if listener.goes_on is not None and read_answer(places.trial(trial), epoch) == STOP:
+                        listener.heard(digest, {"stopped": f"stopped early, after epoch {epoch}"})
+                        break
+                listener.trained(digest)
         return {
-            planned.digest: {"reward_accuracy": self.baseline(planned.config), "policy_accuracy": 0.5}
-            for planned in todo
+            digest: {"reward_accuracy": self.baseline(trial), "policy_accuracy": 0.5}
+            for digest, (trial, _) in work.trials.items()
         }
+
+    def stop(self) -> None:
+        """Nothing is held."""
 
     def runs(self, **tags: str) -> list[Any]:
         """MLflow's runs with these tags (`stage_name` is the tag stage.name)."""

@@ -16,13 +16,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mmpo_train.events import Point
 from mmpo_train.terminal import console
 from mmpo_train.trial.early_stop import GO_ON, STOP, Stopped, read_answer, write_answer
 from sweeps import joint_search, stage1_lr
 from sweeps.figures import importances as joint_plot
 from sweeps.ledger.ledger import connect
-from sweeps.search import joint, stage
 from sweeps.search.joint import budget_of, ranges_of
 from sweeps.search.joint_results import FIRST, Tried, answer, best_of, importances_of
 from sweeps.search.proposals import Proposals, Range, importances
@@ -141,25 +139,10 @@ class Joint(Search):
 
     fail_after: int = 1000
 
-    def train(self, todo, options, ledger, log, goes_on=None, **_):
-        for planned in todo:
-            if len(self.trained) == self.fail_after:
-                raise KeyboardInterrupt
-            self.trained.append(planned.config)
-            trial = log.open_trial(planned.config, planned.run_name, {})
-            trial.points([Point(1, 1_000, {"train/loss": 1.0})])
-            right = round(PAIRS * by_rate(vars(planned.config)))
-            for epoch in range(1, planned.config.epochs + 1):
-                correct = [1] * right + [0] * (PAIRS - right)
-                metrics = {f"validation/{name}_accuracy": right / PAIRS for name in ("reward", "policy", "logratio")}
-                trial.evaluated(epoch, metrics, correct, f"checkpoints/epoch-{epoch:04d}")
-                asked = goes_on is not None and epoch < planned.config.epochs
-                if asked and not goes_on(planned.digest, epoch, right / PAIRS):
-                    trial.stopped("stopped early, after epoch 1", 1.0)
-                    break
-            else:
-                trial.finish(1)
-        return {planned.digest: {"reward_accuracy": 0.25, "policy_accuracy": 0.5} for planned in todo}
+    def by_rate(self, config):
+        if len(self.trained) == self.fail_after:
+            raise KeyboardInterrupt
+        return round(PAIRS * by_rate(vars(config)))
 
 
 @pytest.fixture
@@ -167,8 +150,7 @@ def search(empty, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     shutil.copy(empty, tmp_path / "runs" / "mlflow.db")
     made = Joint(tmp_path / "runs")
-    monkeypatch.setattr(joint, "train_planned", made.train)
-    monkeypatch.setattr(stage, "train_planned", made.train)
+    made.outcome = made.by_rate
     monkeypatch.setattr(console, "_width", 200)
     monkeypatch.setattr(joint_plot, "plot_importances", no_picture)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)

@@ -10,7 +10,7 @@ from mmpo_train.config import TrialConfig
 from mmpo_train.terminal import console
 from sweeps import ablations, final_runs, stage1_lr, stage2_beta, stage3_margin
 from sweeps.ledger.ledger import connect
-from sweeps.search import conclusion, stage
+from sweeps.search import conclusion
 from tests.support.search import Search, no_picture, usual
 
 
@@ -28,7 +28,6 @@ def search(database, tmp_path, monkeypatch):
     storage.mkdir()
     shutil.copy(database, storage / "mlflow.db")
     made = Search(storage)
-    monkeypatch.setattr(stage, "train_planned", made.train)
     monkeypatch.setattr(console, "_width", 200)
     monkeypatch.setattr(conclusion, "plot_stage", no_picture)
     return made
@@ -94,8 +93,13 @@ def test_a_trial_taken_from_another_stage_is_shown_with_its_numbers_and_is_no_tr
         for name in taken.data.metrics
     }
     ledger.close()
-    assert histories.pop("train/loss") == [3], "of a curve over steps its end"
-    assert all(steps == [1, 2] for steps in histories.values()) and len(histories) == 3
+    evaluated, curves = (
+        {name: steps for name, steps in histories.items() if name.startswith("validation/") == kind}
+        for kind in (True, False)
+    )
+    assert all(steps == [1, 2] for steps in evaluated.values()) and len(evaluated) == 3
+    assert curves.pop("validation_curve/reward_accuracy") == [2, 4]
+    assert all(steps == [4] for steps in curves.values()) and "train/loss" in curves, "of a curve over steps its end"
 
 
 def test_a_stand_in_broken_off_by_a_kill_is_completed_and_no_number_stands_twice(search):

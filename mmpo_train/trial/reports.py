@@ -1,0 +1,41 @@
+"""A trial's reports as plain values, which another process reads without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mmpo_train.config import TrialConfig
+from mmpo_train.engines.torch_engine import TorchEngine
+from mmpo_train.events import Finished, Point
+from mmpo_train.trial.early_stop import Stopped
+from mmpo_train.trial.loop import Diverged
+from mmpo_train.trial.places import Places
+from mmpo_train.trial.run import run_trial
+
+Report = Callable[[dict[str, Any]], None]
+"""Takes one of: `points` (tuples as `Point`) with `finished` (as `Finished`, or None); `said`, a message for the user;
+`safe`, the step up to which nothing can be lost; `diverged` or `stopped`, the reason why training ended. Every worker
+calls it."""
+
+
+def train_here(trial: TrialConfig, places: Places, report: Report, **more: Any) -> str:
+    """Train a trial in this process with the plain engine, and report on it. `more`: arguments of `run_trial`."""
+    return report_on(lambda **hears: run_trial(trial, places, TorchEngine, **hears, **more), report)
+
+
+def report_on(run: Callable[..., None], report: Report) -> str:
+    """Run a trial to its end and report what it sends. Returns why it diverged or was stopped; empty if it did neither.
+
+    `run` takes send, say and safe as `run_trial` does.
+    """
+
+    def send(points: list[Point], finished: Finished | None) -> None:
+        report({"points": [tuple(point) for point in points], "finished": finished and tuple(finished)})
+
+    try:
+        run(send=send, say=lambda text: report({"said": text}), safe=lambda step: report({"safe": step}))
+    except (Stopped, Diverged) as reason:
+        report({"stopped" if isinstance(reason, Stopped) else "diverged": str(reason)})
+        return str(reason)
+    return ""

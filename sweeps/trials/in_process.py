@@ -1,0 +1,109 @@
+"""Trials one after the other in this process, without Ray: breakpoints work, errors are raised where they happen."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.errors import InputError
+from mmpo_train.terminal import console
+from sweeps.cluster.accelerators import ANY
+from sweeps.cluster.discovery import local_nodes
+from sweeps.cluster.placement import TrialResources, Wish, place
+
+if TYPE_CHECKING:
+    from mmpo_train.data.tokens import CutCount
+    from mmpo_train.prepare import Inputs
+    from mmpo_train.trial.places import Places
+    from sweeps.trials.listener import Listener
+    from sweeps.trials.work import Work
+
+
+class InProcess:
+    """The runner for debugging: the plain engine, and each checkpoint evaluated as soon as it is written."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        if not verbose:
+            warnings.filterwarnings("ignore")  # as in Ray's workers
+
+    def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
+        """One worker on this machine. Raises InputError for several workers, or several trials at a time."""
+        if max(wish.workers, wish.min_workers, wish.concurrent) > 1:
+            raise InputError(
+                "--runner process trains one trial at a time with one worker: leave out --workers-per-trial, "
+                "--min-workers-per-trial and --concurrent-trials, or give --runner ray"
+            )
+        one = dataclasses.replace(wish, workers=1, min_workers=0, accelerator=wish.accelerator or ANY)
+        nodes = local_nodes()
+        found, note = place(one, nodes), "all in this process, without Ray"
+        return dataclasses.replace(found, cpus_per_worker=int(nodes.kinds[0].cpus), concurrent=1, note=note)
+
+    def prepare(self, inputs: Inputs, resources: TrialResources) -> tuple[Places, dict[str, CutCount]]:
+        """Each phase is printed once; a progress bar would be in a debugger's way."""
+        from mmpo_train.model.reference import in_process
+        from mmpo_train.prepare import materialise
+
+        say_once = functools.cache(lambda what: console.print(f"{what} …", style="dim", highlight=False))
+        return materialise(inputs, in_process, lambda what, share: say_once(what))
+
+    def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:
+        """Train in the given order. A trial that diverges is recorded as such; any other error is raised."""
+        from mmpo_train.trial.reports import train_here
+        from sweeps.trials.evaluators import Evaluators
+        from sweeps.trials.reasons import one_line
+
+        evaluators, watched = Evaluators(work, Here()), listener.goes_on is not None
+
+        def ask(request: dict[str, Any]) -> Any:
+            evaluators.answering.make_segment(request)
+            return lambda: True
+
+        with listener.at_work(evaluators):
+            for digest, (trial, places) in work.trials.items():
+                listener.begun(digest)
+                listener.heard(digest, {"workers": 1})
+
+                def hear(report: dict[str, Any], digest: str = digest) -> None:
+                    listener.heard(digest, report)
+                    listener.judged()
+
+                try:
+                    train_here(trial, places, hear, ask=ask, watched=watched)
+                except Exception as error:
+                    listener.trained(digest, one_line(error))
+                    raise
+                listener.trained(digest)
+            starting = evaluators.starting_model
+            return {digest: evaluators.workplace.value(starting(*trial)) for digest, trial in work.trials.items()}
+
+    def stop(self) -> None:
+        """Nothing is held."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Done:
+    """A result, which is ready at once."""
+
+    value: Any
+
+
+class Here:
+    """Evaluators in this process, whose methods run when they are asked for."""
+
+    def start(self, kind: type, *arguments: Any) -> Any:
+        return kind(*arguments)
+
+    def ask(self, method: Any, *arguments: Any) -> Done:
+        return Done(method(*(one.value if isinstance(one, Done) else one for one in arguments)))
+
+    def results(self, asked: Collection[Done], timeout_seconds: float) -> Iterator[tuple[Done, Any, None]]:
+        return iter([(one, one.value, None) for one in asked])
+
+    def value(self, reference: Done) -> Any:
+        return reference.value
+
+    def close(self) -> None:
+        return None

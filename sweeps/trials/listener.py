@@ -1,0 +1,168 @@
+"""Passes the reports of trials to the ledger, the screen and the evaluators."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from mmpo_train.config import TrialConfig
+from mmpo_train.data.rendering import facts
+from mmpo_train.events import Finished, Point
+from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, REWARD_ACCURACY
+from mmpo_train.storage.mirror import fetch_files
+from mmpo_train.trial.early_stop import GO_ON, STOP, write_answer
+from sweeps.trials.evaluators import REWARD, Judgement, artifacts_folder
+from sweeps.trials.work_clock import WorkClock
+
+if TYPE_CHECKING:
+    from sweeps.ledger.trial_log import TrialLog
+    from sweeps.trials.board import Board
+    from sweeps.trials.evaluators import Evaluators
+    from sweeps.trials.work import Work
+
+GoesOn = Callable[[str, int, float], bool]
+"""Takes a trial's digest, an epoch that it has finished and its reward accuracy: whether it may go on."""
+
+
+class Listener:
+    """Passes trials' reports to the ledger and the screen, and their checkpoints to the evaluators.
+
+    A runner calls `begun`, `heard` and `trained` for each trial, and `judged` from time to time.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        open_log: Callable[[TrialConfig], TrialLog],
+        board: Board,
+        goes_on: GoesOn | None = None,
+    ) -> None:
+        """With `goes_on`, trials wait for its answer at the end of each epoch but the last."""
+        self.trials, self.workers = work.trials, work.resources.workers
+        self.open_log, self.board, self.goes_on = open_log, board, goes_on
+        self.evaluators: Evaluators
+        self.accuracies: dict[tuple[str, float], float] = {}
+        """Digest and epoch -> the training loop's reward accuracy at the epoch's end."""
+        self.logs: dict[str, TrialLog] = {}
+        self.clocks: dict[str, WorkClock] = {}
+        self.sent_to_judge: set[tuple[str, int]] = set()
+        self.troubles: dict[str, tuple[str, str]] = {}
+        """Digest -> state and reason of a trial that did not finish."""
+        self.unjudged: set[str] = set()
+        """Trials whose training has ended and whose record is still open."""
+
+    @contextmanager
+    def at_work(self, evaluators: Evaluators) -> Iterator[None]:
+        """A block in which trials run; at its end their last checkpoints are evaluated. Records that are still open
+        then are ended as interrupted."""
+        self.evaluators = evaluators
+        try:
+            yield
+            while evaluators.waiting:
+                self.judged(timeout_seconds=1)
+        finally:
+            evaluators.close()
+            for log in self.logs.values():
+                if not log.ended:
+                    log.fail("interrupted: the same command goes on from the last state written")
+
+    def begun(self, digest: str) -> None:
+        """Open the trial's record: it waits for its resources, or has them."""
+        self.clocks[digest] = WorkClock(self.workers)
+        trial, places = self.trials[digest]
+        self.logs[digest] = self.open_log(trial)
+        self.logs[digest].tag({f"rendering.{name}": value for name, value in facts(places.model).items()})
+        self.board.set_state(digest, "placing")
+
+    def heard(self, digest: str, report: Mapping[str, Any]) -> None:
+        """Take a report of the trial (`reports.Report`), or the number of its `workers` when they start."""
+        self.clocks[digest].hear(report)
+        if report.get("workers"):
+            self.board.set_state(digest, "starting")
+        points = [Point(*point) for point in report.get("points", ())]
+        if points:
+            self.board.rows[digest].update(points)
+            self.board.set_state(digest, "training")
+            self.logs[digest].points(points)
+            for point in points:
+                if ACCURACY_CURVE in point.metrics:
+                    self.accuracies[digest, point.metrics[EPOCH]] = point.metrics[ACCURACY_CURVE]
+        if report.get("finished"):
+            self._finished(digest, Finished(*report["finished"]))
+        if report.get("said"):
+            self.board.say(digest, report["said"])
+        for state in ("diverged", "stopped"):
+            if report.get(state):
+                self.troubles[digest] = (state, report[state])
+
+    def trained(self, digest: str, failure: str = "") -> None:
+        """The trial's training has ended; `failure` says what went wrong."""
+        if failure:
+            self.troubles[digest] = ("failed", failure)
+        else:
+            self.board.set_state(digest, "judging")
+        self.unjudged.add(digest)
+        self._end_where_judged(digest)
+
+    def judged(self, timeout_seconds: float = 0.0) -> None:
+        """Take the results that evaluators have by now, or within some seconds."""
+        for one, scores, failure in self.evaluators.results(timeout_seconds):
+            if scores is None:
+                self._could_not_judge(one, one.suite, failure)
+            else:
+                self._judged(one, scores)
+            self._end_where_judged(one.digest)
+
+    def _finished(self, digest: str, finished: Finished) -> None:
+        trial, places = self.trials[digest]
+        if self.goes_on is not None and finished.epoch < trial.epochs:
+            leave = self.goes_on(digest, finished.epoch, self.accuracies[digest, finished.epoch])
+            write_answer(places.trial(trial), finished.epoch, GO_ON if leave else STOP)
+        if (digest, finished.epoch) not in self.sent_to_judge:
+            self.sent_to_judge.add((digest, finished.epoch))
+            self.board.line(digest, f"epoch {finished.epoch} done")
+            self.evaluators.submit(trial, places, finished)
+
+    def _judged(self, one: Judgement, scores: dict[str, Any]) -> None:
+        log, metrics, finished = self.logs[one.digest], scores["metrics"], one.finished
+        if one.suite == REWARD:
+            self.board.rows[one.digest].reward_accuracy = metrics[REWARD_ACCURACY]
+            log.evaluated(finished.epoch, metrics, scores["correct"], finished.checkpoint)
+            return
+        log.points([Point(finished.epoch, time.time_ns() // 1_000_000, metrics)])
+        log.tag({f"evaluation.{one.suite}.{name}": value for name, value in scores.get("facts", {}).items()})
+        trial, places = self.trials[one.digest]
+        for name, why in scores.get("missing", {}).items():
+            self._could_not_judge(one, f"{one.suite}.{name}", why)
+        folder = artifacts_folder(places, trial, finished.epoch) / one.suite
+        fetch_files(folder)
+        log.artifacts(folder, f"evaluations/epoch-{finished.epoch:04d}/{one.suite}")
+        self.board.line(one.digest, f"epoch {finished.epoch}: {one.suite} done")
+
+    def _could_not_judge(self, one: Judgement, suite: str, reason: str) -> None:
+        """Fail the trial if it has no reward accuracy, as it cannot be ranked; any other missing result is noted."""
+        epoch = one.finished.epoch
+        if suite == REWARD:
+            self.troubles.setdefault(one.digest, ("failed", f"epoch {epoch} could not be judged: {reason}"))
+            return
+        self.logs[one.digest].tag({f"evaluation.{suite}.epoch-{epoch:04d}": reason})
+        self.board.say(one.digest, f"epoch {epoch} without {suite}: {reason}")
+
+    def _end_where_judged(self, digest: str) -> None:
+        """Close the trial's record if its training has ended and all its checkpoints are evaluated."""
+        if digest not in self.unjudged or self.evaluators.are_judging(digest):
+            return
+        self.unjudged.discard(digest)
+        state, reason = self.troubles.get(digest, ("finished", ""))
+        log = self.logs[digest]
+        if state == "finished":
+            log.finish(self.clocks[digest].seconds())
+        elif state == "diverged":
+            log.diverged(reason)
+        elif state == "stopped":
+            log.stopped(reason, self.clocks[digest].seconds())
+        else:
+            log.fail(reason)
+        self.board.set_state(digest, state, reason)

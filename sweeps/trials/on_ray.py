@@ -1,0 +1,67 @@
+"""Trials on Ray, on this machine or on the cluster at RAY_ADDRESS. Ray itself is imported when it is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from mmpo_train.terminal import console, preparing
+from sweeps.cluster.connection import leave, map_on_cluster, reach, trial_resources
+from sweeps.cluster.discovery import nodes_now
+from sweeps.cluster.evaluator_seats import seat_evaluators
+from sweeps.cluster.placement import TrialResources, Wish, concurrency
+
+if TYPE_CHECKING:
+    from mmpo_train.data.tokens import CutCount
+    from mmpo_train.prepare import Inputs
+    from mmpo_train.trial.places import Places
+    from sweeps.trials.listener import Listener
+    from sweeps.trials.work import Work
+
+
+class OnRay:
+    """The default runner: several trials at a time, evaluated by actors."""
+
+    def __init__(self, verbose: bool = False) -> None:
+        self.verbose = verbose
+
+    def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
+        """The resources of as many trials as fit, beside the evaluators if any are wished for."""
+        resources = trial_resources(wish, dry_run=dry_run, verbose=self.verbose)
+        if wish.evaluation is None:
+            return resources
+        seat, resources, said = seat_evaluators(resources, nodes_now(), wish.evaluators, wish.evaluation)
+        if said:
+            console.print(said, style="dim", highlight=False, soft_wrap=True)
+        return dataclasses.replace(resources, seat=seat)
+
+    def prepare(self, inputs: Inputs, resources: TrialResources) -> tuple[Places, dict[str, CutCount]]:
+        """The reference model runs on all nodes of the cluster."""
+        from mmpo_train.prepare import materialise
+
+        reach(self.verbose)
+        with preparing() as say:
+            shards = map_on_cluster(resources, lambda share: say("reference log-probabilities", share))
+            return materialise(inputs, shards, say)
+
+    def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:
+        """A trial that fails or diverges is recorded as such; the others go on."""
+        reach(self.verbose)
+        from eval_workers.actors import Actors
+        from sweeps.trials.evaluators import Evaluators
+        from sweeps.trials.tune import tune_trials
+
+        seat = work.resources.seat
+
+        def at_a_time() -> int:
+            return concurrency(work.resources, seat.leaves(nodes_now()), work.wish.concurrent)
+
+        evaluators = Evaluators(work, Actors(seat.options, seat.actors if seat.gpus >= 1 else 0))
+        with listener.board.live(), listener.at_work(evaluators):
+            baselines = {digest: evaluators.starting_model(*trial) for digest, trial in work.trials.items()}
+            tune_trials(work, listener, at_a_time)
+            return {digest: evaluators.workplace.value(scores) for digest, scores in baselines.items()}
+
+    def stop(self) -> None:
+        """Disconnect, and stop a Ray that was started."""
+        leave()

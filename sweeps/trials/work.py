@@ -1,0 +1,30 @@
+"""The work of a runner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmpo_train.config import TrialConfig
+from mmpo_train.trial.places import Places
+from sweeps.cluster.placement import TrialResources, Wish
+
+if TYPE_CHECKING:
+    from sweeps.plan.options import SweepEvaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Trials to train and evaluate."""
+
+    trials: Mapping[str, tuple[TrialConfig, Places]]
+    """By digest."""
+    storage: Path
+    wish: Wish
+    resources: TrialResources
+    """The resources of each trial."""
+    evaluation: SweepEvaluation
+    judge: str = ""
+    """The judge that compares answers with the starting model's; empty for none."""

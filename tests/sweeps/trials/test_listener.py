@@ -1,0 +1,104 @@
+"""What is done with what trials say: recorded, shown, sent to judge once; and how a trial ends."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mmpo_train.config import TrialConfig, replace
+from mmpo_train.recipes import RECIPES
+from mmpo_train.trial.places import Places
+from sweeps.cluster.placement import TrialResources, Wish
+from sweeps.plan.options import SweepEvaluation
+from sweeps.trials.board import Board, Row
+from sweeps.trials.evaluators import Evaluators
+from sweeps.trials.in_process import Done, Here
+from sweeps.trials.listener import Listener
+from sweeps.trials.work import Work
+from tests.support.search import Kept, point
+
+TRIAL = replace(TrialConfig(), {"epochs": 2, "evaluations": ("reward", "harness")})
+DIGEST = TRIAL.digest
+
+
+class Judges(Here):
+    """Judges of each kind; those of `broken` kinds fail, and all take their time where they are `slow`."""
+
+    def __init__(self, *broken: str, slow: bool = False) -> None:
+        self.broken, self.slow, self.asked = broken, slow, []
+
+    def start(self, kind: type, *arguments: Any) -> Any:
+        judge = Judges()
+        judge.kind = kind.__name__
+        return judge
+
+    def evaluate(self, *arguments: Any) -> tuple[str, Any]:
+        return self.kind, arguments
+
+    def ask(self, method: Any, *arguments: Any) -> Done:
+        self.asked.append(method())
+        return Done(self.asked[-1][0])
+
+    def results(self, asked: Any, timeout_seconds: float) -> Any:
+        for one in [] if self.slow and not timeout_seconds else list(asked):
+            if one.value in self.broken:
+                yield one, None, ValueError(f"the {one.value} is broken")
+            else:
+                metrics = {"validation/reward_accuracy": 0.5} if one.value == "WarmReward" else {"harness/x": 0.25}
+                yield one, {"metrics": metrics, "correct": [1, 0]}, None
+
+
+def hearing(folder: Path, judges: Judges, *reports: dict[str, Any], failure: str = "") -> tuple[Kept, str]:
+    """What was kept and printed of a trial that said all this and then ended."""
+    places = Places(*(folder / name for name in ("model", "tokens", "reference", "unrelated", "trials")))
+    about = {"storage": folder, "wish": Wish(recipe=RECIPES["tiny"]), "evaluation": SweepEvaluation()}
+    work = Work(trials={DIGEST: (TRIAL, places)}, resources=TrialResources(1, False, 1, 1), **about)
+    console, log = Console(file=io.StringIO(), width=200), Kept()
+    listener = Listener(work, lambda trial: log, Board(console, "mmpo", "beta", {DIGEST: Row("0.1", 2)}, 1))
+    with listener.at_work(Evaluators(work, judges)):
+        listener.begun(DIGEST)
+        for report in reports:
+            listener.heard(DIGEST, report)
+            listener.judged()
+        listener.trained(DIGEST, failure)
+    return log, console.file.getvalue()
+
+
+def epoch(number: int) -> dict[str, Any]:
+    """A report of an epoch's end."""
+    curve = {"validation_curve/reward_accuracy": 0.5}
+    return {"points": [point(2 * number, **curve)], "finished": (number, f"checkpoints/epoch-{number:04d}")}
+
+
+def test_an_epoch_that_is_reported_again_is_judged_once(tmp_path):
+    judges = Judges()
+    log, printed = hearing(tmp_path, judges, {"workers": 1}, epoch(1), epoch(1), epoch(2))
+    assert [kind for kind, _ in judges.asked] == ["WarmReward", "WarmSuite"] * 2
+    assert [number for number, _ in log.evaluations] == [1, 2] and log.end[0] == "finish"
+    assert printed.count("epoch 1 done") == 1 and "epoch 2: harness done" in printed
+
+
+def test_a_trial_ends_when_its_last_checkpoint_is_judged_and_not_before(tmp_path):
+    log, printed = hearing(tmp_path, Judges(slow=True), {"workers": 1}, epoch(1), epoch(2))
+    assert printed.index("judging") < printed.index("finished") and len(log.evaluations) == 2
+
+
+def test_without_reward_accuracy_a_trial_has_failed_and_without_a_suite_it_has_not(tmp_path):
+    log, _ = hearing(tmp_path, Judges("WarmReward"), {"workers": 1}, epoch(1))
+    assert log.end == ("fail", "epoch 1 could not be judged: ValueError: the WarmReward is broken")
+    log, printed = hearing(tmp_path, Judges("WarmSuite"), {"workers": 1}, epoch(1))
+    assert log.end[0] == "finish" and "epoch 1 without harness: ValueError: the WarmSuite is broken" in printed
+    assert log.tags["evaluation.harness.epoch-0001"] == "ValueError: the WarmSuite is broken"
+
+
+def test_how_a_trial_ended_is_recorded_with_the_reason(tmp_path):
+    diverged = {"diverged": "the loss is nan at step 3"}
+    assert hearing(tmp_path, Judges(), {"workers": 1}, diverged)[0].end == ("diverged", "the loss is nan at step 3")
+    assert hearing(tmp_path, Judges(), {"workers": 1}, {"stopped": "early"})[0].end[:2] == ("stopped", "early")
+    assert hearing(tmp_path, Judges(), {"workers": 1}, failure="OSError: disk full")[0].end == (
+        "fail",
+        "OSError: disk full",
+    )
