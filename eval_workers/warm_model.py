@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
+from mmpo_train.devices import own_device
 from mmpo_train.model.folders import ADAPTERS, model_files
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_weights
-from mmpo_train.model.precision import own_device
 from mmpo_train.model.scoring import model_forward
 from mmpo_train.storage.mirror import place_of
 

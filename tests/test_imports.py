@@ -18,7 +18,7 @@ SCRIPTS = (
 )
 # A folder, or a file that stands in no room, imports itself and what stands in the lines above it.
 ORDER = (
-    "mmpo_train/errors mmpo_train/redaction mmpo_train/schedule mmpo_train/events",
+    "mmpo_train/errors mmpo_train/redaction mmpo_train/schedule mmpo_train/events mmpo_train/devices",
     "mmpo_train/metric_names mmpo_train/tables mmpo_train/chat",
     "mmpo_train/config",
     "mmpo_train/storage mmpo_train/objectives mmpo_train/tiny",

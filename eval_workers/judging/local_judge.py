@@ -22,8 +22,8 @@ def open_local(folder: Path, purse: Purse) -> Ask:
     """
     import torch
 
+    from mmpo_train.devices import own_device
     from mmpo_train.model.policy import load_model, load_tokenizer
-    from mmpo_train.model.precision import own_device
 
     tokenizer: Any = load_tokenizer(folder)
     labels = {label: tokenizer.encode(label, add_special_tokens=False) for label in (FIRST, SECOND)}

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mmpo_train.devices import own_device
 from mmpo_train.engines import training_state
 from mmpo_train.engines.engine import (
     bytes_of_moments,
@@ -23,7 +24,7 @@ from mmpo_train.engines.masters import Masters
 from mmpo_train.engines.optimizers import build_optimizer
 from mmpo_train.engines.training_state import Shares
 from mmpo_train.model.logps import CompletionLogps, Pass
-from mmpo_train.model.precision import gather_gradients_in_fp32, own_device, round_weights
+from mmpo_train.model.precision import gather_gradients_in_fp32, round_weights
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmpo_train.devices import moved
+
 # Arguments of some architectures beyond a causal mask and a window, which this attention does not support.
 _UNKNOWN = ("softcap", "position_bias", "s_aux")
 
@@ -49,13 +51,6 @@ class Packing:
         places = None if self.key_places is None else moved(self.key_places, device)
         ends = moved(self.query_ends, device), moved(self.key_ends, device)
         return Packing(self.pieces, self.spans, *ends, places, self.longest_query, self.longest_key)
-
-
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """The tensor on a device. Neither side waits for the other: the next pass is made while this one is computed."""
-    if device.type != "cuda" or tensor.is_cuda:
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def packing_of(pieces: Sequence[int], spans: Sequence[tuple[int, int, int, int]]) -> Packing:

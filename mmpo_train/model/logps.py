@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmpo_train.model.attention import Packing, moved
+from mmpo_train.devices import moved
+from mmpo_train.model.attention import Packing
 from mmpo_train.model.vocabulary import token_logps
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Where and in which precision a model computes, and gradients that are fp32 where its weights are not.
+"""In which precision a model computes, and gradients that are fp32 where its weights are not.
 
 A step is the same sum however it is cut into passes only where no pass's share of it is rounded. So the gradients of
 linear layers and embeddings are computed in fp32 from half-precision activations: products of matrices accumulate in
@@ -7,19 +7,11 @@ fp32 in any case, here the result stays so. Those of norms are rounded once a pa
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def own_device() -> torch.device:
-    """This process's accelerator, of several workers' on a machine its own; or the CPU."""
-    if not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
 def dtype_of(precision: str) -> torch.dtype:

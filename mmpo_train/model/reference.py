@@ -124,10 +124,10 @@ def score_shard(
     model_folder: str, tokens_folder: str, precision: str, tokens_per_pass: int, split: str, start: int, end: int
 ) -> list[list[float]]:
     """Log-probabilities of the pairs `start` to `end`, as plain lists; the work of one parallel worker."""
+    from mmpo_train.devices import own_device
     from mmpo_train.model.layouts import FORWARD_TOKENS, best_layout
     from mmpo_train.model.logps import CompletionLogps
     from mmpo_train.model.policy import load_model
-    from mmpo_train.model.precision import own_device
     from mmpo_train.model.scoring import model_forward, score_pairs
 
     device = own_device()

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmpo_train.config import TrialConfig
+from mmpo_train.devices import moved
 from mmpo_train.objectives.exo import exo_loss, exo_original_loss
 from mmpo_train.objectives.mmpo import mean_entropy, mmpo_loss, normalised_rewards, unnormalised_rewards
 from mmpo_train.objectives.pairwise import (
@@ -72,7 +73,7 @@ def batch_of(
 ) -> Batch:
     """A batch from arrays of shape (B, K), on the policy's device. Zero tokens mean no completion."""
     ref, own, tokens = (
-        torch.from_numpy(values).to(policy_logps.device) for values in (ref_logps, rewards, completion_tokens)
+        moved(torch.from_numpy(values), policy_logps.device) for values in (ref_logps, rewards, completion_tokens)
     )
     return Batch(policy_logps, ref, own, tokens, tokens > 0, reference_point)
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mmpo_train.data.tokens import TokenTable
+from mmpo_train.devices import fetched
 from mmpo_train.engines.engine import Engine
 from mmpo_train.engines.passes import Passes
 from mmpo_train.events import Send
@@ -90,7 +91,8 @@ class Conversations:
     def _nats(self, chats: TokenTable, marks: list[np.ndarray], passes: Passes, backward_over: int = 0) -> float:
         """-sum log p of the learned tokens over all workers. With `backward_over` the gradient of that share is
         added."""
-        engine, total, everything = self.engine, 0.0, np.arange(len(chats))
+        engine, everything = self.engine, np.arange(len(chats))
+        seen: list[torch.Tensor] = []
         planned = plan_passes(chats, everything, passes.tokens, engine.workers, passes.layout)
         for some in planned[engine.worker :: engine.workers]:
             shown = some if len(some) else everything[:1]  # an empty pass keeps this worker in step with the others
@@ -99,7 +101,8 @@ class Conversations:
             nats = -engine.logps(one).sum()
             if backward_over:
                 engine.backward(weight * nats / backward_over)
-            total += weight * float(nats.detach())
+            seen += [nats.detach()] if len(some) else []
+        total = sum(map(float, fetched(seen))) if seen else 0.0
         return float(engine.sum(np.array([total]))[0])
 
 

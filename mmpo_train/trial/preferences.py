@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mmpo_train.config import TrialConfig
 from mmpo_train.data.tokens import TokenTable
+from mmpo_train.devices import fetched, moved
 from mmpo_train.engines.engine import Engine
 from mmpo_train.engines.passes import Passes
+from mmpo_train.errors import InputError
 from mmpo_train.model.batches import collate, epoch_order, group_rewards, plan_passes
 from mmpo_train.model.scoring import ScoredTable, score_pairs
 from mmpo_train.objectives import Objective, batch_of, build_objective
@@ -24,6 +28,11 @@ from mmpo_train.trial.segments import Segment, first_step, prompts_of_segment, s
 
 MakeSegment = Callable[[int, np.ndarray], Segment]
 """Receives a segment's number (from 0) and the positions of its prompts. Called on every worker."""
+
+
+_OFF_REFERENCE = {"fp32": 1e-3, "bf16": 5e-2}
+"""Nats a token by which an untrained policy may differ from its stored reference: passes are cut in another way, and
+rounding is another then."""
 
 
 class Preferences:
@@ -88,7 +97,7 @@ class Preferences:
             self.reference_point = RunningMean(point, 1)
         pairs = source.take(rows, columns)
         constants = self.rewards[rows, : columns.shape[1]] if objective.rewards else np.zeros_like(pairs.ref_logps)
-        return Step(pairs.table, partial(self._add_gradient, pairs, constants), metrics)
+        return Step(pairs.table, partial(self._add_gradient, number, pairs, constants), metrics)
 
     def validation(self, passes: Passes) -> dict[str, float]:
         pairs = self.validation_pairs
@@ -124,8 +133,11 @@ class Preferences:
         )
         return engine.sum(share).astype(np.float32)
 
-    def _add_gradient(self, pairs: ScoredTable, constants: np.ndarray, passes: Passes) -> dict[str, float]:
+    def _add_gradient(self, number: int, pairs: ScoredTable, constants: np.ndarray, passes: Passes) -> dict[str, float]:
         sums = accumulate(self.engine, self.objective, pairs, constants, self.reference_point.mean, passes)
+        off = sums.pop("off_reference") / max(1, pairs.table.completion_tokens.sum())
+        if number == 1:
+            _require_reference(off, self.config.precision)
         means = {name: total / max(1, len(pairs.table)) for name, total in sums.items()} | {"tokens": sums["tokens"]}
         score = means.pop("score")
         if self.objective.reference_point:
@@ -135,7 +147,29 @@ class Preferences:
         return means
 
 
-_TOTALS = ("loss", "reward_accuracy", "reward_margin", "rejected_weight", "saturated_share", "score", "tokens")
+def _require_reference(off: float, precision: str) -> None:
+    """Raise InputError where an untrained policy is so many nats a token off its reference."""
+    if _OFF_REFERENCE["bf16" if precision == "bf16" else "fp32"] < off < math.inf:
+        raise InputError(
+            f"before its first step the policy's log-probabilities are {off:.3g} nats a token off those stored of its "
+            "reference, though both are the starting model: its folder, or what is stored, has changed since; remove "
+            "the folder `reference` of the storage, and see that the model's folder is whole"
+        )
+
+
+_TOTALS = (
+    *("loss", "reward_accuracy", "reward_margin", "rejected_weight", "saturated_share", "score", "tokens"),
+    "off_reference",
+)
+
+
+class _Seen(NamedTuple):
+    """A pass, for what is told of a step: the device's results are fetched when it has all of them."""
+
+    prompts: np.ndarray
+    losses: Tensor
+    scores: Tensor
+    logps: Tensor
 
 
 def accumulate(
@@ -150,10 +184,9 @@ def accumulate(
 
     `constants` (N, K) are the objective's own, from `group_rewards`. Every worker calls it with the same arguments.
     """
-    totals = np.zeros(len(_TOTALS))
-    prompts = np.arange(len(step.table))
+    seen: list[_Seen] = []
+    prompts, tokens = np.arange(len(step.table)), step.table.completion_tokens
     if len(prompts):
-        tokens = step.table.completion_tokens
         planned = plan_passes(step.table, prompts, passes.tokens, engine.workers, passes.layout)
         for some in planned[engine.worker :: engine.workers]:
             shown = some if len(some) else prompts[:1]  # an empty pass keeps this worker in step with the others
@@ -168,37 +201,43 @@ def accumulate(
                 batch = batch._replace(entropies=entropies + (prefixes - prefixes.detach()))
             losses, scores = objective.loss(batch)
             engine.backward(weight * losses.sum() / len(prompts))
-            totals += weight * _totals(losses, scores, tokens[shown], step.table.prompts, shown)
-    return dict(zip(_TOTALS, engine.sum(totals), strict=True))
+            if len(some):
+                seen.append(_Seen(some, losses.detach(), scores, logps.detach()))
+    return dict(zip(_TOTALS, engine.sum(_totals(step, seen)), strict=True))
 
 
-def _by_prompt(logps: torch.Tensor, present: np.ndarray) -> torch.Tensor:
+def _by_prompt(logps: Tensor, present: np.ndarray) -> Tensor:
     """Values (C,) of the existing completions, as (B, K) with zeros elsewhere."""
     if present.all():
         return logps.reshape(present.shape)
-    places = torch.from_numpy(np.flatnonzero(present)).to(logps.device)
+    places = moved(torch.from_numpy(np.flatnonzero(present)), logps.device)
     return logps.new_zeros(present.size).index_copy(0, places, logps).reshape(present.shape)
 
 
-def _totals(
-    losses: torch.Tensor, scores: torch.Tensor, tokens: np.ndarray, prompts: tuple[np.ndarray, ...], shown: np.ndarray
-) -> np.ndarray:
-    """Sums over some prompts, in the order of `_TOTALS`; of several rejected completions the mean counts."""
-    values, rejected = scores.double().cpu().numpy(), tokens[:, 1:] > 0
-    margins = values[:, :1] - values[:, 1:]
+def _totals(step: ScoredTable, seen: Sequence[_Seen]) -> np.ndarray:
+    """Sums over the prompts of some passes, in the order of `_TOTALS`; of several rejected completions the mean counts.
+    `off_reference` is the sum of |log pi_theta - log pi_ref| over all completions."""
+    totals = np.zeros(len(_TOTALS))
+    if not seen:
+        return totals
+    values = fetched([tensor for one in seen for tensor in (one.losses, one.scores, one.logps)])
+    for shown, *_ in seen:
+        losses, scores, logps = values.pop(0), values.pop(0).numpy(), values.pop(0).numpy()
+        tokens = step.table.completion_tokens[shown]
+        rejected, prompts = tokens[:, 1:] > 0, [len(step.table.prompts[pair]) for pair in shown]
+        margins = scores[:, :1] - scores[:, 1:]
 
-    def total(of_each: np.ndarray) -> float:
-        return float((np.where(rejected, of_each, 0.0).sum(axis=1) / rejected.sum(axis=1)).sum())
+        def total(of_each: np.ndarray, rejected: np.ndarray = rejected) -> float:
+            return float((np.where(rejected, of_each, 0.0).sum(axis=1) / rejected.sum(axis=1)).sum())
 
-    return np.array(
-        (
-            losses.detach().double().sum().item(),
+        totals += (
+            losses.sum().item(),
             total(margins > 0),
             total(margins),
             total(1 / (1 + np.exp(np.clip(margins, -500, 500)))),
             total(np.abs(margins) > SATURATED_NATS),
-            values[:, :2].mean(axis=1).sum(),
-            tokens.sum() + sum(len(prompts[pair]) * (row > 0).sum() for pair, row in zip(shown, tokens, strict=True)),
-        ),
-        dtype=np.float64,
-    )
+            scores[:, :2].mean(axis=1).sum(),
+            tokens.sum() + (np.array(prompts) * (tokens > 0).sum(axis=1)).sum(),
+            np.abs(logps - step.ref_logps[shown])[tokens > 0].sum(),
+        )
+    return totals
