@@ -77,6 +77,7 @@ TRUNCATIONS = ("separate", "total")
 COMPLETION_RENDERINGS = ("whole", "alone")
 LAYOUTS = ("shared", "packed", "padded")
 GRADIENT_CHECKPOINTING = ("auto", "always", "never")
+COMPILE = ("auto", "true", "false")
 OPTIMIZERS = ("adamw", "adamw_8bit")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -210,8 +211,9 @@ class TrialConfig:
     layout: str = _runtime("shared")
     """Densest layout of a pass to use: shared (each prompt once, no padding), packed (no padding) or padded. A model
     whose attention does not allow it gets the next one."""
-    compile: bool = _runtime(False)
-    """Compile the model's layers with torch.compile, which takes about a minute at each start."""
+    compile: str = _runtime("auto")
+    """Compile the model's layers with torch.compile, a minute's work at each start: true, false, or auto (on a
+    GPU, if training takes more than ten minutes and a try shows that it is faster)."""
     zero_stage: int = _runtime(2)
     """DeepSpeed ZeRO stage, 0 to 3."""
     gradient_checkpointing: str = _runtime("auto")
@@ -322,6 +324,8 @@ def _convert(value: Any, kind: Any) -> Any:
         return int(number) if number == int(number) else _refuse(value)
     if kind is float:
         return float(value) if not isinstance(value, bool) else _refuse(value)
+    if isinstance(value, bool):  # what is a word now may have been a switch when it was written
+        return str(value).lower()
     return value if isinstance(value, str) else _refuse(value)
 
 
@@ -346,6 +350,7 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         ("completion_rendering", COMPLETION_RENDERINGS),
         ("layout", LAYOUTS),
         ("gradient_checkpointing", GRADIENT_CHECKPOINTING),
+        ("compile", COMPILE),
     ):
         if getattr(config, name) not in allowed:
             yield f"{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}"

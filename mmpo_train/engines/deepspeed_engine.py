@@ -160,6 +160,9 @@ class DeepSpeedEngine:
     def recompute_activations(self, wanted: bool) -> None:
         self.engine.module.recompute_activations(wanted)
 
+    def compile_layers(self, wanted: bool) -> None:
+        self.engine.module.compile_layers(wanted)
+
     def memory_share(self) -> float | None:
         # ZeRO's own optimiser holds this worker's part alone.
         return memory_share(self.device, 0 if self.moments_of.state else bytes_of_moments(self.moments_of))

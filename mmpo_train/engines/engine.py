@@ -59,6 +59,9 @@ class Engine(Protocol):
     def recompute_activations(self, wanted: bool) -> None:
         """Recompute activations in the following passes, which takes time and saves memory; or no longer."""
 
+    def compile_layers(self, wanted: bool) -> None:
+        """Compile the model's layers for the passes to come, or no longer."""
+
     def memory_share(self) -> float | None:
         """The largest share of the accelerator's memory in use since the last call; None on a CPU."""
 

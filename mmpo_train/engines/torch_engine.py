@@ -95,5 +95,8 @@ class TorchEngine:
     def recompute_activations(self, wanted: bool) -> None:
         self.module.recompute_activations(wanted)
 
+    def compile_layers(self, wanted: bool) -> None:
+        self.module.compile_layers(wanted)
+
     def memory_share(self) -> float | None:
         return memory_share(self.device, 0 if self.optimizer.state else bytes_of_moments(self.optimizer))

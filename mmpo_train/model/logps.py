@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -55,6 +56,7 @@ class CompletionLogps(nn.Module):
         super().__init__()
         self.model = model
         self.one_projection = one_projection
+        self.compiled = False
 
     def recompute_activations(self, wanted: bool) -> None:
         """Recompute activations in the backward pass, keeping only the layers' inputs; or no longer."""
@@ -63,6 +65,13 @@ class CompletionLogps(nn.Module):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         elif not wanted and model.is_gradient_checkpointing:
             model.gradient_checkpointing_disable()
+
+    def compile_layers(self, wanted: bool) -> None:
+        """Compile the layers, and what is done to each logit, for passes with gradient; or go back."""
+        from mmpo_train.model.policy import compile_layers
+
+        compile_layers(self.model, wanted)
+        self.compiled = wanted
 
     def forward(self, one: Pass, entropies: bool = False) -> Tensor:
         """Summed log-probability of each completion's tokens, shape (C,), fp32, in nats.
@@ -83,13 +92,22 @@ class CompletionLogps(nn.Module):
             # Any mask of four dimensions keeps the library from making one of the row's squared length.
             no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=one.input_ids.device)
             packed = {"attention_mask": no_mask, "position_ids": one.position_ids, "packing": one.packing}
-        hidden = bare.base_model(input_ids=one.input_ids, use_cache=False, **packed).last_hidden_state
+        compiled = self.compiled and torch.is_grad_enabled()
+        with _as_written() if self.compiled and not compiled else nullcontext():
+            hidden = bare.base_model(input_ids=one.input_ids, use_cache=False, **packed).last_hidden_state
         states = hidden.flatten(0, 1).index_select(0, one.places)
-        logps, entropy = token_logps(bare, states, one.targets, entropies=entropies, whole=self.one_projection)
+        wanted = {"entropies": entropies, "whole": self.one_projection, "fused": compiled}
+        logps, entropy = token_logps(bare, states, one.targets, **wanted)
         if entropy is None:
             return _sum_by_completion(logps, one)
         of_tokens = (logps, entropy, logps * _entropies_to_come(entropy.detach(), one.completions))
         return torch.stack([_sum_by_completion(values, one) for values in of_tokens])
+
+
+def _as_written() -> AbstractContextManager[Any]:
+    """Inside, what is compiled runs as it is written: evaluators do so too, and a second version takes a minute."""
+    context: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return context
 
 
 def _sum_by_completion(values: Tensor, one: Pass) -> Tensor:

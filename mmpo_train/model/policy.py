@@ -65,14 +65,14 @@ def load_model(
     """The causal language model of a folder in "fp32" or "bf16", without dropout; with `config`, ready to be trained.
 
     Weights are read in that precision, straight onto the device: files are mapped, not copied, so that the workers of a
-    machine share one copy in its memory. `config` says the precision itself, adds LoRA adapters (seeded) and compiles
-    the layers as it says, on this worker's own device. Raises InputError where there are no safetensors weights or the
-    architecture is unknown.
+    machine share one copy in its memory. `config` says the precision itself and adds LoRA adapters (seeded), on this
+    worker's own device. Raises InputError where there are no safetensors weights or the architecture is unknown.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    from mmpo_train.model.precision import dtype_of, own_device
+    from mmpo_train.devices import own_device
+    from mmpo_train.model.precision import dtype_of
 
     quieten()
     require_weights(folder)
@@ -108,27 +108,30 @@ def load_model(
     use_packed_attention(model)
     if config is not None and config.lora_rank:
         model = _with_lora(model, config)
-    if config is not None and config.compile:
-        _compile_layers(model)
     return model
 
 
 def use_packed_attention(model: Any) -> None:
     """Make a model use `attention.packed_attention`, if its architecture allows the choice. Without a packing its
     attention is as before."""
-    from functools import partial
-
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
     from transformers.masking_utils import sdpa_mask
 
-    from mmpo_train.model.attention import packed_attention
-
-    AttentionInterface.register(PACKED_ATTENTION, partial(packed_attention, otherwise=sdpa_attention_forward))
+    AttentionInterface.register(PACKED_ATTENTION, _attention())
     AttentionMaskInterface.register(PACKED_ATTENTION, sdpa_mask)
     # A model without SDPA, or one that needs eager attention, keeps its attention and is never packed.
     if getattr(model.config, "_attn_implementation", None) == "sdpa":
         model.set_attn_implementation(PACKED_ATTENTION)
+
+
+def _attention() -> Any:
+    from functools import partial
+
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    from mmpo_train.model.attention import packed_attention
+
+    return partial(packed_attention, otherwise=sdpa_attention_forward)
 
 
 def _remove_dropout(model: PreTrainedModel) -> None:
@@ -143,13 +146,21 @@ def _remove_dropout(model: PreTrainedModel) -> None:
             module.p = 0.0
 
 
-def _compile_layers(model: Any) -> None:
-    """Compile layer by layer, for rows of any length: all layers share the code, and a new length compiles nothing."""
+def compile_layers(model: Any, wanted: bool) -> None:
+    """Compile a model's layers, or undo it. Layer by layer, for rows of any length: all layers share the code, and
+    a new length compiles nothing. Attention is not compiled: its pieces differ from pass to pass."""
+    import torch
+    from transformers import AttentionInterface
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    if wanted:
+        AttentionInterface.register(PACKED_ATTENTION, torch.compiler.disable(_attention()))
     for module in model.modules():
         if isinstance(module, GradientCheckpointingLayer):
-            module.compile(dynamic=True, backend=_COMPILER)
+            if wanted:
+                module.compile(dynamic=True, backend=_COMPILER)
+            else:
+                module._compiled_call_impl = None
 
 
 def _with_lora(model: PreTrainedModel, config: TrialConfig) -> Any:

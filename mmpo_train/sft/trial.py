@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from mmpo_train.config import (
+    COMPILE,
     GRADIENT_CHECKPOINTING,
     LAYOUTS,
     OPTIMIZERS,
@@ -72,7 +73,7 @@ class SFTTrial:
     checkpoint_minutes: float = _runtime(15.0)
     tokens_per_pass: int = _runtime(0)
     layout: str = _runtime("packed")
-    compile: bool = _runtime(False)
+    compile: str = _runtime("auto")
     zero_stage: int = _runtime(2)
     gradient_checkpointing: str = _runtime("auto")
 
@@ -105,6 +106,7 @@ def _problems(trial: SFTTrial) -> Iterable[str]:
         ("precision", PRECISIONS),
         ("layout", LAYOUTS),
         ("gradient_checkpointing", GRADIENT_CHECKPOINTING),
+        ("compile", COMPILE),
         ("turns", TURNS),
         ("zero_stage", (0, 1, 2, 3)),
     ):

@@ -18,7 +18,8 @@ import numpy as np
 from mmpo_train.config import NEEDS_UNRELATED, ONLINE_OBJECTIVES, TrialConfig, to_dict
 from mmpo_train.data.tokens import TokenTable, read_table
 from mmpo_train.engines.engine import Engine, first_workers
-from mmpo_train.engines.passes import Passes, find_passes, remember, remembered
+from mmpo_train.engines.passes import Passes, remember, remembered, take
+from mmpo_train.engines.trying import find_passes
 from mmpo_train.events import Finished, Send
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_tokenizer
@@ -221,7 +222,7 @@ def passes_of(
     known = remembered(folder, config)
     if first_workers(engine, lambda: known is not None):
         assert known is not None, f"{folder} is not the same on all workers"
-        engine.recompute_activations(known.checkpointing)
+        take(engine, known)
         return known
     keep = (lambda passes: remember(folder, config, passes)) if engine.worker == 0 else (lambda passes: None)
     passes = find_passes(config, engine, table, keep)

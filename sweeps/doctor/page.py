@@ -98,7 +98,7 @@ def examinations_of(options: DoctorOptions, trial: TrialConfig) -> dict[str, Exa
     return {
         "packages": doctor_software.versions,
         "imports": lambda: _libraries(options, trial),
-        "compiler": lambda: doctor_software.compiler(trial.compile),
+        "compiler": lambda: doctor_software.compiler(trial.compile == "true"),
         "memory": lambda: _memory(options, trial),
         "storage": lambda: _disk(options, trial),
         "Ray": cluster,

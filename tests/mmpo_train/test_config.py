@@ -77,7 +77,7 @@ OTHER_VALUES = {
     "checkpoint_minutes": 3.0,
     "tokens_per_pass": 1000,
     "layout": "packed",
-    "compile": True,
+    "compile": "true",
     "zero_stage": 3,
     "gradient_checkpointing": "always",
 }
@@ -337,3 +337,8 @@ def test_all_bad_choices_of_candidates_are_reported_at_once():
     message = refusal(values)
     for name in values:
         assert f"\n  {name} must be " in message
+
+
+@pytest.mark.parametrize("written, meant", [(False, "false"), (True, "true"), ("auto", "auto")])
+def test_a_trial_written_when_compile_was_a_switch_opens(written, meant):
+    assert from_dict(to_dict(TrialConfig()) | {"compile": written}).compile == meant

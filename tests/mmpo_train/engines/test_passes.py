@@ -17,10 +17,11 @@ import torch
 
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.data.tokens import TokenTable, read_table
-from mmpo_train.engines import passes
-from mmpo_train.engines.passes import Passes, find_passes, remember, remembered
+from mmpo_train.engines import trying
+from mmpo_train.engines.passes import Passes, remember, remembered
 from mmpo_train.engines.torch_engine import TorchEngine
-from mmpo_train.model.batches import plan_passes
+from mmpo_train.engines.trying import find_passes
+from mmpo_train.model.batches import plan_passes, tokens_in
 from mmpo_train.model.layouts import is_out_of_memory
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model
@@ -58,7 +59,7 @@ def test_a_cpu_takes_a_constant_or_the_configs_tokens_and_the_layout_that_the_mo
     prepared: Any, real: tuple[TorchEngine, TokenTable], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, table = real
-    for given, taken in ((0, passes._CPU_TOKENS), (77, 77)):
+    for given, taken in ((0, trying._CPU_TOKENS), (77, 77)):
         for layout in ("shared", "packed", "padded"):
             config = replace(prepared.config, {"tokens_per_pass": given, "layout": layout})
             assert find_passes(config, engine, table) == Passes(layout, taken, False)
@@ -117,7 +118,8 @@ class Accelerator:
     """An engine whose pass of n tokens takes `memory(n)` of its memory, a tenth of that without activations.
 
     A pass moves the clock by n / `speed(n)` seconds. Above a share of 1 it runs out of memory. `peers` are the
-    workers besides this one, which do the same passes at the same time.
+    workers besides this one, which do the same passes at the same time. `compiled` says how many times as fast passes
+    of compiled layers are; 0: they cannot be compiled.
     """
 
     def __init__(
@@ -127,10 +129,12 @@ class Accelerator:
         held: float = 0.2,
         worker: int = 0,
         peers: tuple[Accelerator, ...] = (),
+        compiled: float = 1.0,
     ) -> None:
         self.memory, self.speed, self.held, self.worker, self.peers = memory, speed, held, worker, peers
         self.workers = 1 + len(peers)
         self.clock, self.peak, self.recomputing, self.discarded = 0.0, held, False, 0
+        self.compiled, self.compiling = compiled, [False]
         self.tried: list[int] = []
 
     def logps(self, one: Any) -> torch.Tensor:
@@ -146,7 +150,9 @@ class Accelerator:
         self.peak = self.held + self.memory(tokens) * (0.1 if self.recomputing else 1.0)
         if self.peak > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        self.seconds = tokens / self.speed(tokens)
+        if self.compiling[-1] and not self.compiled:
+            raise RuntimeError("no working C compiler found")
+        self.seconds = tokens / self.speed(tokens) / (self.compiled if self.compiling[-1] else 1.0)
         self.clock += self.seconds
         self.tried.append(tokens)
 
@@ -168,13 +174,66 @@ class Accelerator:
         for each in (self, *self.peers):
             each.recomputing = wanted
 
+    def compile_layers(self, wanted: bool) -> None:
+        for each in (self, *self.peers):
+            each.compiling.append(wanted)
+
 
 SIXTIES = table_of(*[(20, 15 + row % 10, 15 + row % 10) for row in range(2000)])
 
 
 def found(monkeypatch: pytest.MonkeyPatch, engine: Accelerator, table: TokenTable = SIXTIES, **fields: Any) -> Passes:
-    monkeypatch.setattr("mmpo_train.engines.passes.time.perf_counter", lambda: engine.clock)
+    monkeypatch.setattr("mmpo_train.engines.trying.time.perf_counter", lambda: engine.clock)
     return find_passes(replace(TrialConfig(), {"pairs_per_step": 2000, "precision": "fp32"} | fields), engine, table)
+
+
+# 120,000 tokens an epoch at some 8,000 a second: ten minutes are 40 epochs.
+LONG, SHORT = {"epochs": 100}, {"epochs": 2}
+
+
+@pytest.mark.parametrize(
+    ("fields", "gain", "compiled", "was_tried"),
+    [
+        (LONG, 1.3, True, True),
+        (LONG, 1.02, False, True),
+        (LONG, 0.0, False, True),
+        (SHORT, 1.3, False, False),
+        (LONG | {"compile": "false"}, 1.3, False, False),
+        (LONG | {"zero_stage": 3}, 1.3, False, False),
+        (SHORT | {"compile": "true"}, 1.3, True, True),
+    ],
+    ids=str,
+)
+def test_layers_are_compiled_where_a_long_trial_is_faster_with_it(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], gain: float, compiled: bool, was_tried: bool
+) -> None:
+    engine = Accelerator(lambda tokens: tokens / 100_000, compiled=gain)
+    answer = found(monkeypatch, engine, **fields)
+    assert answer.compiled is engine.compiling[-1] is compiled and any(engine.compiling) is was_tried
+    assert engine.discarded == (gain == 0.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "speeds", "tokens"),
+    [
+        (LONG, {512: 4_000, 1_024: 3_000, 4_096: 1_500}, 512),
+        (LONG, {512: 1_500, 1_024: 1_900, 4_096: 3_000}, 4_096),
+        (LONG, {512: 2_200, 1_024: 2_100, 4_096: 1_900}, 2_048),
+        (SHORT, {512: 4_000, 1_024: 3_000, 4_096: 1_500}, 2_048),
+    ],
+    ids=str,
+)
+def test_a_long_trial_on_a_cpu_takes_another_size_where_that_is_clearly_faster(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], speeds: dict[int, float], tokens: int
+) -> None:
+    """2,048 tokens go at 2,000 a second."""
+
+    def speed(tokens: int) -> float:
+        return next((fast for size, fast in speeds.items() if 0.8 * size < tokens <= size), 2_000)
+
+    engine = Accelerator(lambda tokens: 0.0, speed)
+    monkeypatch.setattr(engine, "memory_share", lambda: None)
+    assert found(monkeypatch, engine, **fields).tokens == tokens
 
 
 def test_passes_grow_to_the_largest_that_stay_under_the_share_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +376,7 @@ def test_every_smaller_cut_has_a_smaller_largest_pass(layout: Any, workers: int)
             part.sum() if layout != "padded" else rows.sum() * longest.max()
             for some in plan_passes(table, np.arange(30), now.tokens, workers, layout)
             if len(some)
-            for part in [passes.tokens_in(table, layout)[some]]
+            for part in [tokens_in(table, layout)[some]]
             for rows in [np.array([len(table.completions[prompt]) for prompt in some])]
             for longest in [table.longest[some]]
         ]
@@ -487,14 +546,15 @@ def test_a_trial_that_really_runs_out_of_memory_goes_on_with_smaller_passes(tmp_
 
 def train_in_little_memory(model: str, megabytes: int) -> None:
     """Two steps in small passes, then the same within a limit in passes that are too large; prints what came out."""
-    from mmpo_train.model.scoring import ScoredTable
+    from mmpo_train.model.scoring import ScoredTable, model_forward, score_pairs
     from mmpo_train.trial.loop import train
     from mmpo_train.trial.preferences import Preferences
 
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
     table = table_of(*[(300, *map(int, draw.integers(200, 330, 2))) for _ in range(24)])
-    scored = ScoredTable(table, -7.6 * table.completion_tokens.astype(np.float32))
+    forward = model_forward(CompletionLogps(load_model(Path(model))), torch.device("cpu"), "fp32")
+    scored = ScoredTable(table, score_pairs(forward, table, np.arange(len(table)), 1_000, layout="shared"))
     validation = scored.take(np.arange(1), np.array([[0, 1]]))
     fields = {"pairs_per_step": 12, "epochs": 1, "precision": "fp32", "learning_rate": 1e-3}
     config = replace(TrialConfig(), fields | {"validate_every_steps": 100, "gradient_checkpointing": "never"})

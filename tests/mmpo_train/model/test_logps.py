@@ -199,7 +199,8 @@ def test_compiled_layers_give_the_same_values_and_gradients_for_rows_of_any_leng
     monkeypatch.setattr("mmpo_train.model.policy._COMPILER", "aot_eager")
     results = []
     for compiled in (False, True):
-        module = CompletionLogps(lora_policy(model_folder, lora_rank=lora_rank, lora_dropout=0.0, compile=compiled))
+        module = CompletionLogps(lora_policy(model_folder, lora_rank=lora_rank, lora_dropout=0.0))
+        module.compile_layers(compiled)
         logps = [
             module(collate(table, np.array(some), layout))
             for some, layout in (([0, 1], "shared"), ([2], "padded"), ([3, 4], "shared"))

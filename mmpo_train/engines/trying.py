@@ -1,0 +1,183 @@
+"""The fastest passes on this machine, found by trying when a trial starts: their size, and compiled layers or not."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mmpo_train.data.tokens import TokenTable
+from mmpo_train.engines.passes import Passes, alone, filled, take
+from mmpo_train.errors import first_line
+from mmpo_train.model.batches import Layout, collate
+from mmpo_train.model.layouts import best_layout, is_out_of_memory
+
+if TYPE_CHECKING:
+    from mmpo_train.config import TrialConfig
+    from mmpo_train.engines.engine import Engine
+
+_CPU_TOKENS = 2_048  # above it most CPUs gain nothing and their caches lose
+_OTHER_CPU_TOKENS = (512, 1_024, 4_096)
+_FIRST_TRY_TOKENS = 2_048
+_MOST_MEMORY = 0.85
+"""Share of the accelerator's memory that a pass may take, foreseen from smaller ones: allocators fragment."""
+_WORTH_IT = 1.05
+"""A pass twice as large, or compiled layers, are kept where they handle so many times more tokens a second."""
+_CLEARLY_FASTER = 1.15
+"""The same of another size on a CPU: two trials of one sweep should not part for a neighbour's noise."""
+_LONG_SECONDS = 600.0
+"""Of training, at the speed found so far, from which on it pays to try what takes a minute to try."""
+
+
+def find_passes(
+    config: TrialConfig, engine: Engine, table: TokenTable, keep: Callable[[Passes], None] = lambda passes: None
+) -> Passes:
+    """What passes of this trial should be on these workers; the same answer on all of them.
+
+    Where the config leaves the tokens open: on an accelerator passes grow until a larger one is foreseen not to fit or
+    does not pay, with activations recomputed only where the longest example would not fit otherwise; on a CPU a
+    constant, unless the trial is long and another size clearly faster. Layers are compiled where the config says so,
+    or leaves it open, the trial is long, and it pays. Leaves no trace in the model: what is tried has weight 0. `keep`
+    is told the answer, and before anything is tried that may end this process, what to go on with after that.
+    """
+    passes = _find_passes(config, engine, table, keep)
+    keep(passes)
+    take(engine, passes)
+    return passes
+
+
+def _find_passes(config: TrialConfig, engine: Engine, table: TokenTable, keep: Callable[[Passes], None]) -> Passes:
+    layouts: tuple[Layout, ...] = ("shared", "packed", "padded")
+    # One that ran out of memory may have found another layout than the others: all take the least dense.
+    own = np.zeros(engine.workers)
+    own[engine.worker] = layouts.index(best_layout(engine.logps, table, config.precision, config.layout))
+    layout = layouts[int(engine.sum(own).max())]
+    checkpointing, compiled = config.gradient_checkpointing == "always", config.compile == "true"
+    passes = Passes(layout, config.tokens_per_pass or _CPU_TOKENS, checkpointing, compiled)
+    take(engine, passes)
+    if config.tokens_per_pass:
+        return passes
+    if engine.memory_share() is None:
+        return _fastest_on_a_cpu(config, engine, table, passes)
+    keep(Passes(layout, _FIRST_TRY_TOKENS, config.gradient_checkpointing != "never"))
+    found = _grown(config, engine, table, passes)
+    if found is None and config.gradient_checkpointing == "auto":
+        passes = replace(passes, checkpointing=True)
+        take(engine, passes)
+        found = _grown(config, engine, table, passes)
+    if found is None:
+        return replace(passes, tokens=_FIRST_TRY_TOKENS)
+    if config.compile == "auto" and config.zero_stage < 3 and _is_long(config, engine, table, layout, found[1]):
+        keep(found[0])
+        return _compiled_where_it_pays(config, engine, table, *found)
+    return found[0]
+
+
+def _grown(config: TrialConfig, engine: Engine, table: TokenTable, passes: Passes) -> tuple[Passes, float] | None:
+    """The largest passes that pay, and their tokens a second; None where the longest example is foreseen not to fit."""
+    of_each = alone(table, passes.layout)
+    longest, per_step = int(of_each.max()), int(of_each.mean() * config.pairs_per_step / engine.workers)
+    order, prompts_in = _in_order(table, passes.layout)
+    few = prompts_in(_FIRST_TRY_TOKENS)
+    # A line needs two points, and one long prompt may be all that the first tries would hold.
+    first = (
+        (order[: few // 2], order[:few]) if few > 1 else (np.array([of_each.argmin()]), np.array([of_each.argmax()]))
+    )
+    tried = [_try(engine, table, passes, prompts) for prompts in first]
+    best, speed = replace(passes, tokens=max(_FIRST_TRY_TOKENS, tried[-1][0])), tried[-1][2]
+    if _foreseen(tried, longest) > _MOST_MEMORY:
+        return None
+    while best.tokens < per_step and _foreseen(tried, 2 * best.tokens) <= _MOST_MEMORY:
+        tried.append(_try(engine, table, passes, order[: prompts_in(2 * best.tokens)]))
+        if tried[-1][2] < speed * _WORTH_IT:
+            break
+        best, speed = replace(best, tokens=2 * best.tokens), tried[-1][2]
+    return replace(best, tokens=max(best.tokens, longest)), speed
+
+
+def _compiled_where_it_pays(
+    config: TrialConfig, engine: Engine, table: TokenTable, found: Passes, speed: float
+) -> Passes:
+    """`found`, or passes with compiled layers where these are faster; without a word where they cannot be compiled."""
+    passes = replace(found, compiled=True)
+    take(engine, passes)
+    try:
+        compiled = _grown(config, engine, table, passes)
+    except Exception as error:  # noqa: BLE001  (compilers raise what they like; the trial can do without)
+        logging.getLogger(__name__).warning("the layers are not compiled: %s", first_line(error))
+        compiled = None
+        if not engine.discard():
+            raise
+    return compiled[0] if compiled is not None and compiled[1] > speed * _WORTH_IT else found
+
+
+def _fastest_on_a_cpu(config: TrialConfig, engine: Engine, table: TokenTable, passes: Passes) -> Passes:
+    """Passes of the usual size, or of another one where the trial is long and that is clearly faster."""
+    order, prompts_in = _in_order(table, passes.layout)
+
+    def speed_of(tokens: int) -> float:
+        return _try(engine, table, passes, order[: prompts_in(tokens)])[2]
+
+    per_step = int(alone(table, passes.layout).mean() * config.pairs_per_step / engine.workers)
+    if per_step <= passes.tokens:
+        return passes
+    usual = speed_of(passes.tokens)
+    if not _is_long(config, engine, table, passes.layout, usual):
+        return passes
+    speeds = {tokens: speed_of(tokens) for tokens in _OTHER_CPU_TOKENS}
+    fastest = max(speeds, key=lambda tokens: speeds[tokens])
+    return replace(passes, tokens=fastest) if speeds[fastest] > usual * _CLEARLY_FASTER else passes
+
+
+def _is_long(config: TrialConfig, engine: Engine, table: TokenTable, layout: Layout, speed: float) -> bool:
+    return _seconds(config, engine, table, layout, speed) >= _LONG_SECONDS
+
+
+def _seconds(config: TrialConfig, engine: Engine, table: TokenTable, layout: Layout, speed: float) -> float:
+    """What the trial's training takes where each worker computes so many tokens a second."""
+    return config.epochs * float(alone(table, layout).sum()) / engine.workers / max(speed, 1e-9)
+
+
+def _in_order(table: TokenTable, layout: Layout) -> tuple[np.ndarray, Callable[[int], int]]:
+    """The prompts as passes are filled with them to be tried, and how many of the first ones so many tokens hold."""
+    # Padded passes are planned longest first.
+    order = np.argsort(-table.longest, kind="stable") if layout == "padded" else np.arange(len(table))
+    held = filled(table, layout, order)
+    return order, lambda tokens: max(1, int(np.searchsorted(held, tokens, side="right")))
+
+
+def _try(engine: Engine, table: TokenTable, passes: Passes, prompts: np.ndarray) -> tuple[int, float, float]:
+    """Tokens of a pass of some prompts, the largest share of memory on any worker, and tokens a second.
+
+    Forward and backward. An infinite share and no speed where memory ran out.
+    """
+    one = collate(table, prompts, passes.layout)
+    tokens = one.input_ids.numel()
+    for _ in range(2):  # the first one warms up
+        engine.memory_share()
+        started = time.perf_counter()
+        try:
+            engine.backward(0.0 * engine.logps(one).sum())
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or not engine.discard():
+                raise
+            return tokens, math.inf, 0.0
+        share = engine.memory_share() or 0.0  # waits for the device
+        seconds = time.perf_counter() - started
+    of_each = np.zeros((2, engine.workers))
+    of_each[:, engine.worker] = share, seconds
+    shares, times = engine.sum(of_each)
+    return tokens, float(shares.max()), tokens / float(times.max())
+
+
+def _foreseen(tried: list[tuple[int, float, float]], tokens: int) -> float:
+    """The share of memory of a pass of so many tokens: a straight line through the last two that were tried."""
+    (fewer, less, _), (more, most, _) = tried[-2:]
+    if more <= fewer or math.isinf(most):  # the table holds no more; or no more fits
+        return most
+    return most + max(0.0, most - less) / (more - fewer) * (tokens - more)
