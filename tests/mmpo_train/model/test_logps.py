@@ -81,7 +81,7 @@ def test_padding_and_neighbours_do_not_change_a_value(table):
 @pytest.mark.parametrize("one_projection", [False, True])
 def test_gradients_are_those_of_the_unmodified_model(table, monkeypatch, one_projection):
     """The projection in chunks of 7 positions, recomputed backward, or in one; the sequences weigh 1, 2, 3, …"""
-    monkeypatch.setitem(vocabulary._POSITIONS_PER_CHUNK, "cpu", 7)
+    monkeypatch.setattr(vocabulary, "positions_per_chunk", lambda *_: 7)
     model = random_model("llama, tied")
     weights = torch.arange(1, 11, dtype=torch.float64)
     expected_sums = torch.cat([plain_logps(model, table, pair) for pair in range(5)])

@@ -46,7 +46,7 @@ def expected(model, states, targets, kind):
 @pytest.mark.parametrize("whole", [False, True])
 @pytest.mark.parametrize("kind", MODELS)
 def test_values_and_gradients_are_those_of_all_logits_in_float64(monkeypatch, kind, whole, entropies):
-    monkeypatch.setitem(vocabulary._POSITIONS_PER_CHUNK, "cpu", 7)
+    monkeypatch.setattr(vocabulary, "positions_per_chunk", lambda *_: 7)
     model = Model(**MODELS[kind])
     states, targets, weights = inputs()
     results = []
@@ -72,7 +72,7 @@ def test_the_derivatives_stand_up_to_finite_differences():
     weight = torch.randn(29, 8, dtype=torch.float64, requires_grad=True)
 
     def both(states, weight):
-        return vocabulary._LinearTokenLogps.apply(states, weight, targets, 7, True)
+        return vocabulary._LinearTokenLogps.apply(states, weight, targets, 7, True, False)
 
     # The function computes in fp32, whatever comes in: a coarse step and tolerance.
     assert torch.autograd.gradcheck(both, (states, weight), eps=1e-2, atol=1e-2, rtol=1e-2, nondet_tol=1e-6)
@@ -85,6 +85,21 @@ def test_a_frozen_projection_gets_no_gradient_and_hands_it_on():
     logps, _ = token_logps(model, states, targets)
     logps.sum().backward()
     assert model.head.weight.grad is None and states.grad.abs().sum() > 0
+
+
+def test_a_frozen_projection_in_half_precision_computes_its_logits_once(monkeypatch):
+    monkeypatch.setattr(vocabulary, "positions_per_chunk", lambda *_: 7)
+    gradient, chunks = vocabulary._of_logits, []
+    monkeypatch.setattr(vocabulary, "_of_logits", lambda *some: chunks.append(1) or gradient(*some))
+    model = Model().to(torch.bfloat16).requires_grad_(False)
+    states, targets, weights = inputs(torch.bfloat16)
+    logps, _ = token_logps(model, states, targets)
+    in_forward = len(chunks)
+    (logps * weights[0]).sum().backward()
+    assert in_forward == len(chunks) == 3
+    got, states.grad = states.grad.double(), None
+    (expected(model, states, targets, "plain")[0] * weights[0]).sum().backward()
+    assert (got - states.grad).norm() < 0.01 * got.norm()
 
 
 def test_half_precision_sums_in_single():

@@ -101,9 +101,10 @@ def test_the_reference_point_of_kto_is_the_divergence_on_other_prompts_answers(r
 @pytest.mark.parametrize("choice", ["max", "min"])
 @pytest.mark.parametrize("negatives", [1, 2])
 def test_mc_po_trains_on_the_candidates_that_the_policy_prefers_to_the_reference(
-    ranked_prepared, tables, negatives, choice
+    ranked_prepared, tables, negatives, choice, monkeypatch
 ):
     """With reference = policy - r the log-ratios are r, so that the first step's loss can be told from r alone."""
+    monkeypatch.setattr("mmpo_train.trial.preferences._OFF_REFERENCE", {"fp32": np.inf})
     table, reference = tables["train"].table, tables["train"].ref_logps
     ratios = np.where(table.completion_tokens > 0, np.random.default_rng(1).normal(0, 5, reference.shape), 0)
     scored = {**tables, "train": ScoredTable(table, (reference - ratios).astype(np.float32))}
