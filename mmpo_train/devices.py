@@ -16,6 +16,12 @@ def own_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
+def keep_to_share(share: float) -> None:
+    """Let this process use no more than a share of its GPU's memory; other trials have the rest."""
+    if share < 1 and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(share, own_device())
+
+
 def moved(tensor: Tensor, device: torch.device) -> Tensor:
     """The tensor on a device, when that comes to it: the next pass is made while this one is computed."""
     if device.type != "cuda" or tensor.is_cuda:

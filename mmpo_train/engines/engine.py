@@ -98,16 +98,18 @@ def let_go_of_backward(device: torch.device) -> None:
 
 
 def memory_share(device: torch.device, still_to_come: int = 0) -> float | None:
-    """`Engine.memory_share`, with `still_to_come` bytes added."""
+    """`Engine.memory_share`, with `still_to_come` bytes added. Of a GPU that trials share it is the share of this
+    process's part, whatever the others use."""
     if device.type != "cuda":
         return None
     torch.cuda.synchronize(device)
     peak = torch.cuda.max_memory_reserved(device) + still_to_come
     free, total = torch.cuda.mem_get_info(device)
-    others = total - free - torch.cuda.memory_reserved(device)
+    part = torch.cuda.get_per_process_memory_fraction(device)
+    others = total - free - torch.cuda.memory_reserved(device) if part == 1 else 0
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
-    return (peak + others) / total
+    return (peak + others) / (part * total)
 
 
 def bytes_of_moments(optimizer: torch.optim.Optimizer) -> int:

@@ -45,7 +45,7 @@ def seat_evaluators(
         little = f": {counted(actors, 'evaluator')} with {counted(gpus, 'GPU')} each would leave no room for a trial"
     part = int(SHARE / actors * 10_000) / 10_000  # Ray counts in ten thousandths
     sharing = Seat(actors=actors, gpus=part, accelerator_type=kind)
-    beside = dataclasses.replace(resources, gpus_per_worker=1 - SHARE)
+    beside = dataclasses.replace(resources, left_by_evaluators=1 - SHARE)
     return sharing, beside, f"evaluators share the training GPUs{little}"
 
 

@@ -24,10 +24,11 @@ class NodeKind:
     most: int = 1
     """Largest number of such nodes that an autoscaler may run; `alive` without an autoscaler."""
 
-    def fits(self, bundles: int, cpus: float, gpus: int) -> int:
-        """How many groups of `bundles` of these CPUs and GPUs fit on one such node."""
+    def fits(self, bundles: int, cpus: float, gpus: float) -> int:
+        """How many groups of `bundles` of these CPUs and GPUs fit on one such node; a share of a GPU lies on one."""
         by_cpus = self.cpus // (bundles * cpus) if cpus else float("inf")
-        by_gpus = self.gpus // (bundles * gpus) if gpus else float("inf")
+        on_each = int(1 / gpus + 1e-6) if 0 < gpus < 1 else 1
+        by_gpus = self.gpus * on_each // (bundles * max(1, gpus)) if gpus else float("inf")
         return int(min(by_cpus, by_gpus))
 
     def __str__(self) -> str:
@@ -69,7 +70,7 @@ class Nodes:
         """The nodes with GPUs of this type."""
         return dataclasses.replace(self, kinds=tuple(kind for kind in self.kinds if gpu_type in kind.gpu_types))
 
-    def most_at_once(self, bundles: int, cpus: float, gpus: int) -> int:
+    def most_at_once(self, bundles: int, cpus: float, gpus: float) -> int:
         """How many groups of `bundles`, each on one node, fit at most on nodes that exist or can be started."""
         to_come = sum(kind.most - kind.alive for kind in self.kinds)
         if self.most_nodes is not None:

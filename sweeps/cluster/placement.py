@@ -20,6 +20,9 @@ DRIVER_BYTES = 0.6 * 2**30
 Train's."""
 
 
+_LEAST_SHARE = 0.01
+
+
 class NoRoom(InputError):
     """No node can hold a trial."""
 
@@ -33,6 +36,8 @@ class Wish:
     """Workers of a trial; 0 for the recipe's number."""
     min_workers: int = 0
     """Fewest workers of an elastic trial; 0 if the trial is not elastic."""
+    gpu_share: float = 1.0
+    """Share of a GPU for each worker; below 1 for several trials on one GPU."""
     accelerator: str = ""
     """GPU type, or `any`; empty for the recipe's."""
     concurrent: int = 0
@@ -78,16 +83,28 @@ class TrialResources:
     """Fewest workers of an elastic trial; 0 if the trial is not elastic."""
     accelerator_type: str = ""
     """GPU type to ask Ray for; empty for any."""
-    gpus_per_worker: float = 1.0
-    """GPU share of a worker; below 1 if evaluators share its GPU."""
+    gpu_share: float = 1.0
+    """Share of a GPU and of its memory for each worker; below 1 if several trials share a GPU."""
+    left_by_evaluators: float = 1.0
+    """Part of that share that a worker asks Ray for; below 1 if evaluators share the GPU."""
     seat: Seat = Seat()
     """The evaluators' placement."""
     note: str = ""
     """How the resources differ from the recipe's and why; empty if they do not."""
 
+    @property
+    def gpus_per_worker(self) -> float:
+        """GPUs that a worker asks Ray for, which counts in ten thousandths."""
+        return int(self.gpu_share * self.left_by_evaluators * 10_000 + 1e-6) / 10_000
+
+    @property
+    def accelerators(self) -> float:
+        """GPUs, or CPU workers, of one trial."""
+        return self.workers * self.gpu_share
+
     def __str__(self) -> str:
         named = f" ({'/'.join(self.gpu_types)})" if self.gpu_types else ""
-        each = f"1 GPU{named}" if self.use_gpu else f"{self.cpus_per_worker} CPU"
+        each = f"{self.gpu_share:g} GPU{named}" if self.use_gpu else f"{self.cpus_per_worker} CPU"
         fewest = f"{self.min_workers} to " if self.min_workers and self.min_workers < self.workers else ""
         return f"{fewest}{self.workers} worker{'s' if self.workers > 1 else ''} of {each}"
 
@@ -99,6 +116,7 @@ class TrialResources:
             "use_gpu": self.use_gpu,
             "cpus_per_worker": self.cpus_per_worker,
             "gpus_per_worker": self.gpus_per_worker,
+            "gpu_share": self.gpu_share,
             "accelerator_type": self.accelerator_type,
             "backend": "nccl" if self.use_gpu and not logical_gpus() else "gloo",
         }
@@ -122,7 +140,8 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
         raise InputError(f"--concurrent-trials must be at least 1, or 0 for as many as fit, got {wish.concurrent}")
     named = known_accelerator(wish.accelerator, nodes) if wish.accelerator else ""
     asked = named or ("" if nodes.local else wish.recipe.accelerator)
-    workers = wish.workers or wish.recipe.workers
+    workers = wish.workers or (1 if wish.gpu_share < 1 else wish.recipe.workers)
+    _check_share(wish)
     if not 0 <= wish.min_workers <= workers:
         raise InputError(
             f"--min-workers-per-trial must be from 1 to the trial's {workers} workers, or 0, got {wish.min_workers}"
@@ -153,7 +172,10 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
                 f"give --workers-per-trial {fits} or fewer"
             )
     fewest = min(wish.min_workers, workers)
-    resources = TrialResources(workers, use_gpu, 1, 1, gpu_types, fewest, accelerator_type)
+    if wish.gpu_share < 1 and not use_gpu:
+        note += f"{'; ' if note else ''}without GPUs --gpus-per-worker {wish.gpu_share:g} has no effect"
+    share = wish.gpu_share if use_gpu else 1.0
+    resources = TrialResources(workers, use_gpu, 1, 1, gpu_types, fewest, accelerator_type, share)
     at_a_time = concurrency(resources, nodes, wish.concurrent)
     if at_a_time < (wish.concurrent or at_a_time + 1) and at_a_time < _that_fit(resources, nodes):
         note += f"{'; ' if note else ''}the head has memory for {counted(at_a_time, 'trial')} at the same time"
@@ -162,12 +184,23 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
 
 def assumed(wish: Wish) -> TrialResources:
     """The wanted resources, assumed to exist in a cluster that does not answer."""
-    workers = wish.workers or wish.recipe.workers
+    _check_share(wish)
+    workers = wish.workers or (1 if wish.gpu_share < 1 else wish.recipe.workers)
     wanted = wish.accelerator or wish.recipe.accelerator
     name = "" if wanted == ANY else MEANT.get(wanted, (wanted,))[0]
     note = "the cluster at RAY_ADDRESS does not answer; it is assumed to have these resources"
-    types = (name,) if name else ()
-    return TrialResources(workers, True, 1, wish.concurrent or 1, types, wish.min_workers, name, note=note)
+    types, fewest = (name,) if name else (), wish.min_workers
+    return TrialResources(workers, True, 1, wish.concurrent or 1, types, fewest, name, wish.gpu_share, note=note)
+
+
+def _check_share(wish: Wish) -> None:
+    if not _LEAST_SHARE <= wish.gpu_share <= 1:
+        raise InputError(f"--gpus-per-worker must be from {_LEAST_SHARE:g} to 1, got {wish.gpu_share:g}")
+    if wish.gpu_share < 1 < wish.workers:
+        raise InputError(
+            f"--gpus-per-worker {wish.gpu_share:g} puts several workers on one GPU; those of one trial cannot share "
+            "it (NCCL refuses): give --workers-per-trial 1"
+        )
 
 
 def concurrency(resources: TrialResources, nodes: Nodes, wanted: int = 0) -> int:
@@ -181,7 +214,7 @@ def concurrency(resources: TrialResources, nodes: Nodes, wanted: int = 0) -> int
 
 def _that_fit(resources: TrialResources, nodes: Nodes) -> int:
     room = nodes.of_type(resources.accelerator_type) if resources.accelerator_type else nodes
-    return room.most_at_once(resources.workers, resources.cpus_per_worker, int(resources.use_gpu))
+    return room.most_at_once(resources.workers, resources.cpus_per_worker, resources.use_gpu * resources.gpu_share)
 
 
 def _of_type(asked: str, workers: int, nodes: Nodes) -> tuple[str, Nodes]:
@@ -220,6 +253,7 @@ def wish_of(options: SweepOptions, evaluators: int = 0) -> Wish:
         recipe=find_recipe(options.model, options.recipe),
         workers=options.workers_per_trial,
         min_workers=options.min_workers_per_trial,
+        gpu_share=options.gpus_per_worker,
         accelerator=options.accelerator,
         concurrent=options.concurrent_trials,
         evaluators=evaluators,
@@ -229,4 +263,5 @@ def wish_of(options: SweepOptions, evaluators: int = 0) -> Wish:
 
 def hardware(resources: TrialResources) -> Hardware:
     """The hardware of a trial."""
-    return Hardware(resources.workers, ("/".join(resources.gpu_types) or "GPU") if resources.use_gpu else "CPU")
+    kind = ("/".join(resources.gpu_types) or "GPU") if resources.use_gpu else "CPU"
+    return Hardware(resources.accelerators, kind)

@@ -168,10 +168,10 @@ def reference_flop(size: ModelSize, train: Lengths, validation: Lengths) -> floa
     return sum(forward_flop(size, train)) + sum(forward_flop(size, validation))
 
 
-def modelled_speed(work: Work, types: Sequence[str], workers: int) -> Speed:
+def modelled_speed(work: Work, types: Sequence[str], accelerators: float) -> Speed:
     """The speed computed from FLOP, the peak of the slowest of these types and the assumed share of it."""
     known = min({*types} & {*PEAK_FLOP_PER_SECOND} or {UNKNOWN_ACCELERATOR}, key=PEAK_FLOP_PER_SECOND.__getitem__)
-    per_second = workers * UTILISATION * PEAK_FLOP_PER_SECOND[known]
+    per_second = accelerators * UTILISATION * PEAK_FLOP_PER_SECOND[known]
     of_what = "a CPU core" if known == "CPU" else f"a {known}"
     source = f"from FLOP, at {UTILISATION:.0%} of {of_what}'s peak of {PEAK_FLOP_PER_SECOND[known]:.3g} per second"
     return Speed(work.tokens * per_second / work.training_flop, START_UP_SECONDS, source)

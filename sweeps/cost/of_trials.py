@@ -90,7 +90,7 @@ def forecast_trials(
     if not todo:
         return Forecast(0, 0, 0.0, 0.0, kind, "nothing to train", options.price_per_gpu_hour)
     inputs, first = todo[0].inputs, todo[0].config
-    workers = resources.workers
+    accelerators = resources.accelerators
     size = read_size(inputs.model_folder, find_recipe(options.model, options.recipe).name)
     train, validation, counted = lengths_of(inputs)
     works = [work_on(size, train, validation, one.config) for one in todo]
@@ -106,7 +106,7 @@ def forecast_trials(
     if measured:
         speed = measured_speed(measured)
     else:  # by the FLOP of the work
-        speed = modelled_speed(works[0], resources.gpu_types if resources.use_gpu else ("CPU",), workers)
+        speed = modelled_speed(works[0], resources.gpu_types if resources.use_gpu else ("CPU",), accelerators)
         speed = dataclasses.replace(speed, source=f"{speed.source}; {counted}")
     seconds = [speed.seconds(work) for work in works]
     once = 0.0
@@ -117,7 +117,7 @@ def forecast_trials(
     return Forecast(
         len(todo),
         sum(work.steps for work in works),
-        (sum(seconds) + once) * workers / 3600,
+        (sum(seconds) + once) * accelerators / 3600,
         elapsed(seconds, resources.concurrent) + once / resources.concurrent,
         kind,
         speed.source,
@@ -125,11 +125,11 @@ def forecast_trials(
     )
 
 
-def hours_of(records: Mapping[str, TrialRecord], digests: Sequence[str], workers: int) -> float | None:
+def hours_of(records: Mapping[str, TrialRecord], digests: Sequence[str], accelerators: float) -> float | None:
     """Accelerator-hours, or core-hours, that these trials took; None if one of them has not finished."""
     seconds = [records[digest].seconds if digest in records else None for digest in digests]
     known = [one for one in seconds if one is not None]
-    return sum(known) * workers / 3600 if known and len(known) == len(seconds) else None
+    return sum(known) * accelerators / 3600 if known and len(known) == len(seconds) else None
 
 
 def work_on(size: ModelSize, train: Lengths, validation: Lengths, trial: TrialConfig | SFTTrial) -> Work:

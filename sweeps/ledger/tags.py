@@ -13,24 +13,25 @@ _BASELINE_POLICY, _BASELINE_REWARD = "baseline.policy_accuracy", "baseline.rewar
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a trial runs on, as text `2 x H100` or `1 x CPU`."""
+    """What a trial runs on, as text `2 x H100`, `0.25 x H100` or `1 x CPU`."""
 
-    workers: int
+    count: float
+    """Of GPUs, below 1 for a share of one; on CPUs of workers."""
     kind: str
     """CPU, or the types of its GPUs as Ray names them; GPU where they are not known."""
 
     @property
-    def gpus(self) -> int:
-        return 0 if self.kind == "CPU" else self.workers
+    def gpus(self) -> float:
+        return 0 if self.kind == "CPU" else self.count
 
     def __str__(self) -> str:
-        return f"{self.workers} x {self.kind}"
+        return f"{self.count:g} x {self.kind}"
 
 
 def hardware_of(tags: Mapping[str, str]) -> Hardware | None:
     """What the tag HARDWARE of a trial says; None where nobody wrote it down."""
-    workers, _, kind = tags.get(HARDWARE, "").partition(" x ")
-    return Hardware(int(workers), kind) if kind else None
+    count, _, kind = tags.get(HARDWARE, "").partition(" x ")
+    return Hardware(float(count), kind) if kind else None
 
 
 @dataclass(frozen=True)

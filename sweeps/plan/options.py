@@ -39,6 +39,9 @@ class SweepOptions(Options):
     accelerator: str = ""
     """GPU type of the workers as Ray names it, such as L40S. L40 allows L40 and L40S, any allows every type. Default:
     the recipe's type on a cluster, any on a single machine."""
+    gpus_per_worker: float = 1.0
+    """GPUs of each worker. A share, such as 0.25, lets several trials of one worker run on one GPU, each within that
+    share of its memory."""
     concurrent_trials: int = 0
     """The most trials that may run at the same time. Default: as many as fit."""
     seeds: int = 1

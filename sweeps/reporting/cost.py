@@ -47,7 +47,7 @@ def cost_table(experiment: Experiment) -> Sheet:
     return Sheet("cost", Table(caption, headers, rows, words=(0, 1, 6, 8)))
 
 
-def _hours(gpus: list[int | None], hours: float) -> str:
+def _hours(gpus: list[float | None], hours: float) -> str:
     if None in gpus:
         return "unknown"
     return f"{hours:.2f}" if any(gpus) else "no GPU" if gpus else MISSING

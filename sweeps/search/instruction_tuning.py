@@ -89,7 +89,7 @@ def _run(options: SFTOptions) -> None:
             forecast, log = _train(options, inputs, ledger, experiment)
             ledger.flush(FLUSH_SECONDS)
             record = ledger.find_trial(experiment, trial.digest)
-            _compare(forecast, record, resources.workers, log)
+            _compare(forecast, record, resources.accelerators, log)
         assert record is not None and record.evaluations
         last = max(record.evaluations, key=lambda evaluation: evaluation.epoch)
         folder = _named(options.folder, trial, place_of(last.checkpoint))
@@ -137,9 +137,9 @@ def _is_done(record: TrialRecord | None) -> bool:
     return is_here(place_of(max(record.evaluations, key=lambda evaluation: evaluation.epoch).checkpoint))
 
 
-def _compare(forecast: Forecast, record: TrialRecord | None, workers: int, log: TrialLog) -> None:
+def _compare(forecast: Forecast, record: TrialRecord | None, accelerators: float, log: TrialLog) -> None:
     """Say, and tag the tuning with, what was foreseen and what it cost."""
-    hours = hours_of({record.digest: record}, [record.digest], workers) if record is not None else None
+    hours = hours_of({record.digest: record}, [record.digest], accelerators) if record is not None else None
     if hours is not None:
         console.print(compared(forecast, hours), highlight=False, soft_wrap=True)
         foreseen = {"forecast.hours": f"{forecast.hours:.4g}", "forecast.source": forecast.source}

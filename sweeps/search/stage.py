@@ -141,7 +141,7 @@ def _run(
         ledger.flush(FLUSH_SECONDS)
         known = find_records(ledger, experiment, trials)
         if todo:
-            _compare(forecast, known, todo, log, resources.workers)
+            _compare(forecast, known, todo, log, resources.accelerators)
         script = next_script(stage.name, objective)
         following = command(script, options) if script else ""
         ranking = conclude(stage, experiment, points, known, log, options.folder, choices, following)
@@ -159,10 +159,10 @@ def _run(
 
 
 def _compare(
-    forecast: Forecast, records: dict[str, TrialRecord], todo: list[Planned], log: StageLog, workers: int
+    forecast: Forecast, records: dict[str, TrialRecord], todo: list[Planned], log: StageLog, accelerators: float
 ) -> None:
     """Say, and tag the stage with, what was foreseen and what it cost."""
-    hours = hours_of(records, [trial.digest for trial in todo], workers)
+    hours = hours_of(records, [trial.digest for trial in todo], accelerators)
     if hours is None:
         console.print("cost: not known, as not all of these trials finished", highlight=False)
         return

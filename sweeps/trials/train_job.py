@@ -71,11 +71,14 @@ def _trainer(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> T
 
 def begin(job: dict[str, Any]) -> None:
     """What every worker does first: it says how many there are, as the time before, without a place, costs nothing;
-    and it keeps to its CPUs where it trains on them."""
+    and it keeps to its CPUs where it trains on them, or to its share of the GPU's memory."""
     import torch
+
+    from mmpo_train.devices import keep_to_share
 
     if not torch.cuda.is_available():
         torch.set_num_threads(max(1, int(job["cpus_per_worker"])))
+    keep_to_share(job["gpu_share"])
     ray.train.report({"workers": ray.train.get_context().get_world_size()})
 
 

@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.data.tokens import TokenTable, read_table
 from mmpo_train.engines import trying
+from mmpo_train.engines.engine import memory_share
 from mmpo_train.engines.passes import Passes, remember, remembered
 from mmpo_train.engines.torch_engine import TorchEngine
 from mmpo_train.engines.trying import find_passes
@@ -234,6 +236,17 @@ def test_a_long_trial_on_a_cpu_takes_another_size_where_that_is_clearly_faster(
     engine = Accelerator(lambda tokens: 0.0, speed)
     monkeypatch.setattr(engine, "memory_share", lambda: None)
     assert found(monkeypatch, engine, **fields).tokens == tokens
+
+
+@pytest.mark.parametrize(("part", "peak", "expected"), [(1.0, 30.0, 0.5), (0.5, 30.0, 0.75), (0.25, 10.0, 0.5)])
+def test_a_share_of_memory_is_that_of_this_processs_part(monkeypatch, part, peak, expected):
+    """80 GB, of which 10 are others'; a process with the whole card reckons with them, one with a part has that."""
+    gb = 2**30
+    seen = {"max_memory_reserved": peak * gb, "memory_reserved": peak * gb, "mem_get_info": ((70 - peak) * gb, 80 * gb)}
+    seen |= {"get_per_process_memory_fraction": part}
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats", *seen):
+        monkeypatch.setattr(torch.cuda, name, partial(lambda value, *_: value, seen.get(name)))
+    assert memory_share(torch.device("cuda", 0)) == pytest.approx(expected)
 
 
 def test_passes_grow_to_the_largest_that_stay_under_the_share_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

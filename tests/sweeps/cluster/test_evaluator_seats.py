@@ -30,6 +30,16 @@ def test_sharing_evaluators_and_workers_fit_on_every_node_and_leave_no_place_for
     assert concurrency(resources, seat.leaves(node)) == gpus
 
 
+@pytest.mark.parametrize("share", [0.5, 0.333, 0.25, 1 / 6])
+def test_evaluators_leave_their_part_of_each_trials_share(share):
+    node = Nodes((NodeKind(64, 1),), local=True)
+    resources = place(Wish(recipe=RECIPES["tiny"], gpu_share=share), node)
+    seat, beside, _ = seat_evaluators(resources, node, 2, SweepEvaluation())
+    assert concurrency(beside, seat.leaves(node)) == int(1 / share)
+    assert int(1 / share) * beside.gpus_per_worker + 2 * seat.gpus <= 1 < (int(1 / share) + 1) * beside.gpus_per_worker
+    assert beside.job()["gpu_share"] == share, "what it may have of the memory stays the same"
+
+
 def test_sharing_evaluators_sit_on_the_type_that_trials_have():
     seat, _, _ = seated(nodes_of([HEAD, L40S, L4]), 2)
     assert seat.options == {"num_gpus": 0.025, "resources": {"accelerator_type:L40S": 0.001}}

@@ -5,7 +5,7 @@ import pytest
 from mmpo_train.errors import InputError
 from mmpo_train.recipes import RECIPES
 from sweeps.cluster.nodes import HEAD_NODE, NodeKind, Nodes, nodes_of
-from sweeps.cluster.placement import DRIVER_BYTES, NoRoom, TrialResources, Wish, assumed, concurrency, place
+from sweeps.cluster.placement import DRIVER_BYTES, NoRoom, TrialResources, Wish, assumed, concurrency, hardware, place
 
 HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
 L40S = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
@@ -119,6 +119,28 @@ def test_ray_knows_more_types_than_we_have_peaks_for():
 def test_a_cluster_without_any_worker_says_what_to_do():
     with pytest.raises(NoRoom, match="ray start --address"):
         asked("tiny", nodes_of([HEAD]))
+
+
+@pytest.mark.parametrize(("share", "on_each"), [(0.5, 2), (0.4, 2), (0.333, 3), (0.25, 4), (1 / 6, 6), (0.01, 16)])
+def test_trials_with_a_share_of_a_gpu_fill_each_gpu_and_never_more(share, on_each):
+    """Two GPUs and 32 cores: a hundredth of a GPU has no core of its own any more."""
+    found = asked("smollm2-135m", Nodes((NodeKind(32, 2, ("H100",)),), local=True), gpu_share=share)
+    assert (found.workers, found.concurrent, found.note) == (1, 2 * on_each, "")
+    assert found.job()["gpus_per_worker"] * on_each <= 1 and found.job()["gpu_share"] == share
+    assert str(hardware(found)) == f"{share:g} x H100" and str(found) == f"1 worker of {share:g} GPU (H100)"
+
+
+def test_a_share_that_cannot_be_given_is_refused_and_one_of_no_gpu_is_said_to_do_nothing():
+    for share in (0, -1, 1.5, 0.001):
+        with pytest.raises(InputError, match="--gpus-per-worker must be from 0.01 to 1"):
+            asked("tiny", CLUSTER, gpu_share=share)
+    with pytest.raises(InputError, match="give --workers-per-trial 1"):
+        asked("smollm2-135m", CLUSTER, gpu_share=0.5, workers=2)
+    on_cpus = asked("tiny", LAPTOP, gpu_share=0.25)
+    assert on_cpus.note == "without GPUs --gpus-per-worker 0.25 has no effect"
+    assert (on_cpus.concurrent, on_cpus.accelerators) == (8, 1)
+    elsewhere = assumed(Wish(recipe=RECIPES["smollm2-135m"], gpu_share=0.25))
+    assert (elsewhere.workers, str(hardware(elsewhere))) == (1, "0.25 x L40S")
 
 
 def test_the_heads_memory_limits_drivers_and_not_trials_of_one_machine():

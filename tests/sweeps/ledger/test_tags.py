@@ -24,6 +24,7 @@ def as_kept(tags):
     ("text", "hardware", "gpus"),
     [
         ("2 x H100", Hardware(2, "H100"), 2),
+        ("0.25 x H100", Hardware(0.25, "H100"), 0.25),
         ("1 x CPU", Hardware(1, "CPU"), 0),
         ("4 x A100/L4", Hardware(4, "A100/L4"), 4),
     ],
