@@ -1,5 +1,6 @@
 # make sweep: set everything up and run stage 1 on the embedded default.
 # make test:  set everything up and run the tests.
+# make gpu-test: set everything up and run the tests that need a GPU.
 # make browser-test: install Chromium (as root), and look at MLflow's pages in it.
 # make cluster-test: install what the tests of clusters need, and run them (as root).
 # make bench: set everything up and measure a training step against TRL's.
@@ -12,16 +13,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test test-slow browser-test cluster-test bench docs pictures lint clean
+.PHONY: sweep test test-slow gpu-test browser-test cluster-test bench docs pictures lint clean
 
 sweep: $(READY)
 	$(BIN)/python sweeps/stage1_lr.py
 
 test: $(READY) lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow and not cluster and not browser"
+	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow and not cluster and not browser and not gpu"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not cluster and not browser"
+	$(BIN)/python -m pytest -m "slow and not cluster and not browser and not gpu"
+
+gpu-test: $(READY)
+	$(BIN)/python -m pytest -m gpu -rs --durations 10
 
 browser-test: $(READY)
 	tests/browser/install $(BIN)

@@ -1,7 +1,11 @@
-"""What several files share: a random model with the project's own tokenizer, and preference data prepared for it."""
+"""What several files share: a random model with the project's own tokenizer, and preference data prepared for it.
+
+Tests of the marker `gpu` alone see this machine's GPUs; the others are written for a CPU, and find nothing else.
+"""
 
 import json
 import logging
+import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +15,19 @@ import pytest
 from mmpo_train.config import TrialConfig, replace
 
 pytest_plugins = ["tests.support.checkpoints"]
+
+
+def pytest_configure(config):
+    if config.getoption("markexpr") != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("gpu") and not os.environ.get("GPU_TESTS_ON_CPU"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a GPU, and is run by `make gpu-test`")
 
 
 @pytest.fixture(scope="session")

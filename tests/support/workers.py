@@ -31,12 +31,16 @@ def train_jobs(jobs: list[dict[str, Any]], workers: int, engine: str = "deepspee
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
+    import torch
+
     folder = Path(jobs[0]["places"]["trials"])
     folder.mkdir(parents=True, exist_ok=True)
     request, answer = folder / "request.json", folder / "answer.json"
     request.write_text(json.dumps({"jobs": jobs, "engine": engine, "answer": str(answer)}))
     answer.unlink(missing_ok=True)
-    common = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DS_ACCELERATOR": "cpu"}
+    common = {"WORLD_SIZE": str(workers), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if not torch.cuda.is_available():
+        common["DS_ACCELERATOR"] = "cpu"
     logs = [folder / f"worker-{rank}.log" for rank in range(workers)]
     processes = [
         subprocess.Popen(
@@ -158,7 +162,8 @@ def main() -> None:
 
     run._SECONDS_BETWEEN_SENDS = 0.0  # every step is heard of, so that a stop can be exact
     if request["engine"] == "deepspeed":
-        torch.distributed.init_process_group("gloo")  # as Ray Train has done where a worker begins
+        # As Ray Train has done where a worker begins.
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         from mmpo_train.engines.deepspeed_engine import zero_engine as make_engine
     else:
         from mmpo_train.engines.torch_engine import TorchEngine as make_engine

@@ -130,22 +130,6 @@ def test_torchs_own_kernel_takes_what_it_is_given():
     assert wanted <= takes and takes & {"window_size", "is_causal"}  # enable_gqa came later than windows did
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("window", [None, 40])
-def test_the_kernel_on_a_gpu_gives_what_single_precision_gives(window):
-    torch.manual_seed(0)
-    packing = packing_of([60, 30, 50, 20, 40], [(0, 2, 0, 0), (2, 3, 0, 1), (3, 5, 0, 0)])
-    states = [torch.randn(1, heads, 200, 64, device="cuda", requires_grad=True) for heads in (4, 2, 2)]
-    results = []
-    for dtype in (torch.float32, torch.bfloat16):
-        module = torch.nn.Module()
-        given = [each.to(dtype) for each in states]
-        out, _ = packed_attention(module, *given, None, packing.to(states[0].device), 0.125, window, otherwise=None)
-        results.append([out, *torch.autograd.grad(out.float().square().sum(), states)])
-    for want, got in zip(*results, strict=True):
-        assert (got.float() - want).norm() < 0.02 * want.norm()
-
-
 def test_what_packed_rows_cannot_have_is_refused():
     packing = packing_of([2], [(0, 1, 0, 0)])
     states = [torch.randn(1, 1, 2, 8)] * 3
