@@ -5,8 +5,8 @@
     python benchmarks/step.py --json step.json          the figures to a file too
 
 All train the same random checkpoint on the same pairs in the same order with DPO and AdamW. Each way has a process of
-its own, and they take turns step by step; the table shows medians. Losses are compared at every step, and where they
-part the run is refused.
+its own. On a CPU they take turns step by step, on a GPU each has it for itself, one after the other; the table shows
+medians. Losses are compared at every step, and where they part the run is refused.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from mmpo_train.config import TrialConfig
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.engines.passes import Passes
 from mmpo_train.engines.torch_engine import TorchEngine
+from mmpo_train.engines.trying import find_passes
 from mmpo_train.model.batches import Layout
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, quieten
@@ -113,7 +114,7 @@ class Job:
     learning_rate: float
     precision: str
     passes: Passes
-    """Our own."""
+    """Our own; with 0 tokens as a trial finds them by trying."""
     pairs_per_pass: dict[str, int]
     """TRL's, by way."""
 
@@ -129,6 +130,7 @@ class Job:
             lora_alpha=64,
             lora_dropout=0.0,
             lora_targets=self.shape.lora_targets or ALL_PROJECTIONS,
+            compile="false",
         )
 
     @property
@@ -143,7 +145,7 @@ class Job:
 def write_checkpoint(shape: Shape, folder: Path, device: torch.device) -> None:
     """A Llama of that shape without training, in the precision in which it will be trained."""
     quieten()
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     config = LlamaConfig(
         vocab_size=shape.vocabulary,
@@ -157,21 +159,18 @@ def write_checkpoint(shape: Shape, folder: Path, device: torch.device) -> None:
         attention_dropout=0.0,
     )
     torch.manual_seed(0)
-    with torch.device(device):
-        model = LlamaForCausalLM(config)
     # An 8B model in fp32 is 32 GB on the disk.
-    (model.to(torch.bfloat16) if device.type == "cuda" else model).save_pretrained(folder)
+    with torch.device(device):
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.save_pretrained(folder)
 
 
 def our_module(job: Job, device: torch.device, *, trained: bool = True) -> CompletionLogps:
-    """The checkpoint as our engine takes it; frozen weights in the trial's precision, trained ones in fp32."""
-    model = load_model(job.folder, config=job.config if trained else None)
-    for parameter in model.parameters():
-        frozen = not trained or (job.shape.lora_rank and not parameter.requires_grad)
-        if frozen and job.precision == "bf16":
-            parameter.data = parameter.data.to(torch.bfloat16)
-        parameter.requires_grad_(parameter.requires_grad and trained)
-    return CompletionLogps(model).to(device)
+    """The checkpoint as a trial loads it, or as the reference store does."""
+    if trained:
+        return CompletionLogps(load_model(job.folder, config=job.config, device=device))
+    return CompletionLogps(load_model(job.folder, precision=job.precision, device=device).requires_grad_(False))
 
 
 class OurStep:
@@ -181,20 +180,20 @@ class OurStep:
         self.job, self.config, self.objective = job, job.config, build_objective(job.config)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.engine = TorchEngine(our_module(job, self.device), self.config)
+        self.passes = job.passes if job.passes.tokens else find_passes(self.config, self.engine, job.table)
         self.done = 0
         # The first calls of a process are slow.
-        score_pairs(self.engine.logps, job.table, job.pairs_of(0)[:4], job.passes.tokens, layout=job.passes.layout)
+        tokens, layout = self.passes.tokens, self.passes.layout
+        score_pairs(self.engine.logps, job.table, job.pairs_of(0)[:4], tokens, layout=layout)
         started = now(self.device)
         # An untrained policy is the reference.
-        ref_logps = score_pairs(
-            self.engine.logps, job.table, range(len(job.table)), job.passes.tokens, layout=job.passes.layout
-        )
+        ref_logps = score_pairs(self.engine.logps, job.table, range(len(job.table)), tokens, layout=layout)
         self.store_seconds = now(self.device) - started
         self.scored = ScoredTable(job.table, ref_logps)
 
     def step(self) -> float:
         """The next step; returns its loss."""
-        loss = self.accumulate(self.done, self.job.passes)
+        loss = self.accumulate(self.done % self.job.steps, self.passes)
         self.engine.step(self.config.learning_rate)
         self.done += 1
         return loss
@@ -213,11 +212,14 @@ class OurStep:
 
     @property
     def facts(self) -> dict[str, float]:
-        """What is known before the first step: the store's seconds, and how many weights there are."""
+        """What is known before the first step: the store's seconds, how many weights there are, the size of passes and
+        the peak of memory on the host while it started, in GB."""
         counts = {True: 0, False: 0}
         for weight in self.engine.module.parameters():
             counts[weight.requires_grad] += weight.numel()
-        return {"store_seconds": self.store_seconds, "trained": counts[True], "frozen": counts[False]}
+        known = {"store_seconds": self.store_seconds, "trained": counts[True], "frozen": counts[False]}
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+        return known | {"tokens_per_pass": self.passes.tokens, "host_peak_gb": host}
 
 
 def run_trl(job: Job, way: str, folder: Path, wait: Callable[[], None], report: Callable[[float], None]) -> None:
@@ -357,6 +359,28 @@ def race(job: Job, workers: Sequence[Worker], steps_per_turn: int) -> dict[str, 
     return results
 
 
+def one_by_one(job: Job, ways: Sequence[str], folder: Path) -> tuple[dict[str, float], dict[str, list[Any]]]:
+    """Our facts, and what `race` gives: each way has the device for itself. One that breaks off is left out, unless it
+    is ours."""
+    known: dict[str, float] = {}
+    results: dict[str, list[Any]] = {}
+    for way in ways:
+        try:
+            worker = Worker(job, way, folder)
+            facts = worker.ready()
+            steps = [worker.step() for _ in range(job.steps)]
+        except SystemExit as end:
+            if way == OURS:
+                raise
+            print(end, flush=True)
+            continue
+        known, results[way] = known or facts, steps
+        for number, step in enumerate(steps):
+            losses = {OURS: results[OURS][number][1], way: step[1]}
+            refuse_different(losses, TOLERANCE[job.precision], f"step {number + 1}")
+    return known, results
+
+
 def refuse_different(losses: dict[str, float], tolerance: float, where: str) -> None:
     """Exit where the ways' losses are not the same."""
     [first, *others] = losses.items()
@@ -401,8 +425,7 @@ def climb(ours: OurStep, rungs: Sequence[Rung], rounds: int) -> dict[str, list[f
     frozen = our_module(job, ours.device, trained=False)
 
     def reference(one: Any) -> torch.Tensor:
-        with torch.autocast(ours.device.type, dtype=torch.bfloat16, enabled=job.precision == "bf16"):
-            return frozen(one.to(ours.device))
+        return frozen(one.to(ours.device))
 
     seconds: dict[str, list[float]] = {rung.name: [] for rung in rungs}
     # At the start policy and reference are the same, and every loss is log 2.
@@ -413,8 +436,8 @@ def climb(ours: OurStep, rungs: Sequence[Rung], rounds: int) -> dict[str, list[f
         losses = {}
         for rung in rungs:
             engine.module = whole if rung.one_projection else module
-            compile_layers(module, rung.compiled)
-            passes = replace(job.passes, layout=rung.layout, tokens=rung.tokens)
+            module.compile_layers(rung.compiled)
+            passes = Passes(rung.layout, rung.tokens)
             started = now(ours.device)
             losses[rung.name] = ours.accumulate(
                 number % job.steps, passes, None if rung.stored_reference else reference
@@ -423,18 +446,8 @@ def climb(ours: OurStep, rungs: Sequence[Rung], rounds: int) -> dict[str, list[f
             seconds[rung.name].append(now(ours.device) - started)
         refuse_different(losses, TOLERANCE[job.precision], f"step {number + 1} of the ladder")
     engine.module = module
-    compile_layers(module, False)
+    module.compile_layers(False)
     return {name: values[1:] for name, values in seconds.items()}
-
-
-def compile_layers(module: CompletionLogps, wanted: bool) -> None:
-    """Compile the parts of each layer that work token by token, or go back."""
-    for part in module.model.modules():
-        if type(part).__name__ in ("LlamaMLP", "LlamaRMSNorm"):
-            if wanted and part._compiled_call_impl is None:
-                part.compile(dynamic=True)
-            elif not wanted:
-                part._compiled_call_impl = None
 
 
 def flop_per_step(table: TokenTable, steps: int, shape: Shape, trained: float, frozen: float) -> float:
@@ -495,7 +508,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--length-scale", type=float, default=1.0 if on_gpu else 0.25, help="of all lengths")
     parser.add_argument("--rounds", type=int, default=6, help="turns of each way")
     parser.add_argument("--steps-per-turn", type=int, default=3, help="in a row, the first of them not counted")
-    parser.add_argument("--tokens-per-pass", type=int, default=32_768 if on_gpu else 2048, help="ours")
+    parser.add_argument("--tokens-per-pass", type=int, default=0 if on_gpu else 2048, help="ours")
     parser.add_argument("--small-pass", type=int, default=4096 if on_gpu else 512, help="the ladder's, in tokens")
     parser.add_argument("--pairs-per-pass", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="tried for TRL, tuned")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ours is always among them")
@@ -537,16 +550,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 job.pairs_per_pass[way] = min(tried[way], key=tried[way].__getitem__)
                 listed = ", ".join(f"{size}: {value:.2f} s" for size, value in tried[way].items())
                 print(f"{way}, by pairs a pass: {listed}", flush=True)
-        workers, known = [], []
-        for way in ways:  # one after the other: ours measures its reference store while it starts
-            workers.append(Worker(job, way, place / "trl"))
-            known.append(workers[-1].ready())
-        facts = known[0]
+        steps_per_turn = given.steps_per_turn
+        if device.type == "cuda":
+            steps_per_turn = job.steps
+            facts, results = one_by_one(job, ways, place / "trl")
+        else:
+            workers, known = [], []
+            for way in ways:  # one after the other: ours measures its reference store while it starts
+                workers.append(Worker(job, way, place / "trl"))
+                known.append(workers[-1].ready())
+            facts, results = known[0], race(job, workers, steps_per_turn)
         peak = peak_flop(device)
-        figures = race_figures(job, facts, race(job, workers, given.steps_per_turn), peak, given.steps_per_turn)
+        figures = race_figures(job, facts, results, peak, steps_per_turn) | {"facts": facts}
         print_race(figures)
+        if given.json:  # the ladder may not end
+            given.json.write_text(json.dumps(figures, indent=1) + "\n")
         if given.ladder_rounds:
-            rungs = ladder(given.small_pass, given.tokens_per_pass, device.type == "cuda")
+            rungs = ladder(given.small_pass, int(facts["tokens_per_pass"]), device.type == "cuda")
             figures["ladder"] = climb(OurStep(job), rungs, given.ladder_rounds)
             print_ladder(figures["ladder"])
             if device.type != "cuda":

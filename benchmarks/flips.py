@@ -1,0 +1,100 @@
+"""How far a trial in bf16 depends on where and how it is computed: losses, and verdicts that are flipped.
+
+    python benchmarks/flips.py                  {1, 2 workers} x {pass sizes} x {other ZeRO stages, resumed}, on `tiny`
+    python benchmarks/flips.py --workers 1      on one GPU: NCCL refuses two workers there
+    python benchmarks/flips.py --storage runs   with a ready `tiny` and its token tables
+
+Every row is the same trial (DPO, pass size and ZeRO stage are no part of its digest). Compared with the first: the
+largest difference of a step's loss, and how many of the validation pairs the last checkpoint judges otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace as changed
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from step import machine, versions
+
+from eval_workers.reward_accuracy import RewardAccuracy
+from mmpo_train.config import TrialConfig, replace
+from mmpo_train.model.reference import in_process
+from mmpo_train.options import Options, base_config
+from mmpo_train.prepare import identify, materialise
+from mmpo_train.trial.places import Places
+from tests.support.training import EVERY_STEP, job, losses
+from tests.support.workers import train_jobs
+
+_STAGES = (2, 1, 3, 0)
+_TOKENS = (2_048, 512)
+
+
+def rows_of(workers: Sequence[int], quick: bool) -> list[dict[str, Any]]:
+    """What is varied, the row that all are compared with first."""
+    rows = []
+    for count in workers:
+        for tokens in _TOKENS:
+            stages = _STAGES[:2] if quick else _STAGES
+            rows += [{"workers": count, "tokens a pass": tokens, "ZeRO": str(stage), "at": stage} for stage in stages]
+            after = {"ZeRO": "2, killed, then 3", "at": 3, "begun": 2}
+            rows.append({"workers": count, "tokens a pass": tokens} | after)
+    return rows
+
+
+def measure(config: TrialConfig, places: Places, rows: list[dict[str, Any]], folder: Path, keep: Any) -> None:
+    """Train all rows; `keep` gets the table after each."""
+    evaluator, table, first = RewardAccuracy(), [], None
+    for number, row in enumerate(rows):
+        own = replace(config, {"tokens_per_pass": row["tokens a pass"], **(EVERY_STEP if "begun" in row else {})})
+        place = folder / str(number)
+        jobs = [job(own, places, place, zero_stage=row["at"])]
+        if "begun" in row:
+            steps = max(losses(first["result"])) if first else 2
+            jobs.insert(0, job(own, places, place, steps // 2, zero_stage=row["begun"]))
+        results = train_jobs(jobs, row["workers"])
+        curve = {step: loss for result in results for step, loss in losses(result).items()}
+        checkpoint = results[-1]["finished"][-1][1]
+        correct = evaluator(checkpoint, str(places.tokens), str(places.reference))["correct"]
+        first = first or {"result": results[-1], "curve": curve, "correct": correct}
+        apart = max(abs(curve[step] - loss) for step, loss in first["curve"].items())
+        flipped = sum(one != other for one, other in zip(correct, first["correct"], strict=True))
+        told = {name: row[name] for name in ("workers", "tokens a pass", "ZeRO")}
+        told |= {"largest loss difference": apart, "flipped": f"{flipped} of {len(correct)}"}
+        table.append(told | {"reward accuracy": sum(correct) / len(correct)})
+        keep({"steps": len(first["curve"]), "rows": table})
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Prepare the trial, and print the table as it grows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--storage", default="runs", help="folder of `tiny` and of token tables")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="one ZeRO stage besides, and fewer pairs")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    given = parser.parse_args(arguments)
+    options = changed(Options(), storage=given.storage, objective="dpo")
+    fields = {"precision": "bf16", "epochs": given.epochs, "learning_rate": 5e-4, "checkpoint_minutes": 0.0}
+    config = replace(base_config(options), fields | ({"pairs_per_step": 128} if given.quick else {}))
+    inputs = identify(config, options.folder)
+    places, _ = materialise(inputs, in_process, lambda what, share: None)
+    print(f"{machine()}; {versions()}", flush=True)
+
+    def keep(figures: dict[str, Any]) -> None:
+        print(" | ".join(str(value) for value in figures["rows"][-1].values()), flush=True)
+        if given.json:
+            given.json.write_text(json.dumps({"machine": machine()} | figures, indent=1) + "\n")
+
+    with tempfile.TemporaryDirectory() as folder:
+        measure(inputs.config, places, rows_of(given.workers, given.quick), Path(folder), keep)
+
+
+if __name__ == "__main__":
+    main()
