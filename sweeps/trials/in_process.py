@@ -31,10 +31,10 @@ class InProcess:
 
     def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
         """One worker on this machine. Raises InputError for several workers, or several trials at a time."""
-        if max(wish.workers, wish.min_workers, wish.concurrent) > 1:
+        if max(wish.workers, wish.min_workers, wish.concurrent) > 1 or wish.gpu_share < 1:
             raise InputError(
                 "--runner process trains one trial at a time with one worker: leave out --workers-per-trial, "
-                "--min-workers-per-trial and --concurrent-trials, or give --runner ray"
+                "--min-workers-per-trial, --gpus-per-worker and --concurrent-trials, or give --runner ray"
             )
         one = dataclasses.replace(wish, workers=1, min_workers=0, accelerator=wish.accelerator or ANY)
         nodes = local_nodes()
