@@ -13,7 +13,6 @@ import pytest
 from mmpo_train.config import replace
 from mmpo_train.errors import InputError
 from mmpo_train.events import Point
-from mmpo_train.prepare import tables_folder
 from sweeps.cluster.accelerators import accelerator_name
 from sweeps.cluster.placement import TrialResources, hardware
 from sweeps.cost.arithmetic import (
@@ -173,7 +172,7 @@ def test_lengths_come_from_the_token_tables_or_from_the_text(prepared, tmp_path)
     from mmpo_train.data.tokens import read_table
 
     train, validation, said = lengths_of(prepared.inputs)
-    table = read_table(tables_folder(prepared.inputs), "train")
+    table = read_table(prepared.inputs.tokens, "train")
     assert said == "tokens counted" and train.computed == table.together.sum()
     assert len(validation.prompts) == len(prepared.inputs.data.validation)
     elsewhere = SimpleNamespace(config=prepared.config, data=prepared.inputs.data, storage=tmp_path)

@@ -157,6 +157,7 @@ def test_a_library_that_never_loads_is_given_up(tmp_path, monkeypatch):
 
 
 def test_packages_are_held_against_the_pins_and_the_project_s_own_list(tmp_path, monkeypatch):
+    assert doctor_software._pins()["numpy"], "the project's own constraints.txt is found"
     pins = tmp_path / "constraints.txt"
     pins.write_text("# comment\nnumpy==0.0.1\nnever-installed==1.0\n")
     monkeypatch.setattr(doctor_software, "_CONSTRAINTS", pins)
