@@ -61,9 +61,9 @@ def test_single_files_are_read_through_fsspec():
 def test_empty_files_are_named(tmp_path):
     (tmp_path / "empty.json").write_text(" \n")
     assert "empty.json is empty" in refusal([tmp_path / "empty.json"])
-    assert "holds no rows" in refusal([write(tmp_path / "list.json", [])])
+    assert "has no rows" in refusal([write(tmp_path / "list.json", [])])
     (tmp_path / "header.csv").write_text("prompt,chosen,rejected\n")
-    assert "holds no rows" in refusal([tmp_path / "header.csv"])
+    assert "has no rows" in refusal([tmp_path / "header.csv"])
 
 
 def test_broken_json_says_line_and_column(tmp_path):
@@ -168,7 +168,7 @@ def test_json_that_is_no_list_says_what_it_is(tmp_path):
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps({"data": pairs(2)}))
     message = refusal([path])
-    assert "should hold a list of objects" in message and "the list under 'data'" in message
+    assert "should be a list of objects" in message and "the list under 'data'" in message
     path.write_text("3")
     assert "but holds 3" in refusal([path])
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pairs(2)))
@@ -221,7 +221,7 @@ def test_messages_written_as_text_are_read_as_messages_by_every_reader(tmp_path)
 def test_broken_parquet_is_refused(tmp_path):
     path = tmp_path / "pairs.parquet"
     path.write_bytes(b"PAR1 but not really PAR1")
-    assert "pairs.parquet is no readable parquet file" in refusal([path])
+    assert "pairs.parquet is not a readable Parquet file" in refusal([path])
 
 
 def test_unknown_extension_lists_the_known_ones(tmp_path):
