@@ -1,7 +1,5 @@
 """What an evaluator must know before it loads a checkpoint: one of ours, a Hugging Face folder, or a hub id."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass

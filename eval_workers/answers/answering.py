@@ -1,7 +1,5 @@
 """Answering prompts and judging answers, with one model in memory at a time and the judges opened so far."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal

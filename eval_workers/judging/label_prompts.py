@@ -1,7 +1,5 @@
 """The prompt of a judge that names the better of two models, "m" or "M", and the preference in its first token."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

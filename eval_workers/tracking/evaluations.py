@@ -1,7 +1,5 @@
 """Models that were judged by themselves, as runs of the experiment `evaluations`. Sweeps have a ledger of their own."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping

@@ -168,8 +168,7 @@ def _read_csv(path: str, label: str) -> Iterator[Row]:
             value: dict[str, str] | RowProblem = dict(zip(header, cells))
             if len(cells) != len(header):
                 value = RowProblem(
-                    "unreadable row",
-                    f"{len(cells)} cells under {len(header)} columns: quote cells that contain commas",
+                    "unreadable row", f"{len(cells)} cells under {len(header)} columns: quote cells that contain commas"
                 )
             yield Row(number, place, value)
     except csv.Error as error:

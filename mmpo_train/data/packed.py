@@ -32,12 +32,7 @@ def _zstandard(file: IO[bytes]) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
 
 
-PACKINGS: dict[str, Callable[[Any], Any]] = {
-    ".gz": gzip.open,
-    ".zst": _zstandard,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
+PACKINGS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".zst": _zstandard, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def suffixes(path: str) -> tuple[str, str]:

@@ -1,7 +1,5 @@
 """fp32 masters of half-precision parameters: what the optimiser steps and the model is rounded from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import torch

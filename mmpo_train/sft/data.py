@@ -4,8 +4,6 @@ A row is `messages` (or `conversations`, ShareGPT's), `prompt` + `completion`, o
 each with a `system` column if there is one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 import json

@@ -1,8 +1,6 @@
 """The inputs of instruction tuning, made from what the user named: the pre-trained model, the conversations as
 tokens."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What `tiny` is made from, and the name of it. Standard library only."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import asdict, dataclass

@@ -1,7 +1,5 @@
 """Whether a trial fits on the Ray cluster, and whether its nodes match this machine. A door to ray."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import os

@@ -1,7 +1,5 @@
 """Findings, and examinations that run at the same time, each with a time limit. Standard library only."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping

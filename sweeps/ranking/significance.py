@@ -1,7 +1,5 @@
 """Confidence intervals and tests of accuracies. The door to SciPy, which is imported late."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import NormalDist, mean, stdev

@@ -1,7 +1,5 @@
 """The numbers of the MMPO paper's Tables 1, 2 and 3, by recipe and objective. Rates and accuracies are in percent."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 MODELS: Mapping[str, str] = {

@@ -1,7 +1,5 @@
 """Proposals and importances of hyper-parameters. The door to optuna."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

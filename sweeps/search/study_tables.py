@@ -19,11 +19,7 @@ if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
     from sweeps.plan.trials import Planned
 
-METRICS = {
-    "win rate": ANSWERS_WIN_RATE,
-    "reward accuracy": REWARD_ACCURACY,
-    "policy accuracy": POLICY_ACCURACY,
-}
+METRICS = {"win rate": ANSWERS_WIN_RATE, "reward accuracy": REWARD_ACCURACY, "policy accuracy": POLICY_ACCURACY}
 """Name in tables -> metric in the ledger. The first that was measured decides between learning rates. The win rate is
 against the starting model."""
 

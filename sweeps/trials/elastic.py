@@ -1,7 +1,5 @@
 """Elastic trials: they start with as many workers as fit on one node, and grow when more fit."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

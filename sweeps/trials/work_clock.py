@@ -1,7 +1,5 @@
 """The working time of a trial's workers, which is its cost. Waiting does not count."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 from typing import Any
