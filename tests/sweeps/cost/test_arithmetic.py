@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -175,7 +176,7 @@ def test_lengths_come_from_the_token_tables_or_from_the_text(prepared, tmp_path)
     table = read_table(prepared.inputs.tokens, "train")
     assert said == "tokens counted" and train.computed == table.together.sum()
     assert len(validation.prompts) == len(prepared.inputs.data.validation)
-    elsewhere = SimpleNamespace(config=prepared.config, data=prepared.inputs.data, storage=tmp_path)
+    elsewhere = dataclasses.replace(prepared.inputs, storage=tmp_path)
     guessed, _, said = lengths_of(elsewhere)
     first = prepared.inputs.data.train[0]
     assert said == "4 characters per token assumed"
@@ -199,7 +200,7 @@ def test_without_a_ledger_a_forecast_counts_flop(prepared):
 def test_where_nothing_is_tokenised_the_reference_pass_is_counted_too(prepared, tmp_path):
     resources = TrialResources(1, False, 1, 1)
     model = Path(prepared.inputs.model_folder)
-    fresh = SimpleNamespace(config=prepared.config, data=prepared.inputs.data, storage=tmp_path, model_folder=model)
+    fresh = dataclasses.replace(prepared.inputs, storage=tmp_path, model_folder=model)
     forecast = forecast_trials([Planned(prepared.config, fresh, "a", "a")], SweepOptions(), resources, None)
     size, (train, validation, _) = read_size(model), lengths_of(fresh)
     work = work_on(size, train, validation, prepared.config)
