@@ -1,6 +1,6 @@
-"""Conversations as turns, read from the many forms in which data files store them.
+"""Conversations as turns, and how people's files write them.
 
-`messages.py` defines the turns and reads lists of messages; `texts.py` reads text that contains messages; `prompts.py`
-and `completions.py` read the columns of a row; `columns.py` classifies the columns that are not read; `habits.py` finds
-conventions of a whole file; `problems.py` lists the reasons why a row is dropped or noted.
+`messages.py` has the turns and reads lists of messages, `texts.py` text that spells them, `prompts.py` the columns of a
+prompt; `columns.py` knows those that nobody reads, `habits.py` what a whole file does, `problems.py` the reasons for
+which a row is dropped or noted.
 """
