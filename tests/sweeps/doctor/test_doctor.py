@@ -407,6 +407,7 @@ def test_nodes_that_lack_what_is_here_and_a_trial_that_none_can_hold_are_named(q
     """Two raylets on this machine: they share its file system and its packages."""
     # Ray's sockets need a short path, and its note of the latest cluster must not be found by others.
     monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(dir="/tmp"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray's own count of GPUs goes by it
     from ray.cluster_utils import Cluster
 
     from sweeps.doctor import cluster as doctor_cluster
