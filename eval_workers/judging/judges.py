@@ -53,6 +53,9 @@ class Judge(Protocol):
         Raises JudgeFailed after the retries, InputError if no question could be judged.
         """
 
+    def compare_as_shown(self, question: str, first: str, second: str) -> float:
+        """How far the first is preferred when the answers are shown in this order."""
+
 
 class ProgrammaticJudge:
     """A judge that marks answers to tiny's questions. The higher mark wins; equal marks are a tie."""
@@ -66,6 +69,8 @@ class ProgrammaticJudge:
 
         mark_a, mark_b = judge(question, answer_a), judge(question, answer_b)
         return TIE if mark_a == mark_b else float(mark_a > mark_b)
+
+    compare_as_shown = compare
 
     def spent(self) -> Cost:
         return Cost()

@@ -56,7 +56,8 @@ def encode(
     prompt differently once a completion follows, where anything but one closing token follows the answer, and where all
     rejected completions are the same tokens as the chosen one.
     """
-    alone = completion_rendering == "alone"
+    alone = completion_rendering != "whole"
+    twice = completion_rendering == "alone_with_eos"
     before: tuple[Turn, ...] = () if alone else example.prompt
     tools = for_template(example.tools)
     for completion in example.completions:
@@ -72,7 +73,8 @@ def encode(
     ending = ending_of(tokenizer, probed)
     distinct: dict[bytes, np.ndarray] = {}
     cuts = []
-    for ids in _completion_ids(tokenizer, before, "" if alone else prompt_text, example.completions, ending, tools):
+    behind = "" if alone else prompt_text
+    for ids in _completion_ids(tokenizer, before, behind, example.completions, ending, tools, twice):
         kept_ids = np.asarray(ids[:longest], dtype=np.int32)
         if kept_ids.tobytes() not in distinct:
             distinct[kept_ids.tobytes()] = kept_ids
@@ -103,9 +105,11 @@ def _completion_ids(
     completions: Sequence[Completion],
     ending: Ending,
     tools: Tools,
+    ended_twice: bool,
 ) -> list[list[int]]:
     """Ids of each completion inside its whole conversation, up to and including one closing token; EOS is appended
-    where the template closes with none. `before` are the turns in front of it, and `prompt_text` what they look like.
+    where the template closes with none, or after all that it prints if they are to be `ended_twice`. `before` are the
+    turns in front of it, and `prompt_text` what they look like.
     """
     answers = [turn._replace(content=ending.without_own(turn.content)) for turn in map(as_turn, completions)]
     wholes = render_all(tokenizer, [((*before, answer), False) for answer in answers], tools)
@@ -122,7 +126,7 @@ def _completion_ids(
             # A token spans the boundary. The prompt must be tokenised as generation would see it, and alike for all
             # completions; so the completion is tokenised from where the prompt's text ends.
             ids = ids_of(tokenizer, own)
-        if ending.token:
+        if ending.token and not ended_twice:
             [end] = tokenizer.encode(ending.token, add_special_tokens=False)
             ids = ids[: len(ids) - ids[::-1].index(end)]  # behind it a template may print a line break
         else:

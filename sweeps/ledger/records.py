@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import OF_SUITE
-from sweeps.ledger.tags import seconds_of
+from sweeps.ledger.tags import SHARED, seconds_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -62,6 +62,8 @@ class TrialRecord:
     seconds: float | None
     read_curve: Callable[[str, str], Curve] = field(repr=False, compare=False)
     """Takes a run's id and a metric."""
+    shares: str = ""
+    """The trial whose training it shares; empty if it was trained itself."""
 
     def curve(self, metric: str) -> Curve:
         """A metric of this trial, read from the ledger now."""
@@ -129,4 +131,5 @@ def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str,
         reason=tags.get("trial.reason", ""),
         seconds=seconds_of(tags),
         read_curve=read_curve,
+        shares=tags.get(SHARED, ""),
     )

@@ -79,8 +79,8 @@ class TrialLog:
         """Set tags of the trial's run."""
         self._put(lambda: self._deliver_tags(tags), "tags")
 
-    def finish(self, seconds: float) -> None:
-        """The trial is complete and never run again."""
+    def finish(self, seconds: float | None) -> None:
+        """The trial is complete and never run again. None for one that was not trained itself."""
         self._end("finished", "", seconds)
 
     def diverged(self, reason: str) -> None:

@@ -7,7 +7,7 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from mmpo_train import tables
-from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS_MEAN, LC_WIN_RATE, REWARD_ACCURACY
+from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS_MEAN, LC_WIN_RATE, REWARD_ACCURACY, judge_checks_of
 from mmpo_train.tables import Table
 from sweeps.plan.labels import with_deviation
 
@@ -39,8 +39,18 @@ def epoch_tables(points: Sequence[GridPoint], records: Mapping[str, TrialRecord]
                 peak = max(values, key=lambda epoch: (mean(values[epoch]), -epoch))
                 best.add((number, peak))
         headers = ("", *(f"epoch {epoch}" for epoch in epochs))
-        found.append(Table(f"{title}, {axis_name} by epoch (peak bold)", headers, rows, best=best))
+        about = _judge_checks(points, records, metric)
+        found.append(Table(f"{title}, {axis_name} by epoch (peak bold){about}", headers, rows, best=best))
     return found
+
+
+def _judge_checks(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], win_rate: str) -> str:
+    """What stands beside a judged win rate, in words, as the mean over all checkpoints; empty for other metrics."""
+    said = []
+    for name, metric in zip(("null answer", "order flips"), judge_checks_of(win_rate)):
+        values = [value for point in points for some in _by_epoch(point, records, metric).values() for value in some]
+        said += [f"{name} {mean(values):.3f}"] if values else []
+    return f"; {', '.join(said)}" if said else ""
 
 
 def as_markdown(found: Sequence[Table]) -> str:

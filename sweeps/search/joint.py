@@ -50,6 +50,8 @@ class JointOptions(SweepOptions):
     """Search learning rate, beta and margin together, and stop weak trials early."""
 
     seeds: Annotated[int, *NotTaken] = 1
+    choose_by: Annotated[str, *NotTaken] = "reward_accuracy"
+    train_all: Annotated[bool, *NotTaken] = False
     trials: int = 0
     """Number of trials. Default: as many as the three stages have points: 21 for MMPO, 10 for DPO, 16 for SimPO."""
 

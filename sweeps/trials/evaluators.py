@@ -74,14 +74,15 @@ class Evaluators:
     def submit(self, trial: TrialConfig, places: Places, finished: Finished) -> None:
         """Send a checkpoint to all its evaluators."""
         ask = self.workplace.ask
-        scores = ask(self.reward.evaluate, finished.checkpoint, *_validation(places))
+        artifacts = name_of(artifacts_folder(places, trial, finished.epoch))
+        kept = f"{artifacts}/{REWARD}"
+        scores = ask(self.reward.evaluate, finished.checkpoint, *_validation(places), kept)
         model, tokens = name_of(places.model), name_of(places.tokens)
         if self.judge:
             about = finished.checkpoint, model, tokens, self.judge, f"{self.storage}/answers"
             scores = ask(self.answering.add_win_rate, scores, *about)
         self.waiting[scores] = Judgement(trial.digest, finished, REWARD)
         if finished.epoch % trial.evaluate_every_epochs == 0 or finished.epoch == trial.epochs:
-            artifacts = name_of(artifacts_folder(places, trial, finished.epoch))
             request = {"checkpoint": finished.checkpoint, "starting_model": model, "artifacts": artifacts}
             for suite in suites_of([trial]):
                 reference = ask(next(self.suites[suite]).evaluate, request)

@@ -3,8 +3,10 @@ import math
 import pytest
 
 from mmpo_train.errors import InputError
+from sweeps.ranking.ranked import Candidate
+from sweeps.ranking.reasons import listed
 from sweeps.ranking.significance import sign_test, wilson_interval
-from sweeps.ranking.winners import Candidate, listed, rank
+from sweeps.ranking.winners import rank
 
 
 def bits(right: int, of: int) -> tuple[int, ...]:
