@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mmpo_train.chat.columns import PROMPTS, columns_read, layout_of
+from mmpo_train.chat.columns import PROMPTS, columns_read, filled, layout_of
 from mmpo_train.chat.completions import ASKS, conversation, first_difference, join
 from mmpo_train.chat.habits import NO_HABITS, PAIR, Habits, implied_prompt, without_prompt
 from mmpo_train.chat.messages import (
@@ -64,7 +64,7 @@ class ParsedRow(NamedTuple):
 
 
 _ANSWERS = ("answers", "completions")
-_LIKE_PROMPTS = ("input", "inputs", "query", "user", "user_prompt", "problem", "text", "context")
+_LIKE_PROMPTS = ("messages", "input", "inputs", "query", "user", "user_prompt", "problem", "text", "context")
 """Columns in which other people have the prompt, beside other things."""
 
 
@@ -89,7 +89,7 @@ def parse_row(value: object, negatives_from_rank: int = 2, habits: Habits = NO_H
         prompt, completions = _pair_row(row, habits, notes)
     layout = layout_of(tuple(row), (*columns_read(row), *((*_ANSWERS, "ranks") if ranked else PAIR)))
     note_unread(row, layout, prompt, completions, notes)
-    note_doubts(row, layout, completions, notes)
+    note_doubts(row, layout, prompt, completions, notes)
     return ParsedRow(prompt, completions, tools_of(row), left_out, notes)
 
 
@@ -150,6 +150,9 @@ def _rankings(row: dict[str, Any], given: Turns, notes: Notes) -> list[tuple[flo
     if row.get("answers") is not None:
         answers = objects_of("answers", row["answers"])
         for place, answer in enumerate(answers, 1):
+            for key in answer if isinstance(answer, dict) else ():
+                if key not in ("answer", "rank") and filled(answer[key]):
+                    notes.leave_out(f"{key} of answers", f"answers[{place}]")
             if not isinstance(answer, dict) or answer.get("answer") is None or answer.get("rank") is None:
                 raise RowProblem(
                     "wrong type",
