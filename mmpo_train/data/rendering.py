@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,11 +156,26 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises InputError where the chat template cannot render a question and its answer within its limits."""
+    """Raises InputError where the chat template cannot render a question and its answer within its limits, begins with
+    BOS twice, or does not let the answer begin where it asks for one."""
     try:
-        render_all(tokenizer, [([_QUESTION], True), ([_QUESTION, PROBE], False)])
+        asked, answered = render_all(tokenizer, [([_QUESTION], True), ([_QUESTION, PROBE], False)])
+        problem = _problem_of(tokenizer, asked, answered.partition(str(PROBE["content"]))[0])
     except Unusable as reason:
-        raise InputError(f"{reason}; mend the chat template of {tokenizer.name_or_path}") from reason
+        problem = str(reason)
+    if problem:
+        raise InputError(f"{problem}; mend the chat template of {tokenizer.name_or_path}")
+
+
+def _problem_of(tokenizer: PreTrainedTokenizerBase, asked: str, answered: str) -> str:
+    """What is wrong with the text in which an answer is asked for, or in which one stands; empty where nothing is."""
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids_of(tokenizer, asked)[:2] == [bos, bos]:
+        return f"the chat template begins with {tokenizer.bos_token} twice"
+    header = answered.removeprefix(asked)
+    if answered.startswith(asked) and special_ids(tokenizer) & set(ids_of(tokenizer, header)):
+        return f"the chat template prints {header!r} before an answer, but not where it asks for one"
+    return ""
 
 
 def facts(folder: Path) -> dict[str, str]:
@@ -175,9 +190,15 @@ def facts(folder: Path) -> dict[str, str]:
 
 def _render(tokenizer: PreTrainedTokenizerBase, wanted: list[dict[str, Any]], tools: Tools) -> list[str]:
     marked = _marker(tokenizer)
+    try:
+        template = tokenizer.get_chat_template(None, list(tools) if tools else None)
+    except ValueError as error:  # there are several, and none is the default
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} cannot be chosen: {first_line(error)}"
+        ) from error
     turns = [[_as_dict(message) for message in one["messages"]] for one in wanted]
     request = {
-        "template": tokenizer.get_chat_template(None, list(tools) if tools else None),
+        "template": template,
         "wanted": [{**one, "messages": marked(some)} for one, some in zip(wanted, turns, strict=True)],
         "values": {
             **tokenizer.special_tokens_map,

@@ -28,7 +28,7 @@ from mmpo_train.data.rendering import (
 from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.templates import encode
 from mmpo_train.errors import InputError
-from tests.support.tokenizers import CHATS, byte_tokenizer
+from tests.support.tokenizers import CHATS, LLAMA3, byte_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SINGLE = (Message("user", "2+2?"),)
@@ -217,11 +217,15 @@ def test_a_template_without_end_is_stopped_and_the_next_one_runs(template, said,
         ("{{ 1 + messages[0].content }}", "refuses the conversation: unsupported operand"),
         ("{{ messages[0].content.__class__.__mro__ }}", "refuses the conversation: access to attribute"),
         ("<|im_start|>", "leaves out or changes what the user says"),
+        ({"rag": "a", "tool_use": "b"}, "cannot be chosen: This model has multiple chat templates"),
+        ("{{ bos_token }}{{ bos_token }}" + LLAMA3, "begins with <.begin_of_text.> twice"),
+        (LLAMA3.partition("{% if add_generation_prompt")[0], "before an answer, but not where it asks for one"),
     ],
 )
 def test_a_template_that_cannot_render_is_refused_before_anything_starts(template, said):
-    with pytest.raises(InputError, match=f"{said}.*; mend the chat template of"):
-        check_template(with_template("chatml", template))
+    with pytest.raises(InputError, match=said) as caught:
+        check_template(with_template("llama3", template))
+    assert "chat template of" in str(caught.value)
 
 
 def test_the_process_of_templates_ends_with_its_program():
