@@ -5,21 +5,16 @@ What a person wrote stays text: a special token that it spells is encoded letter
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmpo_train.data.template_limits import TemplateProcess
 from mmpo_train.errors import InputError, first_line
 
 if TYPE_CHECKING:
@@ -29,8 +24,7 @@ if TYPE_CHECKING:
 
 DATE = "2024-07-26"
 """The day on which every conversation takes place, since some templates print it: Llama 3.2's own default."""
-_SECONDS, _MEGABYTES = 5, 1024
-"""What a template may take to render the few conversations of one request."""
+_TEMPLATES = TemplateProcess(DATE, seconds=5, megabytes=1024)
 _QUESTION = {"role": "user", "content": "Is it so?"}
 PROBE: dict[str, Any] = {"role": "assistant", "content": "answer-b31f07"}
 """Stands for an answer, to see what a template prints behind one."""
@@ -206,7 +200,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, wanted: list[dict[str, Any]], to
             "tools": marked(list(tools)) if tools else None,
         },
     }
-    texts = _TEMPLATES.render(request, tokenizer.name_or_path)
+    texts = _run(request, tokenizer.name_or_path)
     for text, some in zip(texts, turns, strict=True):
         _check_that_all_is_said(text, some)
     return texts
@@ -235,72 +229,15 @@ def _marker(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], Any]:
     return lambda value: mark_control_tokens(value, pattern)
 
 
-class _TemplateProcess:
-    """`template_process.py`, started when first needed and again after a template has met its limits."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self._owner, self._template = 0, ""
-
-    def render(self, request: dict[str, Any], model: str) -> list[str]:
-        """The texts of a request. Raises Unusable where the template refuses, InputError where it takes too much."""
-        with self._lock:
-            reply = self._ask(request)
-        if "texts" in reply:
-            return list(reply["texts"])
-        if "refused" in reply:
-            raise Unusable(f"the chat template refuses the conversation: {reply['refused']}")
-        raise InputError(
-            f"the chat template of {model} was stopped: it took more than "
-            f"{f'{_MEGABYTES} MB of memory' if 'out_of_memory' in reply else f'{_SECONDS} s'} for one conversation; "
-            "mend it, or take that of another model"
-        )
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self._process is None or self._owner != os.getpid():
-            self._start()
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
-        template = request["template"]
-        sent = {**request, "template": template if template != self._template else None}
-        self._template = template
-        try:
-            self._process.stdin.write(json.dumps(sent) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if line:
-            reply: dict[str, Any] = json.loads(line)
-            return reply
-        status, self._process = self._process.wait(), None
-        if status == -signal.SIGXCPU:
-            return {}
-        # Its allocator gave up, or the system had to choose a process to end.
-        if status < 0:
-            return {"out_of_memory": True}
-        raise RuntimeError(f"the process that renders chat templates ended with status {status}")
-
-    def _start(self) -> None:
-        program = Path(__file__).with_name("template_process.py")
-        limits = (DATE, str(_SECONDS), str(_MEGABYTES))
-        # One thread: a pool's stacks would count as memory. A session of its own: Ctrl-C is not for it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(program), *limits],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"},
-            start_new_session=True,
-        )
-        self._owner, self._template = os.getpid(), ""
-        atexit.register(_close, self._process.stdin)
-
-
-def _close(stream: IO[str] | None) -> None:
-    """The process ends with its input."""
-    if stream is not None:
-        stream.close()
-
-
-_TEMPLATES = _TemplateProcess()
+def _run(request: dict[str, Any], model: str) -> list[str]:
+    """The texts of a request. Raises Unusable where the template refuses, InputError where it takes too much."""
+    reply = _TEMPLATES.ask(request)
+    if "texts" in reply:
+        return list(reply["texts"])
+    if "refused" in reply:
+        raise Unusable(f"the chat template refuses the conversation: {reply['refused']}")
+    most = f"{_TEMPLATES.megabytes} MB of memory" if "out_of_memory" in reply else f"{_TEMPLATES.seconds} s"
+    raise InputError(
+        f"the chat template of {model} was stopped: it took more than {most} for one conversation; mend it, or take "
+        "that of another model"
+    )

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from mmpo_train.chat.columns import PROMPTS, columns_read, filled, layout_of
 from mmpo_train.chat.completions import ASKS, conversation, first_difference, join
+from mmpo_train.chat.doubts import note_doubts
 from mmpo_train.chat.habits import NO_HABITS, PAIR, Habits, implied_prompt, without_prompt
 from mmpo_train.chat.messages import (
     Completion,
@@ -35,7 +36,6 @@ from mmpo_train.chat.messages import (
 from mmpo_train.chat.problems import Notes, RowProblem, shown
 from mmpo_train.chat.prompts import given_prompt, note_unread, turns_in, with_system
 from mmpo_train.chat.texts import Doubled
-from mmpo_train.data.doubts import note_doubts
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from mmpo_train.data.rendering import (
     without_marks,
 )
 from mmpo_train.data.rows import PreferenceExample
+from mmpo_train.data.template_limits import TemplateProcess
 from mmpo_train.data.templates import encode
 from mmpo_train.errors import InputError
 from tests.support.tokenizers import CHATS, LLAMA3, byte_tokenizer
@@ -201,9 +202,7 @@ DOUBLED = "{% set n = namespace(x='ab') %}{% for i in range(50) %}{% set n.x = n
     ],
 )
 def test_a_template_without_end_is_stopped_and_the_next_one_runs(template, said, monkeypatch):
-    monkeypatch.setattr(rendering, "_SECONDS", 1)
-    monkeypatch.setattr(rendering, "_MEGABYTES", 200)
-    monkeypatch.setattr(rendering, "_TEMPLATES", rendering._TemplateProcess())
+    monkeypatch.setattr(rendering, "_TEMPLATES", TemplateProcess(rendering.DATE, seconds=1, megabytes=200))
     with pytest.raises(InputError, match=f"the chat template of .* was stopped: it took {said}"):
         check_template(with_template("chatml", template))
     assert render(byte_tokenizer("zephyr"), SINGLE, add_generation_prompt=False) == "<|user|>\n2+2?</s>\n"
