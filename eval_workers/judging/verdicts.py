@@ -101,7 +101,7 @@ def fill(template: str, question: str, answer_a: str, answer_b: str, *, nonce: s
     """The prompt of one request. Every tag's name ends with a nonce, new unless given: no answer can close its tag.
 
     Verdict tags, our own tags without the nonce, and labels ([[A>B]]) in the texts lose a bracket: a judge that quotes
-    an answer does not repeat its verdict, and one that overlooks the nonce does not take a forged answer for a real one.
+    an answer does not repeat its verdict, and one that overlooks the nonce takes no forged answer for a real one.
     """
     nonce = nonce or secrets.token_hex(8)
     texts = {"question": question, "answer_a": answer_a, "answer_b": answer_b}
