@@ -28,7 +28,7 @@ def note_doubts(
 ) -> None:
     """Note ratings that tie or are reversed, completions that nobody can see or tell from the chosen one, and what
     chat templates have left in the texts."""
-    _note_left_over([turn.content for turn in prompt], list(map(said_in, completions)), notes)
+    note_left_over([turn.content for turn in prompt], completions, notes)
     if rating := _rating_of(row, layout):
         one, other = rating
         if one < other:
@@ -37,13 +37,16 @@ def note_doubts(
             notes.reasons["chosen and rejected rated alike"] = f"both are rated {one}"
     texts = [said for said in completions if isinstance(said, str)]
     for text in texts:
-        if not _visible(text[:_GLANCE]) and not _visible(text):
-            notes.reasons["completion without a visible character"] = f"a completion is {text[:20]!a}"
         if text is not texts[0] and _alike(texts[0], text):
             notes.reasons["nothing visible to tell chosen from rejected"] = f"{texts[0][:20]!a} and {text[:20]!a}"
 
 
-def _note_left_over(asked: list[str], said: list[str], notes: Notes) -> None:
+def note_left_over(asked: Sequence[str], completions: Sequence[Completion], notes: Notes) -> None:
+    """Note answers that nobody can see, and what chat templates have left in the texts."""
+    said = list(map(said_in, completions))
+    for text, completion in zip(said, completions):
+        if isinstance(completion, str) and not _visible(text[:_GLANCE]) and not _visible(text):
+            notes.reasons["completion without a visible character"] = f"a completion is {text[:20]!a}"
     for text in (*asked, *said):
         if not ("<" in text or "[" in text):  # as most are
             continue
@@ -51,7 +54,7 @@ def _note_left_over(asked: list[str], said: list[str], notes: Notes) -> None:
             notes.reasons["a chat template's marks in the text"] = f"a text holds {mark[0]}"
         if text.startswith(_PLACES) or text.endswith(_PLACES):
             notes.reasons["a place for a picture or sound"] = f"a text is {shown(text)}"
-    ending = asked[-1][-_GLANCE:].rstrip()
+    ending = asked[-1][-_GLANCE:].rstrip() if asked else ""
     if ending.endswith(":") and (header := _HEADER.search(ending)):
         notes.reasons["a chat template's marks in the text"] = f"the prompt ends with {header[0]!r}"
     if named := next((found for found in map(_AUTHOR.match, said) if found), None):

@@ -204,6 +204,11 @@ def list_of(name: str, value: object) -> list[Any]:
     return value
 
 
+def without_own_end(turn: Turn, notes: Notes) -> Turn:
+    """The turn, of the assistant without the end-of-turn tokens that it brings."""
+    return as_turn(completion_of(turn, notes)) if turn.role == "assistant" else turn
+
+
 def completion_of(turn: Turn, notes: Notes) -> Completion:
     """The completion that is an assistant's last turn, without the end-of-turn tokens that it brings."""
     text = without_end_tokens(turn.content)

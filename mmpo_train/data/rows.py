@@ -32,6 +32,7 @@ from mmpo_train.chat.messages import (
     objects_of,
     said_in,
     tools_of,
+    without_own_end,
 )
 from mmpo_train.chat.problems import Notes, RowProblem, shown
 from mmpo_train.chat.prompts import given_prompt, note_unread, turns_in, with_system
@@ -108,6 +109,7 @@ def _pair_row(row: dict[str, Any], habits: Habits, notes: Notes) -> tuple[Turns,
     prompt, other = (with_system(row, join(given, head), notes) for head in heads)
     if prompt != other:
         raise RowProblem("prompts of chosen and rejected differ", first_difference(prompt, other))
+    prompt = tuple(without_own_end(turn, notes) for turn in prompt)
     _check_prompt(prompt)
     completions = without_prompt(prompt, completions, habits, notes)
     for name, completion in zip(PAIR, completions):
@@ -129,7 +131,7 @@ def _ranked_row(
     if missing:
         raise _missing_columns(row, missing)
     assert given is not None
-    prompt = with_system(row, given, notes)
+    prompt = tuple(without_own_end(turn, notes) for turn in with_system(row, given, notes))
     _check_prompt(prompt)
     ranking = sorted(_rankings(row, given, notes), key=lambda ranking: ranking[0])
     if not ranking:
