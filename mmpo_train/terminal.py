@@ -34,8 +34,8 @@ class _Screen(Console):
         return super().render_str(masked(text), **how)
 
 
-console = _Screen()
-_errors = _Screen(stderr=True)
+console = _Screen(emoji=False)  # else `data:train:validation` shows a train
+_errors = _Screen(stderr=True, emoji=False)
 OptionsType = TypeVar("OptionsType")
 PARSING = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 """How every command line is parsed: without `--no-…` twins of flags, and without `None` as a value."""

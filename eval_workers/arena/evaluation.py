@@ -101,6 +101,10 @@ class ArenaHard:
         self.answering, self.settings = answering, settings
         folder, name = settings.questions, settings.baseline
         self.questions = read_questions(folder, settings.limit) if folder else _tiny_questions(settings.limit)
+        categories = {question.category for question in self.questions}
+        if len({*map(_metric_name, categories)}) < len(categories):
+            listed = ", ".join(sorted(map(repr, categories)))
+            raise InputError(f"{folder}: two categories have one name in metrics, of {listed}; rename one")
         usual = usual_baseline if folder else lambda question: STARTING_MODEL
         self.baselines = [name or usual(question) for question in self.questions]
         """The baseline of each question."""

@@ -18,7 +18,8 @@ _WEIGHTY = re.compile(
     r"\b(tools?|toolcalls|calls?|functions?|history|dialog(ue)?s?|reasoning|thinking|thoughts?|rationale|cot|scratchpad|"
     r"images?|audios?|videos?|media|attachments?|files?|documents?|contexts?|passages?|knowledge|system|developer|"
     r"persona|instructions?|inputs?|constraints?|prefix|suffix|weights?|masked|mask|loss|train|labels?|margin|schema|"
-    r"conversations?|prompt|question|refusal|recipient|channel)\b"
+    r"conversations?|messages|prompt|question|refusal|recipient|channel|examples|demonstrations|shots?|kwargs|template|"
+    r"preferences?|preferred|winner|choice|better)\b"
 )
 _METADATA = re.compile(
     r"\b(ids?|uuid|counts?|lengths?|num|number|tokens|models?|sources?|hash|fingerprint|types?|version|names?|category|"
@@ -26,7 +27,11 @@ _METADATA = re.compile(
 )
 """Words in the names of columns and message keys without which text may mean something else, and words that say that
 the column is about the text and no part of it."""
-_MEDIA = re.compile(r"(image|img|picture|photo|audio|video)s?([_-](url|uri|path|file|byte)s?)?|media|pixels", re.I)
+_MEDIA = re.compile(
+    r"((chosen|rejected|prompt|input|query|question|user)[_-])?(image|img|picture|photo|audio|video)s?"
+    r"([_-]?(url|uri|path|file|byte|base64|b64|data)s?)?|media|pixels|pixel_values|multi_?modal(_data)?|mm_data",
+    re.I,
+)
 _RATING = re.compile(r"score|rating|reward|grade|quality", re.I)
 
 

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmpo_train.chat.columns import PROMPTS, SYSTEMS, first_filled
-from mmpo_train.chat.messages import Completion, Turns
+from mmpo_train.chat.messages import Completion, Turns, said_in
 from mmpo_train.chat.problems import Notes, shown
 from mmpo_train.chat.prompts import turns_in
 
 PAIR = ("chosen", "rejected")
 LOOKED_AT = 200
 """Rows at the beginning of a file by which its habits are known."""
+_BEFORE = 400
+"""Characters of a template that may stand before a prompt that is repeated."""
 
 
 class Habits(NamedTuple):
@@ -64,11 +66,17 @@ def without_prompt(
             said[len(asked) :].lstrip() if again and isinstance(said, str) else said
             for said, again in zip(completions, repeat)
         )
-    if all(repeat) and asked.count(" ") > 1:  # fewer words begin many an answer
-        notes.reasons["completions begin with the prompt"] = f"they begin with {shown(asked)}"
+    # Fewer words begin many an answer; a template may stand before the prompt.
+    if asked.count(" ") > 1 and any(_holds(said_in(said), asked) for said in completions):
+        notes.reasons["completion repeats the prompt"] = f"it holds {shown(asked)}"
     return tuple(completions)
 
 
 def _begins_with(text: str, asked: str) -> bool:
-    """Whether the text is the prompt, white space and more."""
-    return text.startswith(asked) and text[len(asked) : len(asked) + 1].isspace()
+    """Whether the text is the prompt and more, which begins another word."""
+    behind = text[len(asked) : len(asked) + 1]
+    return text.startswith(asked) and (behind.isspace() or bool(behind) and not asked[-1:].isalnum())
+
+
+def _holds(text: str, asked: str) -> bool:
+    return text.find(asked, 0, len(asked) + _BEFORE) >= 0

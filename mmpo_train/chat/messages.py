@@ -169,7 +169,7 @@ def tools_of(row: Mapping[str, Any]) -> str:
         return ""
     whole = []
     for place, given in enumerate(tools if isinstance(tools, list) else [tools], 1):
-        tool = parse_json(given, name) if isinstance(given, str) else given
+        tool = parse_json(given, name) if isinstance(given, str) and "{" in given else given
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RowProblem("wrong type", f"{name}[{place}] should be a tool with a name, found {shown(tool)}")
@@ -204,9 +204,14 @@ def list_of(name: str, value: object) -> list[Any]:
     return value
 
 
+def without_own_end(turn: Turn, notes: Notes) -> Turn:
+    """The turn, of the assistant without the end-of-turn tokens that it brings."""
+    return as_turn(completion_of(turn, notes)) if turn.role == "assistant" else turn
+
+
 def completion_of(turn: Turn, notes: Notes) -> Completion:
     """The completion that is an assistant's last turn, without the end-of-turn tokens that it brings."""
     text = without_end_tokens(turn.content)
     if text != turn.content:
-        notes.reasons["end tokens taken off"] = f"ends with {turn.content[len(text) :].strip()}"
+        notes.reasons["end tokens taken off"] = f"ends with {turn.content[-20:].strip()}"
     return text if isinstance(turn, Message) else turn._replace(content=text)

@@ -82,11 +82,21 @@ def note_unread(
         value = row[name]
         if not filled(value):
             continue
-        texts = [turn.content for turn in prompt] + [said_in(completion) for completion in completions]
-        if isinstance(value, str) and any(value.strip() in text for text in texts):
+        said = [turn.content for turn in prompt] + [said_in(completion) for completion in completions]
+        texts = _texts_in(value)
+        if texts and all(any(text.strip() in other for other in said) for text in texts):
             notes.unused.append(name)  # it only repeats what is said
         else:
             notes.leave_out(name, "the row")
+
+
+def _texts_in(value: object) -> list[str]:
+    """A column's text, or those of the messages in it; empty for anything else."""
+    if not isinstance(value, list):
+        return [value] if isinstance(value, str) else []
+    items = [item.get("content", item.get("value")) if isinstance(item, dict) else item for item in value]
+    texts = [item for item in items if isinstance(item, str)]
+    return texts if len(texts) == len(items) else []
 
 
 def _history(row: Mapping[str, Any]) -> Turns:

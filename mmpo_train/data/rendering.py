@@ -5,22 +5,17 @@ What a person wrote stays text: a special token that it spells is encoded letter
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmpo_train.errors import InputError
+from mmpo_train.data.template_limits import TemplateProcess
+from mmpo_train.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,8 +24,7 @@ if TYPE_CHECKING:
 
 DATE = "2024-07-26"
 """The day on which every conversation takes place, since some templates print it: Llama 3.2's own default."""
-_SECONDS, _MEGABYTES = 5, 1024
-"""What a template may take to render the few conversations of one request."""
+_TEMPLATES = TemplateProcess(DATE, seconds=5, megabytes=1024)
 _QUESTION = {"role": "user", "content": "Is it so?"}
 PROBE: dict[str, Any] = {"role": "assistant", "content": "answer-b31f07"}
 """Stands for an answer, to see what a template prints behind one."""
@@ -156,11 +150,26 @@ def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises InputError where the chat template cannot render a question and its answer within its limits."""
+    """Raises InputError where the chat template cannot render a question and its answer within its limits, begins with
+    BOS twice, or does not let the answer begin where it asks for one."""
     try:
-        render_all(tokenizer, [([_QUESTION], True), ([_QUESTION, PROBE], False)])
+        asked, answered = render_all(tokenizer, [([_QUESTION], True), ([_QUESTION, PROBE], False)])
+        problem = _problem_of(tokenizer, asked, answered.partition(str(PROBE["content"]))[0])
     except Unusable as reason:
-        raise InputError(f"{reason}; mend the chat template of {tokenizer.name_or_path}") from reason
+        problem = str(reason)
+    if problem:
+        raise InputError(f"{problem}; mend the chat template of {tokenizer.name_or_path}")
+
+
+def _problem_of(tokenizer: PreTrainedTokenizerBase, asked: str, answered: str) -> str:
+    """What is wrong with the text in which an answer is asked for, or in which one stands; empty where nothing is."""
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids_of(tokenizer, asked)[:2] == [bos, bos]:
+        return f"the chat template begins with {tokenizer.bos_token} twice"
+    header = answered.removeprefix(asked)
+    if answered.startswith(asked) and special_ids(tokenizer) & set(ids_of(tokenizer, header)):
+        return f"the chat template prints {header!r} before an answer, but not where it asks for one"
+    return ""
 
 
 def facts(folder: Path) -> dict[str, str]:
@@ -175,9 +184,15 @@ def facts(folder: Path) -> dict[str, str]:
 
 def _render(tokenizer: PreTrainedTokenizerBase, wanted: list[dict[str, Any]], tools: Tools) -> list[str]:
     marked = _marker(tokenizer)
+    try:
+        template = tokenizer.get_chat_template(None, list(tools) if tools else None)
+    except ValueError as error:  # there are several, and none is the default
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} cannot be chosen: {first_line(error)}"
+        ) from error
     turns = [[_as_dict(message) for message in one["messages"]] for one in wanted]
     request = {
-        "template": tokenizer.get_chat_template(None, list(tools) if tools else None),
+        "template": template,
         "wanted": [{**one, "messages": marked(some)} for one, some in zip(wanted, turns, strict=True)],
         "values": {
             **tokenizer.special_tokens_map,
@@ -185,7 +200,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, wanted: list[dict[str, Any]], to
             "tools": marked(list(tools)) if tools else None,
         },
     }
-    texts = _TEMPLATES.render(request, tokenizer.name_or_path)
+    texts = _run(request, tokenizer.name_or_path)
     for text, some in zip(texts, turns, strict=True):
         _check_that_all_is_said(text, some)
     return texts
@@ -214,72 +229,15 @@ def _marker(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], Any]:
     return lambda value: mark_control_tokens(value, pattern)
 
 
-class _TemplateProcess:
-    """`template_process.py`, started when first needed and again after a template has met its limits."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self._owner, self._template = 0, ""
-
-    def render(self, request: dict[str, Any], model: str) -> list[str]:
-        """The texts of a request. Raises Unusable where the template refuses, InputError where it takes too much."""
-        with self._lock:
-            reply = self._ask(request)
-        if "texts" in reply:
-            return list(reply["texts"])
-        if "refused" in reply:
-            raise Unusable(f"the chat template refuses the conversation: {reply['refused']}")
-        raise InputError(
-            f"the chat template of {model} was stopped: it took more than "
-            f"{f'{_MEGABYTES} MB of memory' if 'out_of_memory' in reply else f'{_SECONDS} s'} for one conversation; "
-            "mend it, or take that of another model"
-        )
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self._process is None or self._owner != os.getpid():
-            self._start()
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
-        template = request["template"]
-        sent = {**request, "template": template if template != self._template else None}
-        self._template = template
-        try:
-            self._process.stdin.write(json.dumps(sent) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if line:
-            reply: dict[str, Any] = json.loads(line)
-            return reply
-        status, self._process = self._process.wait(), None
-        if status == -signal.SIGXCPU:
-            return {}
-        # Its allocator gave up, or the system had to choose a process to end.
-        if status < 0:
-            return {"out_of_memory": True}
-        raise RuntimeError(f"the process that renders chat templates ended with status {status}")
-
-    def _start(self) -> None:
-        program = Path(__file__).with_name("template_process.py")
-        limits = (DATE, str(_SECONDS), str(_MEGABYTES))
-        # One thread: a pool's stacks would count as memory. A session of its own: Ctrl-C is not for it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(program), *limits],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"},
-            start_new_session=True,
-        )
-        self._owner, self._template = os.getpid(), ""
-        atexit.register(_close, self._process.stdin)
-
-
-def _close(stream: IO[str] | None) -> None:
-    """The process ends with its input."""
-    if stream is not None:
-        stream.close()
-
-
-_TEMPLATES = _TemplateProcess()
+def _run(request: dict[str, Any], model: str) -> list[str]:
+    """The texts of a request. Raises Unusable where the template refuses, InputError where it takes too much."""
+    reply = _TEMPLATES.ask(request)
+    if "texts" in reply:
+        return list(reply["texts"])
+    if "refused" in reply:
+        raise Unusable(f"the chat template refuses the conversation: {reply['refused']}")
+    most = f"{_TEMPLATES.megabytes} MB of memory" if "out_of_memory" in reply else f"{_TEMPLATES.seconds} s"
+    raise InputError(
+        f"the chat template of {model} was stopped: it took more than {most} for one conversation; mend it, or take "
+        "that of another model"
+    )

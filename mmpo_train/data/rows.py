@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mmpo_train.chat.columns import PROMPTS, columns_read, layout_of
+from mmpo_train.chat.columns import PROMPTS, columns_read, filled, layout_of
 from mmpo_train.chat.completions import ASKS, conversation, first_difference, join
+from mmpo_train.chat.doubts import note_doubts
 from mmpo_train.chat.habits import NO_HABITS, PAIR, Habits, implied_prompt, without_prompt
 from mmpo_train.chat.messages import (
     Completion,
@@ -31,11 +32,11 @@ from mmpo_train.chat.messages import (
     objects_of,
     said_in,
     tools_of,
+    without_own_end,
 )
 from mmpo_train.chat.problems import Notes, RowProblem, shown
 from mmpo_train.chat.prompts import given_prompt, note_unread, turns_in, with_system
 from mmpo_train.chat.texts import Doubled
-from mmpo_train.data.doubts import note_doubts
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ParsedRow(NamedTuple):
 
 
 _ANSWERS = ("answers", "completions")
-_LIKE_PROMPTS = ("input", "inputs", "query", "user", "user_prompt", "problem", "text", "context")
+_LIKE_PROMPTS = ("messages", "input", "inputs", "query", "user", "user_prompt", "problem", "text", "context")
 """Columns in which other people have the prompt, beside other things."""
 
 
@@ -89,7 +90,7 @@ def parse_row(value: object, negatives_from_rank: int = 2, habits: Habits = NO_H
         prompt, completions = _pair_row(row, habits, notes)
     layout = layout_of(tuple(row), (*columns_read(row), *((*_ANSWERS, "ranks") if ranked else PAIR)))
     note_unread(row, layout, prompt, completions, notes)
-    note_doubts(row, layout, completions, notes)
+    note_doubts(row, layout, prompt, completions, notes)
     return ParsedRow(prompt, completions, tools_of(row), left_out, notes)
 
 
@@ -108,6 +109,7 @@ def _pair_row(row: dict[str, Any], habits: Habits, notes: Notes) -> tuple[Turns,
     prompt, other = (with_system(row, join(given, head), notes) for head in heads)
     if prompt != other:
         raise RowProblem("prompts of chosen and rejected differ", first_difference(prompt, other))
+    prompt = tuple(without_own_end(turn, notes) for turn in prompt)
     _check_prompt(prompt)
     completions = without_prompt(prompt, completions, habits, notes)
     for name, completion in zip(PAIR, completions):
@@ -129,7 +131,7 @@ def _ranked_row(
     if missing:
         raise _missing_columns(row, missing)
     assert given is not None
-    prompt = with_system(row, given, notes)
+    prompt = tuple(without_own_end(turn, notes) for turn in with_system(row, given, notes))
     _check_prompt(prompt)
     ranking = sorted(_rankings(row, given, notes), key=lambda ranking: ranking[0])
     if not ranking:
@@ -150,6 +152,9 @@ def _rankings(row: dict[str, Any], given: Turns, notes: Notes) -> list[tuple[flo
     if row.get("answers") is not None:
         answers = objects_of("answers", row["answers"])
         for place, answer in enumerate(answers, 1):
+            for key in answer if isinstance(answer, dict) else ():
+                if key not in ("answer", "rank") and filled(answer[key]):
+                    notes.leave_out(f"{key} of answers", f"answers[{place}]")
             if not isinstance(answer, dict) or answer.get("answer") is None or answer.get("rank") is None:
                 raise RowProblem(
                     "wrong type",

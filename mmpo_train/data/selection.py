@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 
-from mmpo_train.chat.messages import Turns, said_in
+from mmpo_train.chat.messages import Turns, as_turn
 from mmpo_train.data.rows import PreferenceExample
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
@@ -44,11 +45,11 @@ def fingerprint_of(train: Iterable[PreferenceExample], validation: Iterable[Pref
 
 
 def content_of(examples: Iterable[PreferenceExample]) -> str:
-    """The digest of the prompts and the chosen completions, in order."""
+    """The digest of examples in order, each with its best and worst completion: what lies between may be chosen."""
     digest = hashlib.sha256()
     for one in examples:
-        said = [turn.content for turn in one.prompt] + [said_in(one.completions[0])]
-        digest.update("\x1f".join(said).encode() + b"\x1e")
+        turns = (*one.prompt, as_turn(one.completions[0]), as_turn(one.completions[-1]))
+        digest.update("\x1f".join([one.tools, *chain(*turns)]).encode() + b"\x1e")
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """The process in which chat templates run: requests on standard input, texts on standard output, a line each.
 
 A template comes with a model and is a program. Jinja's sandbox keeps it from files and the network, but not from
-looping for ever or filling the memory. This process has limits; where they end it, `rendering.py` starts another one.
+looping for ever or filling the memory. This process has limits; where they end it, `template_limits.py` starts another.
 It is run by its path and imports nothing of this project.
 """
 
