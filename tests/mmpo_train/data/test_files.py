@@ -174,7 +174,7 @@ def test_json_that_is_no_list_says_what_it_is(tmp_path):
     message = refusal([path])
     assert "should be a list of objects" in message and "the list under 'data'" in message
     path.write_text("3")
-    assert "but holds 3" in refusal([path])
+    assert "but is 3" in refusal([path])
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pairs(2)))
     assert "name it .json" in refusal([tmp_path / "pairs.jsonl"])
 

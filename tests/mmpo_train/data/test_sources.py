@@ -149,7 +149,7 @@ def test_unreachable_hub_is_said_quickly_with_the_way_to_a_local_copy(tmp_path, 
     start = time.monotonic()
     message = refusal(["pairs_v1"])
     assert time.monotonic() - start < 5
-    assert "no file or folder here (did you mean pairs_v2?)" in message
+    assert "not a file or folder here (did you mean pairs_v2?)" in message
     assert "the hub cannot be reached (ConnectError" in message
     assert "hf download --repo-type dataset pairs_v1 --local-dir FOLDER" in message
 
