@@ -69,9 +69,9 @@ def _forward_and_backward(given: list[torch.Tensor], packing: Packing) -> torch.
 def trial(keep: Keep, small: bool) -> None:
     """Stage 1 on `tiny` through Ray, DeepSpeed, the evaluator and MLflow, with one learning rate."""
     with tempfile.TemporaryDirectory() as folder:
-        ready = Path("runs/models/tiny").is_dir()
-        for name in ("models/tiny", "tokens"):
-            if ready and Path("runs", name).is_dir():
+        ready = any(Path("runs/models").glob("tiny-*"))
+        for name in ("models", "tokens") if ready else ():
+            if Path("runs", name).is_dir():
                 shutil.copytree(Path("runs", name), Path(folder, name))
         words = [sys.executable, "sweeps/stage1_lr.py", "--learning-rates", "5e-4", "--storage", folder]
         words += ["--set", "epochs=1"] if small else []
