@@ -54,7 +54,7 @@ PARTS = {
     "step-8B-lora": Part(150, 60, "step.py", ("--model", "8B-lora", *_FEW, "32", "--ways", "ours"), _SMALL),
     "profile": Part(60, 30, "gpu_parts.py", ("profile",), ("profile", "--small")),
     "compile": Part(120, 50, "gpu_parts.py", ("compile",), ("compile", "--small")),
-    "sharing": Part(150, 60, "gpu_parts.py", ("sharing",), ("sharing", "--small")),
+    "sharing": Part(240, 60, "gpu_parts.py", ("sharing",), ("sharing", "--small")),
     "flips": Part(240, 90, "flips.py", ("--workers", "1"), ("--workers", "1", "--quick")),
 }
 

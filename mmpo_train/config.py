@@ -211,8 +211,8 @@ class TrialConfig:
     """Minutes between two saved states within an epoch: the most work that a lost machine costs. 0 saves states at the
     end of an epoch only."""
     tokens_per_pass: int = _runtime(0)
-    """Most tokens in one forward and backward pass. 0 is 2,048 on a CPU; on a GPU it takes the fastest size that fits,
-    found by trying."""
+    """Most tokens in one forward and backward pass. 0 is 2,048 on a CPU (a long trial tries others); on a GPU it takes
+    the fastest size that fits, found by trying."""
     layout: str = _runtime("shared")
     """Densest layout of a pass to use: shared (each prompt once, no padding), packed (no padding) or padded. A model
     whose attention does not allow it gets the next one."""

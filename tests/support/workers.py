@@ -18,7 +18,9 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def train_jobs(jobs: list[dict[str, Any]], workers: int, engine: str = "deepspeed") -> list[dict[str, Any]]:
+def train_jobs(
+    jobs: list[dict[str, Any]], workers: int, engine: str = "deepspeed", seconds: float = 800.0
+) -> list[dict[str, Any]]:
     """Results of the jobs, in order: {points: [[step, ms, metrics], …], finished: [[epoch, folder], …], safe:
     [step, …], error}.
 
@@ -53,7 +55,7 @@ def train_jobs(jobs: list[dict[str, Any]], workers: int, engine: str = "deepspee
         for rank in range(workers)
     ]
     try:
-        end = time.monotonic() + 800
+        end = time.monotonic() + seconds
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             if any(process.poll() for process in processes):
                 break
