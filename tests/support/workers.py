@@ -160,9 +160,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import mmpo_train.trial.run as run
+    from mmpo_train.trial import outbox
 
-    run._SECONDS_BETWEEN_SENDS = 0.0  # every step is heard of, so that a stop can be exact
+    outbox._SECONDS_BETWEEN_SENDS = 0.0  # every step is heard of, so that a stop can be exact
     if request["engine"] == "deepspeed":
         # As Ray Train has done where a worker begins.
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
