@@ -19,7 +19,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.storage.mirror import address_of
 
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
-"""How far the first of two answers is preferred to the second, by whatever judge; between them, a probability."""
+"""Preference for the first of two answers, from 0 to 1; values in between are probabilities."""
 VERDICTS = {"a": WIN, "tie": TIE, "b": LOSS}
 """A verdict, as `read_verdict` finds it and the cache keeps it -> how far answer A is preferred."""
 

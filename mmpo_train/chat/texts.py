@@ -1,4 +1,4 @@
-"""Text that is not text: JSON, Python literals and transcripts that stand where a message should, and end tokens."""
+"""Text that contains messages: JSON, Python literals, transcripts; and end-of-turn tokens in text."""
 
 import ast
 import json
@@ -32,7 +32,7 @@ END_TOKENS = (
 """With which chat templates close a turn, and what fills a row of a batch behind it."""
 _BEGINNINGS = ("<s>", "<bos>", "<|begin_of_text|>", "<BOS_TOKEN>", "<｜begin▁of▁sentence｜>", "[gMASK]<sop>")
 _LONGEST_END = 40
-# How `json.dumps` and `repr` begin messages; the second name may stand behind a long text.
+# How messages begin as written by `json.dumps` and `repr`; the author may follow a long text.
 _OPENS = re.compile(r"""["']?\s*(?:array\()?(\[\s*)?\{\s*\\?["']\w+\\?["']\s*:""")
 _NAMES_AN_AUTHOR = re.compile(rf"""["'](role|from)\\?["']\s*:\s*\\?["']({"|".join(ROLES)})\\?["']""", re.IGNORECASE)
 _SAYS = ("content", "value", "tool_calls", "function_call")
@@ -51,9 +51,9 @@ class Doubled(dict[str, Any]):
 
 
 def parse_json(text: str, name: str = "") -> Any:
-    """The value. Raises RowProblem where there is none, or one of numbers or nesting that nobody means.
+    """The value of a JSON text. Raises RowProblem for broken JSON, and for numbers or nesting beyond Python's limits.
 
-    `name` says whose text it is where it is not the row's.
+    `name` is the column of the text; empty if the text is the whole row.
     """
     try:
         return DECODER.decode(text)
@@ -63,11 +63,11 @@ def parse_json(text: str, name: str = "") -> Any:
 
 
 def json_problem(error: Exception) -> str:
-    """What kept JSON from being read, in short."""
+    """The reason why JSON could not be read, in a few words."""
     if isinstance(error, json.JSONDecodeError):
         return f"broken JSON at column {error.colno}: {error.msg}"
     if isinstance(error, RecursionError):
-        return "JSON with too many brackets in brackets"
+        return "JSON with brackets nested too deeply"
     return "JSON with a number of thousands of digits"  # the one other ValueError of `json`
 
 
@@ -80,14 +80,14 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def may_spell_turns(text: str) -> bool:
-    """False for most texts, at a glance: those of which `written_messages` and the like need not be asked."""
+    """A quick check by the first character: False if the text cannot be messages or a transcript, as most texts."""
     return text[:1] in _MAY_BEGIN_TURNS or text.startswith((*_PREAMBLES, "array("))
 
 
 def written_messages(text: str) -> Any:
-    """The messages, a list or an object, that the text spells as JSON or as a Python literal; None for other text.
+    """The messages (a list or an object) in a text of JSON or a Python literal; None for other text.
 
-    Raises RowProblem where it begins as a list of them and cannot be read.
+    Raises RowProblem if the text begins like a list of messages and cannot be read.
     """
     opening = _OPENS.match(text.lstrip())
     if not opening or not _NAMES_AN_AUTHOR.search(text):
@@ -157,7 +157,7 @@ _INSTRUCTION = re.compile(r"\[/?INST\]")
 
 
 def spoken_turns(text: str) -> list[tuple[str, str]]:
-    r"""Authors and turns of "\n\nHuman: ...\n\nAssistant: ..." (hh-rlhf) and its kin; empty for other text."""
+    r"""Authors and turns of a transcript such as "\n\nHuman: ...\n\nAssistant: ..." (hh-rlhf); empty for other text."""
     if text.startswith("\n\nHuman:"):
         _, *pieces = _SPOKEN.split(text)
         return _by_author(pieces)
@@ -180,9 +180,9 @@ def _by_author(pieces: list[str]) -> list[tuple[str, str]]:
 
 
 def marked_turns(text: str) -> list[tuple[str, str]]:
-    """Authors and turns of what a chat template has rendered; empty for other text.
+    """Authors and turns of a text that a chat template has rendered; empty for other text.
 
-    The last turn may be an empty one of the assistant: there the completion is to follow.
+    The last turn may be the assistant's and empty: the completion follows.
     """
     if text[:40].lstrip()[:1] not in ("<", "["):
         return []

@@ -1,6 +1,6 @@
-"""A conversation as a model's text and as token ids: the one way to a chat template, for every program that needs it.
+"""A conversation as a model's text and as token ids. All programs render chat templates here.
 
-What a person wrote stays text: a special token that it spells is encoded letter by letter. The date is always the same.
+A special token in the text of a message is encoded as ordinary text. The date is always the same.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from mmpo_train.chat.messages import Turn
 
 DATE = "2024-07-26"
-"""The day on which every conversation takes place, since some templates print it: Llama 3.2's own default."""
+"""Date of every conversation, since some templates print it; Llama 3.2's own default."""
 _TEMPLATES = TemplateProcess(DATE, seconds=5, megabytes=1024)
 _QUESTION = {"role": "user", "content": "Is it so?"}
 PROBE: dict[str, Any] = {"role": "assistant", "content": "answer-b31f07"}
-"""Stands for an answer, to see what a template prints behind one."""
+"""A placeholder for an answer, to see what a template prints after it."""
 _MARKS = re.compile("[\U000f0000\U000f0001]")
-"""Of transformers, around the special tokens that stand in a person's text."""
+"""Characters with which transformers marks special tokens in the text of messages."""
 
 Messages = Sequence["Turn | Mapping[str, Any]"]
 Tools = Sequence[dict[str, Any]] | None
@@ -47,7 +47,7 @@ def render(
     tools: Tools = None,
     continue_last: bool = False,
 ) -> str:
-    """The conversation as the model's text, for `ids_of`. Raises Unusable where the chat template refuses it, or leaves
+    """The conversation as the model's text, for `ids_of`. Raises Unusable if the chat template refuses it, or leaves
     out what the user or the system says."""
     one = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_last}
     return _render(tokenizer, [{"messages": messages, **one}], tools)[0]
@@ -56,13 +56,13 @@ def render(
 def render_all(
     tokenizer: PreTrainedTokenizerBase, conversations: Iterable[tuple[Messages, bool]], tools: Tools = None
 ) -> list[str]:
-    """Conversations, each as `render` gives it, with whether the generation prompt is added."""
+    """The texts of conversations, as `render` returns them; the second of each pair adds the generation prompt."""
     wanted = [{"messages": messages, "add_generation_prompt": asked} for messages, asked in conversations]
     return _render(tokenizer, wanted, tools)
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a rendered text. The template has printed BOS where it wants one: none is added."""
+    """Token ids of a rendered text. BOS is not added, since the template prints it."""
     if _MARKS.search(text):
         from transformers.utils.chat_template_utils import encode_marked_chat
 
@@ -74,17 +74,17 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Tools = None) -> list[int]:
-    """What a model is given to answer a conversation, as token ids. Raises Unusable as `render` does."""
+    """Token ids of a conversation with the generation prompt. Raises Unusable as `render` does."""
     return ids_of(tokenizer, render(tokenizer, messages, add_generation_prompt=True, tools=tools))
 
 
 def without_marks(text: str) -> str:
-    """A rendered text for people: special tokens that a person wrote look like the template's own."""
+    """A rendered text without marks: special tokens in messages look like the template's own."""
     return _MARKS.sub("", text)
 
 
 def holds_special_text(text: str) -> bool:
-    """Whether a rendered text spells special tokens that are to stay text."""
+    """Whether a rendered text has special tokens that must stay ordinary text."""
     return bool(_MARKS.search(text))
 
 
@@ -97,14 +97,14 @@ class Ending(NamedTuple):
     """How a template ends the answers to a prompt."""
 
     text: str
-    """All that it prints behind them."""
+    """All text after the answer."""
     token: str
-    """The one closing token in it; empty where it is nothing but white space."""
+    """The closing token in it; empty if it is white space only."""
     others: frozenset[str]
-    """What closes a turn in data that bring their own."""
+    """Closing tokens that answers in data may already have."""
 
     def without_own(self, answer: str) -> str:
-        """The answer without the closing tokens that it brought. Raises Unusable where nothing else is there."""
+        """The answer without closing tokens of its own. Raises Unusable if nothing else is left."""
         text = answer
         while end := next((one for one in self.others if text.rstrip().endswith(one)), ""):
             text = text.rstrip().removesuffix(end)
@@ -113,14 +113,15 @@ class Ending(NamedTuple):
         return text
 
     def check(self, rendered: str, answer: str) -> None:
-        """Raises Unusable where the answer, rendered from behind its prompt, is not what it says, and this ending."""
+        """Raises Unusable if `rendered`, the text after the prompt, is not the answer followed by this ending."""
         whole = rendered.endswith(self.text)
         if not whole or squeezed(answer) not in squeezed(rendered[: len(rendered) - len(self.text)]):
             raise Unusable("the chat template leaves out or changes what the assistant says")
 
 
 def ending_of(tokenizer: PreTrainedTokenizerBase, probed: str) -> Ending:
-    """How a conversation that ends with PROBE ends. Raises Unusable where anything but one closing token follows."""
+    """The ending, from a rendered conversation that ends with PROBE. Raises Unusable if more than one closing token
+    follows."""
     text = after_answer(probed)
     token = text.strip()
     if token and len(tokenizer.encode(token, add_special_tokens=False)) != 1:
@@ -129,7 +130,7 @@ def ending_of(tokenizer: PreTrainedTokenizerBase, probed: str) -> Ending:
 
 
 def after_answer(probed: str) -> str:
-    """What the template prints behind an answer, of a rendered conversation that ends with PROBE."""
+    """The text that the template prints after an answer, from a rendered conversation that ends with PROBE."""
     _, found, rest = probed.rpartition(str(PROBE["content"]))
     if not found:
         raise Unusable("the chat template leaves out or changes what the assistant says")
@@ -137,14 +138,14 @@ def after_answer(probed: str) -> str:
 
 
 def end_ids_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's EOS, and what training ends completions with: Llama 3 closes turns with another token."""
+    """The tokenizer's EOS, and the token that closes completions in training (Llama 3 has another one)."""
     rest = after_answer(render(tokenizer, [_QUESTION, PROBE], add_generation_prompt=False))
     taught = [index for index in ids_of(tokenizer, rest) if index in special_ids(tokenizer)]
     return sorted({*taught[:1], tokenizer.eos_token_id})
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids of all special tokens, those without a role too: Llama 3's `<|eot_id|>` where EOS is `<|end_of_text|>`."""
+    """Ids of all special tokens, including those without a role, such as Llama 3's `<|eot_id|>`."""
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 
@@ -173,7 +174,7 @@ def _problem_of(tokenizer: PreTrainedTokenizerBase, asked: str, answered: str) -
 
 
 def facts(folder: Path) -> dict[str, str]:
-    """What a result depends on beside the model in a folder: the SHA-256 of its template, the date of conversations."""
+    """Facts on which results depend besides the model's weights: SHA-256 of the template, date of conversations."""
     own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     text = own.read_text() if own.is_file() else ""
     if not text and settings.is_file():
@@ -221,7 +222,7 @@ def _check_that_all_is_said(text: str, turns: Sequence[Mapping[str, Any]]) -> No
 
 @lru_cache(maxsize=8)
 def _marker(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], Any]:
-    """A function that marks the special tokens in all texts of a value, so that they stay text."""
+    """A function that marks the special tokens in all texts of a value, so that they stay ordinary text."""
     from transformers.utils.chat_template_utils import mark_control_tokens
 
     special = sorted((str(token) for token in tokenizer.added_tokens_decoder.values() if token.special), key=len)

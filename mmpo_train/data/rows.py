@@ -1,16 +1,16 @@
-"""One row of a preference dataset -> a prompt and its completions, the best first.
+"""The prompt and the completions, best first, of one row of a preference dataset.
 
-Understood, told apart row by row:
+Each row may have any of these forms:
 
-    pair        prompt + chosen + rejected, each text or {role, content} messages; these two may hold
-                the whole conversation or only the last turns (UltraFeedback, Orca, TRL's forms)
+    pair        prompt + chosen + rejected, each text or {role, content} messages; chosen and rejected may be
+                the whole conversation or only its last turns (UltraFeedback, Orca, TRL's forms)
     ShareGPT    conversations of {from, value} + chosen + rejected
     ranked      prompt + answers of {answer, rank} (Nectar), or prompt + completions + ranks; rank 1 is best
     transcript  chosen + rejected, each "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf) or a chat template's text
-    in place of prompt: instruction (+ input), or question; beside any of them: system, history, tools
+    instead of prompt: instruction (+ input), or question; besides any of them: system, history, tools
 
-A completion is the last assistant turn; everything before it is the prompt. Text is kept as it stands, but where it
-spells messages, repeats the prompt or ends with end tokens; the audit counts such rows.
+A completion is the last assistant turn; everything before it is the prompt. Text is kept unchanged unless it contains
+messages, repeats the prompt or ends with end-of-turn tokens; the audit counts such rows.
 """
 
 import difflib
@@ -46,11 +46,11 @@ class PreferenceExample:
     completions: tuple[Completion, ...]
     """K >= 2: the chosen one, then the others from best to worst; equal ranks as in the row."""
     source: str
-    """Where it came from, for messages: `pairs.json`, `owner/name:train_prefs`."""
+    """Its source, for messages: `pairs.json`, `owner/name:train_prefs`."""
     row: int
     """1-based: element of a JSON list, line of a JSONL file, row of a table (the header not counted)."""
     tools: str = ""
-    """The tools that the assistant may call, as JSON; empty where there are none."""
+    """The tools that the assistant may call, as JSON; empty without tools."""
 
 
 class ParsedRow(NamedTuple):
@@ -58,22 +58,22 @@ class ParsedRow(NamedTuple):
     completions: tuple[Completion, ...]
     """The chosen one first."""
     tools: str
-    """As PreferenceExample's."""
+    """The tools, as in PreferenceExample."""
     left_out: int
-    """Ranked answers that became no completion."""
+    """Number of ranked answers that are not completions."""
     notes: Notes
 
 
 _ANSWERS = ("answers", "completions")
 _LIKE_PROMPTS = ("messages", "input", "inputs", "query", "user", "user_prompt", "problem", "text", "context")
-"""Columns in which other people have the prompt, beside other things."""
+"""Columns that contain the prompt in some data, and other things in others."""
 
 
 def parse_row(value: object, negatives_from_rank: int = 2, habits: Habits = NO_HABITS) -> ParsedRow:
     """Prompt and completions of one row.
 
-    Of ranked answers those above `negatives_from_rank`, as seen from the best, are left out: 3 leaves out rank 2.
-    The lowest rank always stays. Raises RowProblem if no preference is left.
+    Ranked answers above `negatives_from_rank` are left out, except those of the lowest rank: 3 leaves out rank 2.
+    Raises RowProblem if no preference is left.
     """
     if not isinstance(value, dict):
         raise RowProblem("not an object", f"expected an object with named columns, found {shown(value)}")
@@ -123,7 +123,7 @@ def _pair_row(row: dict[str, Any], habits: Habits, notes: Notes) -> tuple[Turns,
 def _ranked_row(
     row: dict[str, Any], negatives_from_rank: int, notes: Notes
 ) -> tuple[Turns, tuple[Completion, ...], int]:
-    """The best answer, then those ranked lower; an answer tied with the best, or equal to it, is left out."""
+    """The best answer, then those of lower rank. Answers that tie with the best or equal it are left out."""
     given = given_prompt(row, notes)
     missing = ["prompt"] if given is None else []
     if row.get("answers") is None and row.get("ranks") is None:

@@ -1,4 +1,4 @@
-"""Which examples validate and which completions they keep, and the digests that name them."""
+"""The choice of validation examples and of completions, and the digests of data."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def as_pairs(example: PreferenceExample, seed: int) -> PreferenceExample:
-    """The example with two completions: the chosen one and one of the others, drawn by seed and content."""
+    """The example with two completions: the chosen one, and one of the others drawn by seed and content."""
     chosen, *others = example.completions
     if len(others) == 1:
         return example
@@ -28,14 +28,14 @@ def with_worst(example: PreferenceExample, count: int) -> PreferenceExample:
 
 
 def held_out_prompts(examples: Iterable[PreferenceExample], seed: int, share: float) -> set[Turns]:
-    """The share of the distinct prompts that is first in the order of hashes: at least one, never all."""
+    """This share of the distinct prompts, first in the order of their hashes: at least one, never all."""
     prompts = sorted({example.prompt for example in examples}, key=lambda prompt: _digest(seed, prompt))
     count = min(max(1, round(share * len(prompts))), len(prompts) - 1) if share > 0 else 0
     return set(prompts[:count])
 
 
 def fingerprint_of(train: Iterable[PreferenceExample], validation: Iterable[PreferenceExample]) -> str:
-    """The digest of examples in order, and of who trains and who validates."""
+    """The digest of all examples in order, with their splits."""
     digest = hashlib.sha256()
     for split, examples in (("train", train), ("validation", validation)):
         for one in examples:

@@ -34,9 +34,9 @@ class EncodedExample:
     completion_cuts: tuple[int, ...]
     """Tokens removed from each completion's right."""
     repeated: int = 0
-    """Completions left out since after the cut they are the same tokens as one before."""
+    """Completions left out because after the cut they equal an earlier one."""
     question: str = ""
-    """The prompt as text for a judge: the user's words, or a line `role: text` for each of several turns."""
+    """The prompt as text for a judge: the user's text, or for several turns one line `role: text` each."""
 
 
 def encode(
@@ -51,10 +51,10 @@ def encode(
 
     A prompt that is cut keeps its BOS. `truncation` and `completion_rendering` are TrialConfig's; an assistant's turn
     that is rendered alone brings its own header, so that the prompt then ends without one; `total` cuts BOS too, as the
-    paper's author did. A completion that after the cut is the same tokens as one before is left out. Raises Unusable
-    where the template refuses the conversation, changes what is said in it or leaves out tools, where it renders the
-    prompt differently once a completion follows, where anything but one closing token follows the answer, and where all
-    rejected completions are the same tokens as the chosen one.
+    paper's author did. A completion that equals an earlier one after the cut is left out. Raises Unusable if the
+    template refuses the conversation, changes its text or leaves out tools, renders the prompt differently when a
+    completion follows, or prints more than one closing token after the answer, and if all rejected completions equal
+    the chosen one.
     """
     alone = completion_rendering != "whole"
     twice = completion_rendering == "alone_with_eos"

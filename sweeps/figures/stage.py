@@ -39,7 +39,7 @@ def plot_stage(
     """Path of the PNG, of 1400 x 600 pixels.
 
     Left: reward accuracy of each point's best epoch with Wilson's 95% interval, or its standard deviation over seeds.
-    A ring marks the winner, hollow points cannot be told from it, crosses at the bottom have no result, and the dashed
+    A ring marks the winner, hollow points do not differ significantly from it, crosses have no result, and the dashed
     line is the starting model (SFT). Points whose scores differ are not joined, and each has a dash for the starting
     model by its own score. Right: reward accuracy and training loss over steps, in the same colours; the thick line is
     the winner's.
@@ -140,7 +140,7 @@ def _draw_axis(
                 f"{share:.3f}", (x, row.bar[1] if row.bar else share), (0, 5), textcoords="offset points", **number
             )
         elif row.near_winner:
-            named["cannot be told from it (5%)"] = _mark("o", size=8, face="white", edge=2, color=GREY)
+            named["no significant difference (5%)"] = _mark("o", size=8, face="white", edge=2, color=GREY)
     if baseline is not None:
         named[f"SFT baseline {baseline:.3f}"] = axes.axhline(baseline, **DASHED)
     for x, row in zip(places, rows, strict=True):

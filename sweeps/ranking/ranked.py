@@ -91,7 +91,7 @@ class Ranked:
 
     @property
     def near_winner(self) -> bool:
-        """Whether it cannot be told from the winner at 5%."""
+        """Whether it does not differ significantly from the winner at 5%."""
         return self.p_value is not None and self.p_value >= SIGNIFICANCE
 
 

@@ -48,7 +48,7 @@ def reason_of(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int, by:
     return (
         f"{first} A tie within noise: {listed(near)}."
         if several
-        else f"{first} At 5% it cannot be told from {listed(near)}."
+        else f"{first} At 5% it does not differ significantly from {listed(near)}."
     )
 
 

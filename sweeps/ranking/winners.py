@@ -57,7 +57,7 @@ def _ranked(seeds: tuple[Candidate, ...], pairs: int, by: str, winners: tuple[Ca
 
 
 def _best_epoch(scored: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Every seed's candidate of the epoch that is best on average."""
+    """The candidates of all seeds in the epoch that is best on average."""
     epochs: dict[int, list[Candidate]] = {}
     for candidate in scored:
         epochs.setdefault(candidate.epoch, []).append(candidate)
@@ -72,10 +72,10 @@ def _total(seeds: Sequence[Candidate]) -> float:
 
 
 def _p_value(ours: Sequence[Candidate], theirs: Sequence[Candidate]) -> float:
-    """The sign test over pairs, verdicts summed over seeds: a pair counts once, however often it was scored.
+    """p of the sign test over pairs, with verdicts summed over seeds, so that each pair counts once.
 
-    That takes the seeds as given. So that a lucky seed decides nothing either, the larger of it and of the t-test over
-    seeds counts, where both points have the same two seeds or more.
+    This test takes the seeds as given. To guard against a lucky seed, the larger of it and of the t-test over seeds
+    counts if both points have the same seeds, at least two.
     """
     over_pairs = sign_test(_summed(ours), _summed(theirs))
     if len(ours) < 2 or [one.seed for one in ours] != [one.seed for one in theirs]:
@@ -88,7 +88,7 @@ def _summed(seeds: Sequence[Candidate]) -> list[int]:
 
 
 def _pairs(candidates: Sequence[Candidate]) -> int:
-    """The number of pairs all finished candidates were scored on; 0 when none finished."""
+    """The number of pairs on which all finished candidates were scored; 0 if none has finished."""
     finished = [candidate for candidate in candidates if candidate.state == "finished"]
     counts = {len(candidate.correct) for candidate in finished}
     if len(counts) > 1:

@@ -1,4 +1,4 @@
-"""A ranking as a person reads it: sentences, the terminal's table, the note and the table in MLflow."""
+"""A ranking in words and tables: sentences, the table on the terminal, the note and the table in MLflow."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from sweeps.plan.stages import Stage
 
 POLICY_LEVEL = {POLICY_ACCURACY: "policy", LOGRATIO_ACCURACY: "log-ratio"}
-"""Metric -> its column. By plain log-probabilities, and by log-ratios to the reference: these compare points, and
-objectives, whose own scores differ."""
+"""Metric -> its column: accuracy by plain log-probabilities, and by log-ratios to the reference. Both are comparable
+between points and between objectives, unlike the objectives' own scores."""
 _SAID = {"policy": "plain log-probabilities", "log-ratio": "log-ratios to the reference"}
 _WIDE = 110
 """Columns of a terminal on which intervals, origins and words have room beside the numbers that can be compared."""
@@ -28,7 +28,8 @@ COMPARABLE = "policy accuracy, log-ratio accuracy, win rates and the harness"
 
 
 def sentences(stage: Stage, ranking: Ranking) -> list[str]:
-    """Why this winner: the lead and its certainty, the grid's edge, what the policy by itself says, who is missing."""
+    """The reasons for the winner: its lead and certainty, whether it is at the grid's edge, the policy-level
+    accuracies, and the points without a result."""
     told = [ranking.reason, _edge(stage, ranking), *_policy_level(ranking)]
     for state in ("diverged", "failed"):
         labels = [row.candidate.label for row in ranking.rows if row.candidate.state == state]
@@ -86,7 +87,7 @@ def _best_by_policy(ranking: Ranking) -> list[str]:
 
 
 def mean_of(row: Ranked, metric: str) -> float | None:
-    """Of the ranked checkpoints, one for each seed; None where any of them lacks it."""
+    """Mean of a metric over the ranked checkpoints, one per seed; None if one of them lacks it."""
     values = [one.extra.get("metrics", {}).get(metric) for one in row.seeds]
     known = [value for value in values if value is not None]
     return mean(known) if known and len(known) == len(values) else None
@@ -165,7 +166,7 @@ def _origin(row: Ranked, origins: Mapping[str, str], before: str) -> str:
 def note(
     stage: Stage, ranking: Ranking, origins: Mapping[str, str], choices: Sequence[str], extra: str, following: str
 ) -> str:
-    """The stage's run described for MLflow, as Markdown: the ranking, what led here and what comes next."""
+    """The description of the stage's run in MLflow, as Markdown: the ranking, earlier choices and the next command."""
     shown = _shown(ranking, wide=True)
     headers = [words(stage.axis), *shown, ""]
     rows = [[row.candidate.label, *_numbers(row, shown), _origin(row, origins, "taken from ")] for row in ranking.rows]
@@ -190,7 +191,7 @@ def note(
 def columns(
     stage: Stage, ranking: Ranking, records: Mapping[str, TrialRecord], origins: Mapping[str, str]
 ) -> dict[str, list[Any]]:
-    """The ranking as the columns of a table that MLflow compares across runs."""
+    """The ranking as columns of a table that MLflow can compare across runs."""
     table: dict[str, list[Any]] = {}
     for place, row in enumerate(ranking.rows, 1):
         low, high = row.interval or (None, None)

@@ -1,4 +1,4 @@
-"""Before a stage starts: what would run, and whether there is room for it."""
+"""Checks before a stage starts, and the list of a dry run."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _in_ledger(record: TrialRecord | None, to_train: bool) -> str:
 
 
 def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: bool = True) -> None:
-    """Refuse, before anything is started, judges that cannot be asked: of online trials, and of a study's answers."""
+    """Refuse, before anything is started, unusable judges of online trials and of a study's answers."""
     from eval_workers.judging.judges import open_judge
     from eval_workers.judging.specs import check_judge_spec
 
@@ -122,7 +122,7 @@ def check_suites(trial: TrialConfig, settings: SweepEvaluation, storage: Path) -
 
 
 def check_storage(options: SweepOptions) -> None:
-    """Refuse, before anything is started, an object store that cannot be used from here. A dry run tries nothing."""
+    """Refuse, before anything is started, an object store that cannot be used. A dry run does not try it."""
     if options.dry_run:
         return
     check_access(options.folder)
@@ -133,21 +133,21 @@ def check_storage(options: SweepOptions) -> None:
 @cache
 def _say_where_the_ledger_is(folder: Path) -> None:
     console.print(
-        f"the ledger is a database on this machine alone, in {folder}; to have it elsewhere, start an MLflow server "
-        "and give its address with --tracking-uri or MLFLOW_TRACKING_URI",
+        f"the ledger is a database on this machine only, in {folder}; to keep it elsewhere, start an MLflow server and "
+        "give its address with --tracking-uri or MLFLOW_TRACKING_URI",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def check_disk(inputs: Inputs | SFTInputs, trials: int, at_a_time: int = 1, *, stops: bool = False) -> None:
-    """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours.
+    """Raises InputError if the checkpoints do not fit on the disk, which would otherwise show hours later.
 
-    Where a search `stops` trials, any of them may stay behind with its state.
+    If a search `stops` trials early, each of them may keep its state.
     """
     folder, is_copy = inputs.storage.resolve(), bool(address_of(inputs.storage))
     if is_copy and os.environ.get("RAY_ADDRESS"):
-        trials = 0  # what they write lies where they train
+        trials = 0  # they write on the nodes where they train
     while not folder.exists():
         folder = folder.parent
     size = read_size(inputs.model_folder, find_recipe(inputs.config.model).name) if trials else None

@@ -1,4 +1,4 @@
-"""The end of a stage: ranking, winner, picture, and what to type next."""
+"""The end of a stage: ranking, winner, figure and next command."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _candidates(
 
 
 def _take(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], log: StageLog) -> dict[str, str]:
-    """Digest -> stage of the trials that another stage began; each gets its stand-in."""
+    """Digest -> stage of the trials that another stage started; each gets a stand-in."""
     origins = {}
     for trial in (trial for point in points for trial in point.trials):
         record = records.get(trial.digest)
@@ -148,7 +148,7 @@ def _record_winner(stage: Stage, ranking: Ranking, records: Mapping[str, TrialRe
 def _curves(
     points: Sequence[GridPoint], records: Mapping[str, TrialRecord]
 ) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """By point, then metric: (step, mean over the seeds that have the step)."""
+    """Point -> metric -> (step, mean over the seeds that have the step)."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for point in points:
         known = [records[trial.digest] for trial in point.trials if trial.digest in records]

@@ -1,4 +1,4 @@
-"""One stage of the grid search: the same trial at each value of one axis, the best of them chosen."""
+"""One stage of the grid search: the same trial at each value of one axis, and the choice of the best value."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def run_script(
     arguments: list[str] | None,
     runner: Runner | None,
 ) -> None:
-    """The program of a stage of the search: parse the command line and run, where the objective has the stage."""
+    """The program of a stage of the search: parse the command line, and run the stage if the objective has it."""
 
     def program(options: OptionsType) -> None:
         if not place.for_others or known_objective(options.objective) in place.objectives:
@@ -164,7 +164,7 @@ def _run(
         about = {"by": measure, "starts": starts}
         ranking = conclude(stage, experiment, points, known, log, options.folder, choices, following, **about)
         ledger.flush(FLUSH_SECONDS)
-    except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
+    except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
         log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
         raise
     if stage.tunes:

@@ -1,4 +1,4 @@
-"""A study: a table of trials, each cell trained with several seeds, as the MC-PO paper's tables are."""
+"""A study: a table whose cells are trials with several seeds, like the MC-PO paper's tables."""
 
 from __future__ import annotations
 
@@ -62,9 +62,9 @@ class StudyOptions(SweepOptions):
 
 
 def run_study(study: Study, options: StudyOptions) -> None:
-    """Train what the ledger does not have, then print the tables and write them as Markdown and CSV.
+    """Train the trials that the ledger lacks, then print the tables and write them as Markdown and CSV.
 
-    Raises InputError before anything is started where the user's input is at fault.
+    Raises InputError for a user's mistake before anything is started.
     """
     with running(options) as runner:
         _run_on(runner, study, options)
@@ -129,7 +129,7 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions) -> None:
             log.log_file(markdown, "tables")
             log.log_file(as_csv, "tables")
             log.finish(None, {})
-        except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
+        except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
             log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
             raise
         console.print(f"tables: {markdown} and {as_csv.name}", highlight=False, soft_wrap=True)
@@ -144,7 +144,7 @@ def _say_what(study: Study, planned: Sequence[Planned], experiment: str) -> None
 
 
 def _list(study: Study, planned: Sequence[Planned], options: StudyOptions, resources: TrialResources) -> None:
-    """What would run and what would be reused, and what the former will cost."""
+    """Print the trials that would be trained, those that would be reused, and the expected cost."""
     from sweeps.ledger.ledger import connect_to_read
 
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
@@ -174,7 +174,7 @@ def _list(study: Study, planned: Sequence[Planned], options: StudyOptions, resou
 
 
 def plan_study(study: Study, options: StudyOptions, precision: str) -> list[Entry]:
-    """Every trial of the study, in the table's order. Raises InputError for what cannot be trained."""
+    """Every trial of the study, in the table's order. Raises InputError for trials that cannot be trained."""
     assigned = parse_assignments(options.set)
     varied = sorted({name for cell in study.cells.values() for name in cell} & set(assigned))
     if varied:

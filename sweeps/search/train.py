@@ -1,4 +1,4 @@
-"""Trials that a command wants: which of them the ledger has finished, and the training of the others."""
+"""The trials of a command: those that the ledger has finished, and the training of the others."""
 
 from __future__ import annotations
 
@@ -36,10 +36,9 @@ def find_records(ledger: Ledger, experiment: str, trials: Iterable[Planned]) -> 
 
 
 def unfinished(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> list[Planned]:
-    """The trials that have to be trained, each once, in the order given.
+    """The trials that have to be trained, each once, in the given order.
 
-    One that is finished, but asks for evaluations that have left no numbers, is among them: its checkpoints are
-    there, so that it is judged and not trained.
+    They include finished trials whose evaluations are incomplete: these have their checkpoints, and are only evaluated.
     """
     todo: dict[str, Planned] = {}
     for trial in trials:
@@ -105,5 +104,5 @@ def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog, nam
 
 @cache
 def _say_once(text: str) -> None:
-    """A search over many rounds or stages has the same data in all of them."""
+    """Print a text once, since all rounds and stages of a search have the same data."""
     console.print(text, style="dim", highlight=False)

@@ -56,7 +56,7 @@ class Evaluators:
             self.answering = workplace.start(WarmAnswering, f"{self.storage}/verdicts.sqlite", generator)
         common = settings.plain(), self.storage, tiny, first.precision
         self.suites = {
-            # They take turns: checkpoints of a sweep cost about the same.
+            # The actors take turns: all checkpoints of a sweep cost about the same.
             suite: cycle([workplace.start(WarmSuite, suite, *common) for _ in range(settings.actors_per_suite)])
             for suite in suites_of(trials)
         }
@@ -104,12 +104,12 @@ def actors_needed(trials: Sequence[TrialConfig], settings: SweepEvaluation, judg
 
 
 def artifacts_folder(places: Places, trial: TrialConfig, epoch: int) -> Path:
-    """Where the suites put an epoch's tables and samples."""
+    """Folder for the tables and samples of an epoch's evaluations."""
     return places.trial(trial).resolve() / "evaluations" / f"epoch-{epoch:04d}"
 
 
 def suites_of(trials: Iterable[TrialConfig]) -> list[str]:
-    """What the trials' checkpoints are judged by beside reward accuracy."""
+    """The evaluations of the trials besides reward accuracy."""
     return sorted({suite for trial in trials for suite in trial.evaluations} - {REWARD})
 
 

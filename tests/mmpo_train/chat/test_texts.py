@@ -167,7 +167,7 @@ def test_end_tokens_at_the_end_are_taken_off(text, kept):
 
 def test_json_that_nobody_means_has_a_reason_and_no_traceback():
     for text, said in (
-        ("[" * 200_000, "too many brackets"),
+        ("[" * 200_000, "brackets nested too deeply"),
         ("9" * 5000, "thousands of digits"),
         ('{"a": }', "column 7"),
     ):

@@ -85,7 +85,7 @@ def test_broken_jsonl_line_is_a_bad_row(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("9" * 5000, "a number of thousands of digits"), ("[" * 200_000 + "]" * 200_000, "too many brackets in brackets")],
+    [("9" * 5000, "a number of thousands of digits"), ("[" * 200_000 + "]" * 200_000, "brackets nested too deeply")],
     ids=["digits", "brackets"],
 )
 def test_json_that_nobody_means_is_refused_with_file_and_row(tmp_path, value, said):
