@@ -23,7 +23,7 @@ _WEIGHTY = re.compile(
 )
 _METADATA = re.compile(
     r"\b(ids?|uuid|counts?|lengths?|num|number|tokens|models?|sources?|hash|fingerprint|types?|version|names?|category|"
-    r"date|time|timestamp|language|lang|index)\b"
+    r"date|time|timestamp|language|lang|index|repeated)\b"
 )
 """Words in the names of columns and message keys: those of content that may change the meaning of a row, and those of
 metadata about it."""

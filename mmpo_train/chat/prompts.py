@@ -85,7 +85,7 @@ def note_unread(
         said = [turn.content for turn in prompt] + [said_in(completion) for completion in completions]
         texts = _texts_in(value)
         if texts and all(any(text.strip() in other for other in said) for text in texts):
-            notes.unused.append(name)  # it only repeats what is said
+            notes.unused.append(f"{name} (repeated)")
         else:
             notes.leave_out(name, "the row")
 

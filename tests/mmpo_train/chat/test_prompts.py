@@ -107,9 +107,9 @@ def test_empty_columns_are_nothing(value):
 
 
 def test_a_column_that_repeats_what_is_said_loses_nothing():
-    assert unread({"prompt": "Add: 2 + 2?", "question": "2 + 2?"}) == Notes(unused=["question"])
+    assert unread({"prompt": "Add: 2 + 2?", "question": "2 + 2?"}) == Notes(unused=["question (repeated)"])
     again = [{"role": "user", "content": "2 + 2?"}]
-    assert unread({"prompt": "2 + 2?", "messages": again}) == Notes(unused=["messages"])
+    assert unread({"prompt": "2 + 2?", "messages": again}) == Notes(unused=["messages (repeated)"])
     assert "messages" in unread({"prompt": "3 + 3?", "messages": again}).reasons["content that is not used"]
 
 
