@@ -16,7 +16,7 @@ READY := $(VENV)/.ready
 .PHONY: sweep test test-slow gpu-test browser-test cluster-test bench docs pictures lint clean
 
 sweep: $(READY)
-	$(BIN)/python sweeps/stage1_lr.py
+	$(BIN)/mmpo stage1
 
 test: $(READY) lint
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow and not cluster and not browser and not gpu"

@@ -1,4 +1,4 @@
-"""`python -m eval_workers PATH …`: evaluate checkpoint folders or Hugging Face models, without Ray."""
+"""Evaluate checkpoint folders or Hugging Face models, without Ray: `mmpo judge PATH …`."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, evaluate, and print a table."""
     from mmpo_train.terminal import run_program
 
-    run_program(EvaluateOptions, _evaluate, "python -m eval_workers", arguments)
+    run_program(EvaluateOptions, _evaluate, "mmpo judge", arguments)
 
 
 def _evaluate(options: EvaluateOptions) -> None:
@@ -52,11 +52,16 @@ def _evaluate(options: EvaluateOptions) -> None:
 
     from eval_workers.single import Subject, evaluate, judged
     from eval_workers.tracking.evaluations import Evaluations
+    from mmpo_train import config
+    from mmpo_train.config import nearest
     from mmpo_train.errors import InputError
     from mmpo_train.terminal import console
 
     if not options.paths:
         raise InputError("nothing to evaluate: give a checkpoint folder, a model folder or a hub id")
+    for suite in options.suite:
+        if suite not in config.EVALUATIONS:
+            raise InputError(f"--suite {suite!r} is unknown{nearest(suite, config.EVALUATIONS)}")
     recorder = Evaluations(options.mlflow_uri, options.folder) if options.mlflow_uri else None
     subjects = [Subject.of(path, options) for path in options.paths]  # all paths are looked at before any is judged
     results: list[dict[str, float]] = []
@@ -92,11 +97,17 @@ def _evaluate(options: EvaluateOptions) -> None:
 
 
 def _table(options: EvaluateOptions, names: Sequence[str], results: Sequence[Mapping[str, float]]) -> Table:
-    shown = [headline for suite in options.suite for headline in HEADLINES[suite].items()]
+    shown = [headline for suite in options.suite for headline in _headlines(suite, results).items()]
     rows = [
         (name, *(_cell(result, metrics) for _, metrics in shown)) for name, result in zip(names, results, strict=True)
     ]
     return Table("scores", ("", *(header for header, _ in shown)), rows)
+
+
+def _headlines(suite: str, results: Sequence[Mapping[str, float]]) -> dict[str, tuple[str, ...]]:
+    """Header -> metrics; of a plug-in's evaluation all metrics."""
+    own = dict.fromkeys(name for result in results for name in result if name.startswith(f"{suite}/"))
+    return HEADLINES.get(suite) or {name: (name,) for name in own}
 
 
 def _cell(result: Mapping[str, float], metrics: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""The options of `python -m eval_workers`."""
+"""The options of `mmpo judge`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from eval_workers.suites import EvaluationSettings, Suite
+from eval_workers.suites import EvaluationSettings
 from mmpo_train.options import STORAGE, Stored
 
 
@@ -18,8 +18,8 @@ class EvaluateOptions(EvaluationSettings, Stored):
 
     paths: tyro.conf.Positional[tuple[str, ...]]
     """Checkpoint folders, folders of Hugging Face models, hub ids, or tiny."""
-    suite: tuple[Suite, ...] = ("reward",)
-    """The evaluations to run."""
+    suite: tuple[str, ...] = ("reward",)
+    """The evaluations to run: reward, harness, alpaca, arena, or one of a plug-in."""
     starting_model: str = ""
     """The model whose answers are the baseline. Default: the model that the checkpoint was trained from."""
     dataset: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
@@ -27,6 +27,9 @@ class EvaluateOptions(EvaluationSettings, Stored):
     storage: str = STORAGE
     """Where to keep models, token tables, answers and verdicts: a folder, s3://BUCKET/PATH or gs://BUCKET/PATH.
     Default: the value of MMPO_STORAGE, or runs."""
+    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
+    """Plug-in with evaluations, judges or the checkpoint's objective: a Python file, or the name of an installed one.
+    Default: none."""
     output: Path = Path("runs/evaluations")
     """Folder for tables and samples; each path gets a folder in it."""
     mlflow_uri: str = ""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
 from mmpo_train.config import EVALUATIONS
 from mmpo_train.errors import InputError
+from mmpo_train.typed.plugins import evaluation_of
 
-Suite = Literal["reward", "harness", "alpaca", "arena"]
 Request = Mapping[str, str]
 """Folders of one evaluation: checkpoint, starting_model, artifacts."""
 Evaluate = Callable[[Request], dict[str, Any]]
@@ -84,10 +85,27 @@ def build(suite: str, settings: EvaluationSettings, storage: Path, *, tiny: bool
 
     Raises InputError for settings with which it cannot run.
     """
+    if plugged := evaluation_of(suite):
+        return _plugged(suite, *plugged)
     builders = {"harness": _harness, "alpaca": _alpaca, "arena": _arena}
     if suite not in builders:
         raise InputError(f"suite {suite!r} is unknown; known are {', '.join(EVALUATIONS)}")
     return builders[suite](settings, storage, tiny, precision)
+
+
+def _plugged(suite: str, evaluate: Callable[[Path, Path], Mapping[str, float]], label: str) -> Evaluate:
+    def run(request: Request) -> dict[str, Any]:
+        artifacts = Path(request["artifacts"]) / suite
+        artifacts.mkdir(parents=True, exist_ok=True)
+        found = evaluate(Path(request["checkpoint"]), artifacts)
+        wrong = [name for name, value in found.items() if not (isinstance(value, int | float) and isfinite(value))]
+        if wrong or not found:
+            what = f"no finite number for {', '.join(wrong)}" if wrong else "no metric"
+            raise InputError(f"the evaluation {suite} of the plug-in {label} returned {what}")
+        metrics = {f"{suite}/{name}": float(value) for name, value in found.items()}
+        return {"metrics": metrics, "facts": {"plugin": label}}
+
+    return run
 
 
 def _harness(settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:

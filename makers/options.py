@@ -10,52 +10,21 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest import mock
 
-from docstring_parser import parse_from_object
-
-from eval_workers.__main__ import main as eval_workers
-from mmpo_train.__main__ import main as mmpo_train
+from mmpo.fields import fields_of
 from mmpo_train.config import TrialConfig
-from mmpo_train.merge import main as merge
 from mmpo_train.sft.trial import SFTTrial
-from sweeps.ablations import main as ablations
-from sweeps.axis import main as axis
-from sweeps.doctor.__main__ import main as doctor
-from sweeps.final_runs import main as final_runs
-from sweeps.joint_search import main as joint_search
-from sweeps.mc_po_studies import main as mc_po_studies
-from sweeps.objectives import main as objectives
-from sweeps.paper import main as paper
-from sweeps.report import main as report
-from sweeps.stage0_sft import main as stage0_sft
-from sweeps.stage1_lr import main as stage1_lr
-from sweeps.stage2_beta import main as stage2_beta
-from sweeps.stage3_margin import main as stage3_margin
+from mmpo_train.typed.programs import PROGRAMS as MODULES
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.md"
 PROGRAMS: Mapping[str, Callable[[list[str]], None]] = {
-    "sweeps/stage1_lr.py": stage1_lr,
-    "sweeps/stage2_beta.py": stage2_beta,
-    "sweeps/stage3_margin.py": stage3_margin,
-    "sweeps/final_runs.py": final_runs,
-    "sweeps/ablations.py": ablations,
-    "sweeps/paper.py": paper,
-    "sweeps/joint_search.py": joint_search,
-    "sweeps/axis.py": axis,
-    "sweeps/objectives.py": objectives,
-    "sweeps/mc_po_studies.py": mc_po_studies,
-    "sweeps/stage0_sft.py": stage0_sft,
-    "sweeps/report.py": report,
-    "-m sweeps.doctor": doctor,
-    "-m eval_workers": eval_workers,
-    "-m mmpo_train": mmpo_train,
-    "-m mmpo_train.merge": merge,
+    name: import_module(module).main for name, module in MODULES.items()
 }
-"""What follows `python` -> the program's main function."""
+"""What follows `mmpo` -> the program's main function."""
 
 OPENING = """# Options
 
@@ -78,8 +47,6 @@ Some settings come from the environment:
 | `AWS_REGION`, `AWS_ENDPOINT_URL` and AWS's credentials | access to a bucket, on every machine |
 """
 SWEEPS = tuple(PROGRAMS)[:10]
-NOT_SET = ("model_fingerprint", "data_fingerprint", "objective", "model", "dataset", "recipe", "seed")
-"""Fields that the program fills in or that have an option of their own."""
 EVALUATION = "--evaluation."
 
 
@@ -135,10 +102,10 @@ def page() -> str:
         "## Each program\n",
         *(_section(program, text, common) for program, text in helps.items()),
         "## Fields of a trial\n",
-        "For `--set FIELD=VALUE` of a sweep or of `python -m mmpo_train`.\n",
+        "For `--set FIELD=VALUE` of a sweep or of `mmpo train`.\n",
         _fields(TrialConfig),
         "## Fields of an instruction tuning\n",
-        "For `--set FIELD=VALUE` of `sweeps/stage0_sft.py`.\n",
+        "For `--set FIELD=VALUE` of `mmpo sft`.\n",
         _fields(SFTTrial),
     ]
     return "\n".join(sections)
@@ -150,7 +117,7 @@ def _section(program: str, text: Help, common: Sequence[Option]) -> str:
     elsewhere = [one for one in text.options if one in common or one.text == suites.get(one.name)]
     own = [one for one in text.options if one not in elsewhere]
     names = {one.name for one in text.options}
-    lines = [f"### python {program}\n", f"{text.sentence}\n"]
+    lines = [f"### mmpo {program}\n", f"{text.sentence}\n"]
     if own:
         lines.append(_table(own))
     if program in SWEEPS:
@@ -172,22 +139,11 @@ def _table(options: Iterable[Option]) -> str:
 
 
 def _fields(kind: type) -> str:
-    """The fields that `--set` may name. What an instruction tuning does not explain, a trial does."""
-    documented = [*parse_from_object(TrialConfig).params, *parse_from_object(kind).params]
-    said = {one.arg_name: " ".join((one.description or "").split()) for one in documented}
     rows = [
-        f"| `{one.name}` | {_default(one.default)} | {_cell(said[one.name])} |"
-        for one in fields(kind)
-        if one.name not in NOT_SET
+        f"| `{one.name}` | {f'`{one.default}`' if one.default else ''} | {_cell(one.meaning)} |"
+        for one in fields_of(kind)
     ]
     return "\n".join(["| field | default | meaning |", "| --- | --- | --- |", *rows, ""])
-
-
-def _default(value: Any) -> str:
-    text = (
-        ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if type(value) is float else str(value)
-    )
-    return f"`{text.lower() if isinstance(value, bool) else text}`" if text else ""
 
 
 def _cell(text: str) -> str:

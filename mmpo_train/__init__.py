@@ -2,5 +2,5 @@
 
 Nothing here knows Ray or MLflow, and nothing but `engines/deepspeed_engine.py` knows DeepSpeed. A trial is a value
 (`config.py`) and its settings come from a recipe (`recipes.py`). `prepare.py` turns what the user named into folders,
-`trial/run.py` trains on them. The door for a user is `python -m mmpo_train`.
+`trial/run.py` trains on them. The door for a user is `mmpo train`.
 """

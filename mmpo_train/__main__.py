@@ -1,9 +1,10 @@
-"""`python -m mmpo_train`: one trial on one machine, without Ray, DeepSpeed or MLflow."""
+"""Train one trial in this process, without Ray, DeepSpeed or MLflow: `mmpo train`."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from mmpo_train.options import Options
 
@@ -20,20 +21,22 @@ def main(arguments: list[str] | None = None) -> None:
     """Parse the command line, prepare the inputs, train, and print where the checkpoints are."""
     from mmpo_train.terminal import run_program
 
-    run_program(TrainOptions, _train, "python -m mmpo_train", arguments)
+    run_program(TrainOptions, _train, "mmpo train", arguments)
 
 
-def _train(options: TrainOptions) -> None:
+def train(options: TrainOptions) -> tuple[Path, str]:
+    """Prepare the inputs and train; returns the trial's folder, and why it diverged or nothing. Raises InputError."""
     from mmpo_train.config import ONLINE_OBJECTIVES, replace
     from mmpo_train.errors import InputError
     from mmpo_train.options import base_config
     from mmpo_train.terminal import console, preparing, print_examples, training_bar
+    from mmpo_train.typed.programs import as_typed
 
     config = replace(base_config(options), {"learning_rate": options.learning_rate})
     if config.objective in ONLINE_OBJECTIVES:
         raise InputError(
             f"{config.objective} needs processes that answer prompts and judge the answers; use a sweep: "
-            f"python sweeps/stage1_lr.py --objective {config.objective} --learning-rates {options.learning_rate:g}"
+            + as_typed(f"mmpo stage1 --objective {config.objective} --learning-rates {options.learning_rate:g}")
         )
     import torch
 
@@ -56,10 +59,17 @@ def _train(options: TrainOptions) -> None:
         print_examples(inputs, options.show_examples)
     with training_bar(inputs.config) as hear:
         reason = train_here(inputs.config, places, hear)
+    return places.trial(inputs.config), reason
+
+
+def _train(options: TrainOptions) -> None:
+    from mmpo_train.terminal import console
+
+    folder, reason = train(options)
     if reason:
         console.print(f"[red]diverged:[/] {reason}; try a lower --learning-rate")
         sys.exit(1)
-    console.print(f"checkpoints: {places.trial(inputs.config) / 'checkpoints'}")
+    console.print(f"checkpoints: {folder / 'checkpoints'}")
 
 
 if __name__ == "__main__":

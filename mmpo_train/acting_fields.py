@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, digest_of, identity
+from mmpo_train.config import OBJECTIVE_FIELDS, PLUGGED, TrialConfig, digest_of, identity
 
 SCORE_FIELDS: Mapping[str, tuple[str, ...]] = {
     "mmpo": (
@@ -51,5 +51,6 @@ def training_key(config: TrialConfig, completions: int) -> str:
 
 def score_of(config: TrialConfig) -> dict[str, Any]:
     """What reward accuracy compares: trials whose values differ are judged by different scores."""
-    used, names = identity(config), SCORE_FIELDS.get(config.objective, ())
+    plugged = OBJECTIVE_FIELDS[config.objective] if ("objective", config.objective) in PLUGGED else ()
+    used, names = identity(config), SCORE_FIELDS.get(config.objective, plugged)  # of a plug-in nothing is known
     return {"objective": config.objective, **{name: used[name] for name in names if name in used}}

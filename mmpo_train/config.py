@@ -58,11 +58,14 @@ ONLINE_OBJECTIVES = ("on_mc_po", "online_dpo")
 """Objectives that train on the policy's own answers, ranked by a judge."""
 NEEDS_UNRELATED = ("kto", "kto_original")
 """Objectives that estimate their reference point from completions of other prompts."""
-EVALUATIONS = ("reward", "harness", "alpaca", "arena")
+EVALUATIONS: tuple[str, ...] = ("reward", "harness", "alpaca", "arena")
+PLUGGED: dict[tuple[str, str], str] = {}
+"""("objective" or "judge", name) -> the plug-in that has it, as a trial's field `plugins` names it."""
 NEGATIVE_CHOICES = ("kernel", "max", "min")
 _ANY_OBJECTIVE_FIELDS = frozenset(name for names in OBJECTIVE_FIELDS.values() for name in names)
 _LATER_FIELDS = {
     "noise_candidate": tuple(OBJECTIVE_FIELDS),
+    "plugins": tuple(OBJECTIVE_FIELDS),
     "truncation": tuple(OBJECTIVE_FIELDS),
     "completion_rendering": tuple(OBJECTIVE_FIELDS),
     "auxiliary": ("mmpo",),
@@ -201,6 +204,9 @@ class TrialConfig:
     seed: int = 42
     """Seed of the order of the pairs, of drawn negatives, and of LoRA's initial weights and dropout."""
 
+    plugins: tuple[str, ...] = ()
+    """Plug-ins with the trial's objective or judge, each as NAME@SHA256; filled in."""
+
     evaluations: tuple[str, ...] = _runtime(("reward",))
     """Evaluations of the checkpoints: reward, harness, alpaca, arena. reward always runs."""
     evaluate_every_epochs: int = _runtime(1)
@@ -269,7 +275,15 @@ def replace(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
 
     Raises InputError with every bad field at once.
     """
-    return replace_checked(config, values, _problems)
+    changed = replace_checked(config, values, _problems)
+    plugins = _plugins_of(changed)
+    return changed if changed.plugins == plugins else dataclasses.replace(changed, plugins=plugins)
+
+
+def _plugins_of(config: TrialConfig) -> tuple[str, ...]:
+    judge = config.judge if config.objective in ONLINE_OBJECTIVES else ""
+    used = (PLUGGED.get(("objective", config.objective)), PLUGGED.get(("judge", judge)))
+    return tuple(sorted({one for one in used if one}))
 
 
 def replace_checked(
@@ -283,9 +297,9 @@ def replace_checked(
             problems.append(f"{name!r} is not a field of {type(config).__name__}{nearest(name, types_by_name)}")
             continue
         try:
-            converted[name] = _convert(value, types_by_name[name])
+            converted[name] = as_type(value, types_by_name[name])
         except (TypeError, ValueError, OverflowError):
-            problems.append(f"{name} must be {_type_name(types_by_name[name])}, got {value!r}")
+            problems.append(f"{name} must be {type_name(types_by_name[name])}, got {value!r}")
     if not problems:
         changed = dataclasses.replace(config, **converted)  # type: ignore[type-var]
         problems = list(problems_of(changed))
@@ -312,7 +326,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(options)}"
 
 
-def _convert(value: Any, kind: Any) -> Any:
+def as_type(value: Any, kind: Any) -> Any:
     """`value` as a field's type: text from a command line or values from JSON. Raises ValueError or TypeError."""
     origin = typing.get_origin(kind)
     if origin is tuple:
@@ -339,7 +353,7 @@ def _refuse(value: Any) -> typing.NoReturn:
     raise ValueError(value)
 
 
-def _type_name(kind: Any) -> str:
+def type_name(kind: Any) -> str:
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return names.get(kind, "a comma-separated list")
 
@@ -405,6 +419,10 @@ def field_problems(config: object) -> Iterator[str]:
 def _problems(config: TrialConfig) -> Iterable[str]:
     if config.objective not in OBJECTIVE_FIELDS:
         yield f"objective {config.objective!r} is unknown{nearest(config.objective, OBJECTIVE_FIELDS)}"
+    for name in set(config.plugins) - set(PLUGGED.values()):
+        there = [one for one in PLUGGED.values() if one.partition("@")[0] == name.partition("@")[0]]
+        other = f"; the one loaded is {there[0]}" if there else ""
+        yield f"the trial uses the plug-in {name}: give that file with --plugin{other}"
     yield from field_problems(config)
     for name in config.evaluations:
         if name not in EVALUATIONS:

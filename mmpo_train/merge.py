@@ -1,4 +1,4 @@
-"""`python -m mmpo_train.merge`: merge LoRA adapters into the model that they adapt."""
+"""Merge LoRA adapters into the model that they adapt: `mmpo merge CHECKPOINT FOLDER`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Merge from the command line."""
     from mmpo_train.terminal import run_program
 
-    run_program(MergeOptions, merge, "python -m mmpo_train.merge", arguments)
+    run_program(MergeOptions, merge, "mmpo merge", arguments)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from rich.text import Text
 from mmpo_train.errors import InputError
 from mmpo_train.events import Point
 from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, LOSS, PAIRS_PER_SECOND
-from mmpo_train.options import with_help
+from mmpo_train.options import Options, from_file, in_force, use_plugins, with_help
 from mmpo_train.redaction import mask_logs, masked
+from mmpo_train.typed.options_file import as_yaml
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
@@ -50,10 +51,16 @@ def run_program(
 ) -> None:
     """Parse the command line and run; a user's mistake ends as one message and exit code 2."""
     mask_logs()
+    words = sys.argv[1:] if arguments is None else arguments
     documented = with_help(options)  # type: ignore[arg-type]  # a class is hashable
-    parsed = tyro.cli(documented, prog=name, args=arguments, config=PARSING)
     try:
-        program(parsed)
+        given = from_file(options, words)
+        parsed = tyro.cli(documented, prog=name, args=words, config=PARSING, **given)
+        if isinstance(parsed, Options) and parsed.print_config:
+            print(as_yaml(name, in_force(parsed)), end="")
+        else:
+            use_plugins(parsed)
+            program(parsed)
     except InputError as error:
         _refuse(str(error))
     except OSError as error:

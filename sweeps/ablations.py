@@ -1,12 +1,12 @@
 """The ablations of Section 5: MMPO at beta = 0.05, each time with one part taken out or added, for five epochs.
 
-python sweeps/ablations.py --model tiny
+mmpo ablations --model tiny
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from mmpo_train.options import NotTaken
 from sweeps import grids
@@ -20,6 +20,8 @@ from sweeps.trials.runner import Runner
 @dataclass(frozen=True, kw_only=True)
 class AblationOptions(SweepOptions):
     """MMPO's ablations, with the learning rate and r_eps that the stages chose."""
+
+    varied: ClassVar[tuple[str, ...]] = tuple(ABLATIONS.settles)
 
     objective: Annotated[str, *NotTaken] = "mmpo"
     learning_rate: float | None = None

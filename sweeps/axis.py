@@ -1,6 +1,6 @@
 """A grid over one hyper-parameter of an objective, the others fixed.
 
-python sweeps/axis.py --objective cpo --axis gamma --values 0 1 10
+mmpo axis --objective cpo --axis gamma --values 0 1 10
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     def program(options: AxisOptions) -> None:
         run_stage(axis_stage(options), options)
 
-    run_program(AxisOptions, program, "python sweeps/axis.py", arguments)
+    run_program(AxisOptions, program, "mmpo axis", arguments)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """The final runs of Appendix B.1: five epochs for each of three betas, with the tuned learning rate and margin.
 
-python sweeps/final_runs.py --objective mmpo --model tiny --set evaluations=reward,harness,alpaca
+mmpo final --objective mmpo --model tiny --set evaluations=reward,harness,alpaca
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
@@ -18,6 +19,8 @@ from sweeps.trials.runner import Runner
 @dataclass(frozen=True, kw_only=True)
 class FinalOptions(SweepOptions):
     """Final runs: five epochs, judged by what --set evaluations=… names."""
+
+    varied: ClassVar[tuple[str, ...]] = tuple(FINAL_RUNS.axes)
 
     betas: tuple[float, ...] = grids.FINAL_BETAS
     """The betas to train with."""

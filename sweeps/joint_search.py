@@ -1,6 +1,6 @@
 """Learning rate, beta and margin at once, instead of one after the other: Optuna's TPE with ASHA, at the same budget.
 
-python sweeps/joint_search.py --objective mmpo --model tiny
+mmpo joint --objective mmpo --model tiny
 """
 
 from __future__ import annotations
@@ -12,9 +12,7 @@ from sweeps.trials.runner import Runner
 
 def main(arguments: list[str] | None = None, runner: Runner | None = None) -> None:
     """Run the search from the command line."""
-    run_program(
-        JointOptions, lambda options: run_joint_search(options, runner), "python sweeps/joint_search.py", arguments
-    )
+    run_program(JointOptions, lambda options: run_joint_search(options, runner), "mmpo joint", arguments)
 
 
 if __name__ == "__main__":

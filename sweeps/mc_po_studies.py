@@ -1,6 +1,6 @@
 """The studies of the MC-PO paper (Chen et al. 2025): Tables 1 to 4 and Figure 2.
 
-python sweeps/mc_po_studies.py --study noise
+mmpo mc-po-studies --study noise
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     def program(options: MCPOOptions) -> None:
         run_study(STUDIES[options.study], options)
 
-    run_program(MCPOOptions, program, "python sweeps/mc_po_studies.py", arguments)
+    run_program(MCPOOptions, program, "mmpo mc-po-studies", arguments)
 
 
 if __name__ == "__main__":

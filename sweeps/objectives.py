@@ -1,6 +1,6 @@
 """Every objective on the same data, in one table: what each does to its own reward accuracy.
 
-python sweeps/objectives.py
+mmpo objectives
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     def program(options: ObjectivesOptions) -> None:
         run_study(study_of(options.objectives), options)
 
-    run_program(ObjectivesOptions, program, "python sweeps/objectives.py", arguments)
+    run_program(ObjectivesOptions, program, "mmpo objectives", arguments)
 
 
 if __name__ == "__main__":

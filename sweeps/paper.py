@@ -1,6 +1,6 @@
 """All of Appendix B.1 for some models and objectives: three stages, final runs, ablations, and the report.
 
-python sweeps/paper.py --model tiny --objective mmpo dpo simpo
+mmpo paper --model tiny --objective mmpo dpo simpo
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
@@ -54,6 +54,8 @@ SCRIPTS: dict[str, tuple[type[SweepOptions], Callable[[Any], Stage]]] = {
 @dataclass(frozen=True, kw_only=True)
 class PaperOptions(SweepOptions):
     """Run the whole search for every model and objective; rerun it to continue."""
+
+    of_recipe: ClassVar[bool] = False
 
     objective: tuple[str, ...] = ("mmpo", "dpo", "simpo")  # type: ignore[assignment]
     """The objectives to tune, one after the other."""
@@ -212,7 +214,7 @@ def _foresee(searches: list[list[Step]], runner: Runner) -> None:
     forecasts: list[Forecast] = []
     for steps in searches:
         for step in steps:
-            todo = run_stage(step.stage, step.options, runner)
+            todo = run_stage(step.stage, step.options, runner).todo
             unseen = [trial for trial in todo if _training_of(trial, step.options) not in seen]
             fresh, forecast = _forecast(unseen, step.options, runner, prepared=step.options.model in models)
             models |= {step.options.model} if fresh else set()
@@ -249,9 +251,7 @@ def _forecast(
 def main(arguments: list[str] | None = None, runner: Runner | None = None) -> None:
     """Run it from the command line; exit code 1 where a search stopped."""
     done: list[bool] = []
-    run_program(
-        PaperOptions, lambda options: done.append(run_paper(options, runner)), "python sweeps/paper.py", arguments
-    )
+    run_program(PaperOptions, lambda options: done.append(run_paper(options, runner)), "mmpo paper", arguments)
     if not all(done):
         sys.exit(1)
 

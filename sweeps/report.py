@@ -1,8 +1,8 @@
 """The report: the paper's tables and figures from the ledger, ours beside theirs.
 
-python sweeps/report.py
-python sweeps/report.py --compare RUN_A RUN_B
-python sweeps/report.py --card RUN
+mmpo report
+mmpo report --compare RUN_A RUN_B
+mmpo report --card RUN
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sweeps.reporting.report import ReportOptions, write_report
 
 def main(arguments: list[str] | None = None) -> None:
     """Write from the command line."""
-    run_program(ReportOptions, write_report, "python sweeps/report.py", arguments)
+    run_program(ReportOptions, write_report, "mmpo report", arguments)
 
 
 if __name__ == "__main__":

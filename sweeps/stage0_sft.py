@@ -1,6 +1,6 @@
 """Stage 0 of Section 4.1: the starting point, instruction-tuned from a pre-trained model.
 
-python sweeps/stage0_sft.py --model HuggingFaceTB/SmolLM2-135M
+mmpo sft --model HuggingFaceTB/SmolLM2-135M
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from sweeps.search.instruction_tuning import run_stage0
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the stage from the command line."""
-    run_program(SFTOptions, run_stage0, "python sweeps/stage0_sft.py", arguments)
+    run_program(SFTOptions, run_stage0, "mmpo sft", arguments)
 
 
 if __name__ == "__main__":

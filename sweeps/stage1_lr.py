@@ -1,11 +1,12 @@
 """Stage 1 of Appendix B.1: the most effective learning rate, from six, in up to two epochs each.
 
-python sweeps/stage1_lr.py --objective mmpo --model tiny
+mmpo stage1 --objective mmpo --model tiny
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
@@ -18,6 +19,8 @@ from sweeps.trials.runner import Runner
 @dataclass(frozen=True, kw_only=True)
 class Stage1Options(SweepOptions):
     """Stage 1: find the learning rate. By default it tunes MMPO on tiny."""
+
+    varied: ClassVar[tuple[str, ...]] = tuple(STAGE_1.axes)
 
     learning_rates: tuple[float, ...] = grids.LEARNING_RATES
     """The learning rates to try."""

@@ -1,11 +1,12 @@
 """Stage 2 of Appendix B.1: using the selected learning rate, an optimal beta from four.
 
-python sweeps/stage2_beta.py --objective mmpo --model tiny
+mmpo stage2 --objective mmpo --model tiny
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
@@ -18,6 +19,8 @@ from sweeps.trials.runner import Runner
 @dataclass(frozen=True, kw_only=True)
 class Stage2Options(SweepOptions):
     """Stage 2: find beta, at the learning rate that stage 1 chose."""
+
+    varied: ClassVar[tuple[str, ...]] = tuple(STAGE_2.axes)
 
     betas: tuple[float, ...] = grids.BETAS
     """The betas to try."""

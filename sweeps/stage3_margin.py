@@ -1,11 +1,12 @@
 """Stage 3 of Appendix B.1: with learning rate and beta fixed, r_eps for MMPO and gamma/beta for SimPO.
 
-python sweeps/stage3_margin.py --objective mmpo --model tiny
+mmpo stage3 --objective mmpo --model tiny
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from sweeps import grids
 from sweeps.plan.options import SweepOptions
@@ -18,6 +19,8 @@ from sweeps.trials.runner import Runner
 @dataclass(frozen=True, kw_only=True)
 class Stage3Options(SweepOptions):
     """Stage 3: find the margin, at the learning rate and beta chosen before."""
+
+    varied: ClassVar[tuple[str, ...]] = tuple(STAGE_3.axes)
 
     margins: tuple[float, ...] = ()
     """The margins to try: r_eps for MMPO, gamma/beta for SimPO. Default: the paper's grid."""

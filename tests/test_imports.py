@@ -11,7 +11,7 @@ import pytest
 from tests.support.missing import WITHOUT, run_python
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-PACKAGES = ("mmpo_train", "eval_workers", "sweeps")
+PACKAGES = ("mmpo", "mmpo_train", "eval_workers", "sweeps")
 SCRIPTS = (
     *("stage0_sft", "stage1_lr", "stage2_beta", "stage3_margin", "final_runs", "ablations"),
     *("joint_search", "axis", "objectives", "mc_po_studies", "report"),
@@ -21,7 +21,9 @@ ORDER = (
     "mmpo_train/errors mmpo_train/redaction mmpo_train/schedule mmpo_train/events mmpo_train/devices",
     "mmpo_train/metric_names mmpo_train/tables mmpo_train/chat",
     "mmpo_train/config",
-    "mmpo_train/acting_fields mmpo_train/storage mmpo_train/objectives mmpo_train/tiny",
+    "mmpo_train/typed",
+    "mmpo_train/acting_fields mmpo_train/storage mmpo_train/tiny",
+    "mmpo_train/objectives",
     "mmpo_train/recipes mmpo_train/data",
     "mmpo_train/model",
     "mmpo_train/engines",
@@ -38,7 +40,7 @@ ORDER = (
     "eval_workers/suites",
     "eval_workers/warm_evaluators",
     "eval_workers/actors eval_workers/options",
-    "eval_workers/single",
+    "eval_workers/single eval_workers/ask",
     "eval_workers/__main__",
     "sweeps/grids",
     "sweeps/plan sweeps/ledger",
@@ -47,6 +49,8 @@ ORDER = (
     "sweeps/search sweeps/reporting sweeps/doctor",
     " ".join(f"sweeps/{script}" for script in SCRIPTS),
     "sweeps/paper",
+    "mmpo/archive",
+    "mmpo/__main__ mmpo/config mmpo/fields mmpo/result mmpo/export_storage mmpo/import_storage",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms.split()}
 # What of the plan, the objectives and the ranking is a value must be importable on a machine that has none of these.
@@ -89,7 +93,12 @@ DOORS = {
         "sweeps/doctor/services.py",
     },
     "matplotlib": {"sweeps/figures/importances.py", "sweeps/figures/stage.py", "sweeps/figures/trade_off.py"},
-    "tyro": {"mmpo_train/options.py", "mmpo_train/terminal.py", "eval_workers/options.py"},
+    "tyro": {
+        "mmpo_train/options.py",
+        "mmpo_train/typed/options_file.py",
+        "mmpo_train/terminal.py",
+        "eval_workers/options.py",
+    },
     "lm_eval": {"eval_workers/harness/evaluation.py"},
     "openai": {"eval_workers/judging/clients.py"},
     "anthropic": {"eval_workers/judging/clients.py"},

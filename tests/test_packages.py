@@ -8,6 +8,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = packages_distributions()
@@ -15,6 +16,7 @@ PACKAGES = packages_distributions()
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 # Folder -> the groups of extra packages that whoever runs it has installed.
 GROUPS = {
+    "mmpo": (),
     "mmpo_train": (),
     "eval_workers": (),
     "sweeps": (),
@@ -83,3 +85,11 @@ def test_every_declared_package_is_pinned():
     lines = (REPOSITORY / "constraints.txt").read_text().splitlines()
     pinned = {normalised(line) for line in lines if "==" in line}
     assert not declared(*PROJECT["optional-dependencies"]) - pinned
+
+
+def test_the_tested_version_is_within_every_bound():
+    pins = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if "==" in line)
+    tested = {normalised(name): version for name, version in pins.items()}
+    bounds = {normalised(one): Requirement(one).specifier for one in PROJECT["dependencies"]}
+    assert {name for name, bound in bounds.items() if len(bound) != 2} == set()
+    assert {name for name, bound in bounds.items() if not bound.contains(tested[name])} == set()

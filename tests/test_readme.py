@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from makers.options import PROGRAMS, SWEEPS, help_of
+from mmpo_train.typed.programs import NAMES
 from tests.support.programs import parse
 from tests.support.workers import REPOSITORY
 
-PACKAGES = ("mmpo_train", "eval_workers", "sweeps")
+PACKAGES = ("mmpo", "mmpo_train", "eval_workers", "sweeps")
 FOLDERS = (*PACKAGES, "tests", "docs", "benchmarks", "clusters", "makers")
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text()
@@ -37,19 +38,24 @@ TYPED = list(
     dict.fromkeys(re.split(r" +# ", line)[0].strip() for block in blocks("sh") for line in block.splitlines() if line)
 )
 """Every command of every page, once."""
-INLINE = {code for page in PAGES for code in re.findall(r"`(python (?:\w+/|-m )[^`]*)`", prose(page))}
+INLINE = {code for page in PAGES for code in re.findall(r"`(mmpo [a-z0-9-]+ (?!--help)[^`]+)`", prose(page))}
 """Commands of ours in a sentence or a table."""
 
 
 def ours(command: str) -> tuple[str, list[str]] | None:
     """The program of this repository that a command runs, and its arguments."""
-    for marker in (SUBMITTED, "clusters/slurm.sbatch", "python"):
-        words = shlex.split(command)
-        for place, word in enumerate(words):
-            if word.endswith(marker) and place + 1 < len(words):
-                rest = words[place + 1 :]
-                taken = 2 if rest[0] == "-m" else 1
-                return " ".join(rest[:taken]), rest[taken:]
+    words = shlex.split(command.partition(" > ")[0])
+    for place, word in enumerate(words):
+        rest = words[place + 1 :]
+        if not rest:
+            return None
+        if word.endswith("bin/mmpo") or word == "mmpo":
+            return rest[0], rest[1:]
+        if word.endswith((SUBMITTED, "clusters/slurm.sbatch", "python")):
+            module = rest[0].removesuffix(".py").replace("/", ".")
+            return NAMES.get(module, rest[0]), rest[1:]
+        if " " in word and (found := ours(word)):
+            return found
     return None
 
 
@@ -70,7 +76,7 @@ RUN = {command: found for command in sorted({*TYPED, *INLINE}) if (found := ours
 PREVIEWED = {
     f"{program} {' '.join(arguments)}": (program, [one for one in arguments if one != "--dry-run"])
     for command, (program, arguments) in RUN.items()
-    if program in (*SWEEPS, "sweeps/stage0_sft.py") and command in TYPED and "HuggingFaceTB/" not in command
+    if program in (*SWEEPS, "sft") and command in TYPED and "HuggingFaceTB/" not in command
 }
 """The pages' sweeps on tiny and on local files, to be run as far as the list of their trials."""
 
@@ -143,7 +149,9 @@ def test_every_command_is_one_that_is_checked_here():
 
 
 @pytest.mark.parametrize("command", RUN)
-def test_commands_parse(command):
+def test_commands_parse(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweep.yaml").write_text("{}")  # what --config names
     program, arguments = RUN[command]
     if program in PROGRAMS:
         assert parse(program, arguments)

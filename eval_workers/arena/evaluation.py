@@ -21,7 +21,7 @@ from eval_workers.arena.games import Game, bootstrap, by_label, open_labels_judg
 from eval_workers.judging.checks import PAIRS, judge_checks
 from eval_workers.judging.costs import PRICES, Purse, read_price
 from eval_workers.judging.judges import Judge, JudgeCount, open_judge
-from eval_workers.judging.specs import check_judge_spec
+from eval_workers.judging.specs import IN_THIS_PROCESS, check_judge_spec
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import facts
 from mmpo_train.errors import InputError, complaints
@@ -232,7 +232,7 @@ def _purse(settings: ArenaSettings) -> Purse | None:
     """The purse that pays for the judge; None for tiny's own. Raises InputError for a cap without a price."""
     spec, _, price = settings.judge.partition(_PRICE)
     parts = check_judge_spec(spec)
-    if parts.service == "tiny":
+    if parts.service in IN_THIS_PROCESS:
         return None
     return Purse(spec, read_price(price) if price else PRICES.get(parts.model), settings.cap_usd)
 

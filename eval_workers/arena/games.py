@@ -18,13 +18,13 @@ from eval_workers.judging.costs import Purse
 from eval_workers.judging.judges import (
     Judge,
     JudgeCount,
-    ProgrammaticJudge,
     PromptedJudge,
     ask_all,
     judge_pairs,
+    open_judge,
     repeated,
 )
-from eval_workers.judging.specs import check_judge_spec
+from eval_workers.judging.specs import IN_THIS_PROCESS, check_judge_spec
 from eval_workers.judging.verdicts import LOSS, TIE, WIN, VerdictCache, read_template
 
 LABELS = {"A>>B": (WIN, 3), "A>B": (WIN, 1), "A=B": (TIE, 1), "B>A": (LOSS, 1), "B>>A": (LOSS, 3)}
@@ -99,8 +99,8 @@ def open_labels_judge(
 ) -> Judge:
     """The judge that `spec` names, for `play_two`; `purse` pays for it. Raises InputError."""
     parts = check_judge_spec(spec)
-    if parts.service == "tiny":
-        return ProgrammaticJudge()
+    if parts.service in IN_THIS_PROCESS:
+        return open_judge(spec)
     prompt = read_template(template, LABELS) if template else LABELS_PROMPT
     ask = open_client(parts, limits, purse=purse)
     return PromptedJudge(parts.name, ask, prompt, VerdictCache(cache), 0, limits.verdict_retries, read_label)

@@ -29,7 +29,9 @@ from eval_workers.judging.verdicts import (
     shown_second_first,
     verdict_key,
 )
+from mmpo_train.config import PLUGGED
 from mmpo_train.errors import InputError
+from mmpo_train.typed.plugins import judge_of
 
 Result = TypeVar("Result")
 
@@ -55,6 +57,27 @@ class Judge(Protocol):
 
     def compare_as_shown(self, question: str, first: str, second: str) -> float:
         """How far the first is preferred when the answers are shown in this order."""
+
+
+class PluggedJudge:
+    """A judge of a plug-in."""
+
+    in_this_process = True
+
+    def __init__(self, name: str, compare: Callable[[str, str, str], float]) -> None:
+        self.name, self._compare = name, compare
+        self.prompt = f"none: the plug-in {PLUGGED['judge', name]}"
+
+    def compare(self, question: str, answer_a: str, answer_b: str) -> float:
+        found = float(self._compare(question, answer_a, answer_b))
+        if not 0 <= found <= 1:
+            raise InputError(f"the judge {self.name} of a plug-in returned {found:g}; expected a number from 0 to 1")
+        return found
+
+    compare_as_shown = compare
+
+    def spent(self) -> Cost:
+        return Cost()
 
 
 class ProgrammaticJudge:
@@ -148,6 +171,8 @@ def open_judge(
     parts = check_judge_spec(spec)
     if parts.service == "tiny":
         return ProgrammaticJudge()
+    if compare := judge_of(spec):
+        return PluggedJudge(spec, compare)
     prompt = read_template(template) if template else PROMPT
     ask = open_client(parts, limits, purse=purse)
     return PromptedJudge(parts.name, ask, prompt, VerdictCache(cache) if cache else None, seed, limits.verdict_retries)

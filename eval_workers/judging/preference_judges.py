@@ -12,7 +12,7 @@ from typing import Protocol
 from eval_workers.judging.checks import AsShown
 from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
 from eval_workers.judging.costs import Cost, Purse
-from eval_workers.judging.judges import Judge, ProgrammaticJudge, PromptedJudge
+from eval_workers.judging.judges import Judge, PluggedJudge, ProgrammaticJudge, PromptedJudge
 from eval_workers.judging.label_prompts import LEAST_SHARE, LabelPrompt, label_prompt, preference_of, share_of_labels
 from eval_workers.judging.preference_specs import PreferenceSpec, check_preference_spec
 from eval_workers.judging.specs import DEFAULT_URLS
@@ -25,6 +25,7 @@ from eval_workers.judging.verdicts import (
     shown_second_first,
     verdict_key,
 )
+from mmpo_train.typed.plugins import judge_of
 
 
 class PreferenceJudge(Judge, Protocol):
@@ -86,7 +87,8 @@ def open_preference_judge(
     """
     parts = check_preference_spec(spec)
     if parts.kind == "marks":
-        return ProgrammaticJudge()
+        compare = judge_of(spec)
+        return PluggedJudge(spec, compare) if compare else ProgrammaticJudge()
     purse = Purse(parts.label + parts.address, parts.price, cap_usd)
     kept = VerdictCache(cache) if cache else None
     if parts.kind == "verdict":

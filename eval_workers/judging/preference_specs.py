@@ -13,6 +13,7 @@ from eval_workers.judging.costs import FREE, PRICES, Price, read_price
 from eval_workers.judging.specs import JudgeSpec, check_judge_spec
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked
+from mmpo_train.typed.plugins import judge_of
 
 WEIGHTED = {
     "weighted_alpaca_eval_gpt-4o-mini-2024-07-18": "gpt-4o-mini-2024-07-18",
@@ -49,7 +50,7 @@ class PreferenceSpec:
 
 def check_preference_spec(spec: str) -> PreferenceSpec:
     """The parts of `spec`. Raises InputError. Opens nothing, and loads only the standard library."""
-    if spec == "tiny":
+    if spec == "tiny" or judge_of(spec):
         return PreferenceSpec(kind="marks", label=spec, price=FREE)
     if spec.startswith("hf:") and len(spec) > len("hf:"):
         return PreferenceSpec(kind="local labels", label=spec, folder=spec.removeprefix("hf:"), price=FREE)

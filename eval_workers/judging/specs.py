@@ -8,9 +8,14 @@ from urllib.parse import urlsplit
 
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked
+from mmpo_train.typed.plugins import judge_of
 
 KNOWN = "tiny, openai:MODEL, openai:MODEL@http://host:port/v1, anthropic:MODEL, anthropic:MODEL@URL"
 DEFAULT_URLS = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
+
+
+IN_THIS_PROCESS = ("tiny", "plug-in")
+"""Services that need neither network nor key, and cost nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +23,7 @@ class JudgeSpec:
     """The parts of a judge's name."""
 
     service: str
-    """'tiny', 'openai' or 'anthropic'."""
+    """'tiny', 'openai', 'anthropic' or 'plug-in'."""
     model: str = ""
     url: str = ""
     """Address; empty for the service's own."""
@@ -33,6 +38,8 @@ def check_judge_spec(spec: str) -> JudgeSpec:
     """The parts of `spec`. Raises InputError. Opens nothing, and loads only the standard library."""
     if spec == "tiny":
         return JudgeSpec(service="tiny")
+    if judge_of(spec):
+        return JudgeSpec(service="plug-in", model=spec)
     parts = re.fullmatch(r"(openai|anthropic):(\S+?)(?:@(https?://\S+))?", spec)
     shown = masked(spec)
     if parts is None or "://" in parts[2]:

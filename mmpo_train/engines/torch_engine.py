@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class TorchEngine:
-    """One process, or the workers of torch.distributed where that is set up: `python -m mmpo_train`, trials without
+    """One process, or the workers of torch.distributed where that is set up: `mmpo train`, trials without
     ZeRO, and the peer that DeepSpeed is tested against.
 
     In bf16 weights are bf16 and have fp32 masters, as under DeepSpeed; gradients are fp32.

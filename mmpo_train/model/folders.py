@@ -17,6 +17,7 @@ from mmpo_train.storage.manifest import MANIFEST, is_whole
 from mmpo_train.storage.mirror import address_of, bring, ensure, publish
 from mmpo_train.storage.object_store import is_address
 from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.typed.programs import as_typed
 
 # What of a model is downloaded. Pickled weights (*.bin, *.pt) are not among it: they are never read.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "additional_chat_templates/*.jinja")
@@ -86,7 +87,7 @@ def starting_model(model: str) -> Path:
     if require_weights(folder) == [folder / ADAPTERS]:
         raise InputError(
             f"{model} holds LoRA adapters, and training starts from a whole model: make one with "
-            f"`python -m mmpo_train.merge {model} FOLDER` and give --model FOLDER"
+            f"`{as_typed(f'mmpo merge {model} FOLDER')}` and give --model FOLDER"
         )
     return folder
 
@@ -106,7 +107,7 @@ def weight_files(folder: Path) -> list[Path]:
     if whole:
         raise InputError(
             f"{folder} holds a whole model ({whole[0].name}) and LoRA adapters (adapter_config.json), two in one "
-            "folder: move the adapters away, or merge them into their base with `python -m mmpo_train.merge`"
+            "folder: move the adapters away, or merge them into their base with `mmpo merge`"
         )
     return _inside(folder, [path for path in (folder / ADAPTERS,) if path.is_file()])
 

@@ -40,6 +40,7 @@ from mmpo_train.objectives.pointwise import (
     sppo_loss,
 )
 from mmpo_train.objectives.ranking import ranking_nce_loss
+from mmpo_train.typed.plugins import objective_of
 
 Choice = Literal["all", "drawn", "kernel", "max", "min"]
 
@@ -106,7 +107,10 @@ class Objective:
 
 def build_objective(config: TrialConfig) -> Objective:
     """The config's objective with its hyper-parameters bound. The config must have been checked."""
-    return BUILDERS[config.objective](config)
+    if config.objective in BUILDERS:
+        return BUILDERS[config.objective](config)
+    objective: Objective = objective_of(config.objective)(config)
+    return objective
 
 
 def _mmpo(config: TrialConfig) -> Objective:

@@ -17,6 +17,8 @@ from typing import Any
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.storage.mirror import name_of
 from mmpo_train.terminal import console
+from mmpo_train.typed.plugins import ENVIRONMENT
+from mmpo_train.typed.programs import as_typed
 from sweeps.cluster.discovery import cluster_nodes, local_nodes, local_resources, nodes_now
 from sweeps.cluster.nodes import Nodes
 from sweeps.cluster.placement import NoRoom, TrialResources, Wish, assumed, place
@@ -139,11 +141,12 @@ def _connect(verbose: bool) -> None:
     warnings.filterwarnings("ignore")
     import ray
 
-    environment = {name: os.environ[name] for name in (*_ENVIRONMENT, *_STORE_SETTINGS) if name in os.environ}
+    handed_on = (*_ENVIRONMENT, *_STORE_SETTINGS, ENVIRONMENT)
+    environment = {name: os.environ[name] for name in handed_on if name in os.environ}
     arguments: dict[str, Any] = {
         "log_to_driver": verbose,
         "logging_level": logging.INFO if verbose else logging.ERROR,
-        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": "mmpo_train.redaction.mask_logs"},
+        "runtime_env": {"env_vars": environment, "worker_process_setup_hook": "mmpo_train.typed.plugins.set_up_worker"},
     }
     if not address:
         # One process less for each trial: nobody takes this machine away with notice.
@@ -171,7 +174,7 @@ def _connect(verbose: bool) -> None:
         if address:
             raise InputError(f"the Ray cluster at RAY_ADDRESS={address} cannot be used: {first_line(error)}") from error
         raise InputError(
-            f"Ray could not be started on this machine: {first_line(error)}; `python -m sweeps.doctor` looks for the "
+            f"Ray could not be started on this machine: {first_line(error)}; `{as_typed('mmpo doctor')}` looks for the "
             f"cause, and {ray_folder()[0]}/ray/session_latest/logs has Ray's own words"
         ) from error
 

@@ -1,1 +1,1 @@
-"""Whether a planned stage can run here, and what to do if not. The door is `python -m sweeps.doctor`."""
+"""Whether a planned stage can run here, and what to do if not. The door is `mmpo doctor`."""

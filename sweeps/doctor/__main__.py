@@ -1,6 +1,6 @@
 """Whether this machine, or the cluster at RAY_ADDRESS, can run a planned stage; and if not, what to do.
 
-python -m sweeps.doctor --model tiny            with the options of the planned stage
+mmpo doctor --model tiny            with the options of the planned stage
 
 Exit status 0 means that the stage can run, 1 that it cannot. Nothing is trained, made or changed. This file imports
 only the standard library, since a missing package is one of the possible answers.
@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     except ImportError as error:
         print(f"error: {error}; install this project first: pip install -c constraints.txt -e .", file=sys.stderr)
         sys.exit(1)
-    run_program(DoctorOptions, print_page, "python -m sweeps.doctor", arguments)
+    run_program(DoctorOptions, print_page, "mmpo doctor", arguments)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,13 @@ from eval_workers.tracking import addresses
 from eval_workers.tracking.store import Store
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import OF_SUITE, VALIDATION
+from mmpo_train.storage.mirror import address_of
+from sweeps.ledger.moved import checkpoint_now, settle
 from sweeps.ledger.open_trials import OpenTrials
 from sweeps.ledger.records import COMPLETE, ChildRecord, Curve, StageRecord, TrialRecord, stage_record, trial_record
 from sweeps.ledger.runs import FEW, children_of, runs_that_count
 from sweeps.ledger.saved_views import save_views
+from sweeps.ledger.source import source_tags
 from sweeps.ledger.stage_log import NOTE, WRITTEN, StageLog
 from sweeps.ledger.tags import SHARED, TRAINING
 from sweeps.ledger.trial_log import TrialLog, now_ms
@@ -41,6 +44,8 @@ def connect(tracking_uri: str | None, storage: Path) -> Ledger:
     that cannot be used.
     """
     address = addresses.resolve(tracking_uri, storage)
+    if address.database == storage.resolve() / "mlflow.db" and not address_of(storage):
+        settle(address.database)
     return Ledger(Store(address, storage.resolve()), storage.resolve())
 
 
@@ -53,7 +58,7 @@ class Ledger:
     """Readers wait for what was written before; writers return at once and one thread delivers in order."""
 
     def __init__(self, store: Store, storage: Path):
-        self.store = store
+        self.store, self._storage = store, storage
         self._trials = OpenTrials(store, storage / "trials")
 
     @property
@@ -185,7 +190,7 @@ class Ledger:
             experiment_id = self.store.experiment_id(experiment)
             run = self.store.find_or_create(experiment_id, identity, {NOTE: note, WRITTEN: note}, title, now_ms())
             self.store.client.update_run(run.info.run_id, status="RUNNING")
-            self.store.log_tags(run.info.run_id, {"stage.state": "running"})
+            self.store.log_tags(run.info.run_id, {"stage.state": "running", **source_tags()})
             if "stage.reason" in run.data.tags:
                 self.store.client.delete_tag(run.info.run_id, "stage.reason")
             self.store.log_params(run, params)
@@ -222,4 +227,7 @@ class Ledger:
             raise InputError(f"run {run.info.run_id} of MLflow at {self.uri} is no trial: it has no tag trial.digest")
         with self.store.reading():
             artifacts = self.store.json_artifacts(run.info.run_id, {"trial.json", "validation"})
+        for scored in artifacts.values():
+            if isinstance(scored, dict) and "checkpoint" in scored:
+                scored["checkpoint"] = checkpoint_now(scored["checkpoint"], self._storage / "trials")
         return trial_record(run, artifacts, self.curve)

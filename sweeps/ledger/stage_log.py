@@ -14,6 +14,7 @@ from sweeps.grids import margin_of
 from sweeps.ledger.open_trials import OpenTrials
 from sweeps.ledger.runs import mark_winner, take
 from sweeps.ledger.saved_views import SHOWN
+from sweeps.ledger.source import source_tags
 from sweeps.ledger.trial_log import TrialLog, now_ms
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class StageLog:
         self._experiment_id, self.run_id = run.info.experiment_id, run.info.run_id
         self.tags = dict(run.data.tags)
         """As they were when the stage was opened, a person's changes included, and what was set since."""
-        self._stage = self.tags["stage.name"]
+        self._stage, self._metrics = self.tags["stage.name"], dict(run.data.metrics)
         self._tables: list[dict[str, str]] = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
 
     @property
@@ -50,7 +51,7 @@ class StageLog:
             "experiment": self._experiment,
             "parent": self.run_id,
             "name": name,
-            "tags": {"stage.name": self._stage, **tags},
+            "tags": {"stage.name": self._stage, **source_tags(), **tags},
             "config": to_dict(config),
             # MLflow's parallel coordinates have no log axis, and leave out runs that lack one of the params.
             "log10_learning_rate": round(math.log10(config.learning_rate), 4),
@@ -73,6 +74,10 @@ class StageLog:
         """Store a value as `<name>.json`."""
         path = name if name.endswith(".json") else f"{name}.json"
         self._put(lambda: self._store.log_json(self.run_id, value, path), path)
+
+    def log_text(self, path: str, text: str) -> None:
+        """Store a text."""
+        self._put(lambda: self._store.client.log_text(self.run_id, text, path), path)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Store a table MLflow can compare across runs, in the place of an earlier one of this name.
@@ -104,6 +109,13 @@ class StageLog:
         """Tag the runs of these trials as the winner by rule, and no others."""
         ids = (self._experiment_id, self.run_id)
         self._put(lambda: mark_winner(self._store, *ids, digests), "the winner's tag")
+
+    def score(self, epoch: int, metrics: Mapping[str, float | None]) -> None:
+        """The winner's numbers as metrics of the stage, so that stages compare in MLflow's table."""
+        new = {name: value for name, value in metrics.items() if value is not None and self._metrics.get(name) != value}
+        self._metrics |= new
+        batch = [(name, value, now_ms(), epoch) for name, value in new.items()]
+        self._put(lambda: self._store.log_metrics(self.run_id, batch), "the winner's numbers")
 
     def finish(self, winner: TrialRecord | None, tags: Mapping[str, Any]) -> None:
         """All trials have ended; without a winner there is none to hand to the next stage."""

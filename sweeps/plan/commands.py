@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import shutil
-import sys
 from collections.abc import Collection, Iterator
-from pathlib import Path
 from typing import Any
 
 from mmpo_train.redaction import masked
 from mmpo_train.terminal import console
+from mmpo_train.typed.options_file import OF_THE_COMMAND
+from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.plan.labels import option
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import SEARCH, settled
@@ -43,7 +42,7 @@ def arguments_of(options: Any, leave_out: Collection[str] = (), settled: Collect
 def shared_options(options: SweepOptions) -> SweepOptions:
     """A script's options that every sweep has, without those for previews and logs."""
     own = {one.name: getattr(options, one.name) for one in dataclasses.fields(SweepOptions)}
-    return SweepOptions(**own | {"dry_run": False, "verbose": False, "show_examples": 0})
+    return SweepOptions(**own | {name: getattr(SweepOptions, name) for name in OF_THE_COMMAND})
 
 
 def _given(options: Any, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -60,22 +59,12 @@ def command(script: str, options: SweepOptions, leave_out: Collection[str] = ())
     words = arguments_of(shared_options(options), settled={*settled(script), *leave_out})
     given: dict[str, Any] = {name: getattr(options, name, None) for name in SEARCH[script].takes}
     words += "".join(f" {option(name)} {value:g}" for name, value in given.items() if value is not None)
-    return f"python sweeps/{script}.py{words}"
+    return f"{program_of(script)}{words}"
 
 
 def same_command(script: str, options: SweepOptions) -> str:
     """The command that was given, without options for previews and logs."""
-    return f"python sweeps/{script}.py{arguments_of(options, leave_out=('dry_run', 'verbose', 'show_examples'))}"
-
-
-def as_typed(command: str) -> str:
-    """The command as it must be typed: with the environment's folder in front, unless that is on the PATH."""
-    program, folder = command.split()[0], Path(sys.executable).parent
-    found = shutil.which(program)
-    if not (folder / program).exists() or (found and Path(found).parent == folder):
-        return command
-    below = folder.is_relative_to(Path.cwd())
-    return f"{folder.relative_to(Path.cwd()) if below else folder}/{command}"
+    return f"{program_of(script)}{arguments_of(options, leave_out=OF_THE_COMMAND)}"
 
 
 def print_next(following: str, ui_command: str, page: str) -> None:

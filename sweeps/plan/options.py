@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from eval_workers.suites import EvaluationSettings
 from mmpo_train.options import Assignments, NotTaken, Options, Repeated
+from mmpo_train.sft.trial import SFTTrial
 
 RUNNER: Any = os.environ.get("MMPO_RUNNER") or "ray"
 """Who trains unless --runner says otherwise."""
@@ -70,6 +71,9 @@ class SweepOptions(Options):
 @dataclass(frozen=True, kw_only=True)
 class SFTOptions(SweepOptions):
     """Stage 0: instruction-tune a starting model. By default it tunes tiny."""
+
+    trial: ClassVar[type] = SFTTrial
+    of_recipe: ClassVar[bool] = False
 
     model: str = "tiny"
     """Pre-trained model: tiny (random weights), a folder with tokenizer and chat template, or a hub id."""

@@ -4,7 +4,7 @@ Commands, the whole search, the joint search, later stages' choices and the repo
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmpo_train.config import OBJECTIVE_FIELDS
@@ -34,7 +34,7 @@ class SearchStage:
     is_last: bool = False
     """Whether the search ends with it: every epoch is judged by all evaluations, and no later stage takes its winner's
     value."""
-    objectives: Collection[str] = tuple(OBJECTIVE_FIELDS)
+    objectives: Collection[str] = field(default_factory=OBJECTIVE_FIELDS.keys)
     """Objectives that have the stage."""
     for_others: str = ""
     """Message of its script to other objectives."""

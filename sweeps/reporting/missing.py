@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, OF_SUITE, UNJUDGED_SHARES
+from mmpo_train.typed.programs import program_of
 from sweeps.plan.labels import words
 from sweeps.plan.order import search_of
 from sweeps.ranking.reasons import listed
@@ -19,7 +20,7 @@ def missing_sentences(experiment: Experiment) -> list[str]:
         for expected in search_of(objective):
             name, stage = expected.name, experiment.stage(expected.name, objective)
             if stage is None:
-                told.append(f"{objective}: {stage_title(name)}: not run (`python sweeps/{name}.py`).")
+                told.append(f"{objective}: {stage_title(name)}: not run (`{program_of(name)}`).")
                 continue
             told += _of_stage(stage)
             others = len(experiment.runs_of(name, objective)) - 1
@@ -32,7 +33,7 @@ def missing_sentences(experiment: Experiment) -> list[str]:
     if finals and HARNESS_MEAN not in experiment.starting_model:
         told.append(
             f"The starting model's LM Harness accuracy is not in the ledger, so its line is not drawn: "
-            f"`python -m eval_workers {experiment.model} --suite harness --mlflow-uri ADDRESS` records it."
+            f"`mmpo judge {experiment.model} --suite harness --mlflow-uri ADDRESS` records it."
         )
     kinds = length_controlled(finals)
     if finals and kinds != LC_WIN_RATE:

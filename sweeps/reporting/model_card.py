@@ -18,10 +18,13 @@ from mmpo_train.metric_names import (
     WIN_RATE,
     harness_task,
 )
+from mmpo_train.model.folders import model_files
 from mmpo_train.redaction import masked
+from mmpo_train.storage.mirror import need
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table, as_markdown
 from mmpo_train.terminal import console
+from sweeps.ledger.tags import baseline_of
 from sweeps.reporting.compare import Checkpoint, checkpoint_of
 from sweeps.reporting.numbers import own_error
 
@@ -36,7 +39,11 @@ _TEXT = """---
 
 # {name}
 
-{model} trained on {dataset} with {objective}{paper}, {epoch} of {epochs} epochs, by mmpo-sweeps.
+{model} trained on {dataset} with {objective}{paper}, {epoch} of {epochs} epochs, by mmpo-sweeps. {licence}
+
+```python
+{snippet}
+```
 
 ## Scores
 
@@ -55,22 +62,37 @@ _SUITES = {"LM Harness": HARNESS_MEAN, "AlpacaEval 2": ALPACA, "Arena-Hard": ARE
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def write_card(ledger: Ledger, spec: str, folder: Path, push_to_hub: str = "") -> Path:
-    """Write the card of RUN or RUN:EPOCH to README.md in `folder`, and return its path.
+_SNIPPET = """from transformers import AutoTokenizer
+{door}
 
-    It is pushed to the hub only if a repository is named. Raises InputError if the run has no such checkpoint, or if
-    the hub refuses the card; the local file is kept then.
+model = {model}.from_pretrained("{name}")
+tokenizer = AutoTokenizer.from_pretrained("{name}")
+question = [{{"role": "user", "content": "What is 3 plus 4?"}}]
+inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=64)[0]))"""
+
+
+def write_card(
+    ledger: Ledger, spec: str, folder: Path, push_to_hub: str = "", licence: str = "", with_checkpoint: bool = False
+) -> Path:
+    """Writes the card of RUN or RUN:EPOCH to README.md in `folder` and returns its path.
+
+    It goes to the hub only where a repository is named, and the checkpoint only `with_checkpoint`; a repository that is
+    made for it is private. Raises InputError where the run has no such checkpoint, or the hub does not take the card;
+    the local one is there then.
     """
     from huggingface_hub import ModelCard
 
     one = checkpoint_of(ledger, spec)
-    card = ModelCard(card_text(ledger, one), ignore_metadata_errors=False)
+    card = ModelCard(card_text(ledger, one, push_to_hub, licence), ignore_metadata_errors=False)
     path = folder / "README.md"
     write_whole(path, str(card))
     if push_to_hub:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
         try:
+            if with_checkpoint:
+                _push_checkpoint(one, push_to_hub)
             where = card.push_to_hub(push_to_hub, commit_message="Model card from mmpo-sweeps")
         except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
             raise InputError(f"the hub did not take the card for {push_to_hub}: {masked(str(error))[:400]}") from None
@@ -78,17 +100,32 @@ def write_card(ledger: Ledger, spec: str, folder: Path, push_to_hub: str = "") -
     return path
 
 
-def card_text(ledger: Ledger, one: Checkpoint) -> str:
-    """The card: metadata with the evaluations, scores, settings and versions."""
+def _push_checkpoint(one: Checkpoint, repository: str) -> None:
+    """Upload the model's own files, and nothing else that lies in the checkpoint's folder."""
+    from huggingface_hub import HfApi
+
+    [name] = [scored.checkpoint for scored in one.trial.record.evaluations if scored.epoch == one.epoch]
+    folder = need(name)
+    files = [path.name for path in model_files(folder)]
+    api = HfApi()
+    api.create_repo(repository, private=True, exist_ok=True)
+    api.upload_folder(repo_id=repository, folder_path=folder, allow_patterns=files, commit_message="Checkpoint")
+
+
+def card_text(ledger: Ledger, one: Checkpoint, repository: str = "", licence: str = "") -> str:
+    """Metadata with the evaluations, and what a reader wants to know: `repository` is the name in the snippet."""
     from huggingface_hub import ModelCardData
 
     config = _config(one)
     name = f"{Path(config.model).name}-{config.objective}-{one.trial.record.digest[:8]}-epoch-{one.epoch}"
+    door = "AutoPeftModelForCausalLM" if config.lora_rank else "AutoModelForCausalLM"
     hub_model = config.model if _on_hub(config.model) else None
     data = [re.split("[:#]", source)[0] for source in config.dataset]
     data = [source for source in data if _on_hub(source)]
     results = evaluations(one, config)
+    started = _starting_model(ledger, one)
     metadata = ModelCardData(
+        license=licence or None,
         base_model=hub_model,
         datasets=data or None,
         library_name="peft" if config.lora_rank else "transformers",
@@ -102,25 +139,49 @@ def card_text(ledger: Ledger, one: Checkpoint) -> str:
     versions = environment.get("packages", {})
     settings = [(field, _value(value)) for field, value in identity(config).items()]
     scores = [
-        (str(result.task_name), str(result.metric_name), f"{result.metric_value:.4f}", _error(one, result))
+        (
+            str(result.task_name),
+            str(result.metric_name),
+            f"{result.metric_value:.4f}",
+            _error(one, result),
+            f"{started[result.metric_type]:.4f}" if result.metric_type in started else "",
+        )
         for result in results
     ]
+    headers = ("task", "metric", "value", "standard error", "starting model")
     return _TEXT.format(
         metadata=metadata.to_yaml(),
         name=name,
         model=f"`{_short(config.model)}`",
         dataset=" and ".join(f"`{_short(source)}`" for source in config.dataset),
+        licence=f"Licence: {licence}." if licence else "No licence is given here: those of model and data apply.",
+        snippet=_SNIPPET.format(
+            door=f"from {'peft' if config.lora_rank else 'transformers'} import {door}",
+            model=door,
+            name=repository or "FOLDER",
+        ),
         objective=config.objective,
         paper=_PAPERS.get(config.objective, ""),
         epoch=one.epoch,
         epochs=config.epochs,
-        scores=as_markdown(Table("", ("task", "metric", "value", "standard error"), scores, words=(0, 1))),
+        scores=as_markdown(Table("", headers, scores, words=(0, 1))),
         missing=f"Not evaluated: {', '.join(lacking)}." if lacking else "",
         settings=as_markdown(Table("", ("field", "value"), settings, words=(0, 1))),
         digest=one.trial.record.digest,
         run=one.trial.record.run_id,
         versions=", ".join(f"{package} {version}" for package, version in versions.items()) or "unknown versions",
     )
+
+
+def _starting_model(ledger: Ledger, one: Checkpoint) -> dict[str, float]:
+    """Metric -> what the starting model scores, of those that the trial's stage knows."""
+    with ledger.store.reading():
+        parent = one.trial.record.parent
+        baseline = baseline_of(ledger.store.client.get_run(parent).data.tags) if parent else None
+    if baseline is None:
+        return {}
+    own = {} if baseline.line is None else {REWARD_ACCURACY: baseline.line}
+    return {POLICY_ACCURACY: baseline.policy_accuracy, **own}
 
 
 def evaluations(one: Checkpoint, config: TrialConfig) -> list[EvalResult]:

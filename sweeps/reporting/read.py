@@ -196,7 +196,7 @@ def _stage(ledger: Ledger, experiment_id: str, run: Run, trials: dict[str, Trial
 
 
 def _judged_alone(ledger: Ledger, model: str) -> dict[str, float]:
-    """What `python -m eval_workers MODEL --mlflow-uri …` recorded of the starting model; the last value of each."""
+    """What `mmpo judge MODEL --mlflow-uri …` recorded of the starting model; the last value of each."""
     with ledger.store.reading():
         experiment_id = ledger.store.experiment_id(JUDGED_ALONE, create=False)
         runs = ledger.store.search(experiment_id, {})

@@ -15,6 +15,7 @@ from mmpo_train.redaction import masked
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import as_csv
 from mmpo_train.terminal import console
+from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.plan.order import STAGE_1
 from sweeps.reporting.page import Block, Heading, Listing, Text, write_page
 
@@ -52,7 +53,15 @@ def _write(options: ReportOptions, ledger: Ledger) -> list[Path]:
 
         out = options.out or options.folder / "report"
         paths = compare(ledger, options.compare, out / "comparison", options.prompts) if options.compare else []
-        return paths + ([write_card(ledger, options.card, out / "card", options.push_to_hub)] if options.card else [])
+        return paths + (
+            [
+                write_card(
+                    ledger, options.card, out / "card", options.push_to_hub, options.license, options.push_checkpoint
+                )
+            ]
+            if options.card
+            else []
+        )
     from sweeps.reporting.read import read_experiment
 
     names = _experiments(options, ledger)
@@ -94,7 +103,7 @@ def _experiments(options: ReportOptions, ledger: Ledger) -> list[str]:
     if len(found) == 1:
         return found
     if not found:
-        raise InputError(f"the ledger at {ledger.uri} has no stage yet: run python sweeps/{STAGE_1.name}.py first")
+        raise InputError(f"the ledger at {ledger.uri} has no stage yet: run {as_typed(program_of(STAGE_1.name))} first")
     listed = "\n  ".join(found)
     which = "--experiment" if options.model or options.dataset else "--model, or --experiment"
     raise InputError(f"the ledger has several experiments; give {which} with one of\n  {listed}")
@@ -155,6 +164,8 @@ def write_report(options: ReportOptions) -> None:
 
     if options.push_to_hub and not options.card:
         raise InputError("--push-to-hub pushes a model card: say of which run with --card RUN")
+    if options.push_checkpoint and not options.push_to_hub:
+        raise InputError("--push-checkpoint needs a repository: name it with --push-to-hub")
     if options.compare and len(options.compare) != 2:
         raise InputError(f"--compare takes two runs, got {len(options.compare)}: give --compare RUN_A RUN_B")
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
@@ -187,6 +198,8 @@ class ReportOptions(Stored):
     experiment of --model and --dataset."""
     objective: tuple[str, ...] = ()
     """Report these objectives only. Default: all in the ledger."""
+    plugin: Annotated[tuple[str, ...], Repeated] = ()
+    """Plug-in that a trial's objective comes from. Default: none."""
     out: Path | None = None
     """Folder to write to. Default: report/EXPERIMENT in the storage."""
     compare: tuple[str, ...] = ()
@@ -199,3 +212,7 @@ class ReportOptions(Stored):
     report."""
     push_to_hub: str = ""
     """Push that model card to this repository on the Hugging Face hub. Default: nothing is pushed."""
+    push_checkpoint: bool = False
+    """Push the checkpoint's files too. A repository that does not exist yet is made private."""
+    license: str = ""
+    """Licence that the card names, as the hub writes it, such as apache-2.0. Default: none."""

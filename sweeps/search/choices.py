@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mmpo_train.config import TrialConfig, identity
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked_values
+from mmpo_train.typed.programs import as_typed
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
 from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, GRID, SETTINGS, ChildRecord, StageRecord
 from sweeps.ledger.runs import BY_PERSON, BY_RULE, WINNER
@@ -65,7 +66,7 @@ class Question:
     def advice(self, run: StageRecord | None = None) -> str:
         """What a person can do about a stage that has not decided."""
         typed = run.tags.get(COMMAND, self.command) if run is not None else self.command
-        return f"run {typed}{' again' if run is not None else ''}, or pass {option(self.field)}"
+        return f"run {as_typed(typed)}{' again' if run is not None else ''}, or pass {option(self.field)}"
 
 
 def stage_tags(base: TrialConfig, axis: str, command: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from mmpo_train.acting_fields import score_of
 from mmpo_train.config import digest_of
-from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
+from mmpo_train.metric_names import ACCURACY_CURVE, LOSS, REWARD_ACCURACY
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
 from sweeps.figures.stage import plot_stage
@@ -141,6 +141,7 @@ def _record_winner(stage: Stage, ranking: Ranking, records: Mapping[str, TrialRe
     log.mark_winner([one.extra["digest"] for one in winner.seeds])
     one = winner.candidate
     accuracy = mean(mean(seed.correct) for seed in winner.seeds)
+    log.score(one.epoch, one.extra["metrics"] | {REWARD_ACCURACY: accuracy})
     tags = winner_tags(stage.axis, one.value, one.epoch, accuracy, ranking.reason, ranking.by)
     log.finish(records[one.extra["digest"]], tags)
 

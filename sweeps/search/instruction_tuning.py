@@ -12,12 +12,14 @@ from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION_LOSS
 from mmpo_train.model.folders import copy_model
+from mmpo_train.options import templated
 from mmpo_train.recipes import find_recipe
 from mmpo_train.redaction import masked
 from mmpo_train.sft.trial import SFTTrial, change, sft_trial
 from mmpo_train.storage.manifest import write_folder
 from mmpo_train.storage.mirror import address_of, bring, is_here, place_of, publish
 from mmpo_train.terminal import console, preparing
+from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.cluster.connection import cluster, leave, trial_resources
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
@@ -25,7 +27,6 @@ from sweeps.cost.of_trials import forecast_trials, hours_of
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.ledger.tags import HARDWARE
-from sweeps.plan.commands import as_typed
 from sweeps.plan.options import SFTOptions
 from sweeps.search.checks import check_disk, check_storage
 
@@ -124,7 +125,7 @@ def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
         if name in assigned:
             raise InputError(f"use --{name} instead of --set {name}=…")
     named = {"seed": options.seed, **({"dataset": options.dataset} if options.dataset else {})}
-    trial = sft_trial(find_recipe(options.model, options.recipe), options.model, named | assigned)
+    trial = sft_trial(find_recipe(options.model, options.recipe), templated(options), named | assigned)
     return change(trial, {"precision": precision}) if trial.precision == "auto" else trial
 
 
@@ -198,7 +199,7 @@ def _named(storage: Path, trial: SFTTrial, checkpoint: Path) -> Path:
 
 
 def _next_command(options: SFTOptions, folder: Path) -> str:
-    words = ["python", "sweeps/stage1_lr.py", "--model", shlex.quote(address_of(folder) or str(folder))]
+    words = [program_of("stage1_lr"), "--model", shlex.quote(address_of(folder) or str(folder))]
     for name in ("storage", "tracking_uri"):
         value = getattr(options, name)
         if value != SFTOptions.__dataclass_fields__[name].default:

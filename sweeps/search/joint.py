@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from mmpo_train.config import digest_of, identity, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import REWARD_ACCURACY
-from mmpo_train.options import NotTaken, base_config
+from mmpo_train.options import NotTaken, base_config, in_force
 from mmpo_train.recipes import find_recipe
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
+from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
+from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import FLUSH_SECONDS
-from sweeps.plan.commands import as_typed
-from sweeps.plan.labels import shown
+from sweeps.plan.labels import shown, words
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import TUNED, tuned_grids
 from sweeps.plan.stages import known_objective
@@ -48,6 +49,8 @@ _AT_A_TIME_ELSEWHERE = 4
 @dataclass(frozen=True, kw_only=True)
 class JointOptions(SweepOptions):
     """Search learning rate, beta and margin together, and stop weak trials early."""
+
+    varied: ClassVar[tuple[str, ...]] = TUNED
 
     seeds: Annotated[int, *NotTaken] = 1
     choose_by: Annotated[str, *NotTaken] = "reward_accuracy"
@@ -147,13 +150,16 @@ def _run_on(runner: Runner, options: JointOptions) -> None:
         experiment = experiment_of(ledger, search.inputs, create=True)
         log = _open_log(search, ledger, experiment)
         try:
+            journal = options.folder / "optuna" / f"{NAME}-{base.objective}-{log.run_id[:8]}.journal"
             while search.asked < search.budget:
                 _run_round(search, ledger, experiment, log)
+                search.proposals.write_journal(journal, f"{NAME}, {base.objective}, {experiment}")
             conclude(search.tried, search.proposals.ranges, options, log, experiment)
             ledger.flush(FLUSH_SECONDS)
         except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
             log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
             raise
+        console.print(f"Optuna's study: {journal} (optuna-dashboard opens it)", highlight=False, soft_wrap=True)
         console.print(as_typed(ledger.ui_command()), highlight=False, soft_wrap=True, markup=False)
         console.print(log.page, highlight=False, soft_wrap=True, markup=False)
     finally:
@@ -167,9 +173,7 @@ def _prepare(runner: Runner, options: JointOptions) -> Search:
     objective = known_objective(options.objective)
     for name in TUNED:
         if name in parse_assignments(options.set):
-            raise InputError(
-                f"--set {name}=… is what the joint search varies; use sweeps/axis.py for a grid without it"
-            )
+            raise InputError(f"--set {name}=… is what the joint search varies; use mmpo axis for a grid without it")
 
     if options.trials < 0:
         raise InputError(
@@ -215,7 +219,8 @@ def _list(search: Search, ledger: Ledger | None, experiment: str) -> None:
             search.learn(planned, records)
     console.print(for_terminal(listed(search.tried, list(search.proposals.ranges))))
     for trial in todo:
-        console.print(f"  next: {trial.digest}  {trial.label}", highlight=False)
+        values = (f"{words(name)} {shown(name, getattr(trial.config, name))}" for name in search.proposals.ranges)
+        console.print(f"  next: {trial.digest}  {', '.join(values)}", highlight=False)
     left = search.budget - len(search.tried)
     resources = search.runner.place(wish_of(search.options), dry_run=True)
     console.print(
@@ -237,4 +242,6 @@ def _open_log(search: Search, ledger: Ledger, experiment: str) -> StageLog:
     params |= {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
     title = f"{NAME} {base.objective}"
     console.print(f"[bold]Joint search[/]: {base.objective}, {experiment}, {search.budget} trials", highlight=False)
-    return ledger.open_stage(experiment, NAME, base.objective, key, title=title, params=params, note="Joint search")
+    log = ledger.open_stage(experiment, NAME, base.objective, key, title=title, params=params, note="Joint search")
+    log.log_text(CONFIG, as_yaml(program_of(NAME), in_force(options), leave_out=WHERE))
+    return log

@@ -3,9 +3,11 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages.journal import JournalFileBackend
 
 REDUCTION = 2
 """One in this many of the trials that reach an epoch continues."""
@@ -37,7 +39,8 @@ class Proposals:
                 seed=seed, n_startup_trials=random_first, multivariate=True, constant_liar=True
             )
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=REDUCTION)
-        self.study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner)
+        self._kept = optuna.storages.InMemoryStorage()
+        self.study = optuna.create_study(storage=self._kept, direction="maximize", sampler=sampler, pruner=pruner)
         self._open: dict[int, optuna.Trial] = {}
 
     def ask(self) -> tuple[int, dict[str, float]]:
@@ -70,6 +73,17 @@ class Proposals:
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+    def write_journal(self, path: Path, name: str) -> None:
+        """Write the study so far to a journal file of Optuna, in the place of an earlier one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half = path.with_name(f"{path.name}.half")
+        half.unlink(missing_ok=True)
+        journal = optuna.storages.JournalStorage(JournalFileBackend(str(half)))
+        optuna.copy_study(
+            from_study_name=self.study.study_name, from_storage=self._kept, to_storage=journal, to_study_name=name
+        )
+        half.replace(path)
 
 
 def importances(ranges: Mapping[str, Range], tried: Sequence[tuple[Mapping[str, float], float]], seed: int) -> Any:

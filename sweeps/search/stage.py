@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmpo_train.config import TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
+from mmpo_train.options import in_force
 from mmpo_train.recipes import find_recipe
 from mmpo_train.terminal import console, preparing, print_examples, run_program
+from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
+from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.of_trials import forecast_trials, hours_of
@@ -17,10 +21,10 @@ from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.ledger.records import GRID
 from sweeps.ledger.runs import BY_PERSON, WINNER
 from sweeps.ledger.tags import Baseline
-from sweeps.plan.commands import as_typed, command, print_next, same_command
+from sweeps.plan.commands import command, print_next, same_command
 from sweeps.plan.labels import option, words
 from sweeps.plan.options import SweepOptions
-from sweeps.plan.order import DECIDED_IN, TUNED, SearchStage, next_script
+from sweeps.plan.order import DECIDED_IN, SEARCH, TUNED, SearchStage, next_script
 from sweeps.plan.stages import GridPoint, Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
 from sweeps.ranking.measures import measure_of
@@ -33,10 +37,12 @@ from sweeps.search.train import find_records, train_planned
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
+    from mmpo_train.prepare import Inputs
     from sweeps.cluster.placement import TrialResources
     from sweeps.ledger.ledger import Ledger
     from sweeps.ledger.records import TrialRecord
     from sweeps.ledger.stage_log import StageLog
+    from sweeps.ranking.winners import Ranking
 
 OptionsType = TypeVar("OptionsType", bound=SweepOptions)
 
@@ -59,20 +65,33 @@ def run_script(
             following = as_typed(command(script, options))
             console.print(f"next: {following}", highlight=False, soft_wrap=True, markup=False)
 
-    run_program(options_of, program, f"python sweeps/{place.name}.py", arguments)
+    run_program(options_of, program, program_of(place.name), arguments)
 
 
-def run_stage(stage: Stage, options: SweepOptions, runner: Runner | None = None) -> list[Planned]:
+@dataclass(frozen=True)
+class StageOutcome:
+    """What a stage found."""
+
+    points: list[GridPoint]
+    todo: list[Planned]
+    """The trials that had to be trained; in a dry run those that would have to be."""
+    records: Mapping[str, TrialRecord]
+    """Digest -> the trial's record."""
+    ranking: Ranking | None = None
+    """None in a dry run."""
+
+
+def run_stage(stage: Stage, options: SweepOptions, runner: Runner | None = None) -> StageOutcome:
     """Train what the ledger does not have yet, rank all, record the winner and say what comes next.
 
-    Without a `runner` it is the one that the options name. Returns the trials that had to be trained; in a dry run
-    those that would have to be. Raises InputError before anything is started where the user's input is at fault.
+    Without a `runner` it is the one that the options name. Raises InputError before anything is started where the
+    user's input is at fault, and where no trial has a result.
     """
     with running(options, runner) as runner:
         return _run_on(runner, stage, options)
 
 
-def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> list[Planned]:
+def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> StageOutcome:
     from mmpo_train.prepare import identify
     from sweeps.ledger.ledger import connect, connect_to_read
 
@@ -86,32 +105,45 @@ def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> list[Planned
     console.print(said, style="dim", highlight=False, soft_wrap=True)
     check_judges([base], with_keys=not options.dry_run)
     measure_of(options.choose_by, base.evaluations)
-    if options.dry_run:
-        found = connect_to_read(options.tracking_uri or None, options.folder)
-        experiment = experiment_of(found, inputs)
-        config, choices = with_choices(stage, options, inputs.config, found, experiment)
-        still_open = [name for name in stage.chosen if name not in {choice.field for choice in choices}]
-        points = stage.points(config, inputs, options.seeds)
-        records = (
-            {}
-            if found is None or still_open
-            else found.look_up_trials(experiment, [one.digest for point in points for one in point.trials])
-        )
-        trials = [one for point in points for one in point.trials]
-        plan = plan_trainings(trials, records, None if still_open else found, experiment, train_all=options.train_all)
-        list_trials(stage, points, records, plan, resources, still_open)
-        console.print(str(forecast_trials(plan.train, options, resources, found)), highlight=False, soft_wrap=True)
-        return plan.train
-    check_disk(inputs, trials=0)  # the ledger itself needs room
-    check_suites(base, options.evaluation, options.folder)
-    ledger = connect(options.tracking_uri or None, options.folder)
+    if not options.dry_run:
+        check_disk(inputs, trials=0)  # the ledger itself needs room
+        check_suites(base, options.evaluation, options.folder)
+    ledger = connect_to_read(options.tracking_uri or None, options.folder)
     try:
-        experiment = experiment_of(ledger, inputs, create=True)
+        experiment = experiment_of(ledger, inputs)
+        # What is not decided yet ends the stage before a ledger is made.
         config, choices = with_choices(stage, options, inputs.config, ledger, experiment)
+        if options.dry_run:
+            return _preview(stage, options, config, inputs, choices, ledger, experiment, resources)
+        ledger = ledger or connect(options.tracking_uri or None, options.folder)
+        experiment = experiment_of(ledger, inputs, create=True)
         points = stage.points(config, inputs, options.seeds)
         return _run(runner, stage, options, points, choices, ledger, experiment, resources)
     finally:
-        ledger.close()
+        if ledger is not None:
+            ledger.close()
+
+
+def _preview(
+    stage: Stage,
+    options: SweepOptions,
+    config: TrialConfig,
+    inputs: Inputs,
+    choices: list[Choice],
+    ledger: Ledger | None,
+    experiment: str,
+    resources: TrialResources,
+) -> StageOutcome:
+    """List the trials and what they will cost."""
+    still_open = [name for name in stage.chosen if name not in {choice.field for choice in choices}]
+    points = stage.points(config, inputs, options.seeds)
+    trials = [one for point in points for one in point.trials]
+    known = None if still_open else ledger
+    records = {} if known is None else known.look_up_trials(experiment, [one.digest for one in trials])
+    plan = plan_trainings(trials, records, known, experiment, train_all=options.train_all)
+    list_trials(stage, points, records, plan, resources, still_open)
+    console.print(str(forecast_trials(plan.train, options, resources, ledger)), highlight=False, soft_wrap=True)
+    return StageOutcome(points, plan.train, records)
 
 
 def _run(
@@ -123,7 +155,7 @@ def _run(
     ledger: Ledger,
     experiment: str,
     resources: TrialResources,
-) -> list[Planned]:
+) -> StageOutcome:
     trials = [trial for point in points for trial in point.trials]
     inputs, objective = trials[0].inputs, trials[0].config.objective
     records = find_records(ledger, experiment, trials)
@@ -173,7 +205,7 @@ def _run(
     if not ranking.results:
         reasons = sorted({record.reason for record in known.values() if record.reason})
         raise InputError(f"{ranking.reason} Reasons: {'; '.join(reasons)}")
-    return todo
+    return StageOutcome(points, todo, known, ranking)
 
 
 def _compare(
@@ -250,6 +282,9 @@ def _open_log(
         note=stage.title,
     )
     log.tag({f"chosen.{choice.field}": choice.said for choice in choices})
+    fixed = {choice.field: choice.value for choice in choices}
+    program = program_of(stage.name if stage.name in SEARCH else "axis")
+    log.log_text(CONFIG, as_yaml(program, in_force(options), fixed, WHERE))
     if stage.tunes:
         log.tag(stage_tags(first, stage.axis, same_command(stage.name, options)))
     listed: list[dict[str, Any]] = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from rich.markup import escape
 
@@ -16,12 +16,12 @@ from mmpo_train.options import NotTaken, base_config
 from mmpo_train.recipes import objective_settings
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
+from mmpo_train.typed.programs import as_typed
 from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.arithmetic import total
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import FLUSH_SECONDS
-from sweeps.plan.commands import as_typed
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
@@ -49,6 +49,8 @@ _DATA_FIELDS = (
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions(SweepOptions):
     """The options of every study."""
+
+    of_recipe: ClassVar[bool] = False
 
     objective: Annotated[str, *NotTaken] = "mmpo"
     choose_by: Annotated[str, *NotTaken] = "reward_accuracy"

@@ -166,7 +166,7 @@ def test_the_note_on_a_stage_is_a_table_with_the_next_command(search: Search) ->
     run_id = search.pages["stage2_beta"].rpartition("=")[2]
     search.open(search.pages["stage2_beta"].partition("/runs?")[0] + f"/runs/{run_id}")
     search.click("//*[text()='Show more']")
-    text = search.wait_for("python sweeps/stage3_margin.py", "winner=auto", "taken from stage1_lr")
+    text = search.wait_for("mmpo stage3", "winner=auto", "taken from stage1_lr")
     described = text.partition("Metrics (")[0]
     assert "|" not in described and "&emsp;" not in described
     [table] = [one for one in search.browser.find_elements(By.TAG_NAME, "table") if "reward accuracy" in one.text]

@@ -1,4 +1,4 @@
-"""`python -m eval_workers`: checkpoints and models judged by themselves."""
+"""`mmpo judge`: checkpoints and models judged by themselves."""
 
 from __future__ import annotations
 

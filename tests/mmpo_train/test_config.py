@@ -123,7 +123,8 @@ def refusal(values, base=None):
 
 
 def test_every_field_is_looked_at_here():
-    assert set(OTHER_VALUES) == {spec.name for spec in dataclasses.fields(TrialConfig)}
+    filled_in = {"plugins"}  # by the objective and the judge: tests/mmpo_train/typed/test_plugins.py
+    assert set(OTHER_VALUES) | filled_in == {spec.name for spec in dataclasses.fields(TrialConfig)}
 
 
 @pytest.mark.parametrize("name", sorted(set(OTHER_VALUES) - RUNTIME))

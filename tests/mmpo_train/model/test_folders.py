@@ -121,12 +121,12 @@ def test_a_folder_of_whole_weights_and_adapters_is_refused_wherever_it_is_used(f
         lambda folder: starting_model(str(folder)),
         lambda folder: fingerprint(folder, tmp_path / "cache.json"),
     ):
-        with pytest.raises(InputError, match="whole model .* and LoRA adapters .*mmpo_train.merge"):
+        with pytest.raises(InputError, match="whole model .* and LoRA adapters .*mmpo merge"):
             use(folder)
 
 
 def test_adapters_alone_are_no_starting_model_and_can_be_judged(adapters):
-    with pytest.raises(InputError, match=f"python -m mmpo_train.merge {adapters} FOLDER"):
+    with pytest.raises(InputError, match=f"merge {adapters} FOLDER"):
         starting_model(str(adapters))
     assert [path.name for path in weight_files(adapters)] == ["adapter_model.safetensors"]
     assert load_model(adapters)

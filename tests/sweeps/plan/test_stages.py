@@ -126,13 +126,13 @@ def test_the_next_command_repeats_what_still_holds():
         "--objective", "simpo", "--storage", "my runs", "--set", "pairs_per_step=8", "--set", "epochs=1",
     ]  # fmt: skip
     assert command("final_runs", Stage3Options(set=("epochs=1", "optimizer=adamw_8bit"), learning_rate=1e-4)) == (
-        "python sweeps/final_runs.py --set optimizer=adamw_8bit --learning-rate 0.0001"
+        "mmpo final --set optimizer=adamw_8bit --learning-rate 0.0001"
     )
     assert command("ablations", FinalOptions(r_eps=0.9, set=("epochs=3",))) == (
-        "python sweeps/ablations.py --set epochs=3 --r-eps 0.9"
+        "mmpo ablations --set epochs=3 --r-eps 0.9"
     )
     assert same_command("stage1_lr", Stage1Options(learning_rates=(1e-4, 1e-5), dry_run=True, seeds=2)) == (
-        "python sweeps/stage1_lr.py --seeds 2 --learning-rates 0.0001 1e-05"
+        "mmpo stage1 --seeds 2 --learning-rates 0.0001 1e-05"
     )
 
 

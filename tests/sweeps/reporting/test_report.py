@@ -183,7 +183,7 @@ def test_a_ledger_with_nothing_but_a_running_stage_1_has_a_report(storage, tmp_p
         "Missing: no stage over beta is in the ledger.",
         "- mmpo: stage 1, learning rate: it has not ended (running).",
         "- mmpo: stage 1, learning rate: learning rate 1e-4 has no result: it was not trained.",
-        "- mmpo: stage 2, beta: not run (`python sweeps/stage2_beta.py`).",
+        "- mmpo: stage 2, beta: not run (`mmpo stage2`).",
     ):
         assert said in markdown
     assert [path.name for path in (tmp_path / "figures").glob("*.png")] == ["curves_stage1_lr_mmpo.png"]
@@ -212,11 +212,11 @@ def test_what_is_missing_is_said_and_not_filled_in(out):
         "- mmpo: ablations: variant len norm has no result: it was not trained.",
         "- mmpo: ablations: variant entropy has no result, it diverged: loss is nan at step 9.",
         "- dpo: stage 1, learning rate: learning rate 5e-5 has no result, it diverged: loss is nan at step 3.",
-        "- dpo: stage 2, beta: not run (`python sweeps/stage2_beta.py`).",
+        "- dpo: stage 2, beta: not run (`mmpo stage2`).",
         "- dpo: final runs: beta 0.5 has no result: it was not trained.",
         "- dpo: final runs: beta 0.05 has no LM Harness at epoch 2.",
         "- The starting model's LM Harness accuracy is not in the ledger, so its line is not drawn: "
-        "`python -m eval_workers HuggingFaceTB/SmolLM2-360M --suite harness --mlflow-uri ADDRESS` records it.",
+        "`mmpo judge HuggingFaceTB/SmolLM2-360M --suite harness --mlflow-uri ADDRESS` records it.",
     ]
     assert "Missing: dpo: final runs: beta 0.5 has no result" in markdown.partition("figure1_mmpo_dpo")[2][:500]
     absent = [row for row in table(out, "points") if row[1:3] == ["final_runs", "dpo"] and row[5] == "0.5"]

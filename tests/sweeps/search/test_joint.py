@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from mmpo_train.terminal import console
@@ -73,6 +74,19 @@ def test_a_trial_that_diverged_counts_and_one_that_failed_does_not():
     for state in ("diverged", "failed"):
         proposals.tell(proposals.ask()[0], [], state)
     assert [one.state.name for one in proposals.study.trials] == ["PRUNED", "FAIL"]
+
+
+def test_the_study_is_kept_as_a_journal_that_optuna_opens(tmp_path):
+    proposals = Proposals(RANGES, 1, random_first=4)
+    path = tmp_path / "optuna" / "study.journal"
+    for score in (0.5, 0.75):
+        number, values = proposals.ask()
+        proposals.tell(number, [score - 0.25, score], "finished")
+        proposals.write_journal(path, "a study")
+    journal = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+    kept = optuna.load_study(study_name="a study", storage=journal)
+    assert [one.value for one in kept.trials] == [0.5, 0.75] and kept.trials[1].intermediate_values == {1: 0.5, 2: 0.75}
+    assert kept.best_params == pytest.approx(values, rel=1e-3)
 
 
 def test_importances_name_what_the_score_depends_on():
@@ -209,7 +223,10 @@ def test_a_stopped_trial_is_no_result_and_is_trained_on_by_a_stage_that_wants_it
 
 def test_a_dry_run_lists_what_is_there_and_the_next_proposals(search):
     printed = search(joint_search, *TWO, "--dry-run")
-    assert "10 to train at most, 0 to reuse; 2 at a time" in printed and printed.count("next: ") == 2
+    assert (
+        "10 to train at most, 0 to reuse; 2 at a time" in printed
+        and len(re.findall(r"next: \w+ +learning rate \S+, beta ", printed)) == 2
+    )
     assert "forecast: " in printed and "nothing was started" in printed
     search(joint_search, *TWO)
     assert "0 to train at most, 10 to reuse" in search(joint_search, *TWO, "--dry-run")

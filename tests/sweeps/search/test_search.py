@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from mmpo_train.config import TrialConfig
 from mmpo_train.terminal import console
+from mmpo_train.typed.options_file import read_options
+from mmpo_train.typed.programs import as_typed
 from sweeps import ablations, final_runs, stage1_lr, stage2_beta, stage3_margin
 from sweeps.ledger.ledger import connect
 from sweeps.search import conclusion, stage
@@ -158,6 +161,18 @@ def test_a_person_cannot_choose_a_trial_without_a_result_nor_write_another_word(
     assert "itself; set it on a run below that one" in search.fails(capsys, stage2_beta)
 
 
+def test_a_stage_has_its_winners_numbers_its_user_and_its_options(search):
+    search(stage1_lr, *RATES, "--objective", "dpo")
+    run = search.child("stage1_lr", "stage1_lr dpo")
+    assert run.data.metrics["validation/reward_accuracy"] == 27 / 40
+    assert run.data.tags["mlflow.user"] and run.data.tags["mlflow.source.type"] == "LOCAL"
+    ledger = connect(None, search.storage)
+    path = ledger.store.client.download_artifacts(run.info.run_id, "sweep.yaml")
+    ledger.close()
+    kept = read_options(Path(path), stage1_lr.Stage1Options)
+    assert (kept.objective, kept.learning_rates, kept.storage) == ("dpo", (1e-4, 5e-5), stage1_lr.Stage1Options.storage)
+
+
 def test_running_a_stage_again_keeps_a_persons_tag_and_moves_the_rules(search):
     search.outcome = lambda config: "out of memory" if config.learning_rate == 1e-4 else usual(config)
     search(stage1_lr, "--learning-rates", "5e-4", "1e-4", "1e-5")
@@ -171,8 +186,16 @@ def test_running_a_stage_again_keeps_a_persons_tag_and_moves_the_rules(search):
     assert tags == {"5e-4": None, "1e-4": "auto", "1e-5": "person"}
 
 
+def test_a_stage_that_lacks_an_earlier_one_leaves_no_ledger_behind(search, capsys):
+    (search.storage / "mlflow.db").unlink()
+    assert "has not been run" in search.fails(capsys, stage2_beta)
+    assert not (search.storage / "mlflow.db").exists()
+    search(stage2_beta, "--learning-rate", "1e-4", *BETAS)
+    assert [one.beta for one in search.trained] == [0.05, 0.1] and (search.storage / "mlflow.db").exists()
+
+
 def test_without_a_finished_stage_the_next_one_says_what_is_missing(search, capsys):
-    again = f"run python sweeps/stage1_lr.py --storage {search.storage}"
+    again = f"run {as_typed('mmpo stage1')} --storage {search.storage}"
     error = search.fails(capsys, stage2_beta)
     assert f"stage1_lr of mmpo/tiny has not been run: {again}, or pass --learning-rate" in error
 
@@ -253,7 +276,7 @@ def test_the_note_has_the_ranking_the_next_command_and_how_to_overrule_and_a_per
     search(stage1_lr, *RATES)
     [parent] = search.runs(ledger_kind="stage")
     note = parent.data.tags["mlflow.note.content"]
-    assert "1e-4 wins" in note and "python sweeps/stage2_beta.py" in note and "`winner` to `person`" in note
+    assert "1e-4 wins" in note and "mmpo stage2" in note and "`winner` to `person`" in note
     assert "| 5e-5 | &emsp;0.5750 |" in note and "largest of the grid" in note and "log-ratios to the reference" in note
     search.tag(parent, "mlflow.note.content", "mine")
     search(stage1_lr, *RATES)

@@ -1,0 +1,77 @@
+"""A storage's ledger, reports and trials as one zip file, to hand to a colleague."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmpo_train.errors import InputError, first_line
+
+DATABASE = "mlflow.db"
+_KEPT = ("mlartifacts", "report", "reports", "plots", "optuna", "trials")
+_CHECKPOINTS = ("checkpoints",)
+_NEVER = ("resume",)
+"""Of a trial, what only serves to resume it."""
+
+
+def pack(storage: Path, target: Path, *, checkpoints: bool) -> int:
+    """Write the zip file; returns its size in bytes. Raises InputError if the storage has no ledger of its own."""
+    database = storage / DATABASE
+    if not database.is_file():
+        raise InputError(f"{storage} has no {DATABASE}: the ledger of a server is not exported; give another --storage")
+    if target.exists():
+        raise InputError(f"{target} exists already; remove it, or name another file")
+    half = target.with_name(f".{target.name}.half")
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / DATABASE
+        _copy_database(database, copy)  # as it is at one moment, while others may write
+        with zipfile.ZipFile(half, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(copy, DATABASE)
+            for path in _files(storage, checkpoints):
+                archive.write(path, path.relative_to(storage))
+    half.replace(target)
+    return target.stat().st_size
+
+
+def unpack(source: Path, storage: Path) -> None:
+    """Make a storage of the zip file, whole or not at all. Raises InputError if it cannot be made."""
+    if storage.exists() and any(storage.iterdir()):
+        raise InputError(f"{storage} is not empty; name a new folder with --storage")
+    storage.parent.mkdir(parents=True, exist_ok=True)
+    staging = storage.with_name(f".partial-{storage.name}")
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        with zipfile.ZipFile(source) as archive:
+            if DATABASE not in archive.namelist():
+                raise InputError(f"{source} is no export: it has no {DATABASE}")
+            archive.extractall(staging)  # names that lead out of the folder are made harmless
+    except (OSError, zipfile.BadZipFile) as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise InputError(f"{source} cannot be unpacked: {first_line(error)}") from error
+    if storage.exists():
+        storage.rmdir()
+    os.replace(staging, storage)
+
+
+def _files(storage: Path, checkpoints: bool) -> Iterator[Path]:
+    left_out = _NEVER if checkpoints else (*_NEVER, *_CHECKPOINTS)
+    for name in _KEPT:
+        for folder, inside, files in os.walk(storage / name):
+            place = Path(folder).relative_to(storage).parts
+            if name == "trials" and len(place) == 2:
+                inside[:] = [one for one in inside if one not in left_out]
+            yield from (Path(folder) / file for file in sorted(files) if not file.endswith(".lock"))
+
+
+def _copy_database(database: Path, copy: Path) -> None:
+    source, target = sqlite3.connect(database), sqlite3.connect(copy)
+    try:
+        source.backup(target)
+    finally:
+        source.close()
+        target.close()
