@@ -1,7 +1,5 @@
 """What MLflow keeps as text and we know as numbers: every tag is written and read by functions that stand together."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
