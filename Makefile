@@ -25,7 +25,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not cluster and not browser and not gpu"
 
 gpu-test: $(READY)
-	$(BIN)/python -m pytest -m gpu -rs --durations 10
+	$(BIN)/python -m pytest -m gpu -rs --durations 10 tests/gpu
 
 browser-test: $(READY)
 	tests/browser/install $(BIN)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class AskOptions(Stored):
-    """Ask a checkpoint or model questions; the answers of its starting model stand beside its own."""
+    """Ask a checkpoint questions; its starting model may answer beside it."""
 
     path: Annotated[str, Positional]
     """Checkpoint folder, folder of a Hugging Face model, or hub id."""

@@ -94,7 +94,7 @@ def starting_model(model: str) -> Path:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files whose tensors are the model, as transformers chooses them; what else lies there, pickles and other
-    safetensors, is no part of it. Empty where there are none. Raises InputError for a folder that holds two models."""
+    safetensors, is no part of it. Empty without weights. Raises InputError for a folder that holds two models."""
     chosen = str(_json_of(folder / "config.json").get("transformers_weights") or _WEIGHTS)
     if not (folder / chosen).is_file():
         chosen = f"{_WEIGHTS}.index.json"
