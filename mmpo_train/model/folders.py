@@ -16,7 +16,7 @@ from mmpo_train.events import Say
 from mmpo_train.storage.manifest import MANIFEST, is_whole
 from mmpo_train.storage.mirror import address_of, bring, ensure, publish
 from mmpo_train.storage.object_store import is_address
-from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.storage.whole_file import read_cache, write_cache
 from mmpo_train.typed.programs import as_typed
 
 # What of a model is downloaded. Pickled weights (*.bin, *.pt) are not among it: they are never read.
@@ -159,7 +159,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
 
     Hashing gigabytes takes time, so each file's sum is kept in `cache` under its path, size and time of change.
     """
-    known: dict[str, str] = json.loads(cache.read_text()) if cache.is_file() else {}
+    known: dict[str, str] = read_cache(cache)
     whole, fresh = hashlib.sha256(), False
     for path in model_files(folder):
         status = path.stat()
@@ -169,7 +169,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
                 known[key], fresh = hashlib.file_digest(stream, "sha256").hexdigest(), True
         whole.update(f"{path.relative_to(folder)} {known[key]}\n".encode())
     if fresh:
-        write_whole(cache, json.dumps(known, indent=1))
+        write_cache(cache, known)
     return whole.hexdigest()
 
 
