@@ -16,7 +16,7 @@ HAVE_NONE = ("report", "judge", "ask", "merge", "export", "import", "config", "f
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigOptions:
-    """Print the options of a program that are in force, as a file for --config. Starts nothing."""
+    """Print the options that a program would run with, as a file for --config."""
 
     program: Annotated[str, Positional]
     """The program; its own options follow."""

@@ -11,7 +11,7 @@ from mmpo_train.options import STORAGE, Positional, Stored
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions(Stored):
-    """Export a storage as a zip file: ledger, choices, reports, trials without their weights."""
+    """Export a storage as a zip file: ledger, choices, reports, trials."""
 
     file: Annotated[Path, Positional]
     """The zip file to write; it must not exist yet."""
