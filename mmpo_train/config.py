@@ -78,6 +78,8 @@ COMPLETION_RENDERINGS = ("whole", "alone")
 LAYOUTS = ("shared", "packed", "padded")
 GRADIENT_CHECKPOINTING = ("auto", "always", "never")
 COMPILE = ("auto", "true", "false")
+FINGERPRINTS = ("model_fingerprint", "data_fingerprint")
+"""Fields that are filled in when a trial is prepared."""
 OPTIMIZERS = ("adamw", "adamw_8bit")
 PRECISIONS = ("auto", "fp32", "bf16")
 

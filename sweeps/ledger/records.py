@@ -19,6 +19,8 @@ Curve = list[tuple[int, float]]
 COMPLETE = ("finished", "diverged")
 """States of a trial that is not run again."""
 SETTINGS, FIXED, COMMAND = "stage.settings", "stage.fixed", "stage.command"
+SEARCHES = "searches"
+"""The tag with the keys of the searches that a stage or trial belongs to."""
 GRID = "points.json"
 """The file of a stage's run that lists the points of its grid."""
 MODEL, DATA = "experiment.model", "experiment.data"

@@ -53,6 +53,7 @@ def _write(options: ReportOptions, ledger: Ledger) -> list[Path]:
         paths = compare(ledger, options.compare, out / "comparison", options.prompts) if options.compare else []
         return paths + ([write_card(ledger, options.card, out / "card", options.push_to_hub)] if options.card else [])
     from sweeps.reporting.read import read_experiment
+    from sweeps.reporting.searches import check_searches, of_search
 
     names = _experiments(options, ledger)
     experiments, absent = [], []
@@ -65,7 +66,15 @@ def _write(options: ReportOptions, ledger: Ledger) -> list[Path]:
             absent.append(str(error))
     if not experiments:
         raise InputError("; ".join(absent))
-    out = options.out or options.folder / "report" / " and ".join(name.replace("/", "_") for name in names)[:150]
+    check_searches(options.search, experiments)
+    experiments = [of_search(one, options.search) for one in experiments]
+    for one in experiments:
+        others = "".join(f"\n  not in it: {other}" for other in one.other_searches)
+        chosen = "; --search KEY chooses another" if others else ""
+        console.print(f"{one.name}: search {one.search or 'none'}{chosen}{others}", highlight=False, markup=False)
+    called = " and ".join(name.replace("/", "_") for name in names)[:150]
+    called += "".join(f", search {one.search.partition(' ')[0]}" for one in experiments if one.other_searches)[:60]
+    out = options.out or options.folder / "report" / called
     return report(experiments, out, ledger.uri, absent)
 
 
@@ -106,6 +115,7 @@ def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Se
     title = "Preference optimisation: " + "; ".join(one.name for one in experiments)
     blocks: list[Block] = [
         Heading(1, title),
+        *(Text(f"{one.name}: search `{one.search}`.") for one in experiments if one.search),
         Text(f"Read from MLflow at `{ledger}`. {_NOISE}"),
         *(Text(f"Missing: {why}.") for why in absent),
         Heading(2, "Tables 1 and 2: language ability against preference"),
@@ -179,6 +189,9 @@ class ReportOptions(Stored):
     experiment of --model and --dataset."""
     objective: tuple[str, ...] = ()
     """Report these objectives only. Default: all in the ledger."""
+    search: tuple[str, ...] = ()
+    """Report this search, by the key that the report prints, if an experiment has several: with other settings, seed or
+    epochs, such as one of --quick. Default: the one that ended last."""
     out: Path | None = None
     """Folder to write to. Default: report/EXPERIMENT in the storage."""
     compare: tuple[str, ...] = ()

@@ -23,6 +23,7 @@ from sweeps.plan.commands import as_typed
 from sweeps.plan.labels import shown
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import TUNED, tuned_grids
+from sweeps.plan.searches import key_of
 from sweeps.plan.stages import known_objective
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
@@ -235,4 +236,6 @@ def _open_log(search: Search, ledger: Ledger, experiment: str) -> StageLog:
     params |= {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
     title = f"{NAME} {base.objective}"
     console.print(f"[bold]Joint search[/]: {base.objective}, {experiment}, {search.budget} trials", highlight=False)
-    return ledger.open_stage(experiment, NAME, base.objective, key, title=title, params=params, note="Joint search")
+    return ledger.open_stage(
+        experiment, NAME, base.objective, key, title=title, params=params, note="Joint search", search=key_of(base)
+    )
