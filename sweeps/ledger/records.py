@@ -64,6 +64,8 @@ class TrialRecord:
     seconds: float | None
     read_curve: Callable[[str, str], Curve] = field(repr=False, compare=False)
     """Takes a run's id and a metric."""
+    logged: frozenset[str] = frozenset()
+    """Names of its metrics."""
 
     def curve(self, metric: str) -> Curve:
         """A metric of this trial, read from the ledger now."""
@@ -131,4 +133,5 @@ def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str,
         reason=tags.get("trial.reason", ""),
         seconds=seconds_of(tags),
         read_curve=read_curve,
+        logged=frozenset(run.data.metrics),
     )
