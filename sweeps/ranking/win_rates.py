@@ -15,7 +15,7 @@ from sweeps.ranking.noise import Measured
 
 RAW = "raw"
 """The mark of a rate that is the raw one, for one judge at least."""
-RAW_SAID = f"({RAW}): the length control found nothing in these judgements, so this is the raw win rate"
+RAW_SAID = f"({RAW}): the length control found nothing in the judgements, so this is the raw win rate"
 _NOTHING = 0.5
 
 

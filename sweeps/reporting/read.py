@@ -74,6 +74,14 @@ class StageRun:
     def finished(self) -> bool:
         return self.tags.get("stage.state") == "finished"
 
+    @property
+    def winner(self) -> str:
+        """Label of the point that won by rule or was chosen by a person; empty where none has."""
+        chosen = self.persons_choice
+        digest = chosen.digest if chosen is not None else self.tags.get("stage.winner_digest")
+        labels = (point.label for point in self.points for trial in point.trials if trial.record.digest == digest)
+        return next(labels, "")
+
     def disagreeing(self, decided: Mapping[str, float | None]) -> list[str]:
         """The fields of which the stage was run with another value than is decided."""
         own = {name: param_number(self.params, name) for name in decided if name in self.params}
