@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking.evaluations import EXPERIMENT as JUDGED_ALONE
@@ -69,6 +72,8 @@ class StageRun:
     children: tuple[ChildRecord, ...]
     ranking: tuple[dict[str, Any], ...]
     """Rows of its table."""
+    study: tuple[dict[str, str], ...] = ()
+    """Lines of a study's table: metric, row, column, learning_rate and the value of a seed."""
 
     @property
     def finished(self) -> bool:
@@ -224,7 +229,26 @@ def _stage(ledger: Ledger, experiment_id: str, run: Run, trials: dict[str, Trial
         points=points,
         children=tuple(children_of(ledger.store, experiment_id, run.info.run_id)),
         ranking=tuple(dict(zip(table["columns"], row, strict=True)) for row in table["data"]),
+        study=_study(ledger, run),
     )
+
+
+def read_files(ledger: Ledger, run_id: str, folder: str, names: tuple[str, ...]) -> dict[str, str]:
+    """Name -> text of the files that are there."""
+    client, found = ledger.store.client, {}
+    with ledger.store.reading(), tempfile.TemporaryDirectory() as place:
+        there = {item.path for item in client.list_artifacts(run_id, folder)}
+        for name in names:
+            if f"{folder}/{name}" in there:
+                found[name] = Path(client.download_artifacts(run_id, f"{folder}/{name}", place)).read_text("utf-8")
+    return found
+
+
+def _study(ledger: Ledger, run: Run) -> tuple[dict[str, str], ...]:
+    if run.data.tags["stage.objective"]:
+        return ()
+    file = f"{run.data.tags['stage.name']}.csv"
+    return tuple(csv.DictReader(read_files(ledger, run.info.run_id, "tables", (file,)).get(file, "").splitlines()))
 
 
 def _judged_alone(ledger: Ledger, model: str) -> dict[str, float]:

@@ -102,7 +102,7 @@ def _experiments(options: ReportOptions, ledger: Ledger) -> list[str]:
 
 
 def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Sequence[str] = ()) -> list[Path]:
-    """Writes report.md, report.html, csv/ and figures/ into `out`; returns the two pages.
+    """Writes report.md, report.html, report.json, csv/ and figures/ into `out`; returns the two pages.
 
     `absent`: why experiments that were asked for are not in it.
     """
@@ -110,14 +110,17 @@ def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Se
     from sweeps.reporting.figures import ablation, curves, trade_offs
     from sweeps.reporting.missing import missing_sentences
     from sweeps.reporting.numbers import POINT_HEADERS, every_point
+    from sweeps.reporting.opening import opening
     from sweeps.reporting.tables import SPREAD_HEADERS, peak_table, stability, tuned_table
 
     title = "Preference optimisation: " + "; ".join(one.name for one in experiments)
     blocks: list[Block] = [
         Heading(1, title),
         *(Text(f"{one.name}: search `{one.search}`.") for one in experiments if one.search),
-        Text(f"Read from MLflow at `{ledger}`. {_NOISE}"),
         *(Text(f"Missing: {why}.") for why in absent),
+        *opening(experiments, out),
+        Heading(2, "How to read the numbers"),
+        Text(f"Read from MLflow at `{ledger}`. {_NOISE}"),
         Heading(2, "Tables 1 and 2: language ability against preference"),
         peak_table(experiments, by_win_rate=False),
         peak_table(experiments, by_win_rate=True),

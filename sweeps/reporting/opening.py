@@ -1,0 +1,116 @@
+"""The first page of a report: the recommendation and the papers' claims, as blocks and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.tables import Table
+from sweeps.plan.commands import as_typed
+from sweeps.ranking.effects import difference_of
+from sweeps.reporting.claims import Found, mmpo_claims
+from sweeps.reporting.mc_po_claims import mc_po_claims
+from sweeps.reporting.page import MISSING, Block, Heading, Sheet, Text
+from sweeps.reporting.read import Experiment
+from sweeps.reporting.recommendation import Candidate, candidates, is_there, measure_name, values_of
+from sweeps.reporting.tables import percent, stage_title
+
+_VERDICTS = (
+    "One line for each claim of the papers. An effect is in percentage points, with its 95% interval. Holds: the "
+    "interval is on the claim's side of 0; contradicted: on the other side; within noise: it contains 0. An identity "
+    "follows from the loss and needs no measurement. The noise is the deviation over seeds where both sides have "
+    "several, else the larger of the numbers' own standard errors and the deviation of MMPO's betas, which with "
+    "Listing 1 are replicates of one training. Nothing is corrected for the number of lines."
+)
+
+
+def opening(experiments: Sequence[Experiment], out: Path) -> list[Block]:
+    """The blocks; writes report.json, with the recommendation and the claims, into `out`."""
+    blocks: list[Block] = [Heading(2, "Recommendation")]
+    found = {one.name: candidates(one) for one in experiments}
+    claims = {one.name: _claims(one) for one in experiments}
+    for one in experiments:
+        blocks += _recommended(found[one.name], one.name if len(experiments) > 1 else "")
+    blocks += [Heading(2, "The papers' claims")]
+    for number, one in enumerate(experiments):
+        suffix = f"_{number + 1}" if len(experiments) > 1 else ""
+        blocks += [_sheet(claims[one.name], one.name if suffix else "").named(suffix)]
+    written = {
+        "searches": {one.name: one.search for one in experiments},
+        "recommendation": [c.as_json(name) for name, some in found.items() for c in some],
+        "claims": [c.as_json(name) for name, some in claims.items() for c in some],
+    }
+    write_whole(out / "report.json", json.dumps(written, indent=1) + "\n")
+    return blocks
+
+
+def _claims(experiment: Experiment) -> list[Found]:
+    studies = [stage for stage in experiment.stages if stage.study]
+    has_search = any(stage.objective for stage in experiment.stages)
+    return (mmpo_claims(experiment) if has_search or not studies else []) + (
+        mc_po_claims(experiment) if studies else []
+    )
+
+
+def _recommended(found: Sequence[Candidate], about: str) -> list[Block]:
+    if not found:
+        return [Text(f"{f'{about}: ' if about else ''}nothing yet: no trial of a search has a result.")]
+    best, others = found[0], found[1:]
+    said = f"Use {best.objective} with {values_of(best)}: the checkpoint of epoch {best.epoch} of "
+    said += f"{stage_title(best.stage)}, by its {measure_name(best.metric)} of {percent(best.score)}%. "
+    said += f"Among its points: {best.sure}."
+    if best.one_training:
+        said += " These points are one training: the choice among them is one of score, or of noise."
+    if others:
+        lead = difference_of(best.score, others[0].score)
+        interval = lead.interval
+        told = f"{100 * lead.value:+.2f} points over the best of {others[0].objective}"
+        if interval is not None:
+            within = "within noise" if interval[0] <= 0 else "beyond noise"
+            told += f" ({100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}), {within}"
+        said += f" {told}."
+    rows = [
+        (
+            one.objective, values_of(one), str(one.epoch), percent(one.score), one.sure, str(one.trained),
+            f"{one.hours:.2f}", f"{one.gpu_hours:.2f}" if one.gpu_hours else MISSING,
+        )
+        for one in found
+    ]  # fmt: skip
+    headers = (
+        "objective",
+        "values",
+        "epoch",
+        measure_name(best.metric),
+        "over the next point",
+        "trials",
+        "hours",
+        "GPU-hours",
+    )
+    caption = "The best checkpoint of each objective, and what its search cost: trials trained and their hours."
+    gone = " The folder is not on this machine." if is_there(best.checkpoint) is False else ""
+    return [
+        Text(f"{about}: {said}" if about else said),
+        Text(f"Load it: `{as_typed(best.load)}`.{gone} Its run in MLflow: `{best.run_id}`."),
+        Sheet("recommendation" + (f"_{about}" if about else ""), Table(caption, headers, rows, words=(0, 1, 4))),
+    ]
+
+
+def _sheet(found: Sequence[Found], about: str) -> Sheet:
+    rows = [
+        (
+            f"{one.paper}, {one.place}", one.claim,
+            MISSING if one.effect is None else f"{100 * one.effect.value:+.2f}",
+            MISSING if one.effect is None or one.effect.interval is None
+            else f"{100 * one.effect.interval[0]:+.2f} to {100 * one.effect.interval[1]:+.2f}",
+            "" if one.effect is None else one.effect.replicates,
+            "" if one.effect is None else one.effect.noise_is,
+            one.verdict, one.why,
+        )
+        for one in found
+    ]  # fmt: skip
+    headers = ("where", "claim", "effect", "95% interval", "replicates", "noise is", "verdict", "")
+    return Sheet(
+        "claims", Table(f"{f'{about}. ' if about else ''}{_VERDICTS}", headers, rows, words=(0, 1, 4, 5, 6, 7))
+    )
