@@ -11,7 +11,7 @@ from sweeps.ranking.significance import variance_test
 
 
 def test_one_run_each_differs_by_its_own_errors_or_by_the_floor_if_that_is_wider():
-    """1.96 sqrt(0.03^2 + 0.04^2) = 0.098. The floor: t of 2 degrees 4.303 x 0.01 x sqrt(2) = 0.0609, or ten times it."""
+    """1.96 sqrt(0.03^2 + 0.04^2) = 0.098. The floor: t of 2 degrees, 4.303 x 0.01 x sqrt(2) = 0.0609, or ten times."""
     ours, theirs = Measured(0.6, 0.03, "a"), Measured(0.5, 0.04, "a")
     plain = difference_of(ours, theirs)
     assert plain.value == pytest.approx(0.1) and plain.interval == pytest.approx((0.002, 0.198))

@@ -34,9 +34,9 @@ def test_without_a_raw_rate_nothing_is_put_in_its_place():
 
 def test_the_fits_own_penalty_gives_exactly_a_half_where_length_explains_nothing():
     """What `shown_rate` looks for: wins that alternate with lengths have no weight that cross-validation would keep."""
-    judged = [Judged(str(n), 1.0 + n % 2, 100 + n % 7, 103) for n in range(40)]
+    judged = [Judged(str(n), float(n % 2), 100 + n % 7, 103) for n in range(40)]
     fit = length_controlled_win_rate(judged)
-    assert fit.rate == 0.5 and fit.constant == 0 and np.mean([one.preference - 1 for one in judged]) == 0.5
+    assert fit.rate == 0.5 and fit.constant == 0 and np.mean([one.won for one in judged]) == 0.5
 
 
 def test_the_published_kind_goes_first():

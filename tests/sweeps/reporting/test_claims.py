@@ -119,7 +119,8 @@ def study(name: str, cells: dict[tuple[str, str], list[float]]) -> StageRun:
 
 def test_mc_pos_claims_are_judged_by_the_seeds_of_its_studies():
     noise = study("mc_po_table2", {
-        ("DPO(-)", "final"): [0.1, 0.11, 0.1], ("DPO", "final"): [0.5, 0.52, 0.51], ("MC-PO", "final"): [0.4, 0.41, 0.42],
+        ("DPO(-)", "final"): [0.1, 0.11, 0.1], ("DPO", "final"): [0.5, 0.52, 0.51],
+        ("MC-PO", "final"): [0.4, 0.41, 0.42],
     })  # fmt: skip
     found = mc_po_claims(experiment(noise))
     told = verdicts(found)
