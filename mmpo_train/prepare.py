@@ -52,6 +52,7 @@ def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_b
         seed=config.holdout_seed,
         negatives_from_rank=config.negatives_from_rank,
         worst_negatives=config.worst_negatives,
+        pair_every_negative=config.pair_every_negative,
     )
     if len(data.train) < config.pairs_per_step:
         raise InputError(

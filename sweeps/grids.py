@@ -98,6 +98,7 @@ AXES: dict[str, tuple[float | str, ...]] = {
     "undesirable_weight": (0.5, 1.0, 1.5),
     "negatives": (1, 2, 3),
     "negative_choice": ("kernel", "max", "min"),
+    "chosen_is_candidate": ("false", "true"),
     "segments": (1, 3, 6),
 }
 """Default grids of `sweeps/axis.py`: the papers' if they have one."""

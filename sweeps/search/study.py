@@ -38,6 +38,7 @@ _DATA_FIELDS = (
     "dataset",
     "negatives_from_rank",
     "worst_negatives",
+    "pair_every_negative",
     "noise_candidate",
     "holdout_seed",
     "truncation",

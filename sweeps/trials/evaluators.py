@@ -47,6 +47,7 @@ class Evaluators:
     def __init__(self, work: Work, workplace: Workplace) -> None:
         trials = [trial for trial, _ in work.trials.values()]
         self.storage, self.judge = name_of(work.storage), work.judge
+        self.judge_prompt = work.evaluation.judge_prompt
         self.workplace, settings, first = workplace, work.evaluation, trials[0]
         tiny = first.model == "tiny"
         self.reward = workplace.start(WarmReward)
@@ -77,7 +78,7 @@ class Evaluators:
         scores = ask(self.reward.evaluate, finished.checkpoint, *_validation(places))
         model, tokens = name_of(places.model), name_of(places.tokens)
         if self.judge:
-            about = finished.checkpoint, model, tokens, self.judge, f"{self.storage}/answers"
+            about = finished.checkpoint, model, tokens, self.judge, f"{self.storage}/answers", self.judge_prompt
             scores = ask(self.answering.add_win_rate, scores, *about)
         self.waiting[scores] = Judgement(trial.digest, finished, REWARD)
         if finished.epoch % trial.evaluate_every_epochs == 0 or finished.epoch == trial.epochs:
