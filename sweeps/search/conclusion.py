@@ -15,6 +15,7 @@ from mmpo_train.terminal import console
 from sweeps.figures.stage import plot_stage
 from sweeps.ledger.tags import Baseline, baseline_of, winner_tags
 from sweeps.plan.labels import words
+from sweeps.ranking.curve_signs import signs
 from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
 from sweeps.ranking.winners import Candidate, Ranking, rank
 from sweeps.ranking.wording import columns, note, ranking_table, sentences
@@ -40,7 +41,8 @@ def conclude(
 
     Trials that another stage trained get stand-ins below this one. `following` is the next command, for the note.
     """
-    ranking = rank([one for point in points for one in _candidates(point, records)])
+    found = [one for point in points for one in _candidates(point, records)]
+    ranking = rank(found)
     objective = points[0].trials[0].config.objective
     origins = _take(points, records, log)
     baseline = baseline_of(log.tags)
@@ -57,6 +59,8 @@ def conclude(
     if baseline is not None:
         console.print(_starting_model(baseline), highlight=False)
     console.print(f"\n[bold]{escape(' '.join(sentences(stage, ranking)))}[/]", highlight=False)
+    for sign in signs(found, ranking.winner):
+        console.print(sign, highlight=False, soft_wrap=True, markup=False)
     by_epoch = epoch_tables(points, records, words(stage.axis)) if stage.by_epoch else []
     for table in by_epoch:
         console.print(for_terminal(table))
