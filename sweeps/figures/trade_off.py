@@ -77,7 +77,7 @@ def draw_trade_off(
     axes.margins(0.09)
     shown = _sparse([(label, {"color": colours[label], "linewidth": 1.8}) for label in labels])
     _legend(axes, shown, called, 1.0)
-    look = {"color": INK, "linewidth": 1.4, "markersize": 9, "markerfacecolor": "white"}
+    look = {"color": INK, "linewidth": 1.4, "markersize": 9}
     shapes = [(group, look | dict(zip(("marker", "linestyle"), _SHAPES[n % 3]))) for n, group in enumerate(groups)]
     if any(x.mark for one in trajectories for _, x, _ in one.epochs):
         hollow = {"color": INK, "linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": "white"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table
 from sweeps.plan.commands import as_typed
-from sweeps.ranking.effects import difference_of
+from sweeps.ranking.effects import Effect, difference_of
 from sweeps.reporting.claims import Found, mmpo_claims
 from sweeps.reporting.mc_po_claims import mc_po_claims
 from sweeps.reporting.page import MISSING, Block, Heading, Sheet, Text
@@ -98,19 +98,16 @@ def _recommended(found: Sequence[Candidate], about: str) -> list[Block]:
 
 
 def _sheet(found: Sequence[Found], about: str) -> Sheet:
-    rows = [
-        (
-            f"{one.paper}, {one.place}", one.claim,
-            MISSING if one.effect is None else f"{100 * one.effect.value:+.2f}",
-            MISSING if one.effect is None or one.effect.interval is None
-            else f"{100 * one.effect.interval[0]:+.2f} to {100 * one.effect.interval[1]:+.2f}",
-            "" if one.effect is None else one.effect.replicates,
-            "" if one.effect is None else one.effect.noise_is,
-            one.verdict, one.why,
-        )
-        for one in found
-    ]  # fmt: skip
-    headers = ("where", "claim", "effect", "95% interval", "replicates", "noise is", "verdict", "")
-    return Sheet(
-        "claims", Table(f"{f'{about}. ' if about else ''}{_VERDICTS}", headers, rows, words=(0, 1, 4, 5, 6, 7))
-    )
+    rows = [(one.claim, one.verdict, *_numbers(one.effect), f"{one.paper}, {one.place}", one.why) for one in found]
+    headers = ("claim", "verdict", "effect", "95% interval", "from", "where", "")
+    return Sheet("claims", Table(f"{f'{about}. ' if about else ''}{_VERDICTS}", headers, rows, words=(0, 1, 4, 5, 6)))
+
+
+def _numbers(effect: Effect | None) -> tuple[str, str, str]:
+    if effect is None:
+        return MISSING, MISSING, ""
+    between = MISSING
+    if effect.interval is not None:
+        low, high = effect.interval
+        between = f"{100 * low:+.2f} to {100 * high:+.2f}"
+    return f"{100 * effect.value:+.2f}", between, f"{effect.replicates}; {effect.noise_is}"
