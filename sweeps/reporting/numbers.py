@@ -13,6 +13,7 @@ from mmpo_train.metric_names import (
     HARNESS_MEAN,
     LC_WIN_RATE,
     LENGTH_CONTROLLED,
+    POLICY_ACCURACY,
     REWARD_ACCURACY,
     WIN_RATE,
     by_judge,
@@ -58,7 +59,7 @@ def of_trial(trial: Trial, metric: str, epoch: int) -> Measured | None:
 
 def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]:
     """A metric's standard error within one run, and what it is."""
-    if metric == REWARD_ACCURACY and trial.pairs:
+    if metric in (REWARD_ACCURACY, POLICY_ACCURACY) and trial.pairs:
         share = trial.scores[metric][epoch]
         return math.sqrt(share * (1 - share) / trial.pairs), f"binomial standard error, {trial.pairs} pairs"
     own = trial.scores.get(error_of(metric), {})

@@ -31,12 +31,12 @@ def opening(experiments: Sequence[Experiment], out: Path) -> list[Block]:
     blocks: list[Block] = [Heading(2, "Recommendation")]
     found = {one.name: candidates(one) for one in experiments}
     claims = {one.name: _claims(one) for one in experiments}
+    suffixes = {one.name: f"_{number + 1}" if len(experiments) > 1 else "" for number, one in enumerate(experiments)}
     for one in experiments:
-        blocks += _recommended(found[one.name], one.name if len(experiments) > 1 else "")
+        blocks += _recommended(found[one.name], one.name, suffixes[one.name])
     blocks += [Heading(2, "The papers' claims")]
-    for number, one in enumerate(experiments):
-        suffix = f"_{number + 1}" if len(experiments) > 1 else ""
-        blocks += [_sheet(claims[one.name], one.name if suffix else "").named(suffix)]
+    for one in experiments:
+        blocks += [_sheet(claims[one.name], one.name if len(experiments) > 1 else "").named(suffixes[one.name])]
     written = {
         "searches": {one.name: one.search for one in experiments},
         "recommendation": [c.as_json(name) for name, some in found.items() for c in some],
@@ -54,12 +54,13 @@ def _claims(experiment: Experiment) -> list[Found]:
     )
 
 
-def _recommended(found: Sequence[Candidate], about: str) -> list[Block]:
+def _recommended(found: Sequence[Candidate], experiment: str, suffix: str) -> list[Block]:
+    about = f"{experiment}: " if suffix else ""
     if not found:
-        return [Text(f"{f'{about}: ' if about else ''}nothing yet: no trial of a search has a result.")]
+        return [Text(f"{about}nothing yet: no trial of a search has a result.")]
     best, others = found[0], found[1:]
     said = f"Use {best.objective} with {values_of(best)}: the checkpoint of epoch {best.epoch} of "
-    said += f"{stage_title(best.stage)}, by its {measure_name(best.metric)} of {percent(best.score)}%. "
+    said += f"{stage_title(best.stage)}, by its {measure_name(best.metric)}, {percent(best.score)} percent. "
     said += f"Among its points: {best.sure}."
     if best.one_training:
         said += " These points are one training: the choice among them is one of score, or of noise."
@@ -91,9 +92,9 @@ def _recommended(found: Sequence[Candidate], about: str) -> list[Block]:
     caption = "The best checkpoint of each objective, and what its search cost: trials trained and their hours."
     gone = " The folder is not on this machine." if is_there(best.checkpoint) is False else ""
     return [
-        Text(f"{about}: {said}" if about else said),
+        Text(about + said),
         Text(f"Load it: `{as_typed(best.load)}`.{gone} Its run in MLflow: `{best.run_id}`."),
-        Sheet("recommendation" + (f"_{about}" if about else ""), Table(caption, headers, rows, words=(0, 1, 4))),
+        Sheet("recommendation", Table(caption, headers, rows, words=(0, 1, 4))).named(suffix),
     ]
 
 

@@ -37,6 +37,10 @@ FINDING = (
     "gradients as the full objective; only the scores, and with them reward accuracy, differ. What distinguishes these "
     "two lines in win rate and harness accuracy is noise."
 )
+HOW_TO_READ = (
+    "The thick line is the winner. `docs/reading-the-curves.md` says why chosen rewards fall, what saturation, length "
+    "bias and beta-blindness look like, and what to do."
+)
 BLIND_TO_BETA = (
     "For the same reason MMPO as published is stable by construction: neither beta nor r_eps nor the normalisation "
     "groups are in its gradient. With one seed its models differ over beta by rounding alone, and what its harness "
@@ -121,12 +125,11 @@ def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Se
         *opening(experiments, out),
         Heading(2, "How to read the numbers"),
         Text(f"Read from MLflow at `{ledger}`. {_NOISE}"),
-        Heading(2, "Tables 1 and 2: language ability against preference"),
-        peak_table(experiments, by_win_rate=False),
-        peak_table(experiments, by_win_rate=True),
-        Heading(2, "Table 3: tuned values"),
-        tuned_table(experiments),
     ]
+    if searched := [one for one in experiments if one.objectives]:
+        blocks += [Heading(2, "Tables 1 and 2: language ability against preference")]
+        blocks += [peak_table(searched, by_win_rate=by_win_rate) for by_win_rate in (False, True)]
+        blocks += [Heading(2, "Table 3: tuned values"), tuned_table(searched)]
     spreads: list[tuple[object, ...]] = []
     for number, one in enumerate(experiments):
         several = len(experiments) > 1
@@ -143,7 +146,11 @@ def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Se
         blocks += [Heading(2, f"Beta-stability{about}")]
         blocks += [Text(BLIND_TO_BETA)] if "mmpo" in one.objectives else []
         blocks += [shown.named(suffix)] if shown.table.rows else [Text("Missing: no stage over beta is in the ledger.")]
-        blocks += [Heading(2, f"Reward accuracy in every stage{about}"), *curves(one, folder, suffix)]
+        blocks += [
+            Heading(2, f"Reward accuracy in every stage{about}"),
+            Text(HOW_TO_READ),
+            *curves(one, folder, suffix),
+        ]
         blocks += [Heading(2, f"Cost{about}"), cost_table(one).named(suffix), Heading(2, f"What is missing{about}")]
         lacking = missing_sentences(one)
         blocks += [Listing(tuple(lacking))] if lacking else [Text("Nothing.")]

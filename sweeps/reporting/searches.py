@@ -60,6 +60,7 @@ def searches_of(experiment: Experiment) -> list[Search]:
             stage
             for stage in experiment.stages
             if key in keys[stage.run_id]
+            or (stage.objective and not keys[stage.run_id])  # nothing is left of its trials: rather here than nowhere
             or (stage.objective not in objectives and any(is_part(one, key) for one in keys[stage.run_id]))
         )
         settings = next((_settings(stage) for stage in stages if SETTINGS in stage.tags), {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -187,6 +188,25 @@ def test_a_ledger_with_nothing_but_a_running_stage_1_has_a_report(storage, tmp_p
     ):
         assert said in markdown
     assert [path.name for path in (tmp_path / "figures").glob("*.png")] == ["curves_stage1_lr_mmpo.png"]
+
+
+def test_the_report_opens_with_the_recommendation_and_the_claims_and_has_them_as_json(out):
+    """Win rates: dpo 80 at epoch 2, mmpo 70. The noise is that of MMPO's betas: 60 and 70, 65 and 62 have a deviation
+    of 5.22 with 2 degrees of freedom, so that 10 points are within 4.30 x 5.22 x sqrt(2) = 31.8."""
+    headings = re.findall(r"^## (.*)", (out / "report.md").read_text(), re.M)
+    assert headings[:3] == ["Recommendation", "The papers' claims", "How to read the numbers"]
+    assert "Use dpo with learning rate 1e-4, beta 0.05: the checkpoint of epoch 2" in (out / "report.md").read_text()
+    written = json.loads((out / "report.json").read_text())
+    best, second = written["recommendation"]
+    assert (best["objective"], best["epoch"], best["value"], best["trials"]) == ("dpo", 2, 0.8, 3)
+    assert best["checkpoint"] == "checkpoints/epoch-0002" and best["gpu_hours"] == pytest.approx(4.0)
+    assert (second["objective"], second["beta"], second["epoch"]) == ("mmpo", 0.5, 1)
+    claims = {claim["claim"]: claim for claim in written["claims"]}
+    peak = claims["MMPO has less peak win rate than DPO (the paper: -4.30 points)"]
+    assert peak["effect_points"] == pytest.approx(-10) and peak["verdict"] == "within noise"
+    assert peak["high_95"] == pytest.approx(21.8, abs=0.1) and "MMPO's 2 betas" in peak["noise_is"]
+    assert claims["MMPO's win rate is stable over beta"]["verdict"] == "an identity"
+    assert claims["without in-batch normalisation the peak win rate is higher"]["verdict"] == "not measured"
 
 
 def test_cost_counts_a_trial_where_it_was_trained(out, seeded):
