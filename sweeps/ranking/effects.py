@@ -35,6 +35,15 @@ class Effect:
     noise_is: str
 
 
+def in_points(effect: Effect) -> str:
+    """`+5.38 points (+2.30 to +8.45), beyond noise`, of shares."""
+    points = f"{100 * effect.value:+.2f} points"
+    if effect.interval is None:
+        return f"{points}, noise unknown"
+    low, high = effect.interval
+    return f"{points} ({100 * low:+.2f} to {100 * high:+.2f}), {'within' if low <= 0 <= high else 'beyond'} noise"
+
+
 def floor_of(groups: Sequence[Sequence[float]]) -> Floor | None:
     """From groups of replicates, such as the betas of MMPO in each epoch; None without two in any group."""
     some = [group for group in groups if len(group) > 1]

@@ -37,22 +37,8 @@ class Found:
     why: str = ""
 
     def as_json(self, experiment: str) -> dict[str, Any]:
-        """In percentage points."""
-        one = self.effect
-        low, high = one.interval if one is not None and one.interval is not None else (None, None)
-        return {
-            "experiment": experiment,
-            "paper": self.paper,
-            "place": self.place,
-            "claim": self.claim,
-            "effect_points": None if one is None else 100 * one.value,
-            "low_95": None if low is None else 100 * low,
-            "high_95": None if high is None else 100 * high,
-            "replicates": "" if one is None else one.replicates,
-            "noise_is": "" if one is None else one.noise_is,
-            "verdict": self.verdict,
-            "why": self.why,
-        }
+        """Plain values; shares from 0 to 1."""
+        return {"experiment": experiment, **dataclasses.asdict(self)}
 
 
 def mmpo_claims(experiment: Experiment) -> list[Found]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table
 from sweeps.plan.commands import as_typed
-from sweeps.ranking.effects import Effect, difference_of
+from sweeps.ranking.effects import Effect, difference_of, in_points
 from sweeps.reporting.claims import Found, mmpo_claims
 from sweeps.reporting.mc_po_claims import mc_po_claims
 from sweeps.reporting.page import MISSING, Block, Heading, Sheet, Text
@@ -65,13 +65,8 @@ def _recommended(found: Sequence[Candidate], experiment: str, suffix: str) -> li
     if best.one_training:
         said += " These points are one training: the choice among them is one of score, or of noise."
     if others:
-        lead = difference_of(best.score, others[0].score)
-        interval = lead.interval
-        told = f"{100 * lead.value:+.2f} points over the best of {others[0].objective}"
-        if interval is not None:
-            within = "within noise" if interval[0] <= 0 else "beyond noise"
-            told += f" ({100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}), {within}"
-        said += f" {told}."
+        lead = in_points(difference_of(best.score, others[0].score))
+        said += f" Over the best of {others[0].objective}: {lead}."
     rows = [
         (
             one.objective, values_of(one), str(one.epoch), percent(one.score), one.sure, str(one.trained),
@@ -79,16 +74,8 @@ def _recommended(found: Sequence[Candidate], experiment: str, suffix: str) -> li
         )
         for one in found
     ]  # fmt: skip
-    headers = (
-        "objective",
-        "values",
-        "epoch",
-        measure_name(best.metric),
-        "over the next point",
-        "trials",
-        "hours",
-        "GPU-hours",
-    )
+    cost = ("trials", "hours", "GPU-hours")
+    headers = ("objective", "values", "epoch", measure_name(best.metric), "the next point", *cost)
     caption = "The best checkpoint of each objective, and what its search cost: trials trained and their hours."
     gone = " The folder is not on this machine." if is_there(best.checkpoint) is False else ""
     return [

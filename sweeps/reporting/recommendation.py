@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +11,8 @@ from typing import Any
 
 from mmpo_train.metric_names import ARENA_WIN_RATE, LENGTH_CONTROLLED, POLICY_ACCURACY, WIN_RATE
 from sweeps.plan.labels import shown, words
-from sweeps.plan.order import FINAL_RUNS, TUNED, search_of
-from sweeps.ranking.effects import Effect, difference_of
+from sweeps.plan.order import FINAL_RUNS, search_of, tuned_grids
+from sweeps.ranking.effects import Effect, difference_of, in_points
 from sweeps.ranking.noise import Measured
 from sweeps.reporting.claims import beta_floor, is_one_training
 from sweeps.reporting.numbers import epochs_of, length_controlled, measure, metrics_of
@@ -25,8 +27,6 @@ class Candidate:
     stage: str
     values: dict[str, float]
     """Tuned field -> its value."""
-    label: str
-    """Of its point in the stage."""
     epoch: int
     metric: str
     score: Measured
@@ -46,47 +46,19 @@ class Candidate:
     @property
     def load(self) -> str:
         """The command that loads it."""
-        kind = (
-            "from peft import AutoPeftModelForCausalLM as Model"
-            if self.is_adapter
-            else ("from transformers import AutoModelForCausalLM as Model")
+        model = (
+            "peft import AutoPeftModelForCausalLM" if self.is_adapter else "transformers import AutoModelForCausalLM"
         )
-        return f"""python -c "{kind}; Model.from_pretrained('{self.checkpoint}')\""""
+        return f"python -c {shlex.quote(f'from {model} as Model; Model.from_pretrained({self.checkpoint!r})')}"
 
     @property
     def sure(self) -> str:
         """How sure it is that this checkpoint is better than the next best."""
-        if self.lead is None:
-            return "the only point of its stage"
-        points, interval = f"{100 * self.lead.value:+.2f} points over {self.next_best}", self.lead.interval
-        if interval is None:
-            return f"{points}, noise unknown"
-        told = "within noise" if interval[0] <= 0 else "beyond noise"
-        return f"{points} ({100 * interval[0]:+.2f} to {100 * interval[1]:+.2f}), {told}"
+        return "the only point of its stage" if self.lead is None else f"over {self.next_best} {in_points(self.lead)}"
 
     def as_json(self, experiment: str) -> dict[str, Any]:
         """Plain values; shares from 0 to 1."""
-        interval = None if self.lead is None else self.lead.interval
-        return {
-            "experiment": experiment,
-            "objective": self.objective,
-            "stage": self.stage,
-            **self.values,
-            "epoch": self.epoch,
-            "metric": self.metric,
-            "value": self.score.value,
-            "noise": self.score.noise,
-            "mark": self.score.mark,
-            "next_best": self.next_best,
-            "lead": None if self.lead is None else self.lead.value,
-            "lead_95": None if interval is None else list(interval),
-            "checkpoint": self.checkpoint,
-            "run": self.run_id,
-            "load": self.load,
-            "trials": self.trained,
-            "hours": self.hours,
-            "gpu_hours": self.gpu_hours,
-        }
+        return {"experiment": experiment, **dataclasses.asdict(self), "load": self.load}
 
 
 def candidates(experiment: Experiment) -> list[Candidate]:
@@ -145,8 +117,7 @@ def _best(experiment: Experiment, objective: str, stage: StageRun, metric: str) 
     return Candidate(
         objective=objective,
         stage=stage.name,
-        values={name: float(config[name]) for name in TUNED if name in config and _uses(objective, name)},
-        label=point.label,
+        values={name: float(config[name]) for name in tuned_grids(objective)},
         epoch=epoch,
         metric=metric,
         score=score,
@@ -160,12 +131,6 @@ def _best(experiment: Experiment, objective: str, stage: StageRun, metric: str) 
         gpu_hours=sum(time * (one.hardware.gpus if one.hardware else 0) for time, one in seconds) / 3600,
         one_training=is_one_training(stage),
     )
-
-
-def _uses(objective: str, field: str) -> bool:
-    from mmpo_train.config import OBJECTIVE_FIELDS
-
-    return field == "learning_rate" or field in OBJECTIVE_FIELDS[objective]
 
 
 def _finished(point: Point) -> list[Trial]:

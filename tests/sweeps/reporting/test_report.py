@@ -198,13 +198,14 @@ def test_the_report_opens_with_the_recommendation_and_the_claims_and_has_them_as
     assert "Use dpo with learning rate 1e-4, beta 0.05: the checkpoint of epoch 2" in (out / "report.md").read_text()
     written = json.loads((out / "report.json").read_text())
     best, second = written["recommendation"]
-    assert (best["objective"], best["epoch"], best["value"], best["trials"]) == ("dpo", 2, 0.8, 3)
+    assert (best["objective"], best["epoch"], best["score"]["value"], best["trained"]) == ("dpo", 2, 0.8, 3)
     assert best["checkpoint"] == "checkpoints/epoch-0002" and best["gpu_hours"] == pytest.approx(4.0)
-    assert (second["objective"], second["beta"], second["epoch"]) == ("mmpo", 0.5, 1)
+    assert (second["objective"], second["values"]["beta"], second["epoch"]) == ("mmpo", 0.5, 1)
     claims = {claim["claim"]: claim for claim in written["claims"]}
     peak = claims["MMPO has less peak win rate than DPO (the paper: -4.30 points)"]
-    assert peak["effect_points"] == pytest.approx(-10) and peak["verdict"] == "within noise"
-    assert peak["high_95"] == pytest.approx(21.8, abs=0.1) and "MMPO's 2 betas" in peak["noise_is"]
+    assert peak["effect"]["value"] == pytest.approx(-0.1) and peak["verdict"] == "within noise"
+    assert peak["effect"]["interval"][1] == pytest.approx(0.218, abs=1e-3)
+    assert "MMPO's 2 betas" in peak["effect"]["noise_is"]
     assert claims["MMPO's win rate is stable over beta"]["verdict"] == "an identity"
     assert claims["without in-batch normalisation the peak win rate is higher"]["verdict"] == "an identity"
     assert claims["entropy maximisation lowers the peak win rate"]["verdict"] == "not measured"
