@@ -10,7 +10,7 @@ from typing import Literal
 
 from mmpo_train.terminal import run_program
 from sweeps import grids
-from sweeps.search import mc_po_numbers
+from sweeps.ranking import mc_po_numbers
 from sweeps.search.study import StudyOptions, run_study
 from sweeps.search.study_tables import Study
 

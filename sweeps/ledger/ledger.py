@@ -167,6 +167,7 @@ class Ledger:
             state = {"stage.state": "running"}
             if search:
                 state[SEARCHES] = " ".join(dict.fromkeys([*run.data.tags.get(SEARCHES, "").split(), search]))
+                run.data.tags[SEARCHES] = state[SEARCHES]
             self.store.log_tags(run.info.run_id, state)
             if "stage.reason" in run.data.tags:
                 self.store.client.delete_tag(run.info.run_id, "stage.reason")

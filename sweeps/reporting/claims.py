@@ -9,9 +9,9 @@ from typing import Any
 
 from mmpo_train.metric_names import HARNESS_MEAN, REWARD_ACCURACY, error_of
 from sweeps.plan.order import ABLATIONS, FINAL_RUNS, STAGE_2
+from sweeps.ranking import paper_numbers
 from sweeps.ranking.effects import Effect, Floor, Verdict, difference_of, floor_of, verdict_of
 from sweeps.ranking.noise import Measured, spread
-from sweeps.reporting import paper_numbers
 from sweeps.reporting.numbers import epochs_of, length_controlled, measure
 from sweeps.reporting.read import Experiment, Point, StageRun
 

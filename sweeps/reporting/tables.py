@@ -10,9 +10,9 @@ from mmpo_train.tables import Table
 from sweeps.ledger.tags import winner_of
 from sweeps.plan.labels import shown, words
 from sweeps.plan.order import DECIDED_IN, FINAL_RUNS, SEARCH, tuned_grids
+from sweeps.ranking import paper_numbers
 from sweeps.ranking.noise import Measured, difference, spread
 from sweeps.ranking.win_rates import RAW, RAW_SAID
-from sweeps.reporting import paper_numbers
 from sweeps.reporting.numbers import (
     epochs_of,
     length_controlled,

@@ -14,7 +14,7 @@ from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table, as_csv, as_markdown
 from sweeps import grids
 from sweeps.plan.labels import with_deviation
-from sweeps.search.mc_po_numbers import PRINTED, Numbers
+from sweeps.ranking.mc_po_numbers import PRINTED, Numbers
 
 if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord

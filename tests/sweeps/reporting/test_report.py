@@ -13,8 +13,8 @@ from mmpo_train.config import replace
 from sweeps.ablations import AblationOptions, ablations
 from sweeps.final_runs import FinalOptions, final_runs
 from sweeps.ledger.ledger import connect
+from sweeps.ranking import paper_numbers
 from sweeps.report import main
-from sweeps.reporting import paper_numbers
 from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
 from sweeps.stage3_margin import Stage3Options, stage3

@@ -12,7 +12,7 @@ from sweeps import grids
 from sweeps.axis import AxisOptions, axis_stage
 from sweeps.mc_po_studies import AUGMENTED, COUNTS, EPOCHS, METHODS, NEGATIVES, NOISE, ONLINE, STUDIES
 from sweeps.objectives import study_of
-from sweeps.search.mc_po_numbers import ALPACA, ARENA
+from sweeps.ranking.mc_po_numbers import ALPACA, ARENA
 from sweeps.search.study import StudyOptions, plan_study
 from sweeps.search.study_tables import Entry, Study, shown_tables, tabulate, with_starting_model, write_tables
 
