@@ -1,6 +1,5 @@
-"""What an evaluator must know before it loads a checkpoint: one of ours, a Hugging Face folder, or a hub id."""
-
-from __future__ import annotations
+"""Facts about a checkpoint that evaluators need before they load it: one of ours, a Hugging Face folder, or a hub
+id."""
 
 import hashlib
 import json

@@ -3,8 +3,6 @@
 The MC-PO paper, Section 3.2 and Appendix B.1 (batched online setup).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

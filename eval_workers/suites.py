@@ -12,11 +12,10 @@ from mmpo_train.errors import InputError
 
 Suite = Literal["reward", "harness", "alpaca", "arena"]
 Request = Mapping[str, str]
-"""Folders of one evaluation: checkpoint, starting_model, tokens, reference, artifacts, and its precision."""
+"""Folders of one evaluation: checkpoint, starting_model, artifacts."""
 Evaluate = Callable[[Request], dict[str, Any]]
-"""Returns {metrics: name -> number}. The reward suite adds `correct`, 0 or 1 for each validation pair; the others add
-`facts`, name -> what the numbers depend on besides the model; the harness adds `missing`, task -> why it has no result.
-"""
+"""Returns {metrics: name -> number, facts: name -> what the numbers depend on besides the model}; the harness adds
+`missing`, task -> why it has no result."""
 
 
 @dataclass(frozen=True, kw_only=True)

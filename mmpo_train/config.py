@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -355,31 +355,68 @@ def _type_name(kind: Any) -> str:
     return names.get(kind, "a comma-separated list")
 
 
+# Checks of single fields, of a preference trial or an instruction tuning.
+_ONE_OF: dict[str, tuple[Any, ...]] = {
+    "optimizer": OPTIMIZERS,
+    "precision": PRECISIONS,
+    "negative_choice": NEGATIVE_CHOICES,
+    "noise_candidate": NOISE_CANDIDATES,
+    "truncation": TRUNCATIONS,
+    "completion_rendering": COMPLETION_RENDERINGS,
+    "layout": LAYOUTS,
+    "gradient_checkpointing": GRADIENT_CHECKPOINTING,
+    "compile": COMPILE,
+    "zero_stage": (0, 1, 2, 3),
+    "turns": ("all", "last"),
+}
+_ABOVE_0 = ("learning_rate", "beta")
+_AT_LEAST_0 = (
+    *("r_eps", "gamma_over_beta", "gamma", "sft_weight", "desirable_weight", "undesirable_weight"),
+    *("weight_decay", "max_gradient_norm", "checkpoint_minutes"),
+)
+_SHARES = ("warmup_share", "lora_dropout")
+_AT_LEAST_1 = (
+    *("epochs", "pairs_per_step", "conversations_per_step", "pairs_per_group", "negatives", "segments", "lora_alpha"),
+    *("max_prompt_tokens", "max_completion_tokens", "max_tokens", "evaluate_every_epochs", "validate_every_steps"),
+    "validation_conversations",
+)
+_OR_0 = {"lora_rank": "train everything", "tokens_per_pass": "chosen by trying", "worst_negatives": "all"}
+"""Fields of at least 0 -> the meaning of 0."""
+
+
+def field_problems(config: object) -> Iterator[str]:
+    """What is wrong with single fields of a preference trial or an instruction tuning."""
+
+    def given(names: Iterable[str]) -> Iterator[tuple[str, Any]]:
+        return ((name, getattr(config, name)) for name in names if hasattr(config, name))
+
+    for name, value in given(_ONE_OF):
+        if value not in _ONE_OF[name]:
+            yield f"{name} must be one of {', '.join(map(str, _ONE_OF[name]))}, got {value!r}"
+    for name, value in given(_ABOVE_0):
+        if not (math.isfinite(value) and value > 0):
+            yield f"{name} must be a finite number above 0, got {value}"
+    for name, value in given(_AT_LEAST_0):
+        if not (math.isfinite(value) and value >= 0):
+            yield f"{name} must be a finite number of at least 0, got {value}"
+    for name, value in given(_SHARES):
+        if not 0 <= value < 1:
+            yield f"{name} must be at least 0 and below 1, got {value}"
+    for name, value in given(_AT_LEAST_1):
+        if value < 1:
+            yield f"{name} must be at least 1, got {value}"
+    for name, value in given(_OR_0):
+        if value < 0:
+            yield f"{name} must be 0 ({_OR_0[name]}) or more, got {value}"
+    for name, value in given(("seed", "holdout_seed")):
+        if not 0 <= value < 2**32:
+            yield f"{name} must be at least 0 and below 2**32, got {value}"
+
+
 def _problems(config: TrialConfig) -> Iterable[str]:
     if config.objective not in OBJECTIVE_FIELDS:
         yield f"objective {config.objective!r} is unknown{nearest(config.objective, OBJECTIVE_FIELDS)}"
-    for name, allowed in (
-        ("optimizer", OPTIMIZERS),
-        ("precision", PRECISIONS),
-        ("negative_choice", NEGATIVE_CHOICES),
-        ("noise_candidate", NOISE_CANDIDATES),
-        ("truncation", TRUNCATIONS),
-        ("completion_rendering", COMPLETION_RENDERINGS),
-        ("layout", LAYOUTS),
-        ("gradient_checkpointing", GRADIENT_CHECKPOINTING),
-        ("compile", COMPILE),
-    ):
-        if getattr(config, name) not in allowed:
-            yield f"{name} must be one of {', '.join(allowed)}, got {getattr(config, name)!r}"
-    for name in ("learning_rate", "beta"):
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value > 0):
-            yield f"{name} must be a finite number above 0, got {value}; the paper's grids are in sweeps/grids.py"
-    at_least_0 = ("r_eps", "gamma_over_beta", "gamma", "sft_weight", "desirable_weight", "undesirable_weight")
-    for name in (*at_least_0, "weight_decay", "max_gradient_norm", "lora_dropout", "checkpoint_minutes"):
-        value = getattr(config, name)
-        if not (math.isfinite(value) and value >= 0):
-            yield f"{name} must be a finite number of at least 0, got {value}"
+    yield from field_problems(config)
     for name in config.evaluations:
         if name not in EVALUATIONS:
             yield f"evaluations has {name!r}{nearest(name, EVALUATIONS)}"
@@ -391,30 +428,10 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         yield f"answer_temperatures must be finite numbers of at least 0, got {config.answer_temperatures}"
     if config.completion_rendering == "alone" and config.objective in ONLINE_OBJECTIVES:
         yield "completion_rendering must be whole for online objectives: a generated answer is not rendered as a turn"
-    if not 0 <= config.warmup_share < 1:
-        yield f"warmup_share must be at least 0 and below 1, got {config.warmup_share}"
-    if not config.lora_dropout < 1:
-        yield f"lora_dropout must be below 1, got {config.lora_dropout}"
-    positive = ("epochs", "pairs_per_step", "pairs_per_group", "max_prompt_tokens", "max_completion_tokens")
-    runtime = ("evaluate_every_epochs", "validate_every_steps")
-    for name in (*positive, *runtime, "negatives", "segments", "lora_alpha"):
-        if getattr(config, name) < 1:
-            yield f"{name} must be at least 1, got {getattr(config, name)}"
-    if config.lora_rank < 0:
-        yield f"lora_rank must be 0 (train everything) or more, got {config.lora_rank}"
     if config.lora_rank and not config.lora_targets:
         yield "lora_targets must name at least one projection when lora_rank is above 0"
     if config.negatives_from_rank < 2:
         yield f"negatives_from_rank must be at least 2 (rank 1 is the chosen one), got {config.negatives_from_rank}"
-    if config.tokens_per_pass < 0:
-        yield f"tokens_per_pass must be 0 (chosen by trying) or more, got {config.tokens_per_pass}"
-    if config.worst_negatives < 0:
-        yield f"worst_negatives must be 0 (all) or more, got {config.worst_negatives}"
-    for name in ("seed", "holdout_seed"):
-        if not 0 <= getattr(config, name) < 2**32:
-            yield f"{name} must be at least 0 and below 2**32, got {getattr(config, name)}"
-    if config.zero_stage not in (0, 1, 2, 3):
-        yield f"zero_stage must be 0, 1, 2 or 3, got {config.zero_stage}"
     if not config.model:
         yield "model is empty; it must be tiny, a folder or a hub id"
     if not config.dataset or not all(config.dataset):

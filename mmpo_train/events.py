@@ -1,7 +1,5 @@
 """Messages of a running trial. Standard library only, so that drivers read them without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

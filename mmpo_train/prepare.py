@@ -35,6 +35,14 @@ class Inputs:
     model_folder: Path
     storage: Path
 
+    @property
+    def tokens(self) -> Path:
+        """Folder of the token tables, whether it exists or not."""
+        config = self.config
+        cuts = config.max_prompt_tokens, config.max_completion_tokens
+        how = config.noise_candidate, config.truncation, config.completion_rendering
+        return self.storage / "tokens" / tables_key(config.data_fingerprint, config.model_fingerprint, *cuts, *how)
+
 
 def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> Inputs:
     """The inputs, after finding the model and reading the data. Raises InputError for a problem with either."""
@@ -73,7 +81,7 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
     config, storage = inputs.config, inputs.storage
     build_starting_model(inputs, say)
     model = for_all_nodes(inputs.model_folder, config.model, storage, say)
-    tokens = tables_folder(inputs)
+    tokens = inputs.tokens
     with lock(tokens):
         fetch(tokens)
         counts = read_counts(tokens)
@@ -91,21 +99,6 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
         if config.objective in NEEDS_UNRELATED:
             ensure_reference(unrelated, *work, splits=(UNRELATED,))
     return Places(model, tokens, reference, unrelated, storage / "trials"), counts
-
-
-def tables_folder(inputs: Inputs) -> Path:
-    """Folder of the token tables of these inputs, whether it exists or not."""
-    config = inputs.config
-    key = tables_key(
-        config.data_fingerprint,
-        config.model_fingerprint,
-        config.max_prompt_tokens,
-        config.max_completion_tokens,
-        config.noise_candidate,
-        config.truncation,
-        config.completion_rendering,
-    )
-    return inputs.storage / "tokens" / key
 
 
 def build_starting_model(inputs: Inputs, say: Say) -> None:

@@ -4,8 +4,6 @@ A credential is known by the name in front of it, by its place in an address or 
 text and numbers have too (`eos_token`, `tokens_per_pass`) are left alone. Standard library only.
 """
 
-from __future__ import annotations
-
 import logging
 import re
 import sys

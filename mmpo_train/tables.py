@@ -1,7 +1,5 @@
 """A table of texts, and how it is written: in a terminal, as Markdown, as CSV. Every table that is shown is one."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Collection, Iterable, Sequence

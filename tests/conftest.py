@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import secrets
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ pytest_plugins = ["tests.support.checkpoints"]
 
 
 def pytest_configure(config):
-    if config.getoption("markexpr") != "gpu":
+    if config.getoption("markexpr") != "gpu" and shutil.which("nvidia-smi"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 

@@ -1,7 +1,5 @@
 """AlpacaEval's files: prompts, outputs, instruction difficulties and gamed rows, from the hub or from local files."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import json

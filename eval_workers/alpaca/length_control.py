@@ -6,8 +6,6 @@ alpaca_eval 0.6.6, metrics/glm_winrate.py). The library finds gamma by the row's
 shifts all that follow; here it is found by the instruction.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Answering prompts and judging answers, with one model in memory at a time and the judges opened so far."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +12,8 @@ from eval_workers.answers.sampling import Sampling
 from eval_workers.answers.vllm_generation import VllmGenerator, what_vllm_lacks
 from eval_workers.judging.judges import Judge, open_judge
 from eval_workers.warm_model import WarmModel
-from mmpo_train.data.rendering import end_ids_of
+from mmpo_train.chat.messages import Message
+from mmpo_train.data.rendering import Unusable, end_ids_of, prompt_ids
 from mmpo_train.errors import InputError
 from mmpo_train.model.logps import CompletionLogps, Pass
 from mmpo_train.model.policy import load_tokenizer
@@ -64,13 +63,34 @@ class Answering:
             self.warm = WarmModel()  # what the last one holds need not fit beside vLLM's engine
             torch.cuda.empty_cache()
         self.generator.load(policy, end_ids_of(tokenizer), precision=precision)
-        answers = generate_to(path, self.generator, self.kept_as(name), [ids.tolist() for ids in prompts], samplings)
+        # vLLM's answers are told from our own generator's.
+        kept_as = f"{name} vllm" if isinstance(self.generator, VllmGenerator) else name
+        answers = generate_to(path, self.generator, kept_as, [ids.tolist() for ids in prompts], samplings)
         texts = [[str(tokenizer.decode(answer.ids, skip_special_tokens=True)) for answer in row] for row in answers]
         return answers, texts
 
-    def kept_as(self, name: str) -> str:
-        """The name under which a model's answers are saved, which tells vLLM's from our own generator's."""
-        return f"{name} vllm" if isinstance(self.generator, VllmGenerator) else name
+    def replies(
+        self,
+        path: Path,
+        policy: Path,
+        name: str,
+        tokenizer_folder: Path,
+        questions: Sequence[str],
+        sampling: Sampling,
+        precision: str,
+    ) -> tuple[list[Answer], list[str]]:
+        """One answer to each question of a user, otherwise as `answers`.
+
+        Raises InputError for a question that the chat template cannot render.
+        """
+        tokenizer, prompts = load_tokenizer(tokenizer_folder), []
+        for question in questions:
+            try:
+                prompts.append(np.array(prompt_ids(tokenizer, [Message("user", question)]), dtype=np.int32))
+            except Unusable as error:
+                raise InputError(f"{policy} cannot answer {question[:80]!r}: {error}; use another model") from error
+        answers, texts = self.answers(path, policy, name, tokenizer_folder, prompts, [sampling], precision)
+        return [row[0] for row in answers], [row[0] for row in texts]
 
     def scorer(self, folder: Path, precision: str) -> Callable[[Pass], torch.Tensor]:
         """The folder's model as `score_pairs` expects it. It replaces the answering model in memory."""

@@ -1,7 +1,5 @@
 """How an answer is sampled: settings, random numbers, batches and tokens."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -8,8 +8,6 @@ A folder holds question.jsonl and model_answer/MODEL.jsonl. The form of a line i
           {uid, model, messages: [{role, content}, {role: "assistant", content: {answer}}]}
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 from filelock import FileLock
 
 from eval_workers.answers.answering import Answering
@@ -21,13 +20,11 @@ from eval_workers.arena.games import Game, bootstrap, open_labels_judge, play_on
 from eval_workers.judging.costs import PRICES, Purse, read_price
 from eval_workers.judging.judges import Judge, JudgeCount, open_judge
 from eval_workers.judging.specs import check_judge_spec
-from mmpo_train.chat.messages import Message
 from mmpo_train.config import digest_of
-from mmpo_train.data.rendering import Unusable, facts, prompt_ids
+from mmpo_train.data.rendering import facts
 from mmpo_train.errors import InputError, complaints
 from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, UNJUDGED_SHARES, arena_category, error_of
 from mmpo_train.model.folders import fingerprint
-from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.storage.whole_file import write_whole
 
 logger = logging.getLogger(__name__)
@@ -37,8 +34,6 @@ Form = Literal["verdict", "labels"]
 
 # Tiny's answers are a sentence, and its model has no more than 4096 positions for prompt and answer.
 _TINY_MAX_NEW_TOKENS = 256
-
-
 _PRICE = ",price="
 
 
@@ -181,12 +176,10 @@ class ArenaHard:
     def _answers(self, policy: Path, starting_model: Path, path: Path) -> tuple[list[Answer], list[str]]:
         """One answer to each question, as ids and as text, saved to `path` as they come."""
         marks = [fingerprint(folder, self._folder / "fingerprints.json") for folder in (policy, starting_model)]
-        name, sampling = digest_of([*marks, self.settings.precision]), self.settings.sampling()
-        prompts = _rendered(self.questions, starting_model)
-        answers, texts = self.answering.answers(
-            path, policy, name, starting_model, prompts, [sampling], self.settings.precision
+        name, questions = digest_of([*marks, self.settings.precision]), [question.text for question in self.questions]
+        return self.answering.replies(
+            path, policy, name, starting_model, questions, self.settings.sampling(), self.settings.precision
         )
-        return [row[0] for row in answers], [row[0] for row in texts]
 
     def _baseline_answers(self, starting_model: Path, artifacts: Path) -> list[str]:
         if STARTING_MODEL not in self.baselines:
@@ -238,18 +231,6 @@ def _tiny_questions(limit: int) -> list[Question]:
 
     prompts = [row["prompt"] for row in preference_examples("validation")][: limit or None]
     return [Question(str(number), "tiny", prompt, "v2.0") for number, prompt in enumerate(prompts)]
-
-
-def _rendered(questions: Sequence[Question], tokenizer_folder: Path) -> list[np.ndarray]:
-    tokenizer = load_tokenizer(tokenizer_folder)
-    prompts = []
-    for question in questions:
-        try:
-            ids = prompt_ids(tokenizer, [Message("user", question.text)])
-        except Unusable as error:
-            raise InputError(f"question '{question.name}' cannot be rendered: {error}; use another model") from error
-        prompts.append(np.array(ids, dtype=np.int32))
-    return prompts
 
 
 def _metric_name(category: str) -> str:

@@ -1,7 +1,5 @@
 """Log-likelihoods of (context, continuation) pairs. Equal contexts are computed once; passes adapt their size."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import numpy as np

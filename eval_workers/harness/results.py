@@ -1,7 +1,5 @@
 """Results of the LM Harness as metrics and files: accuracies with errors, their mean, a log of every sample."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

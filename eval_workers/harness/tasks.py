@@ -3,8 +3,6 @@
 The definition of a packaged task includes lm-eval's YAML file; only the place of its data is replaced.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json

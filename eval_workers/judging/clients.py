@@ -1,7 +1,5 @@
 """Judges over the network, by OpenAI's and Anthropic's protocols. The door to both libraries."""
 
-from __future__ import annotations
-
 import json
 import logging
 import math
@@ -63,12 +61,7 @@ _USUAL_PAUSE, _LONGEST_PAUSE_TAKEN_SECONDS = wait_exponential(0.5, max=8.0), 60.
 
 
 def open_client(
-    spec: JudgeSpec,
-    limits: Limits,
-    *,
-    temperature: float = 0.0,
-    top_logprobs: int = 0,
-    purse: Purse | None = None,
+    spec: JudgeSpec, limits: Limits, *, temperature: float = 0.0, top_logprobs: int = 0, purse: Purse | None = None
 ) -> Ask:
     """A function from a prompt to the model's reply, which several threads may call.
 
@@ -168,10 +161,7 @@ def _openai(model: str, url: str, key: str, limits: Limits) -> _Protocol:
     def send(prompt: Prompt, sampling: dict[str, Any]) -> Any:
         messages: Any = _messages(prompt)
         return client.chat.completions.with_raw_response.create(
-            model=model,
-            messages=messages,
-            max_completion_tokens=limits.max_reply_tokens,
-            extra_body=sampling,
+            model=model, messages=messages, max_completion_tokens=limits.max_reply_tokens, extra_body=sampling
         )
 
     def read(body: dict[str, Any]) -> Reply:

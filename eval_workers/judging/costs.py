@@ -1,7 +1,5 @@
 """The cost of judging: prices of known models, the money spent, and a cap that is never exceeded."""
 
-from __future__ import annotations
-
 import math
 import re
 import threading

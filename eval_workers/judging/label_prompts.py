@@ -1,7 +1,5 @@
 """The prompt of a judge that names the better of two models, "m" or "M", and the preference in its first token."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json
@@ -18,7 +16,7 @@ FIRST, SECOND = "m", "M"
 """Names of the two models: of the output shown first, and of the other."""
 
 LEAST_SHARE = 0.5
-"""Of the first token's probability that the labels must hold; with less the judge has not judged."""
+"""Share of the first token's probability that the labels must have together; with less the judge has not judged."""
 
 PLACEHOLDERS = ("instruction", "output_1", "output_2")
 # alpaca_eval's prompt is read where that package is installed: its licence keeps it out of this repository.

@@ -5,8 +5,6 @@ A preference judge is named `tiny`; `weighted_alpaca_eval_gpt-4o-mini-2024-07-18
 or `hf:FOLDER`. Judges over the network may end with `@URL` of a compatible service and `,price=IN/OUT`.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from typing import Literal

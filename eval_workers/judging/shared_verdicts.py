@@ -6,8 +6,6 @@ cache reads the files of others at its start and after each file that it writes.
 question. A verdict that was not yet shared when its process ended is shared by the next process on that node.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import secrets

@@ -1,7 +1,5 @@
 """Names of judges over the network, and where their keys are. Standard library only."""
 
-from __future__ import annotations
-
 import ipaddress
 import os
 import re

@@ -1,7 +1,5 @@
 """A background thread that does jobs in order, each until it succeeds."""
 
-from __future__ import annotations
-
 import logging
 import threading
 import time

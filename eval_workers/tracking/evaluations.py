@@ -1,7 +1,5 @@
 """Models that were judged by themselves, as runs of the experiment `evaluations`. Sweeps have a ledger of their own."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Mapping
@@ -13,7 +11,7 @@ from eval_workers.tracking.store import Store
 
 EXPERIMENT = "evaluations"
 FLUSH_SECONDS = 60.0
-"""How long the end of a command waits for MLflow while nothing gets through."""
+"""Time that the end of a command waits for MLflow without a single successful write."""
 
 
 class Evaluations:
@@ -49,7 +47,7 @@ class Evaluations:
         self._delivery.put(deliver, f"the scores of {name}", lambda: self._refused.append(name))
 
     def finish(self, timeout_seconds: float = FLUSH_SECONDS) -> list[str]:
-        """What could not be recorded, in sentences; none when all was."""
+        """Results that could not be recorded, in sentences; empty if all were."""
         late = []
         try:
             self._delivery.flush(timeout_seconds, "The same command, run again, records them.")

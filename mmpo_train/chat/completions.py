@@ -1,4 +1,4 @@
-"""Where a prompt ends and its completion begins: columns that repeat the prompt, go on with it, or hold all of it."""
+"""The boundary between prompt and completion: completion columns may repeat, continue or contain the whole prompt."""
 
 from mmpo_train.chat.messages import Completion, Message, Turns, completion_of, messages_of, text_of
 from mmpo_train.chat.problems import Notes, RowProblem, shown
@@ -6,7 +6,7 @@ from mmpo_train.chat.prompts import turns_in
 from mmpo_train.chat.texts import may_spell_turns
 
 ASKS = ("user", "tool")
-"""Whose turn is answered by the assistant."""
+"""Roles whose turns the assistant answers."""
 
 
 def conversation(name: str, value: object, given: Turns | None, notes: Notes) -> tuple[Turns, Completion]:
@@ -27,10 +27,10 @@ def conversation(name: str, value: object, given: Turns | None, notes: Notes) ->
 
 
 def _spelled(name: str, text: str, given: Turns | None, notes: Notes) -> Turns:
-    """The turns that a text in column `name` spells; empty where it is the completion itself.
+    """The turns in the text of column `name`; empty if the text is the completion itself.
 
-    Where no prompt is given the column must hold it too, and text is a transcript. Beside one it is where it repeats
-    that, or has a chat template's marks: people do write dialogues.
+    Without a prompt column the text must be a transcript that contains the prompt. With one it is a transcript only if
+    it repeats the prompt or has a chat template's tokens, since a completion may well be a dialogue.
     """
     turns = turns_in(name, text, notes, spoken=given is None)
     if turns or given is None or not (spoken := turns_in(name, text, Notes())):
@@ -43,11 +43,11 @@ def _spelled(name: str, text: str, given: Turns | None, notes: Notes) -> Turns:
 
 
 def join(given: Turns | None, head: Turns) -> Turns:
-    """The prompt from the row's prompt column and the turns that chosen (or rejected) repeats or adds.
+    """The prompt from the prompt column and the turns that chosen (or rejected) repeats or adds.
 
-    The turns win where both exist, if the prompt column says nothing else: it must be their beginning, one of
-    them, or a rendering of them all as text. Otherwise it could be context that would be lost unseen. Turns that begin
-    with the assistant go on where the prompt ended.
+    If both exist the turns are used, provided that the prompt column has nothing else: it must be their beginning, one
+    of them, or a rendering of all of them as text. Anything else could be context, which must not be lost silently.
+    Turns that begin with the assistant continue the prompt.
     """
     blank = given is None or not any(message.content.strip() for message in given)
     if blank or not given or not head:
@@ -67,7 +67,7 @@ def join(given: Turns | None, head: Turns) -> Turns:
 
 
 def first_difference(one: Turns, other: Turns) -> str:
-    """Where two prompts differ, in words."""
+    """The first difference between two prompts, in words."""
     for place, (left, right) in enumerate(zip(one, other), 1):
         if left != right:
             return f"turn {place} is {left.role} {shown(left.content)} and {right.role} {shown(right.content)}"

@@ -1,4 +1,4 @@
-"""What a source string names: an address, one of its configs, a train and a validation split.
+"""The parts of a source string: an address, one of its configs, a train and a validation split.
 
 PATH|HUB-ID[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]
 """
@@ -20,12 +20,12 @@ _LOOKS_LIKE_FILE = re.compile(r".*\.(txt|tsv|xlsx?|gz|zst|bz2|xz|zip|tar|arrow|p
 
 
 class Address(NamedTuple):
-    """A source string, taken apart; None for what it does not name."""
+    """The parts of a source string; None for a part that it does not name."""
 
     place: str
     """A path, a hub id or a URL."""
     config: str | None
-    """One of a data set's several configs."""
+    """One of the data set's configs."""
     train: str | None
     validation: str | None
 
@@ -34,13 +34,13 @@ class Address(NamedTuple):
 
 
 def split_address(given: str) -> Address:
-    """The parts of a source string. Raises InputError for what can be none.
+    """The parts of a source string. Raises InputError for a malformed one.
 
-    The longest beginning that exists, or ends like a data file, is the place: a path may hold colons and hashes.
+    The place is the longest beginning that exists or ends like a data file, since a path may contain colons and hashes.
     """
     pieces = given.split(":")
     if not pieces[0].partition("#")[0].strip():
-        raise InputError(f"'{given}' is no source: expected {FORM}")
+        raise InputError(f"'{given}' is not a source; expected {FORM}")
     cuts = [
         (":".join(pieces[: len(pieces) - tail]), pieces[len(pieces) - tail :]) for tail in range(min(3, len(pieces)))
     ]
@@ -53,7 +53,7 @@ def split_address(given: str) -> Address:
         raise InputError(f"{given}: over a network only single files can be read, ending in {', '.join(READERS)}")
     beginning, splits = cuts[-1]
     if ":" in beginning:
-        raise InputError(f"'{given}' has too many colons: expected {FORM}")
+        raise InputError(f"'{given}' has too many colons; expected {FORM}")
     return _named(*_with_and_without_config(beginning)[-1], splits)
 
 
@@ -71,7 +71,7 @@ def _named(place: str, config: str, splits: Sequence[str]) -> Address:
 def choose_splits(
     address: str, names: Sequence[str], train: str | None, validation: str | None
 ) -> tuple[str, str | None]:
-    """The train and the validation split: those asked for, else the customary ones; never a union."""
+    """The train and the validation split: those that were named, otherwise those with the usual names."""
     have = f"{address} has: {', '.join(names)}"
     for asked in (train, validation):
         if asked is not None and asked not in names:
@@ -82,7 +82,7 @@ def choose_splits(
         customary = [name for name in TRAIN_SPLITS if name in names and name != validation]
         left = [name for name in names if name != validation]
         if not customary and len(left) > 1:
-            raise InputError(f"which split to train on? name it, as in {address}:{left[0]}; {have}")
+            raise InputError(f"the split to train on must be named, as in {address}:{left[0]}; {have}")
         train = (customary or left or names)[0]
     if validation is None:
         validation = next((name for name in VALIDATION_SPLITS if name in names and name != train), None)
@@ -95,7 +95,7 @@ def choose_splits(
 
 
 def refuse_missing_file(address: str) -> None:
-    """InputError if `address`, which does not exist, can be nothing but a path."""
+    """Raises InputError if `address`, which does not exist, can only be a path."""
     folder = os.path.dirname(address) or "."
     if os.path.isdir(folder):
         near = near_names(address)
@@ -106,7 +106,7 @@ def refuse_missing_file(address: str) -> None:
 
 
 def near_names(address: str) -> str:
-    """What is in the address's folder and spelled nearly like it, in brackets; empty where there is nothing."""
+    """Files in the address's folder with a similar name, in brackets; empty if there are none."""
     folder, name = os.path.split(address)
     if not os.path.isdir(folder or "."):
         return ""

@@ -1,4 +1,4 @@
-"""What became of the rows: counts of the dropped and the noted, for people and for the ledger."""
+"""Counts of the rows that were kept, dropped and noted, for the terminal and for the ledger."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,7 +13,7 @@ LISTED_ROWS = 5
 
 @dataclass
 class Problems:
-    """Rows that cannot be used: how many of each reason, and what is wrong with the first of them."""
+    """Rows that cannot be used: their number by reason, and the details of the first ones."""
 
     reasons: Counter[str] = field(default_factory=Counter)
     first: list[str] = field(default_factory=list)
@@ -27,7 +27,7 @@ class Problems:
         return self.reasons.total()
 
     def __str__(self) -> str:
-        """The reasons counted, the first rows in full, the number of the rest."""
+        """The number of rows by reason, the details of the first rows, and the number of the others."""
         lines = [f"  {self.reasons[reason]} x {reason}" for reason in REASONS if reason in self.reasons] + self.first
         more = len(self) - len(self.first)
         return "\n".join([*lines, f"  and {more} more"] if more else lines)
@@ -35,7 +35,7 @@ class Problems:
 
 @dataclass
 class PartAudit:
-    """What became of the rows of one file or table."""
+    """Counts of the rows of one file or table."""
 
     source: str
     split: str
@@ -44,31 +44,31 @@ class PartAudit:
     dropped: dict[str, list[int]] = field(default_factory=dict)
     """Reason -> 1-based rows."""
     noted: dict[str, list[int]] = field(default_factory=dict)
-    """Reason -> 1-based rows, of those that were kept."""
+    """Reason -> 1-based rows that were kept."""
 
 
 @dataclass
 class Audit:
-    """What was read, kept and dropped."""
+    """Counts of the rows of all sources, and of the examples made from them."""
 
     parts: list[PartAudit] = field(default_factory=list)
     unused: dict[str, int] = field(default_factory=dict)
-    """Column, or key of messages, that was filled and not read -> rows."""
+    """Column or message key that had content and was not read -> number of rows."""
     train: int = 0
     """Examples to train on."""
     validation: int = 0
     """Examples to validate on."""
     held_out: int = 0
-    """Of those, examples held out of train splits because their source has no validation split."""
+    """Validation examples that were held out of train splits because their source has no validation split."""
     shared_prompts: int = 0
     """Validation prompts that also occur in train: contamination."""
     answers_left_out: int = 0
-    """Ranked answers that became no completion: tied with the best, ranked too high, or not among the worst."""
+    """Ranked answers that are not completions: tied with the best, ranked too high, or not among the worst."""
     completions_per_prompt: dict[int, int] = field(default_factory=dict)
-    """K -> examples to train on; those to validate on have two."""
+    """K -> number of training examples with K completions. Validation examples have two."""
 
     def lines(self) -> list[str]:
-        """The audit for people, a line a fact."""
+        """The audit in words, one line per fact."""
         lines = []
         for part in self.parts:
             count = part.rows - part.kept
@@ -87,17 +87,17 @@ class Audit:
         return lines
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """The audit as JSON-able values."""
         return asdict(self)
 
 
 def counted(what: str, reasons: Mapping[str, Sequence[int | str]]) -> list[str]:
-    """A line for each reason: how many rows, and the first of them."""
+    """One line per reason, with the number of rows and the first of them."""
     return [f"  {what} {len(rows)}: {reason} ({_listed(rows)})" for reason, rows in reasons.items()]
 
 
 def unused_lines(unused: Mapping[str, int]) -> list[str]:
-    """What was filled and not read, each name once; those that may change what is meant apart, with their rows."""
+    """Names of columns and keys that were not read. Those that may change the meaning have a line of their own."""
     weighty = [f"{name} ({rows} rows)" for name, rows in unused.items() if may_change_meaning(name)]
     others = [name for name in unused if not may_change_meaning(name)]
     lines = [f"warning: not used, though it may change what is meant: {', '.join(weighty)}"] if weighty else []
@@ -105,7 +105,7 @@ def unused_lines(unused: Mapping[str, int]) -> list[str]:
 
 
 def add_to(reasons: dict[str, list[Any]], found: Iterable[str], row: int | str) -> None:
-    """Put the row under each reason."""
+    """Add the row to the list of each reason."""
     for reason in found:
         reasons.setdefault(reason, []).append(row)
 

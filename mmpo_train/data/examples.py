@@ -1,4 +1,4 @@
-"""Tokenised examples as a person reads them: what is scored, what was cut, every special token in sight."""
+"""Tokenised examples as text: what is scored, what was cut, and every special token."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def first_examples(
 
 
 def as_text(example: PreferenceExample, tokens: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> Text:
-    """One example for a terminal."""
+    """One example as text for a terminal."""
     names = ["chosen"] + ["rejected"] * (len(tokens.completions) - 1)
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in zip(names, tokens.completions, strict=True))
     text = Text(f"{example.source} row {example.row}", style="bold")
@@ -68,7 +68,7 @@ def as_text(example: PreferenceExample, tokens: EncodedExample, tokenizer: PreTr
 def as_columns(
     shown: Iterable[tuple[PreferenceExample, EncodedExample]], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, list]:
-    """The same as the columns of a table, a row for each rejected completion."""
+    """The examples as columns of a table with a row for each rejected completion."""
     columns: dict[str, list] = {}
     for example, tokens in shown:
         lengths, cuts = [len(ids) for ids in tokens.completions], tokens.completion_cuts
@@ -91,7 +91,7 @@ def as_columns(
 
 
 def _append(text: Text, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, style: str) -> None:
-    """The ids' text; runs of ordinary tokens are decoded together, since one character may span several tokens."""
+    """Append the text of the ids. Runs of ordinary tokens are decoded together: one character may span several."""
     specials, run = special_ids(tokenizer), list[int]()
     for token in [*ids.tolist(), None]:
         if token is not None and token not in specials:

@@ -1,7 +1,7 @@
-"""Files of rows -> rows that know their place.
+"""Rows of data files, with their places.
 
-The readers are our own so that a bad row can be named exactly and text stays as it is: pandas, and with it
-`datasets`, reads the CSV cell `None` as no value.
+The readers are our own, so that messages can name a bad row exactly and text stays unchanged: pandas, and therefore
+`datasets`, reads the CSV cell `None` as a missing value.
 """
 
 import csv
@@ -40,9 +40,9 @@ _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 class Row(NamedTuple):
     number: int
     place: str
-    """How messages call it: `row 3`, `line 12`."""
+    """Its name in messages, such as `row 3` or `line 12`."""
     value: Any
-    """What stands there, or the RowProblem that kept it from being read."""
+    """Its content, or the RowProblem because of which it could not be read."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,11 @@ class Part:
 
     label: str
     rows: Callable[[], Iterator[Row]]
-    """Reads the rows; InputError if the file as a whole cannot be read."""
+    """Reads the rows. Raises InputError if the file as a whole cannot be read."""
 
 
 def file_part(path: str, label: str) -> Part:
-    """The rows of one file, not yet read; InputError if its kind is unknown."""
+    """The rows of one file, not yet read. Raises InputError for an unknown kind of file."""
     if not has_reader(path):
         raise InputError(
             f"{label}: cannot read files of this kind; expected one that ends in {', '.join(READERS)} "
@@ -65,13 +65,13 @@ def file_part(path: str, label: str) -> Part:
 
 
 def with_habits(rows: Iterator[Row], completions: Sequence[str] = PAIR) -> tuple[Iterator[Row], Habits]:
-    """The same rows, and what the first of them say of all."""
+    """The same rows, and the file's conventions as its first rows show them."""
     first = list(islice(rows, LOOKED_AT))
     return chain(first, rows), habits_of([row.value for row in first], completions)
 
 
 def has_reader(path: str) -> bool:
-    """Whether files of this name can be read."""
+    """Whether a file of this name can be read."""
     return suffixes(path)[0] in READERS
 
 
@@ -98,24 +98,24 @@ def _read_json(path: str, label: str) -> Iterator[Row]:
         if _skip(text, position + 1) != len(text):
             raise json.JSONDecodeError("Extra data", text, position + 1)
     except json.JSONDecodeError as error:
-        raise _broken(error, label, "mend it there") from None
+        raise _broken(error, label, "correct it") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{label}, row {number}: {json_problem(error)}; mend it there") from None
+        raise InputError(f"{label}, row {number}: {json_problem(error)}; correct it") from None
 
 
 def _no_list(text: str, label: str) -> InputError:
-    """What is wrong with a JSON file that does not begin with a list."""
+    """The error for a JSON file that does not begin with a list."""
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         by_line = error.msg == "Extra data" and text.lstrip().startswith("{")
-        return _broken(error, label, "it looks like one object a line: name it .jsonl" if by_line else "mend it there")
+        return _broken(error, label, "it looks like one object per line: name it .jsonl" if by_line else "correct it")
     except (ValueError, RecursionError) as error:
-        return InputError(f"{label}: {json_problem(error)}; mend it there")
+        return InputError(f"{label}: {json_problem(error)}; correct it")
     lists = [f"'{key}'" for key, held in value.items() if isinstance(held, list)] if isinstance(value, dict) else []
     remedy = f"; save the list under {' or '.join(lists)} by itself" if lists else ""
     found = "an object" if isinstance(value, dict) else f"{json.dumps(value)[:40]}"
-    return InputError(f"{label} should hold a list of objects, [{{...}}, {{...}}], but holds {found}{remedy}")
+    return InputError(f"{label} should be a list of objects, [{{...}}, {{...}}], but is {found}{remedy}")
 
 
 def _broken(error: json.JSONDecodeError, label: str, remedy: str) -> InputError:
@@ -123,7 +123,7 @@ def _broken(error: json.JSONDecodeError, label: str, remedy: str) -> InputError:
 
 
 def _skip(text: str, position: int) -> int:
-    """The position behind the white space."""
+    """The position after white space."""
     space = _SPACE.match(text, position)
     assert space is not None
     return space.end()
@@ -135,7 +135,7 @@ def _read_jsonl(path: str, label: str) -> Iterator[Row]:
         if line and not line.isspace():
             text = _decoded(line, label, offset, number)
             if not filled and text.lstrip().startswith("["):
-                raise InputError(f"{label} should hold one object a line, but begins with a list: name it .json")
+                raise InputError(f"{label} should have one object per line, but begins with a list: name it .json")
             filled = True
             check_density(line, label)
             try:
@@ -168,12 +168,11 @@ def _read_csv(path: str, label: str) -> Iterator[Row]:
             value: dict[str, str] | RowProblem = dict(zip(header, cells))
             if len(cells) != len(header):
                 value = RowProblem(
-                    "unreadable row",
-                    f"{len(cells)} cells under {len(header)} columns: quote cells that hold commas",
+                    "unreadable row", f"{len(cells)} cells under {len(header)} columns: quote cells that contain commas"
                 )
             yield Row(number, place, value)
     except csv.Error as error:
-        raise InputError(f"{label} is broken CSV near line {reader.line_num}: {error}; mend the quotes there") from None
+        raise InputError(f"{label} is broken CSV near line {reader.line_num}: {error}; correct the quotes") from None
 
 
 def _read_parquet(path: str, label: str) -> Iterator[Row]:
@@ -198,14 +197,14 @@ def _read_parquet(path: str, label: str) -> Iterator[Row]:
                         number += 1
                         yield Row(number, f"row {number}", value)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{label} is no readable parquet file ({in_brief(error)}): copy or write it again") from None
+        raise InputError(f"{label} is not a readable Parquet file ({in_brief(error)}): write it again") from None
 
 
 def _rows_at_once(group: Any, label: str) -> int:
-    """Rows of a row group that surely fit into half of the memory. Raises InputError for a bomb.
+    """Number of a row group's rows that fit into half of the memory in any case. Raises InputError for a bomb.
 
-    A column chunk holds its values as they are, or by their numbers in a dictionary, of which nothing is known but its
-    size in the file: each row may have all of it.
+    A column chunk stores its values, or their numbers in a dictionary of which only the size in the file is known: any
+    row may have all of it.
     """
     left, most = memory_left() // 2, _ROWS_AT_ONCE
     for column in map(group.column, range(group.num_columns)):
@@ -218,7 +217,7 @@ def _rows_at_once(group: Any, label: str) -> int:
 
 
 def table_rows(rows: list[dict[str, Any]], schema: object) -> list[dict[str, Any]]:
-    """The rows of a table as they were before it: it gives every object the keys of all, which matters to tools."""
+    """The rows without the nulls that a table adds to objects; only rows with tools are changed."""
     return list(map(_without_nulls, rows)) if re.search("tool|function", str(schema)) else rows
 
 
@@ -229,7 +228,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _decoded(data: bytes, label: str, offset: int = 0, line: int = 0) -> str:
-    """The text of these bytes, which stand at this offset of the file, in this line (0: they are all of it)."""
+    """The text of bytes at an offset of the file, in a line (0 if they are the whole file)."""
     try:
         text = data.decode("utf-8")
         return text if offset else text.removeprefix("\ufeff")

@@ -1,4 +1,4 @@
-"""The bytes of a data file, unpacked as they are read, and refused before they fill the memory."""
+"""The bytes of a data file, decompressed while they are read, and refused before they fill the memory."""
 
 import bz2
 import gzip
@@ -13,17 +13,17 @@ from mmpo_train.errors import InputError
 
 CHUNK_BYTES = 1 << 20
 _FREE_BYTES = 1 << 28
-"""So much may come out of a file whatever its size."""
+"""Decompressed bytes that are allowed for a file of any size."""
 MOST_TIMES = 250
-"""What grows by more, beyond that, is no text: prose shrinks to a third, the most monotonous tables to a hundredth."""
+"""Highest compression ratio of a larger file: prose reaches 3, the most repetitive tables 100."""
 _OBJECT_BYTES, _VALUE_BYTES = 240, 64
-"""Of memory, for an object of JSON with one key, and for any other value."""
+"""Bytes of memory of a JSON object with one key, and of any other value."""
 _DENSE = 8
-"""Bytes of memory for a byte of JSON that no conversation needs."""
+"""Bytes of memory per byte of JSON; conversations need fewer."""
 _RESERVE_BYTES = 1 << 28
-"""Of the memory, for everything else."""
+"""Memory that is left for everything else."""
 _UNKNOWN_BYTES = 1 << 33
-"""Taken for the memory that is left on a system that does not say."""
+"""Free memory that is assumed if the system does not report it."""
 
 
 def _zstandard(file: IO[bytes]) -> Any:
@@ -32,22 +32,17 @@ def _zstandard(file: IO[bytes]) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
 
 
-PACKINGS: dict[str, Callable[[Any], Any]] = {
-    ".gz": gzip.open,
-    ".zst": _zstandard,
-    ".bz2": bz2.open,
-    ".xz": lzma.open,
-}
+PACKINGS: dict[str, Callable[[Any], Any]] = {".gz": gzip.open, ".zst": _zstandard, ".bz2": bz2.open, ".xz": lzma.open}
 
 
 def suffixes(path: str) -> tuple[str, str]:
-    """What the file is, and how it is packed: `.jsonl` and `.gz`; the latter empty where it is not."""
+    """Suffixes of the format and of the compression, such as `.jsonl` and `.gz`; the second may be empty."""
     stem, last = os.path.splitext(path.lower())
     return (os.path.splitext(stem)[1], last) if last in PACKINGS else (last, "")
 
 
 def chunks(path: str, label: str) -> Iterator[bytes]:
-    """The file's content, unpacked, a piece at a time. Raises InputError where it cannot be read, or is a bomb."""
+    """Yields the decompressed file in pieces. Raises InputError for an unreadable file and for a bomb."""
     unpacked = 0
     try:
         with _opened(path) as file:
@@ -65,7 +60,7 @@ def chunks(path: str, label: str) -> Iterator[bytes]:
 
 
 def whole(path: str, label: str) -> bytes:
-    """All of the file, where a quarter of the memory holds it. Raises InputError."""
+    """The whole file. Raises InputError if it is larger than a quarter of the free memory."""
     parts: list[bytes] = []
     size, most = 0, memory_left() // 4
     for chunk in chunks(path, label):
@@ -80,7 +75,7 @@ def whole(path: str, label: str) -> bytes:
 
 
 def lines(path: str, label: str) -> Iterator[bytes]:
-    """The lines of a file, without their line feeds; each must fit into a quarter of the memory. Raises InputError."""
+    """Yields the lines without line feeds. Raises InputError for a line larger than a quarter of the free memory."""
     rest: list[bytes] = []
     held, most = 0, memory_left() // 4
     for chunk in chunks(path, label):
@@ -98,34 +93,34 @@ def lines(path: str, label: str) -> Iterator[bytes]:
 
 
 def empty(label: str) -> InputError:
-    """The error for a file in which nothing stands."""
-    return InputError(f"{label} is empty: expected rows with a prompt, a chosen and a rejected completion")
+    """The error for an empty file."""
+    return InputError(f"{label} is empty; expected rows with a prompt, a chosen and a rejected completion")
 
 
 def check_growth(label: str, packed: int, unpacked: int) -> None:
-    """Raises InputError where so many bytes come out of so few that no text can be behind it."""
+    """Raises InputError if the compression ratio is too high for text."""
     if unpacked > _FREE_BYTES and unpacked > MOST_TIMES * max(packed, 1):
-        raise _too_big(label, f"its first {_shown(packed)} unpack to {_shown(unpacked)}, as no text does")
+        raise _too_big(label, f"its first {_shown(packed)} decompress to {_shown(unpacked)}, too much for text")
 
 
 def check_density(data: bytes, label: str) -> None:
-    """Raises InputError for JSON that is brackets and commas for the most part, and too many for the memory."""
+    """Raises InputError for JSON that is mostly brackets and commas, if its values do not fit in the memory."""
     if len(data) < CHUNK_BYTES:
         return
     objects = _OBJECT_BYTES * data.count(b"{") + _VALUE_BYTES * (data.count(b"[") + data.count(b","))
     if objects > _DENSE * len(data) and objects > memory_left() // 2:
-        raise _too_big(label, f"its brackets and commas make values of {_shown(objects)}")
+        raise _too_big(label, f"its values would take {_shown(objects)} of memory")
 
 
 def require_memory(label: str) -> None:
-    """Raises InputError where reading on could end in the system's killing some process."""
+    """Raises InputError if so little memory is left that the system might kill a process."""
     left = memory_left()
     if left < _RESERVE_BYTES:
-        raise _too_big(label, f"its rows have filled the memory, {_shown(max(left, 0))} are left")
+        raise _too_big(label, f"its rows have filled the memory; {_shown(max(left, 0))} are left")
 
 
 def memory_left() -> int:
-    """Bytes that this process may still take: of the machine, of its container and of its own limit."""
+    """Bytes of memory that this process can still use, by the limits of machine, container and process."""
     left = []
     try:
         fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().split("\n") if line)
@@ -141,7 +136,7 @@ def memory_left() -> int:
 
 
 def in_brief(error: Exception) -> str:
-    """Kind and first line of an error, for a message of our own."""
+    """Type and first line of an error, for a message."""
     text = str(error).strip().split("\n")[0][:200]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

@@ -1,4 +1,4 @@
-"""Where rows come from: files, folders and hub datasets -> splits of rows. The project's one door to `datasets`."""
+"""Splits of rows from files, folders and hub datasets. The door to `datasets`."""
 
 import contextlib
 import os
@@ -28,12 +28,12 @@ class Source:
     from_hub: bool
     train: str
     validation: str | None
-    """None where the source has no split for it."""
+    """None if the source has no validation split."""
     splits: dict[str, tuple[Part, ...]]
 
 
 def open_source(given: str) -> Source:
-    """The splits behind a source string, chosen but not yet read (a hub dataset is downloaded)."""
+    """The splits of a source, not yet read. A hub dataset is downloaded."""
     address = split_address(given)
     place, from_hub = address.place, False
     if address.config and (place in EMBEDDED or not os.path.isdir(place) and (os.path.exists(place) or "://" in place)):
@@ -52,7 +52,7 @@ def open_source(given: str) -> Source:
 
 
 def _embedded_splits(name: str) -> dict[str, tuple[Part, ...]]:
-    """Data which the project makes itself (a folder of that name is `./tiny`)."""
+    """Splits of the embedded data. A folder of that name is written `./tiny`."""
 
     def rows(split: str) -> Iterator[Row]:
         for number, row in enumerate(EMBEDDED[name](split), 1):
@@ -62,7 +62,7 @@ def _embedded_splits(name: str) -> dict[str, tuple[Part, ...]]:
 
 
 def _folder_splits(address: Address) -> dict[str, tuple[Part, ...]]:
-    """A folder written by save_to_disk, or one of data files laid out as `datasets` expects them."""
+    """Splits of a folder from save_to_disk, or of data files in the layout that `datasets` expects."""
     import datasets
 
     folder = address.place
@@ -82,14 +82,14 @@ def _folder_splits(address: Address) -> dict[str, tuple[Part, ...]]:
         _refuse_config(address, path, error)
         held = ", ".join(sorted(os.listdir(folder))[:5]) or "nothing"
         raise InputError(
-            f"the folder {folder} holds no dataset that can be read (it holds {held}): {in_brief(error)}\n"
+            f"the folder {folder} contains no readable dataset (it contains {held}): {in_brief(error)}\n"
             "expected a folder from save_to_disk, or data files named after their splits "
             f"({', '.join(READERS)})"
         ) from error
 
 
 def _refuse_config(address: Address, path: str, error: Exception) -> None:
-    """InputError if what failed is the choice of a config, with the names of those that there are."""
+    """Raises InputError with the names of the configs if the error is about the choice of a config."""
     import datasets
 
     if not isinstance(error, ValueError) or "onfig" not in str(error):
@@ -99,19 +99,21 @@ def _refuse_config(address: Address, path: str, error: Exception) -> None:
     except Exception:  # noqa: BLE001  (as above: then the first error is the one to be shown)
         return
     if address.config not in names:
-        asked = f"{address.place} has no config '{address.config}';" if address.config else "which config is meant?"
-        raise InputError(f"{asked} name one of {', '.join(names)}, as in {address.place}#{names[0]}") from error
+        found = f"no config '{address.config}'" if address.config else "several configs"
+        raise InputError(
+            f"{address.place} has {found}; name one of {', '.join(names)}, as in {address.place}#{names[0]}"
+        ) from error
 
 
 def _hub_splits(address: Address) -> dict[str, tuple[Part, ...]]:
-    """The splits of a hub dataset, or of its copy in the local cache where the hub cannot be reached."""
+    """Splits of a hub dataset, or of its copy in the local cache if the hub cannot be reached."""
     import datasets
     import huggingface_hub
 
     hub_id = address.place
     remedy = (
         "for a local copy, run `hf download --repo-type dataset "
-        f"{hub_id} --local-dir FOLDER` where there is a network, and give FOLDER instead"
+        f"{hub_id} --local-dir FOLDER` on a machine with a network, and give FOLDER instead"
     )
     unreachable = ""
     try:
@@ -119,11 +121,11 @@ def _hub_splits(address: Address) -> dict[str, tuple[Part, ...]]:
         huggingface_hub.HfApi().dataset_info(hub_id, timeout=HUB_TIMEOUT_SECONDS)
     except huggingface_hub.errors.GatedRepoError:
         page = f"https://huggingface.co/datasets/{hub_id}"
-        raise InputError(f"{hub_id} asks for permission: request it at {page}, then run `hf auth login`") from None
+        raise InputError(f"{hub_id} requires permission: request it at {page}, then run `hf auth login`") from None
     except huggingface_hub.errors.RepositoryNotFoundError:
         raise InputError(
             f"{hub_id} is neither a file or folder here{near_names(hub_id)} nor a dataset on the hub "
-            "that this login can see: check the name; for a private one run `hf auth login`"
+            "that this login can see: check the name; for a private dataset run `hf auth login`"
         ) from None
     except Exception as error:  # noqa: BLE001  (no route, a timeout, an overloaded hub, offline mode)
         unreachable = in_brief(error)
@@ -134,15 +136,15 @@ def _hub_splits(address: Address) -> dict[str, tuple[Part, ...]]:
             _refuse_config(address, hub_id, error)
             if unreachable:
                 raise InputError(
-                    f"{hub_id} is no file or folder here{near_names(hub_id)}, the hub cannot be reached "
-                    f"({unreachable}) and the cache holds no copy: {remedy}"
+                    f"{hub_id} is not a file or folder here{near_names(hub_id)}, the hub cannot be reached "
+                    f"({unreachable}) and the cache has no copy: {remedy}"
                 ) from None
             raise InputError(f"{hub_id} could not be loaded from the hub ({in_brief(error)}); {remedy}") from error
 
 
 @contextlib.contextmanager
 def _cache_only() -> Iterator[None]:
-    """Within, load_dataset looks into its cache and at no network."""
+    """A block in which load_dataset uses its cache and not the network."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE

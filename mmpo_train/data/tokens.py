@@ -1,4 +1,4 @@
-"""The tokenised examples of a trial: one columnar file for each split, made once and read by every worker."""
+"""The tokenised examples of a trial: one Parquet file for each split, made once and read by every worker."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ NO_NOISE = "no two tokens of the chosen completion can be swapped for a new one"
 class TokenTable:
     """N prompts with their completions, the chosen one first, as token ids (int32).
 
-    Prompts may have different numbers of completions; arrays over all of them have K columns, as many as the prompt
-    with most, and zeros where there is no completion.
+    Prompts may have different numbers of completions. Arrays over all of them have K columns, the largest number, and
+    zeros for missing completions.
     """
 
     prompts: tuple[np.ndarray, ...]
@@ -41,7 +41,7 @@ class TokenTable:
 
     @property
     def completion_tokens(self) -> np.ndarray:
-        """Scored tokens, shape (N, K); 0 where there is no completion."""
+        """Scored tokens, shape (N, K); 0 for a missing completion."""
         counts = np.zeros((len(self), self.most_completions), dtype=np.int64)
         for row, completions in zip(counts, self.completions, strict=True):
             row[: len(completions)] = [len(ids) for ids in completions]
@@ -49,7 +49,7 @@ class TokenTable:
 
     @property
     def most_completions(self) -> int:
-        """K."""
+        """K, the largest number of completions."""
         return max(map(len, self.completions), default=0)
 
     @property
@@ -75,16 +75,16 @@ class TokenTable:
 
 @dataclass
 class CutCount:
-    """What tokenisation kept, cut and dropped in one split."""
+    """Numbers of examples and tokens that tokenisation kept, cut and dropped in one split."""
 
     kept: int = 0
     prompts_cut: int = 0
     completions_cut: int = 0
     completions: int = 0
     repeated: int = 0
-    """Completions left out since after the cut they are the same tokens as another of their prompt."""
+    """Completions left out because after the cut they equal another one of their prompt."""
     without_noise: int = 0
-    """Prompts without the noise candidate that was asked for, since no swap of two tokens gives a new completion."""
+    """Prompts without a noise candidate, since no swap of two tokens gives a new completion."""
     tokens: int = 0
     """Prompt and completion tokens, the prompt counted once for each completion."""
     dropped: dict[str, list[str]] = field(default_factory=dict)
@@ -114,11 +114,11 @@ def tokenise(
     truncation: str = "separate",
     completion_rendering: str = "whole",
 ) -> tuple[list[EncodedExample], CutCount]:
-    """The usable examples as token ids, with the count of what was cut and dropped.
+    """The usable examples as token ids, and the counts of what was cut and dropped.
 
-    `noise_candidate` is one of TrialConfig's: `added` gives each prompt one more negative, the last, which is the
-    chosen completion with two tokens swapped (MC-PO paper, Section 5.4); `only` leaves it no other negative. So are
-    `truncation` and `completion_rendering` (`encode`).
+    `noise_candidate` is TrialConfig's: `added` appends a negative to each prompt, the chosen completion with two tokens
+    swapped (MC-PO paper, Section 5.4); `only` makes it the one negative. `truncation` and `completion_rendering` are
+    those of `encode`.
     """
     encoded, count = [], CutCount()
     for example in examples:
@@ -142,7 +142,7 @@ def tokenise(
 
 
 def _with_noise(one: EncodedExample, noise_candidate: str) -> EncodedExample:
-    """The example with a noise candidate; itself where there can be none but it is to be `added`. Raises Unusable."""
+    """The example with a noise candidate. If there is none: the same example for `added`, Unusable for `only`."""
     noise = _swapped(one)
     if noise is None:
         if noise_candidate == "only":
@@ -157,9 +157,9 @@ def _with_noise(one: EncodedExample, noise_candidate: str) -> EncodedExample:
 
 
 def _swapped(one: EncodedExample) -> np.ndarray | None:
-    """The chosen completion with two different tokens swapped that is no other candidate; None where there is none.
+    """The chosen completion with two different tokens swapped, unlike all other candidates; None if there is none.
 
-    Positions are drawn by the content of prompt and chosen completion. A closing token stays where it is.
+    Positions are drawn by the content of prompt and chosen completion. A closing token keeps its place.
     """
     chosen = one.completions[0]
     digest = hashlib.sha256(one.prompt.astype("<i4").tobytes() + b"|" + chosen.astype("<i4").tobytes()).digest()
@@ -178,9 +178,9 @@ def _swapped(one: EncodedExample) -> np.ndarray | None:
 
 
 def write_tables(folder: Path, splits: dict[str, list[EncodedExample]], counts: dict[str, CutCount]) -> None:
-    """`train.parquet`, `validation.parquet` and `counts.json`, written atomically.
+    """Write `train.parquet`, `validation.parquet` and `counts.json` atomically.
 
-    A row holds prompt and completions as token ids and the question as text.
+    A row has prompt and completions as token ids and the question as text.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -199,7 +199,7 @@ def write_tables(folder: Path, splits: dict[str, list[EncodedExample]], counts: 
 
 
 def read_table(folder: Path, split: str) -> TokenTable:
-    """One split of what `write_tables` wrote. Raises DamagedFolder when it is not as written."""
+    """One split of the tables. Raises DamagedFolder if files have changed."""
     import pyarrow.parquet as pq
 
     verify(folder)
@@ -207,7 +207,7 @@ def read_table(folder: Path, split: str) -> TokenTable:
 
 
 def token_rows(columns: Any) -> TokenTable:
-    """An arrow table with columns prompt and completions as numpy views."""
+    """The table of an Arrow table with the columns prompt and completions, as numpy views."""
     columns = columns.combine_chunks()
     prompts = _rows(columns["prompt"].combine_chunks())
     groups = columns["completions"].combine_chunks()
@@ -218,7 +218,7 @@ def token_rows(columns: Any) -> TokenTable:
 
 
 def _rows(lists: Any) -> list[np.ndarray]:
-    """An arrow list array as one numpy view for each row."""
+    """One numpy view for each row of an Arrow list array."""
     starts, values = lists.offsets.to_numpy(), lists.values.to_numpy()
     return [values[start:end] for start, end in zip(starts[:-1], starts[1:], strict=True)]
 
@@ -233,7 +233,7 @@ def read_questions(folder: Path, split: str) -> list[str]:
 
 
 def read_counts(folder: Path) -> dict[str, CutCount] | None:
-    """The counts of a whole folder, or None where there is none or it is damaged."""
+    """The counts of a folder; None if it does not exist or is damaged."""
     try:
         verify(folder)
     except DamagedFolder:
@@ -250,7 +250,7 @@ def tables_key(
     truncation: str = "separate",
     completion_rendering: str = "whole",
 ) -> str:
-    """Name of the folder for this data under this tokenizer, template, truncation and noise."""
+    """Name of the folder for this data with this tokenizer, template, truncation and noise."""
     cuts = [max_prompt_tokens, max_completion_tokens]
     # Later fields: tables without them keep their names.
     later = [value for value in (truncation, completion_rendering) if value not in ("separate", "whole")]

@@ -1,4 +1,4 @@
-"""What the training loop needs of whatever runs the model."""
+"""The interface of an engine, which runs the model for the training loop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
 """fp32 masters of half-precision parameters: what the optimiser steps and the model is rounded from."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 
 import torch
@@ -9,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 _VALUES_AT_ONCE = 2**26
-"""Of gradients that are summed over workers in one operation."""
+"""Number of gradient values that are summed over workers in one operation."""
 
 
 class Masters:
@@ -43,7 +41,7 @@ class Masters:
             torch._foreach_copy_([value for value, _ in copies], [master for _, master in copies])
 
     def forget_gradients(self) -> None:
-        """Of the parameters and of their masters."""
+        """Delete the gradients of the parameters and of their masters."""
         for tensor in (*self.parameters, *self.tensors):
             tensor.grad = None
 
@@ -52,7 +50,7 @@ class Masters:
 
 
 def _of_at_most(tensors: list[Tensor], values: int) -> Iterator[list[Tensor]]:
-    """The tensors in groups of at most so many values, or of one tensor."""
+    """The tensors in groups of at most `values` values; a larger tensor is a group by itself."""
     group: list[Tensor] = []
     for tensor in tensors:
         if group and sum(one.numel() for one in group) + tensor.numel() > values:

@@ -7,8 +7,6 @@ optimizer.json               {"steps": number of steps that the optimiser has ma
 eight_bit-0000.safetensors   bytes of worker 0's 8-bit moments, for a resume with the same division among workers
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence

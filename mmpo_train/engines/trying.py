@@ -1,4 +1,5 @@
-"""The fastest passes on this machine, found by trying when a trial starts: their size, and compiled layers or not."""
+"""The fastest passes on this machine, found by trying when a trial starts: their size, and whether layers are
+compiled."""
 
 from __future__ import annotations
 
@@ -27,23 +28,23 @@ _FIRST_TRY_TOKENS = 2_048
 _MOST_MEMORY = 0.85
 """Share of the accelerator's memory that a pass may take, foreseen from smaller ones: allocators fragment."""
 _WORTH_IT = 1.05
-"""A pass twice as large, or compiled layers, are kept where they handle so many times more tokens a second."""
+"""Speed-up in tokens per second that a pass of twice the size, or compiled layers, must reach to be kept."""
 _CLEARLY_FASTER = 1.15
-"""The same of another size on a CPU: two trials of one sweep should not part for a neighbour's noise."""
+"""The same for another size on a CPU, where noise must not give two trials of a sweep different passes."""
 _LONG_SECONDS = 600.0
-"""Of training, at the speed found so far, from which on it pays to try what takes a minute to try."""
+"""Expected training time, at the speed found so far, above which trials that take a minute are worth their time."""
 
 
 def find_passes(
     config: TrialConfig, engine: Engine, table: TokenTable, keep: Callable[[Passes], None] = lambda passes: None
 ) -> Passes:
-    """What passes of this trial should be on these workers; the same answer on all of them.
+    """The passes to use for this trial on these workers; the same on all of them.
 
-    Where the config leaves the tokens open: on an accelerator passes grow until a larger one is foreseen not to fit or
-    does not pay, with activations recomputed only where the longest example would not fit otherwise; on a CPU a
-    constant, unless the trial is long and another size clearly faster. Layers are compiled where the config says so,
-    or leaves it open, the trial is long, and it pays. Leaves no trace in the model: what is tried has weight 0. `keep`
-    is told the answer, and before anything is tried that may end this process, what to go on with after that.
+    If the config leaves the tokens open: on an accelerator passes grow until a larger one would not fit or is not
+    faster, with activations recomputed only if the longest example would not fit otherwise; on a CPU the size is a
+    constant, unless the trial is long and another size clearly faster. Layers are compiled if the config says so, or if
+    it leaves this open, the trial is long and it is faster. The model is not changed: passes that are tried have weight
+    0. `keep` receives the result, and before each try that may end this process the passes to use after that.
     """
     passes = _find_passes(config, engine, table, keep)
     keep(passes)
@@ -53,7 +54,7 @@ def find_passes(
 
 def _find_passes(config: TrialConfig, engine: Engine, table: TokenTable, keep: Callable[[Passes], None]) -> Passes:
     layouts: tuple[Layout, ...] = ("shared", "packed", "padded")
-    # One that ran out of memory may have found another layout than the others: all take the least dense.
+    # A worker that ran out of memory may have found another layout than the others: all use the least dense.
     own = np.zeros(engine.workers)
     own[engine.worker] = layouts.index(best_layout(engine.logps, table, config.precision, config.layout))
     layout = layouts[int(engine.sum(own).max())]
@@ -139,12 +140,12 @@ def _is_long(config: TrialConfig, engine: Engine, table: TokenTable, layout: Lay
 
 
 def _seconds(config: TrialConfig, engine: Engine, table: TokenTable, layout: Layout, speed: float) -> float:
-    """What the trial's training takes where each worker computes so many tokens a second."""
+    """Seconds of the trial's training if each worker computes `speed` tokens per second."""
     return config.epochs * float(alone(table, layout).sum()) / engine.workers / max(speed, 1e-9)
 
 
 def _in_order(table: TokenTable, layout: Layout) -> tuple[np.ndarray, Callable[[int], int]]:
-    """The prompts as passes are filled with them to be tried, and how many of the first ones so many tokens hold."""
+    """The prompts in the order of passes, and a function from tokens to the number of first prompts that they hold."""
     # Padded passes are planned longest first.
     order = np.argsort(-table.longest, kind="stable") if layout == "padded" else np.arange(len(table))
     held = filled(table, layout, order)
@@ -152,9 +153,9 @@ def _in_order(table: TokenTable, layout: Layout) -> tuple[np.ndarray, Callable[[
 
 
 def _try(engine: Engine, table: TokenTable, passes: Passes, prompts: np.ndarray) -> tuple[int, float, float]:
-    """Tokens of a pass of some prompts, the largest share of memory on any worker, and tokens a second.
+    """Tokens of a pass of some prompts, the largest share of memory on any worker, and tokens per second.
 
-    Forward and backward. An infinite share and no speed where memory ran out.
+    The pass is forward and backward. If memory runs out the share is infinite and the speed 0.
     """
     one = collate(table, prompts, passes.layout)
     tokens = one.input_ids.numel()

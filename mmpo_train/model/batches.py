@@ -3,8 +3,6 @@
 Order, groups and steps depend on the trial alone; passes depend on the machine and change only the speed.
 """
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal

@@ -1,7 +1,5 @@
 """The layouts of a pass, and which of them a model supports, found by trying."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -1,8 +1,9 @@
-"""In which precision a model computes, and gradients that are fp32 where its weights are not.
+"""The precision in which a model computes, with fp32 gradients for half-precision weights.
 
-A step is the same sum however it is cut into passes only where no pass's share of it is rounded. So the gradients of
-linear layers and embeddings are computed in fp32 from half-precision activations: products of matrices accumulate in
-fp32 in any case, here the result stays so. Those of norms are rounded once a pass and summed in fp32 like the others.
+A step is the same sum for any division into passes only if no pass's share is rounded. The gradients of linear layers
+and embeddings are therefore computed in fp32 from half-precision activations: matrix products accumulate in fp32
+anyway, and here the result stays in fp32. Gradients of norms are rounded once per pass and summed in fp32 like the
+others.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from torch import Tensor, nn
 
 
 def dtype_of(precision: str) -> torch.dtype:
-    """Of a model's weights and activations."""
+    """The type of a model's weights and activations."""
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def round_weights(module: nn.Module, precision: str) -> None:
-    """Give the parameters that precision, in place.
+    """Round the parameters to a precision, in place.
 
-    Not the buffers, nor does DeepSpeed: rotary frequencies rounded to bf16 are other positions.
+    Buffers are left alone, as in DeepSpeed: rotary frequencies rounded to bf16 would encode other positions.
     """
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype_of(precision))

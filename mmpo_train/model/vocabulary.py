@@ -21,8 +21,8 @@ _SCALINGS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 
 
 def positions_per_chunk(device: torch.device, vocabulary: int) -> int:
-    """Of how many positions the logits exist at a time: on a CPU as many as stay near its caches, on a GPU half a GB of
-    them in fp32, so that the products of matrices are large."""
+    """Number of positions whose logits are computed at a time: on a CPU few enough for its caches, on a GPU half a GB
+    of logits in fp32, so that matrix products are large."""
     return 128 if device.type == "cpu" else max(256, 2**27 // vocabulary // 256 * 256)
 
 

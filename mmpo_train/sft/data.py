@@ -4,8 +4,6 @@ A row is `messages` (or `conversations`, ShareGPT's), `prompt` + `completion`, o
 each with a `system` column if there is one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import heapq
 import json
@@ -133,7 +131,7 @@ def load_chats(
             offered[of_validation].append(_key(chat, of_validation))
     if refused:
         remedy = "leave out --strict" if strict else "leave them out with --drop-bad-rows"
-        raise InputError(f"conversations that cannot be learned from:\n{refused}\nmend them, or {remedy}")
+        raise InputError(f"conversations that cannot be learned from:\n{refused}\ncorrect them, or {remedy}")
     openings = set(offered[False])
     held_out = min(validation_conversations, max(1, int(MOST_HELD_OUT * len(offered[False]))), len(openings) - 1)
     chosen = frozenset(

@@ -1,8 +1,6 @@
 """The inputs of instruction tuning, made from what the user named: the pre-trained model, the conversations as
 tokens."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from dataclasses import dataclass
@@ -39,6 +37,13 @@ class SFTInputs:
     data: ChatData
     model_folder: Path
     storage: Path
+
+    @property
+    def tokens(self) -> Path:
+        """Folder of the token tables, whether it exists or not."""
+        trial = self.config
+        key = chats_key(trial.data_fingerprint, trial.model_fingerprint, trial.max_tokens, trial.turns)
+        return self.storage / "tokens" / key
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,6 @@ def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
     return target
 
 
-def tokens_folder(inputs: SFTInputs) -> Path:
-    """Folder of the token tables, whether it exists or not."""
-    trial = inputs.config
-    key = chats_key(trial.data_fingerprint, trial.model_fingerprint, trial.max_tokens, trial.turns)
-    return inputs.storage / "tokens" / key
-
-
 def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, ChatCount]]:
     """Places of model and token tables, made if missing or damaged, and how much tokenisation cut."""
     trial, storage, model = inputs.config, inputs.storage, inputs.model_folder
@@ -120,7 +118,7 @@ def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, C
         quieten()
         ensure(model, build_untrained)
     model = for_all_nodes(model, trial.model, storage, say)
-    tokens = tokens_folder(inputs)
+    tokens = inputs.tokens
     with lock(tokens):
         fetch(tokens)
         counts = read_chat_counts(tokens)

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from mmpo_train.config import (
-    COMPILE,
-    GRADIENT_CHECKPOINTING,
-    LAYOUTS,
-    OPTIMIZERS,
-    PRECISIONS,
-    TrialConfig,
-    digest_of,
-    replace,
-    replace_checked,
-)
+from mmpo_train.config import TrialConfig, digest_of, field_problems, replace, replace_checked
 from mmpo_train.recipes import Recipe
-
-TURNS = ("all", "last")
 
 
 def _runtime(default: Any) -> Any:
@@ -100,33 +87,7 @@ def change(trial: SFTTrial, values: Mapping[str, Any]) -> SFTTrial:
     return replace_checked(trial, values, _problems)
 
 
-def _problems(trial: SFTTrial) -> Iterable[str]:
-    for name, allowed in (
-        ("optimizer", OPTIMIZERS),
-        ("precision", PRECISIONS),
-        ("layout", LAYOUTS),
-        ("gradient_checkpointing", GRADIENT_CHECKPOINTING),
-        ("compile", COMPILE),
-        ("turns", TURNS),
-        ("zero_stage", (0, 1, 2, 3)),
-    ):
-        if getattr(trial, name) not in allowed:
-            yield f"{name} must be one of {', '.join(map(str, allowed))}, got {getattr(trial, name)!r}"
-    if not (math.isfinite(trial.learning_rate) and trial.learning_rate > 0):
-        yield f"learning_rate must be a finite number above 0, got {trial.learning_rate}"
-    for name in ("weight_decay", "max_gradient_norm", "checkpoint_minutes"):
-        value = getattr(trial, name)
-        if not (math.isfinite(value) and value >= 0):
-            yield f"{name} must be a finite number of at least 0, got {value}"
-    if not 0 <= trial.warmup_share < 1:
-        yield f"warmup_share must be at least 0 and below 1, got {trial.warmup_share}"
-    positive = ("epochs", "conversations_per_step", "validation_conversations", "max_tokens", "validate_every_steps")
-    for name in positive:
-        if getattr(trial, name) < 1:
-            yield f"{name} must be at least 1, got {getattr(trial, name)}"
-    if trial.tokens_per_pass < 0:
-        yield f"tokens_per_pass must be 0 (chosen by trying) or more, got {trial.tokens_per_pass}"
-    if not 0 <= trial.seed < 2**32:
-        yield f"seed must be at least 0 and below 2**32, got {trial.seed}"
+def _problems(trial: SFTTrial) -> Iterator[str]:
+    yield from field_problems(trial)
     if not trial.model or not trial.dataset or not all(trial.dataset):
         yield "model and dataset must each name at least one source"

@@ -1,7 +1,5 @@
 """A function's answer with a time limit."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from typing import Any

@@ -6,8 +6,6 @@ every folder read is local and verified. As a node's disk fills, copies of check
 for long are removed. If the storage is a folder itself, these functions do nothing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

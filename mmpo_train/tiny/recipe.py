@@ -1,6 +1,4 @@
-"""What `tiny` is made from, and the name of it. Standard library only."""
-
-from __future__ import annotations
+"""The recipe of `tiny`: everything that determines it, and its fingerprint. Standard library only."""
 
 import hashlib
 import json
@@ -14,7 +12,7 @@ class Recipe:
     version: int = 1
     """Raised when the questions, the ways of answering, the tokenizer's corpus or the training change."""
     seed: int = 20
-    """Of the data, the initial weights and the order of instruction tuning."""
+    """Seed of the data, the initial weights and the order of instruction tuning."""
 
     train_prompts: int = 1024
     """Prompts with a preference pair to train on."""

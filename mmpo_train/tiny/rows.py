@@ -4,8 +4,6 @@ Everything is generated from seeds: no network, no downloaded file. Demonstratio
 them wrong or sloppy, so that there is something left to learn from preferences.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator
 from random import Random

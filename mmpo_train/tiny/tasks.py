@@ -84,18 +84,8 @@ a pear, fruit, vegetable; an onion, vegetable, fruit; a pine, tree, flower; a be
 NOUNS = ["lamp", "river", "stone", "table", "garden", "window", "paper", "cloud", "bread", "candle", "mirror", "basket"]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 MONTHS = [
-    "January",
-    "February",
-    "March",
-    "April",
-    "May",
-    "June",
-    "July",
-    "August",
-    "September",
-    "October",
-    "November",
-    "December",
+    *("January", "February", "March", "April", "May", "June"),
+    *("July", "August", "September", "October", "November", "December"),
 ]
 COUNTS = ["one", "two", "three", "four", "five"]
 LARGEST_COMPARED = 12
@@ -167,8 +157,8 @@ def _calendar_family(unit: str, names: Sequence[str]) -> Family:
     )
 
 
-def _draw_list(random: Random, fewest: int, most: int) -> str:
-    return ", ".join(random.sample(NOUNS, random.randint(fewest, most)))
+def _draw_list(random: Random, most: int) -> str:
+    return ", ".join(random.sample(NOUNS, random.randint(2, most)))
 
 
 def _draw_comparison(random: Random) -> Slots:
@@ -331,7 +321,7 @@ FAMILIES = (
             {answer} is the {which} word.
         """),
         slots={"which": "first|last", "words": r"\w+(?:, \w+){1,3}"},
-        draw=lambda random: {"which": random.choice(("first", "last")), "words": _draw_list(random, 2, 4)},
+        draw=lambda random: {"which": random.choice(("first", "last")), "words": _draw_list(random, 4)},
         solve=_solve_position,
     ),
     Family(
@@ -349,7 +339,7 @@ FAMILIES = (
             I see {answer} words in the list.
         """),
         slots={"words": r"\w+(?:, \w+){1,4}"},
-        draw=lambda random: {"words": _draw_list(random, 2, 5)},
+        draw=lambda random: {"words": _draw_list(random, 5)},
         solve=_solve_count,
     ),
     Family(

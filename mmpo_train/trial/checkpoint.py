@@ -62,12 +62,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
 
 
 def save_policy(
-    folder: Path,
-    config: AnyTrial,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    engine: Engine,
-    **facts: Any,
+    folder: Path, config: AnyTrial, model: Any, tokenizer: PreTrainedTokenizerBase, engine: Engine, **facts: Any
 ) -> None:
     """Write the present model as a self-describing folder. Every worker calls it; worker 0 writes."""
     weights = engine.model_state()

@@ -4,8 +4,6 @@ Random numbers are a function of the seed, the prompt's position in the data and
 are the same on any number of workers and after a resume.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

@@ -1,7 +1,5 @@
 """Sending the points of a running trial in bundles."""
 
-from __future__ import annotations
-
 import time
 
 from mmpo_train.events import Finished, Point, Send

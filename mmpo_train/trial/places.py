@@ -1,7 +1,5 @@
 """The folders that a trial reads and writes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 The MC-PO paper, Section 3.2 and Appendix B.1. The caller provides the answers and their ranking through `Ask`.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -78,11 +76,7 @@ def segment_request(
 
 
 def write_segment(
-    folder: Path,
-    prompts: Sequence[int],
-    table: TokenTable,
-    ref_logps: np.ndarray,
-    metrics: dict[str, float],
+    folder: Path, prompts: Sequence[int], table: TokenTable, ref_logps: np.ndarray, metrics: dict[str, float]
 ) -> None:
     """Write `segment.parquet` and `metrics.json`, atomically."""
     import pyarrow as pa

@@ -1,7 +1,5 @@
 """Types of accelerator: their names in Ray, their peaks, and which types a name allows."""
 
-from __future__ import annotations
-
 import re
 
 from mmpo_train.config import nearest
@@ -21,10 +19,8 @@ PEAK_FLOP_PER_SECOND = {
 }
 """Peak of one accelerator (dense bf16, from NVIDIA's data sheets) and of one CPU core (fp32, a round number)."""
 
-
 UNKNOWN_ACCELERATOR = "L40S"
 """The accelerator whose peak is used for types that are not in the table."""
-
 
 ANY = "any"
 """Value of `--accelerator` that allows any GPU, CPUs if there is no GPU, and as many workers as fit."""

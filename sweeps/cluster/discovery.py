@@ -1,7 +1,5 @@
 """The nodes of the connected Ray cluster: those alive, and those that its autoscaler may start."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping
@@ -12,7 +10,6 @@ from sweeps.cluster.nodes import HEAD_NODE, NodeKind, Nodes, nodes_of
 
 NodeType = tuple[Mapping[str, float], int]
 """Resources of one node, and the largest number of such nodes."""
-
 
 _NO_LIMIT = 1_000_000
 

@@ -1,4 +1,4 @@
-"""What the nodes of a cluster can hold, counted node by node since the workers of a trial share one. Pure functions."""
+"""The room on the nodes of a cluster, counted node by node, since the workers of a trial share one. Pure functions."""
 
 from __future__ import annotations
 

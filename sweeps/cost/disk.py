@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from mmpo_train.sft.trial import SFTTrial
     from sweeps.cost.arithmetic import ModelSize
 
-
 _OVERHEAD_BYTES = 20_000_000
 _STATE_BYTES = 12
 """Bytes of a saved state per trained parameter: the weight and two moments in fp32."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,14 +17,6 @@ if TYPE_CHECKING:
     from mmpo_train.sft.prepare import SFTInputs
 
 _SPLITS = ("train", "validation")
-
-
-def tokens_folder(inputs: Inputs | SFTInputs) -> Path:
-    """Folder of the token tables of these inputs, whether it exists or not."""
-    from mmpo_train import prepare
-    from mmpo_train.sft import prepare as sft
-
-    return sft.tokens_folder(inputs) if isinstance(inputs, sft.SFTInputs) else prepare.tables_folder(inputs)
 
 
 def lengths_of(inputs: Inputs | SFTInputs) -> tuple[Lengths, Lengths, str]:
@@ -44,7 +35,7 @@ def _counted(inputs: Inputs | SFTInputs) -> list[Lengths]:
     from mmpo_train.data.tokens import read_counts, read_table
     from mmpo_train.sft.tokens import read_chat_counts, read_chats
 
-    folder = tokens_folder(inputs)
+    folder = inputs.tokens
     if not folder.is_dir():
         return []
     if isinstance(inputs.config, SFTTrial):

@@ -29,7 +29,7 @@ from sweeps.cost.arithmetic import (
     reference_flop,
     work_of,
 )
-from sweeps.cost.lengths import lengths_of, tokens_folder
+from sweeps.cost.lengths import lengths_of
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.tags import HARDWARE, Hardware, seconds_of
 from sweeps.plan.options import SweepOptions
@@ -111,7 +111,7 @@ def forecast_trials(
     seconds = [speed.seconds(work) for work in works]
     once = 0.0
     # The reference model's log-probabilities are made with the token tables.
-    if isinstance(first, TrialConfig) and not (prepared or tokens_folder(inputs).is_dir()):
+    if isinstance(first, TrialConfig) and not (prepared or inputs.tokens.is_dir()):
         share = reference_flop(size, train.first(_completions(first)), validation) / works[0].training_flop
         once = share * works[0].tokens / speed.tokens_per_second
     return Forecast(

@@ -1,7 +1,5 @@
 """Whether a trial fits on the Ray cluster, and whether its nodes match this machine. A door to ray."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.metadata
 import os
@@ -62,11 +60,11 @@ def _placement(options: SweepOptions, nodes: Nodes, subject: str, where: str = "
     try:
         resources = place(wish_of(options), nodes)
     except InputError as error:
-        yield problem(subject, str(error), "")
+        yield problem(subject, str(error))
         return
     yield fine(subject, f"{where}{resources.concurrent} trials at the same time, {resources} each")
     if resources.note:
-        yield note(subject, resources.note, "")
+        yield note(subject, resources.note)
 
 
 def _on_nodes(nodes: list[str], storage: Path) -> Iterator[Finding]:

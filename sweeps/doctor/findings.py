@@ -1,17 +1,14 @@
 """Findings, and examinations that run at the same time, each with a time limit. Standard library only."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, first_line
 from mmpo_train.redaction import masked
-
-Verdict = Literal["fine", "note", "problem"]
 
 
 @dataclass(frozen=True)
@@ -19,28 +16,16 @@ class Finding:
     """One line of the page."""
 
     subject: str
-    verdict: Verdict
-    """fine, note (the stage can run) or problem (it cannot)."""
     found: str
     advice: str = ""
     """What to do about it."""
+    verdict: Literal["fine", "note", "problem"] = "fine"
+    """fine, note (the stage can run) or problem (it cannot)."""
 
 
-def fine(subject: str, found: str) -> Finding:
-    """A finding that is as it should be."""
-    return Finding(subject, "fine", found)
-
-
-def note(subject: str, found: str, advice: str) -> Finding:
-    """A finding worth knowing; the stage can run."""
-    return Finding(subject, "note", found, advice)
-
-
-def problem(subject: str, found: str, advice: str) -> Finding:
-    """A finding because of which the stage cannot run."""
-    return Finding(subject, "problem", found, advice)
-
-
+fine = Finding
+note = partial(Finding, verdict="note")
+problem = partial(Finding, verdict="problem")
 Examination = Callable[[], Iterable[Finding]]
 
 
@@ -64,20 +49,14 @@ def examine(examinations: Mapping[str, Examination], seconds: float) -> list[Fin
     return [
         finding
         for subject in examinations
-        for finding in results.get(subject, [Finding(subject, "problem", f"no answer in {seconds:.0f} s", late)])
+        for finding in results.get(subject, [problem(subject, f"no answer in {seconds:.0f} s", late)])
     ]
 
 
 def _found(subject: str, examination: Examination) -> list[Finding]:
     try:
-        return [Finding(one.subject, one.verdict, masked(one.found), masked(one.advice)) for one in list(examination())]
+        return [replace(one, found=masked(one.found), advice=masked(one.advice)) for one in list(examination())]
     except InputError as error:
-        return [Finding(subject, "problem", masked(str(error)))]
+        return [problem(subject, masked(str(error)))]
     except Exception as error:  # noqa: BLE001 - unforeseen faults of a machine are what the doctor looks for
-        return [Finding(subject, "problem", masked(f"{type(error).__name__}: {first_line(error)}"))]
-
-
-def first_line(error: object) -> str:
-    """The first line of a message that is not empty, cut at 300 characters."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else "no message"
+        return [problem(subject, masked(f"{type(error).__name__}: {first_line(error)}"))]

@@ -1,7 +1,5 @@
 """Whether this machine has the GPUs, memory and disk space that trials need."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -16,9 +16,9 @@ from eval_workers.suites import EvaluationSettings
 from eval_workers.tracking import addresses
 from eval_workers.tracking.store import Store
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, first_line
 from mmpo_train.storage.deadline import within
-from sweeps.doctor.findings import Finding, fine, first_line, note, problem
+from sweeps.doctor.findings import Finding, fine, note, problem
 
 HUB_SECONDS = 8.0
 _PORTS = {5000: "MLflow", 6379: "Ray", 8265: "Ray's dashboard", 10001: "Ray's client server"}
@@ -89,7 +89,7 @@ def judges(trial: TrialConfig, settings: EvaluationSettings) -> Iterator[Finding
         except InputError as error:
             missing.append(str(error))
     for what in missing:
-        yield problem("judges", what, "")
+        yield problem("judges", what)
     if not missing:
         needed = f"{', '.join(spec.name for spec in asked)} can be asked" if asked else "none is asked"
         yield fine("judges", f"{needed}; {', '.join(present)}")

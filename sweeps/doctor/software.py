@@ -24,7 +24,7 @@ LIBRARIES = (
 )  # fmt: skip
 """Libraries that a sweep imports, each before those that need it, so that a broken one is found first."""
 INSTALL = "pip install -c constraints.txt -e ."
-_CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints.txt"
+_CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 
 # In a separate process, since a library can end its process. One line for each, so that the last is known.
 _IMPORTS = """
@@ -94,12 +94,12 @@ def imports(seconds: float) -> tuple[list[Finding], dict[str, Any]]:
 
 def compiler(compiles_layers: bool) -> Iterator[Finding]:
     """Whether C++ with Python's headers can be compiled, which DeepSpeed's and Triton's kernels need."""
-    verdict: Any = "problem" if compiles_layers else "note"
+    found_wanting = problem if compiles_layers else note
     use = "--set compile=true needs it" if compiles_layers else "only DeepSpeed's own kernels and compile=true need it"
     advice = "apt-get install g++ python3.11-dev, or the same for your system"
     found = shutil.which(os.environ.get("CXX", "g++"))
     if found is None:
-        yield Finding("compiler", verdict, f"no g++; {use}", advice)
+        yield found_wanting("compiler", f"no g++; {use}", advice)
         return
     source = "#include <Python.h>\n#include <omp.h>\nint main() { return 0; }\n"
     command = [found, "-std=c++17", "-fopenmp", "-fsyntax-only", "-I", sysconfig.get_paths()["include"], "-x", "c++"]
@@ -107,7 +107,7 @@ def compiler(compiles_layers: bool) -> Iterator[Finding]:
         run = subprocess.run([*command, "-"], input=source, cwd=folder, capture_output=True, text=True, timeout=20)
     if run.returncode:
         errors = [line for line in run.stderr.splitlines() if "error" in line] or ["no message"]
-        yield Finding("compiler", verdict, f"{found} fails: {errors[0][:200]}; {use}", advice)
+        yield found_wanting("compiler", f"{found} fails: {errors[0][:200]}; {use}", advice)
         return
     cuda = shutil.which("nvcc") or shutil.which(
         "nvcc", path=str(Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin")

@@ -1,7 +1,5 @@
 """The figure of the hyper-parameters' importances in a joint search."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 INK, GREY, RULE = "#22262b", "#6b7280", "#e3e6ea"
 
-
 DASHED: dict[str, Any] = {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.4, "zorder": 1}
 
 

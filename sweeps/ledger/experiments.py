@@ -1,8 +1,8 @@
-"""Which MLflow experiment a model and its data have: one for each content, under the shortest name that is free.
+"""The MLflow experiment of a model and its data: one for each content, with the shortest name that is free.
 
-sft on train.jsonl                       the first that is called so
-sft on v2/train.jsonl                    other data of that name
-sft on v2/train.jsonl (3fa9c1)           other data in the same place
+sft on train.jsonl                       the first of this name
+sft on v2/train.jsonl                    other data of the same name
+sft on v2/train.jsonl (3fa9c1)           other data at the same place
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def experiment_name(config: TrialConfig | SFTTrial) -> str:
-    """The name of an experiment while no other model and no other data have it."""
+    """The short name of the experiment, which it has unless another model or other data have it already."""
     return _named(config, Path(config.model).name, [Path(source).name for source in config.dataset])
 
 
 def experiment_of(ledger: Ledger | None, inputs: Inputs | SFTInputs, *, create: bool = False) -> str:
-    """The name of the experiment of these inputs: the one that has them, else one that is free, made with `create`."""
+    """The name of the experiment of these inputs; a free name if there is none, which `create` creates."""
     config, short = inputs.config, experiment_name(inputs.config)
     if ledger is None:
         return short
@@ -51,7 +51,7 @@ def experiment_of(ledger: Ledger | None, inputs: Inputs | SFTInputs, *, create: 
 
 
 def experiments_called(ledger: Ledger, config: TrialConfig) -> list[str]:
-    """The experiments whose model and data are called so; those that also stand in the same folders, where some do."""
+    """Names of the experiments of this model's and data's names; if some also have the same folders, only those."""
     short, long = experiment_name(config), _long_name(config)
     with ledger.store.reading():
         found = ledger.store.experiments({SHORT_NAME: short})
@@ -62,7 +62,7 @@ def experiments_called(ledger: Ledger, config: TrialConfig) -> list[str]:
 
 
 def _holds(store: Store, there: Experiment, own: dict[str, str], config: TrialConfig | SFTTrial) -> bool:
-    """Whether an experiment is of this content; of one without tags, made by an earlier version, its trials say it."""
+    """Whether an experiment has this content. For one without tags, of an earlier version, its trials decide."""
     if MODEL in there.tags:
         return all(there.tags.get(name) == value for name, value in own.items())
     trials = [run.data.params for run in store.search(there.experiment_id, {"ledger.kind": "trial"})]
@@ -76,7 +76,7 @@ def _holds(store: Store, there: Experiment, own: dict[str, str], config: TrialCo
 
 
 def _longer_names(config: TrialConfig | SFTTrial, own: dict[str, str], first: Experiment | None) -> list[str]:
-    """What else the experiment may be called, beside the one that has the short name."""
+    """Other names for the experiment, if another one has the short name."""
     tags = first.tags if first is not None else {}
     models, sources = _in_folder(config.model), list(map(_in_folder, config.dataset))
     if tags.get(MODEL) == own[MODEL]:
@@ -93,7 +93,7 @@ def _long_name(config: TrialConfig | SFTTrial) -> str:
 
 
 def _in_folder(name: str) -> str:
-    """A path's last two parts, or a hub id; a single word, such as `tiny`, as it is."""
+    """The last two parts of a path, or a hub id; a single word such as `tiny` is unchanged."""
     local = "/" in name or os.path.exists(name)
     return "/".join(Path(os.path.abspath(os.path.expanduser(name))).parts[-2:]) if local else name
 

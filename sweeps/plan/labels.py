@@ -1,7 +1,5 @@
 """Names of fields and values in tables, run names and commands. Standard library only."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import mean, stdev

@@ -3,8 +3,6 @@
 Commands, the whole search, the joint search, later stages' choices and the report all read it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any

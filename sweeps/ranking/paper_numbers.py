@@ -1,6 +1,4 @@
-"""What the MMPO paper prints in its Tables 1, 2 and 3, by recipe and objective. Rates and accuracies in percent."""
-
-from __future__ import annotations
+"""The numbers of the MMPO paper's Tables 1, 2 and 3, by recipe and objective. Rates and accuracies are in percent."""
 
 from collections.abc import Mapping
 
@@ -56,6 +54,6 @@ FAVOURED_BETA = 0.01
 
 
 def tuned(recipe: str, objective: str, field: str) -> float | None:
-    """What Table 3, or for beta the text below it, has of a tuned field."""
+    """The value of a tuned field in Table 3, for beta in the text below it; None if the paper has none."""
     row = TUNED.get((recipe, objective))
     return None if row is None else FAVOURED_BETA if field == "beta" else row.get(field)

@@ -1,6 +1,4 @@
-"""How sure a difference in accuracy is: intervals and tests. The door to SciPy, which is imported late."""
-
-from __future__ import annotations
+"""Confidence intervals and tests of accuracies. The door to SciPy, which is imported late."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ SIGNIFICANCE = 0.05
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
     """95% bounds of a share: (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n) (Wilson 1927).
 
-    SciPy's own takes whole successes; a mean over seeds need not be one.
+    SciPy's function takes whole numbers of successes, and a mean over seeds need not be one.
     """
     z = NormalDist().inv_cdf(0.975)
     share = successes / trials
@@ -26,10 +24,10 @@ def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
 
 
 def sign_test(ours: Sequence[int], theirs: Sequence[int]) -> float:
-    """Two-sided p of the exact sign test, for verdicts of 0 and 1 McNemar's: do the pairs on which one of the two is
-    better fall evenly on both?
+    """Two-sided p of the exact sign test (McNemar's for verdicts of 0 and 1): whether each of the two is better on
+    equally many pairs.
 
-    Not corrected for the number of trials compared, nor for the best epoch having been picked.
+    It is not corrected for the number of trials compared, nor for the choice of the best epoch.
     """
     from scipy.stats import binomtest
 
@@ -39,7 +37,7 @@ def sign_test(ours: Sequence[int], theirs: Sequence[int]) -> float:
 
 
 def t_test(differences: Sequence[float]) -> float:
-    """Two-sided p of Student's t-test that paired differences have mean 0, at least two of them."""
+    """Two-sided p of Student's t-test that at least two paired differences have mean 0."""
     from scipy.stats import t
 
     count, centre, spread = len(differences), mean(differences), stdev(differences)
@@ -68,9 +66,10 @@ def variance_test(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 
 def spread_test(deviation: float, noise: float, count: int) -> float:
-    """P that noise alone gives `count` numbers so large a sample standard deviation, `noise` being that of one number.
+    """Probability that noise alone gives `count` numbers this sample standard deviation or a larger one.
 
-    (count - 1) (deviation / noise)^2 is chi squared with count - 1 degrees of freedom then.
+    With `noise` the standard error of each number, (count - 1) (deviation / noise)^2 is chi squared with count - 1
+    degrees of freedom.
     """
     from scipy.stats import chi2
 
@@ -78,6 +77,6 @@ def spread_test(deviation: float, noise: float, count: int) -> float:
 
 
 def p_text(p_value: float | None) -> str:
-    """A p value as a person reads it."""
+    """A p value as text."""
     assert p_value is not None
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}" if p_value < 0.1 else f"p = {p_value:.2f}"

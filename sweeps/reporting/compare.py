@@ -50,7 +50,7 @@ def checkpoint_of(ledger: Ledger, spec: str) -> Checkpoint:
 def compare(ledger: Ledger, runs: Sequence[str], folder: Path, prompts: int) -> list[Path]:
     """Writes comparison.md and .html into `folder`, and the tables as CSV; returns the two pages.
 
-    Raises InputError where a run is no trial. Answers that one of the two lacks are said to be missing.
+    Raises InputError if a run is not a trial. Answers that one of the two lacks are listed as missing.
     """
     a, b = (checkpoint_of(ledger, run) for run in runs)
     title = f"{a.name} beside {b.name}"

@@ -1,4 +1,4 @@
-"""A model card of a checkpoint, from what the ledger has of it. The door to huggingface_hub's cards."""
+"""A model card of a checkpoint, from the ledger. The door to huggingface_hub's cards."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ _TEXT = """---
 
 {model} trained on {dataset} with {objective}{paper}, {epoch} of {epochs} epochs, by mmpo-sweeps.
 
-## What it scored
+## Scores
 
 {scores}
 
 {missing}
 
-## How it was trained
+## Training
 
 {settings}
 
@@ -56,10 +56,10 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def write_card(ledger: Ledger, spec: str, folder: Path, push_to_hub: str = "") -> Path:
-    """Writes the card of RUN or RUN:EPOCH to README.md in `folder` and returns its path.
+    """Write the card of RUN or RUN:EPOCH to README.md in `folder`, and return its path.
 
-    It goes to the hub only where a repository is named. Raises InputError where the run has no such checkpoint, or the
-    hub does not take the card; the local one is there then.
+    It is pushed to the hub only if a repository is named. Raises InputError if the run has no such checkpoint, or if
+    the hub refuses the card; the local file is kept then.
     """
     from huggingface_hub import ModelCard
 
@@ -79,7 +79,7 @@ def write_card(ledger: Ledger, spec: str, folder: Path, push_to_hub: str = "") -
 
 
 def card_text(ledger: Ledger, one: Checkpoint) -> str:
-    """Metadata with the evaluations, and what a reader wants to know."""
+    """The card: metadata with the evaluations, scores, settings and versions."""
     from huggingface_hub import ModelCardData
 
     config = _config(one)
@@ -124,7 +124,7 @@ def card_text(ledger: Ledger, one: Checkpoint) -> str:
 
 
 def evaluations(one: Checkpoint, config: TrialConfig) -> list[EvalResult]:
-    """What the checkpoint scored, as the hub's metadata has it: shares from 0 to 1."""
+    """The checkpoint's scores in the form of the hub's metadata, as shares from 0 to 1."""
     from huggingface_hub import EvalResult
 
     data = " and ".join(_short(source) for source in config.dataset)
@@ -171,12 +171,12 @@ def _error(one: Checkpoint, result: Any) -> str:
 
 
 def _on_hub(name: str) -> bool:
-    """A hub id by its form, and no folder that happens to look like one."""
+    """Whether a name has the form of a hub id and is not a folder."""
     return bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
 
 
 def _short(name: str) -> str:
-    """A hub id as it is; of a folder its name alone: a card tells nobody where this machine keeps its files."""
+    """A hub id unchanged; the last part of a folder's path, since a card must not show paths of this machine."""
     name = re.split("[:#]", name)[0] if not name.startswith("/") else name
     return name if _on_hub(name) else Path(name).name
 

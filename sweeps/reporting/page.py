@@ -1,4 +1,4 @@
-"""A report as blocks, written as Markdown, as one HTML page that loads nothing, and its tables as CSV."""
+"""A report as blocks, written as Markdown, as one self-contained HTML page, and its tables as CSV."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MISSING = "–"
 
 @dataclass(frozen=True)
 class Heading:
-    """A section's title; level 1 is the page's."""
+    """The title of a section; level 1 is the page's title."""
 
     level: int
     text: str
@@ -33,7 +33,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Listing:
-    """Sentences one below the other."""
+    """A list of sentences."""
 
     items: tuple[str, ...]
 
@@ -48,26 +48,26 @@ class Sheet:
     """Whether its texts are what models answered, whose line breaks and backticks are kept."""
 
     def named(self, suffix: str) -> Sheet:
-        """The same for one of several experiments: its CSV file's name ends so."""
+        """The same table with a suffix to its CSV file's name, for one of several experiments."""
         return dataclasses.replace(self, name=self.name + suffix)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure that lies beside the page as PNG and SVG."""
+    """A figure, stored beside the page as PNG and SVG."""
 
     path: Path
-    """Of the PNG; the SVG has the same name."""
+    """Path of the PNG; the SVG has the same name."""
     caption: str
     shows: str
-    """What it shows, for who does not see it."""
+    """Alternative text."""
 
 
 Block = Heading | Text | Listing | Sheet | Picture
 
 
 def write_page(folder: Path, stem: str, title: str, blocks: Sequence[Block]) -> list[Path]:
-    """Writes <stem>.md, <stem>.html and, below csv/, every table. Returns the paths."""
+    """Write <stem>.md, <stem>.html and, in csv/, every table. Returns the paths."""
     files = {folder / f"{stem}.md": as_markdown(blocks), folder / f"{stem}.html": as_html(title, blocks)}
     for block in blocks:
         if isinstance(block, Sheet):
@@ -78,7 +78,7 @@ def write_page(folder: Path, stem: str, title: str, blocks: Sequence[Block]) -> 
 
 
 def as_markdown(blocks: Sequence[Block]) -> str:
-    """The blocks; pictures are links to the files beside it."""
+    """The blocks as Markdown; figures are links to files."""
     parts = []
     for block in blocks:
         if isinstance(block, Heading):
@@ -95,7 +95,7 @@ def as_markdown(blocks: Sequence[Block]) -> str:
 
 
 def as_html(title: str, blocks: Sequence[Block]) -> str:
-    """One page with its style and pictures inside, by page.html. Whatever a block says is escaped."""
+    """The blocks as one HTML page with style and figures inside, by page.html. All text of blocks is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     pages = Environment(
@@ -111,7 +111,7 @@ def as_html(title: str, blocks: Sequence[Block]) -> str:
 
 
 def _code(text: str) -> list[str]:
-    """Text and what stands between backticks in it, by turns."""
+    """The text and the code between backticks, in turn."""
     return re.split(r"`([^`\n]+)`", text)
 
 

@@ -1,4 +1,4 @@
-"""What a joint search found: its trials, the best of them, and how much each hyper-parameter mattered."""
+"""The results of a joint search: its trials, the best one, and the importance of each hyper-parameter."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 FIRST, BEST = "after one epoch, all trials", "best epoch, trials not stopped"
 _FEW = 10
-"""Below so many trials an importance says little."""
+"""Number of trials below which importances are rough."""
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A proposal and how it ended."""
+    """A proposal and its result."""
 
     number: int
     digest: str
@@ -36,7 +36,7 @@ class Tried:
 
 
 def best_of(tried: Sequence[Tried]) -> Tried | None:
-    """The finished trial with the highest reward accuracy; of equals the first that was proposed."""
+    """The finished trial with the highest reward accuracy; a tie goes to the earlier proposal."""
     finished = [one for one in tried if one.state == "finished"]
     return max(finished, key=lambda one: (max(one.scores), -one.number)) if finished else None
 
@@ -44,7 +44,7 @@ def best_of(tried: Sequence[Tried]) -> Tried | None:
 def conclude(
     tried: Sequence[Tried], ranges: Mapping[str, Range], options: SweepOptions, log: StageLog, experiment: str
 ) -> None:
-    """Print and record trials and importances. Raises InputError where no trial has finished."""
+    """Print and record trials and importances. Raises InputError if no trial has finished."""
     from sweeps.figures.importances import plot_importances
 
     best = best_of(tried)
@@ -81,9 +81,9 @@ def conclude(
 
 
 def importances_of(tried: Sequence[Tried], ranges: Mapping[str, Range], seed: int) -> dict[str, dict[str, float]]:
-    """By which score, then field: the share of its variance. Empty where there are too few trials.
+    """Score -> field -> share of the score's variance; without scores that have too few trials.
 
-    After one epoch all trials can be compared; later only those that went on, which are alike.
+    After one epoch all trials can be compared; later only those that were not stopped, which are similar.
     """
     from sweeps.search.proposals import importances
 
@@ -96,7 +96,7 @@ def importances_of(tried: Sequence[Tried], ranges: Mapping[str, Range], seed: in
 
 
 def sentence(tried: Sequence[Tried], best: Tried) -> str:
-    """Which trial won and how the others ended."""
+    """The winner and the states of all trials, in a sentence."""
     ended = {state: sum(one.state == state for one in tried) for state in ("finished", "stopped", "diverged", "failed")}
     counted = ", ".join(f"{count} {state}" for state, count in ended.items() if count)
     values = ", ".join(f"{words(name)} {shown(name, value)}" for name, value in best.values.items())
@@ -104,21 +104,21 @@ def sentence(tried: Sequence[Tried], best: Tried) -> str:
 
 
 def answer(objective: str, found: Mapping[str, Mapping[str, float]], tried: Sequence[Tried]) -> list[str]:
-    """How much the objective depends on beta."""
+    """How much of the variance beta explains, in a sentence."""
     if FIRST not in found:
-        return ["Too few trials with different scores to say what reward accuracy depends on."]
+        return ["There are too few trials with different scores to estimate importances."]
     count = sum(bool(one.scores) for one in tried)
     shares = found[FIRST]
     most = max(shares, key=lambda name: shares[name])
-    few = f" With {count} trials that is a rough number." if count < _FEW else ""
+    few = f" With only {count} trials this is a rough estimate." if count < _FEW else ""
     return [
-        f"Of the variance of {objective}'s reward accuracy after one epoch, over {count} trials, beta explains "
-        f"{shares['beta']:.0%} and {words(most)} most, {shares[most]:.0%} (fANOVA).{few}"
+        f"Beta explains {shares['beta']:.0%} of the variance of {objective}'s reward accuracy after one epoch, over "
+        f"{count} trials; {words(most)} explains most, {shares[most]:.0%} (fANOVA).{few}"
     ]
 
 
 def listed(tried: Sequence[Tried], names: Sequence[str]) -> Table:
-    """The trials in the order in which they were proposed."""
+    """The trials as a table, in the order of their proposals."""
     headers = ("number", *map(words, names), "after one epoch", "best", "state")
     rows = []
     for one in tried:

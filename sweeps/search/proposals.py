@@ -1,6 +1,4 @@
-"""What to try next and what mattered, by Optuna. The door to optuna."""
-
-from __future__ import annotations
+"""Proposals and importances of hyper-parameters. The door to optuna."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,13 +8,13 @@ from typing import Any
 import optuna
 
 REDUCTION = 2
-"""Of the trials that reach an epoch, one in so many goes on."""
+"""One in this many of the trials that reach an epoch continues."""
 _DIGITS = 4
 
 
 @dataclass(frozen=True)
 class Range:
-    """Where a field's values are looked for."""
+    """The range in which a field's values are searched."""
 
     low: float
     high: float
@@ -24,9 +22,9 @@ class Range:
 
 
 class Proposals:
-    """TPE over some ranges at once, with asynchronous successive halving (ASHA) over epochs.
+    """TPE over several ranges at once, with asynchronous successive halving (ASHA) over epochs.
 
-    Seeded: asked and told the same in the same order, it proposes the same. Values are rounded to four digits.
+    The same seed and the same calls in the same order give the same proposals. Values are rounded to four digits.
     """
 
     def __init__(self, ranges: Mapping[str, Range], seed: int, random_first: int) -> None:
@@ -43,25 +41,25 @@ class Proposals:
         self._open: dict[int, optuna.Trial] = {}
 
     def ask(self) -> tuple[int, dict[str, float]]:
-        """A number and the values to try."""
+        """The number and the values of a new proposal."""
         trial = self.study.ask()
         self._open[trial.number] = trial
         values = {name: trial.suggest_float(name, r.low, r.high, log=r.log) for name, r in self.ranges.items()}
         return trial.number, {name: float(f"{value:.{_DIGITS}g}") for name, value in values.items()}
 
     def goes_on(self, number: int, epoch: int, score: float) -> bool:
-        """Take a score after an epoch; whether the trial is among those that go on."""
+        """Whether the trial may continue after an epoch with this score."""
         trial = self._open[number]
         trial.report(score, epoch)
         return not trial.should_prune()
 
     def tell(self, number: int, scores: Sequence[float], state: str) -> None:
-        """How a trial ended: `scores` after each of its epochs, state as in the ledger.
+        """Report a trial's result: its `scores` after each epoch, and its state in the ledger.
 
-        A diverged one counts as the worst of all, one that failed as if it had not been asked for.
+        A diverged trial counts as the worst of all; a failed one does not count.
         """
         trial = self._open.pop(number)
-        for epoch, score in enumerate(scores, 1):  # those reported before stand
+        for epoch, score in enumerate(scores, 1):  # earlier reports of an epoch are kept
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)
                 trial.report(score, epoch)
@@ -75,9 +73,9 @@ class Proposals:
 
 
 def importances(ranges: Mapping[str, Range], tried: Sequence[tuple[Mapping[str, float], float]], seed: int) -> Any:
-    """Field -> share of the variance of the score that it explains by itself (fANOVA); empty for fewer than four.
+    """Field -> share of the score's variance that it explains by itself (fANOVA); empty for fewer than four trials.
 
-    Over the ranges' logarithms where they are logarithmic.
+    Logarithmic ranges are analysed on their logarithms.
     """
     if len(tried) < 4 or len({score for _, score in tried}) < 2:
         return {}

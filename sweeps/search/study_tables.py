@@ -1,4 +1,4 @@
-"""What a study is, and its tables: mean and standard deviation over seeds."""
+"""A study as a value, and its tables of means and standard deviations over seeds."""
 
 from __future__ import annotations
 
@@ -20,18 +20,14 @@ if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
     from sweeps.plan.trials import Planned
 
-METRICS = {
-    "win rate": ANSWERS_WIN_RATE,
-    "reward accuracy": REWARD_ACCURACY,
-    "policy accuracy": POLICY_ACCURACY,
-}
-"""As tables name them -> as the ledger does. The first that was measured decides between learning rates. The win
-rate is against the starting model."""
+METRICS = {"win rate": ANSWERS_WIN_RATE, "reward accuracy": REWARD_ACCURACY, "policy accuracy": POLICY_ACCURACY}
+"""Name in tables -> metric in the ledger. The first that was measured decides between learning rates. The win rate is
+against the starting model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Which trials stand in which cell."""
+    """The trials of each cell of a table."""
 
     name: str
     title: str
@@ -40,7 +36,7 @@ class Study:
     cells: Mapping[tuple[str, str], Mapping[str, Any]]
     """(row, column) -> fields of the cell's trials, the objective among them. A cell may be absent."""
     learning_rates: Callable[[str], tuple[float, ...]] = grids.usual_learning_rates
-    """Of a model, where --learning-rates gives none."""
+    """Learning rates for a model without --learning-rates."""
     settings: Mapping[str, Any]
     """Fields that all trials share unless the user sets them."""
     epochs: Mapping[tuple[str, str], int] = field(default_factory=dict)
@@ -48,12 +44,12 @@ class Study:
     printed: Numbers = field(default_factory=dict)
     """What the paper prints in its place."""
     from_starting_model: bool = False
-    """Whether each row shows what the starting model scores by its objective, too."""
+    """Whether each row also shows the starting model's score by its objective."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A trial and where its numbers go."""
+    """A trial and its place in the table."""
 
     planned: Planned
     row: str
@@ -68,17 +64,17 @@ class StudyTable:
     metric: str
     cells: Mapping[tuple[str, str], Cell]
     starting_model: Mapping[str, float] = field(default_factory=dict)
-    """Row -> what the starting model scores by the row's objective."""
+    """Row -> score of the starting model by the row's objective."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What the seeds of a cell gave at its best learning rate."""
+    """The numbers of a cell's seeds at its best learning rate."""
 
     values: tuple[float, ...]
     learning_rate: float
     missing: int
-    """Seeds without a result."""
+    """Number of seeds without a result."""
     rates_tried: int = 1
 
     def __str__(self) -> str:
@@ -89,8 +85,8 @@ class Cell:
 def tabulate(study: Study, entries: Sequence[Entry], records: Mapping[str, TrialRecord]) -> list[StudyTable]:
     """A table for each metric that was measured: mean and sample standard deviation over seeds.
 
-    A cell shows its final checkpoints (the paper's choice) at the learning rate that is best on average by the first
-    metric measured; what has no result is missing.
+    A cell shows its final checkpoints (the paper's choice) at the learning rate with the best mean of the first metric
+    measured. Cells without a result are missing.
     """
     tables = []
     chosen: dict[tuple[str, str], float] = {}
@@ -113,9 +109,9 @@ def tabulate(study: Study, entries: Sequence[Entry], records: Mapping[str, Trial
 
 
 def with_starting_model(table: StudyTable, rows: Mapping[str, Mapping[str, float]]) -> StudyTable:
-    """The table with what the starting model has of its metric, by the metrics of each row.
+    """The table with the starting model's scores, from its metrics for each row.
 
-    Log-ratios of an untrained policy are all 0: every pair a tie, which is 0.5.
+    Log-ratios of an untrained policy are all 0; every pair is then a tie and counts 0.5.
     """
     name = METRICS[table.metric]
     known = {row: scores for row, scores in rows.items() if name in scores}

@@ -1,6 +1,4 @@
-"""Elastic trials: as many workers as one node has room for, and more when there is room for more."""
-
-from __future__ import annotations
+"""Elastic trials: they start with as many workers as fit on one node, and grow when more fit."""
 
 import time
 from typing import Any
@@ -12,22 +10,22 @@ _SECONDS_BETWEEN_LOOKS = 1.0
 
 
 class OneNode(ElasticScalingPolicy):
-    """How many workers an elastic trial gets.
+    """Decides on the number of workers of an elastic trial.
 
-    Ray's own policy adds up the nodes, and counts what evaluators hold as free: it would wait for ever for workers that
-    do not fit on one node. It also starts a healthy group again as soon as it may be larger, and what came after the
-    last state is lost; here that waits until a state has been written.
+    Ray's own policy adds up the free resources of all nodes, evaluators' included, and would wait forever for workers
+    that do not fit on one node. It also restarts a healthy group as soon as it can be larger, and so loses all work
+    since the last state; this one waits until a state has been written.
     """
 
     def __init__(self, scaling_config: Any) -> None:
         super().__init__(scaling_config)
         self.held: dict[str, int] = {}
-        """Node -> present workers there, whose places are free once they are started again."""
+        """Node -> its present workers, whose places are free when the group is restarted."""
         self.told: set[int] = set()
-        """Those of them that have said since the last look that a state is written."""
+        """Workers that have reported a saved state since the last check."""
 
     def make_decision_for_non_running_worker_group(self) -> Any:
-        """To begin, where a node has room for enough."""
+        """Start the trial if a node has room for enough workers."""
         self._maybe_send_resource_request()
         possible = self._room()
         if possible >= self.scaling_config.min_workers:
@@ -36,7 +34,7 @@ class OneNode(ElasticScalingPolicy):
         return NoopDecision()
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> Any:
-        """To grow, once all workers have told of a state that they can go on from."""
+        """Let the trial grow, once all workers have reported a state from which they can continue."""
         self._maybe_send_resource_request()
         self.held = {}
         for worker in worker_group_state.workers:
@@ -51,7 +49,7 @@ class OneNode(ElasticScalingPolicy):
         return self._get_resize_decision(possible) if possible > worker_group_state.num_workers else NoopDecision()
 
     def _room(self) -> int:
-        """Workers, at most as many as wanted, that the node with most room holds, its present ones among them."""
+        """Workers, at most the wanted number, that fit on the node with most room, its present ones included."""
         needs = {name: need for name, need in self.scaling_config._resources_per_worker_not_none.items() if need > 0}
         most = 0
         for node, free in available_resources_per_node().items():
@@ -60,5 +58,5 @@ class OneNode(ElasticScalingPolicy):
         return min(most, self.scaling_config.max_workers)
 
     def before_controller_execute_resize_decision(self, resize_decision: Any) -> None:
-        """The present workers are stopped next: what they hold is free from then on."""
+        """Forget the present workers, which are stopped next."""
         self.held, self.told = {}, set()

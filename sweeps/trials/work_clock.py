@@ -1,6 +1,4 @@
-"""How long a trial's workers worked: what it cost, whatever it waited for."""
-
-from __future__ import annotations
+"""The working time of a trial's workers, which is its cost. Waiting does not count."""
 
 import time
 from collections.abc import Mapping
@@ -8,21 +6,22 @@ from typing import Any
 
 
 class WorkClock:
-    """Seconds of a trial, as if all its workers had been there: half of them for a minute count as half a minute.
+    """Seconds of a trial with all its workers: a minute with half of them counts as half a minute.
 
-    It runs from the first word of a group of workers to the last. What the trial waited for, a place at first and
-    another one after its node was lost, does not count.
+    It runs from the first report of a group of workers to the last. The wait for a place, at the start or after a node
+    was lost, does not count.
     """
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        """As many as there are when none is missing."""
+        """Number of workers if none is missing."""
         self._there = 0
         self._last = 0.0
         self._seconds = 0.0
 
     def hear(self, report: Mapping[str, Any]) -> None:
-        """Take what workers say: whoever speaks has worked until now. First a group says how many `workers` it has."""
+        """Process a report of the workers, who have worked until now. A group's first report has its number of
+        `workers`."""
         now = time.monotonic()
         if report.get("workers"):
             self._there = report["workers"]
@@ -31,5 +30,5 @@ class WorkClock:
         self._last = now
 
     def seconds(self) -> float:
-        """So far."""
+        """The seconds so far."""
         return self._seconds

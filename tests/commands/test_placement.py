@@ -23,6 +23,7 @@ def cluster(monkeypatch):
     """A head without CPUs, a node with H100s, and one with L40S to which a second is added while the stage runs."""
     from ray.cluster_utils import Cluster
 
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray's own count of GPUs goes by it
     patient = {"health_check_timeout_ms": 60_000, "health_check_failure_threshold": 20}  # on a busy machine
     there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "_system_config": patient})
     there.add_node(num_cpus=4, num_gpus=4, resources={"accelerator_type:H100": 1})

@@ -211,11 +211,18 @@ def test_learning_rate_and_beta_must_be_finite_and_above_zero(name, value):
     assert f"{name} must be a finite number above 0" in refusal({name: value})
 
 
-@pytest.mark.parametrize("name", ["r_eps", "gamma_over_beta", "weight_decay", "max_gradient_norm", "lora_dropout"])
+@pytest.mark.parametrize("name", ["r_eps", "gamma_over_beta", "weight_decay", "max_gradient_norm"])
 def test_margins_and_regularisers_may_be_zero_but_not_negative_nor_nan(name):
     assert getattr(replace(TrialConfig(), {name: 0}), name) == 0.0
     for value in (-0.1, math.nan, math.inf):
         assert f"{name} must be a finite number of at least 0" in refusal({name: value})
+
+
+@pytest.mark.parametrize("name", ["warmup_share", "lora_dropout"])
+def test_shares_are_from_zero_to_below_one(name):
+    assert getattr(replace(TrialConfig(), {name: 0}), name) == 0.0
+    for value in (-0.1, 1, math.nan, math.inf):
+        assert f"{name} must be at least 0 and below 1" in refusal({name: value})
 
 
 @pytest.mark.parametrize("value", [-1, 2**32, "1.5", "inf"])

@@ -63,7 +63,7 @@ def test_splits_not_named_are_the_customary_ones(names, asked, expected):
 
 
 def test_several_train_splits_are_never_merged():
-    with pytest.raises(InputError, match="which split to train on.*owner/name has: helpful, harmless"):
+    with pytest.raises(InputError, match="the split to train on must be named.*owner/name has: helpful, harmless"):
         choose_splits("owner/name", ["helpful", "harmless"], None, None)
 
 

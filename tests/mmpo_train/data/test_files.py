@@ -168,9 +168,9 @@ def test_json_that_is_no_list_says_what_it_is(tmp_path):
     path = tmp_path / "pairs.json"
     path.write_text(json.dumps({"data": pairs(2)}))
     message = refusal([path])
-    assert "should hold a list of objects" in message and "the list under 'data'" in message
+    assert "should be a list of objects" in message and "the list under 'data'" in message
     path.write_text("3")
-    assert "but holds 3" in refusal([path])
+    assert "but is 3" in refusal([path])
     (tmp_path / "pairs.jsonl").write_text(json.dumps(pairs(2)))
     assert "name it .json" in refusal([tmp_path / "pairs.jsonl"])
 
@@ -221,7 +221,7 @@ def test_messages_written_as_text_are_read_as_messages_by_every_reader(tmp_path)
 def test_broken_parquet_is_refused(tmp_path):
     path = tmp_path / "pairs.parquet"
     path.write_bytes(b"PAR1 but not really PAR1")
-    assert "pairs.parquet is no readable parquet file" in refusal([path])
+    assert "pairs.parquet is not a readable Parquet file" in refusal([path])
 
 
 def test_unknown_extension_lists_the_known_ones(tmp_path):

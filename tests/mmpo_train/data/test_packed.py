@@ -95,7 +95,7 @@ def test_a_file_that_grows_as_no_text_does_is_refused_long_before_its_end(tmp_pa
     path = tmp_path / f"bomb.jsonl{packing}"
     path.write_bytes(PACK[packing](b" " * (16 * MEGABYTE)) * 128)
     read = 0
-    with pytest.raises(InputError, match="too big to be read: its first .* unpack to .*, as no text does"):
+    with pytest.raises(InputError, match="too big to be read: its first .* decompress to .*, too much for text"):
         for chunk in chunks(str(path), str(path)):
             read += len(chunk)
     assert read < 300 * MEGABYTE
@@ -127,7 +127,7 @@ def test_json_of_brackets_alone_is_refused_before_it_is_parsed(tmp_path, memory)
     memory(160 * MEGABYTE)
     for name, text in (("a.json", "[" + "{}," * 700_000 + "{}]"), ("b.jsonl", '{"a": [' + "[]," * 700_000 + "[]]}")):
         (tmp_path / name).write_text(text)
-        assert "its brackets and commas make values of" in refusal([tmp_path / name])
+        assert "its values would take" in refusal([tmp_path / name])
     rows = [pair(n, "a, b, {c} " * 20, "d, [e] " * 20) for n in range(3_000)]
     (tmp_path / "c.json").write_text(json.dumps(rows))
     assert len(load_preferences([str(tmp_path / "c.json")]).train) == 2_700

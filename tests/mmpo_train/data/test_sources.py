@@ -59,10 +59,10 @@ def test_folder_of_files_gives_a_split_per_name(tmp_path, monkeypatch):
 
 
 def test_folder_without_data_says_what_it_holds(tmp_path):
-    assert "(it holds nothing)" in refusal([tmp_path])
+    assert "(it contains nothing)" in refusal([tmp_path])
     (tmp_path / "README.md").write_text("nothing here")
     message = refusal([tmp_path])
-    assert "holds no dataset that can be read (it holds README.md)" in message
+    assert "contains no readable dataset (it contains README.md)" in message
     assert "save_to_disk" in message
 
 
@@ -95,7 +95,7 @@ def test_a_source_can_name_one_of_several_configs(two_configs):
 
 def test_configs_are_listed_where_none_or_a_wrong_one_is_named(two_configs):
     message = refusal([two_configs])
-    assert message == f"which config is meant? name one of first, second, as in {two_configs}#first"
+    assert message == f"{two_configs} has several configs; name one of first, second, as in {two_configs}#first"
     assert f"{two_configs} has no config 'third'; name one of first, second" in refusal([f"{two_configs}#third"])
 
 
@@ -149,7 +149,7 @@ def test_unreachable_hub_is_said_quickly_with_the_way_to_a_local_copy(tmp_path, 
     start = time.monotonic()
     message = refusal(["pairs_v1"])
     assert time.monotonic() - start < 5
-    assert "no file or folder here (did you mean pairs_v2?)" in message
+    assert "not a file or folder here (did you mean pairs_v2?)" in message
     assert "the hub cannot be reached (ConnectError" in message
     assert "hf download --repo-type dataset pairs_v1 --local-dir FOLDER" in message
 

@@ -46,6 +46,7 @@ def test_live_nodes_are_seen_as_they_come_and_go(monkeypatch):
     from sweeps.cluster.connection import cluster
     from sweeps.cluster.discovery import nodes_now
 
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray's own count of GPUs goes by it
     there = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     try:
         there.add_node(num_cpus=4, num_gpus=4, resources={"accelerator_type:L40S": 1})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 from pathlib import Path
@@ -13,7 +14,6 @@ import pytest
 from mmpo_train.config import replace
 from mmpo_train.errors import InputError
 from mmpo_train.events import Point
-from mmpo_train.prepare import tables_folder
 from sweeps.cluster.accelerators import accelerator_name
 from sweeps.cluster.placement import TrialResources, hardware
 from sweeps.cost.arithmetic import (
@@ -173,10 +173,10 @@ def test_lengths_come_from_the_token_tables_or_from_the_text(prepared, tmp_path)
     from mmpo_train.data.tokens import read_table
 
     train, validation, said = lengths_of(prepared.inputs)
-    table = read_table(tables_folder(prepared.inputs), "train")
+    table = read_table(prepared.inputs.tokens, "train")
     assert said == "tokens counted" and train.computed == table.together.sum()
     assert len(validation.prompts) == len(prepared.inputs.data.validation)
-    elsewhere = SimpleNamespace(config=prepared.config, data=prepared.inputs.data, storage=tmp_path)
+    elsewhere = dataclasses.replace(prepared.inputs, storage=tmp_path)
     guessed, _, said = lengths_of(elsewhere)
     first = prepared.inputs.data.train[0]
     assert said == "4 characters per token assumed"
@@ -200,7 +200,7 @@ def test_without_a_ledger_a_forecast_counts_flop(prepared):
 def test_where_nothing_is_tokenised_the_reference_pass_is_counted_too(prepared, tmp_path):
     resources = TrialResources(1, False, 1, 1)
     model = Path(prepared.inputs.model_folder)
-    fresh = SimpleNamespace(config=prepared.config, data=prepared.inputs.data, storage=tmp_path, model_folder=model)
+    fresh = dataclasses.replace(prepared.inputs, storage=tmp_path, model_folder=model)
     forecast = forecast_trials([Planned(prepared.config, fresh, "a", "a")], SweepOptions(), resources, None)
     size, (train, validation, _) = read_size(model), lengths_of(fresh)
     work = work_on(size, train, validation, prepared.config)

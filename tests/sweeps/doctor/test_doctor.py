@@ -157,6 +157,7 @@ def test_a_library_that_never_loads_is_given_up(tmp_path, monkeypatch):
 
 
 def test_packages_are_held_against_the_pins_and_the_project_s_own_list(tmp_path, monkeypatch):
+    assert doctor_software._pins()["numpy"], "the project's own constraints.txt is found"
     pins = tmp_path / "constraints.txt"
     pins.write_text("# comment\nnumpy==0.0.1\nnever-installed==1.0\n")
     monkeypatch.setattr(doctor_software, "_CONSTRAINTS", pins)
@@ -406,6 +407,7 @@ def test_nodes_that_lack_what_is_here_and_a_trial_that_none_can_hold_are_named(q
     """Two raylets on this machine: they share its file system and its packages."""
     # Ray's sockets need a short path, and its note of the latest cluster must not be found by others.
     monkeypatch.setenv("RAY_TMPDIR", tempfile.mkdtemp(dir="/tmp"))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray's own count of GPUs goes by it
     from ray.cluster_utils import Cluster
 
     from sweeps.doctor import cluster as doctor_cluster
