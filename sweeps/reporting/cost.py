@@ -1,4 +1,4 @@
-"""What every stage cost: trials trained and reused, their time, and GPU-hours where there were GPUs."""
+"""The cost of every stage: trials trained and reused, their time, and GPU-hours."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sweeps.reporting.tables import stage_title
 
 
 def cost_table(experiment: Experiment) -> Sheet:
-    """Every run of a stage, in the order in which they were begun, and their sum."""
+    """A row for every run of a stage, in the order of their starts, and their sum."""
     rows, total_trained, total_seconds, total_hours = [], 0, 0.0, 0.0
     for stage in experiment.stages:
         begun = [child.digest for child in stage.children if "trial.digest" in child.tags]

@@ -25,10 +25,10 @@ _STATE_STYLES = {
 }
 _ENDED = ("finished", "diverged", "failed", "stopped")
 _AROUND = 7
-"""Lines of the screen that are no rows: heading, names, frame, what is left out, and one to spare."""
+"""Lines of the screen besides the rows: heading, column names, frame, caption, and one to spare."""
 _FEWEST_ROWS = 10
 _BEST = 5
-"""Rows that are kept for what has ended."""
+"""Rows that are reserved for trials that have ended."""
 
 
 @dataclass
@@ -46,7 +46,7 @@ class Row:
     seconds_per_epoch: float | None = None
 
     def update(self, points: list[Point]) -> None:
-        """Take the newest numbers."""
+        """Update the row with the newest points."""
         for point in points:
             if point.step < self.step:
                 continue
@@ -58,14 +58,14 @@ class Row:
 
     @property
     def seconds_left(self) -> float | None:
-        """Of training, at the present speed."""
+        """Seconds of training left at the present speed; None if the speed is not known yet."""
         if self.state in _ENDED:
             return 0.0
         return None if self.seconds_per_epoch is None else (self.epochs - self.epoch) * self.seconds_per_epoch
 
 
 class Board:
-    """The rows of a stage, drawn live on a terminal; as lines, one for each change of state, anywhere else."""
+    """The rows of a stage as a live table on a terminal; elsewhere one line for each change of state."""
 
     def __init__(self, console: Console, title: str, axis: str, rows: dict[str, Row], concurrent: int) -> None:
         self.console, self.title, self.axis, self.rows, self.concurrent = console, title, axis, rows, concurrent
@@ -73,7 +73,7 @@ class Board:
         self.drawn = False
 
     def set_state(self, digest: str, state: str, reason: str = "") -> None:
-        """Show a trial in another state, and why where that needs saying."""
+        """Show a trial's new state, with the reason if there is one."""
         row = self.rows[digest]
         if row.state != state:
             row.state = state
@@ -82,11 +82,11 @@ class Board:
                 self.console.print(f"{self.axis} {row.label} {state}: {reason}", markup=False, highlight=False)
 
     def say(self, digest: str, what: str) -> None:
-        """Something about a trial that a person should see in any case."""
+        """Print a message about a trial, with or without a live table."""
         self.console.print(f"{self.axis} {self.rows[digest].label}: {what}", markup=False, highlight=False)
 
     def line(self, digest: str, what: str) -> None:
-        """A line about a trial where there is no live table."""
+        """Print a line about a trial if there is no live table."""
         if not self.drawn:
             row = self.rows[digest]
             accuracy = "" if row.reward_accuracy is None else f", reward accuracy {row.reward_accuracy:.4f}"
@@ -102,7 +102,7 @@ class Board:
             yield
 
     def table(self) -> Table:
-        """The rows as they are now; on a screen too low for all, those under way and the best that have ended."""
+        """The present rows. If the screen is too small for all: running trials, and the best that have ended."""
         shown = self._shown()
         table = Table(title=self._heading(), title_justify="left", title_style="bold", caption_justify="left")
         if len(shown) < len(self.rows):

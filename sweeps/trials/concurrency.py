@@ -1,4 +1,4 @@
-"""How many trials run at a time while the cluster grows and shrinks."""
+"""The number of trials that run at the same time, while the cluster grows and shrinks."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _LOOK_SECONDS = 10.0
 
 
 class Pace(tune.Callback):
-    """Gives Tune so many trials as `at_a_time` says, and asks again as nodes come and go.
+    """Limits the trials of Tune to `at_a_time()`, which is called again as nodes join and leave.
 
-    Those that have no place yet are what an autoscaler starts nodes for. Where there are fewer places than before, no
-    trial is stopped: the next one waits.
+    An autoscaler starts nodes for trials that have no place yet. If places become fewer no trial is stopped; the next
+    one waits.
     """
 
     def __init__(self, at_a_time: Callable[[], int], board: Board) -> None:
         self.at_a_time, self.board = at_a_time, board
         board.concurrent = at_a_time()
         self.trials = BasicVariantGenerator(max_concurrent=board.concurrent)
-        """What Tune takes its trials from."""
+        """Tune's source of trials."""
         self.looked = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Instruction tuning on the cluster: one Ray Train job, and what is heard of it in the ledger and on the terminal."""
+"""Instruction tuning on the cluster: one Ray Train job, with its reports written to the ledger and the terminal."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 def train_sft(
     trial: SFTTrial, places: SFTPlaces, storage: Path, resources: TrialResources, log: TrialLog
 ) -> tuple[str, str]:
-    """Tune to the end and record it. Returns how it ended (finished, diverged or failed), and why.
+    """Tune to the end and record it. Returns the final state (finished, diverged or failed) and its reason.
 
-    Broken off, the record says so, and the same call goes on from the last epoch's checkpoint.
+    If it is interrupted the record says so, and the same call continues from the last saved state.
     """
     job = {
         "digest": trial.digest,
@@ -76,12 +76,12 @@ def train_sft(
 
 
 def drive_sft(space: dict[str, Any]) -> None:
-    """The function that Tune calls."""
+    """Run one instruction tuning to its end. Tune calls this function."""
     run_job(space["job"], tune_worker)
 
 
 def tune_worker(job: dict[str, Any]) -> None:
-    """What each DeepSpeed worker does."""
+    """The function of each DeepSpeed worker."""
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -98,7 +98,7 @@ def tune_worker(job: dict[str, Any]) -> None:
 
 
 class _Listener(tune.Callback):
-    """Hands what Tune hears to the ledger and the screen."""
+    """Writes the reports that Tune receives to the ledger and the screen."""
 
     def __init__(self, log: TrialLog, show: Any, clock: WorkClock) -> None:
         self.log, self.show, self.clock = log, show, clock
@@ -136,7 +136,7 @@ class _Listener(tune.Callback):
 
 @contextmanager
 def _bar(trial: SFTTrial) -> Iterator[Any]:
-    """A progress bar over the trial's steps; yields what takes the newest point."""
+    """A progress bar over the trial's steps; yields a function that takes the newest point."""
     columns = (TextColumn("instruction tuning"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("starting", total=None)
