@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace as changed
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,11 @@ from step import machine, versions
 
 from eval_workers.reward_accuracy import RewardAccuracy
 from mmpo_train.config import TrialConfig, replace
+from mmpo_train.data.tokens import read_table
 from mmpo_train.model.reference import in_process
 from mmpo_train.options import Options, base_config
 from mmpo_train.prepare import identify, materialise
+from mmpo_train.tiny.rows import preference_examples
 from mmpo_train.trial.places import Places
 from tests.support.training import EVERY_STEP, job, losses
 from tests.support.workers import train_jobs
@@ -49,26 +52,44 @@ def rows_of(workers: Sequence[int], quick: bool) -> list[dict[str, Any]]:
 
 
 def measure(config: TrialConfig, places: Places, rows: list[dict[str, Any]], folder: Path, keep: Any) -> None:
-    """Train all rows; `keep` gets the table after each."""
-    evaluator, table, first = RewardAccuracy(), [], None
-    for number, row in enumerate(rows):
-        own = replace(config, {"tokens_per_pass": row["tokens a pass"], **(EVERY_STEP if "begun" in row else {})})
-        place = folder / str(number)
-        jobs = [job(own, places, place, zero_stage=row["at"])]
-        if "begun" in row:
-            steps = max(losses(first["result"])) if first else 2
-            jobs.insert(0, job(own, places, place, steps // 2, zero_stage=row["begun"]))
-        results = train_jobs(jobs, row["workers"])
-        curve = {step: loss for result in results for step, loss in losses(result).items()}
-        checkpoint = results[-1]["finished"][-1][1]
-        correct = evaluator(checkpoint, str(places.tokens), str(places.reference))["correct"]
-        first = first or {"result": results[-1], "curve": curve, "correct": correct}
-        apart = max(abs(curve[step] - loss) for step, loss in first["curve"].items())
-        flipped = sum(one != other for one, other in zip(correct, first["correct"], strict=True))
-        told = {name: row[name] for name in ("workers", "tokens a pass", "ZeRO")}
-        told |= {"largest loss difference": apart, "flipped": f"{flipped} of {len(correct)}"}
-        table.append(told | {"reward accuracy": sum(correct) / len(correct)})
-        keep({"steps": len(first["curve"]), "rows": table})
+    """Train all rows; `keep` gets the table after each group, which has one set of workers and one size of passes."""
+    evaluator = RewardAccuracy()
+    table: list[dict[str, Any]] = []
+    base: dict[str, Any] = {}
+    steps = -(-len(read_table(places.tokens, "train")) // config.pairs_per_step) * config.epochs
+    for (count, tokens), some in groupby(rows, lambda row: (row["workers"], row["tokens a pass"])):
+        group = list(some)
+        jobs: list[dict[str, Any]] = []
+        for row in group:
+            place = folder / f"{count}-{tokens}-{row['ZeRO']}"
+            own = replace(config, {"tokens_per_pass": tokens, **(EVERY_STEP if "begun" in row else {})})
+            if "begun" in row:
+                jobs.append(job(own, places, place, steps // 2, zero_stage=row["begun"]))
+            jobs.append(job(own, places, place, zero_stage=row["at"]))
+        results = iter(train_jobs(jobs, count, seconds=3_600.0))
+        for row in group:
+            curve = losses(next(results)) if "begun" in row else {}
+            last = next(results)
+            curve |= losses(last)
+            checkpoint = last["finished"][-1][1]
+            correct = evaluator(checkpoint, str(places.tokens), str(places.reference))["correct"]
+            base = base or {"curve": curve, "correct": correct}
+            apart = max(abs(curve[step] - loss) for step, loss in base["curve"].items())
+            flipped = sum(one != other for one, other in zip(correct, base["correct"], strict=True))
+            told = {name: row[name] for name in ("workers", "tokens a pass", "ZeRO")}
+            told |= {"largest loss difference": apart, "flipped": f"{flipped} of {len(correct)}"}
+            table.append(told | {"reward accuracy": sum(correct) / len(correct)})
+            keep({"steps": len(curve), "rows": table})
+
+
+def _some_of_tiny(storage: Path, pairs: int) -> str:
+    """The first of the data's training pairs and all that it validates on, as files."""
+    folder = storage / f"flips-{pairs}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "validation"):
+        rows = preference_examples(split)[: pairs if split == "train" else None]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"{folder}:train:validation"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -76,14 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--storage", default="runs", help="folder of `tiny` and of token tables")
-    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=0, help="to train on, in 64 steps; default: all of the recipe's")
     parser.add_argument("--quick", action="store_true", help="one ZeRO stage besides, and fewer pairs")
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args(arguments)
     options = changed(Options(), storage=given.storage, objective="dpo")
-    fields = {"precision": "bf16", "epochs": given.epochs, "learning_rate": 5e-4, "checkpoint_minutes": 0.0}
-    config = replace(base_config(options), fields | ({"pairs_per_step": 128} if given.quick else {}))
-    inputs = identify(config, options.folder)
+    fields: dict[str, Any] = {"precision": "bf16", "epochs": 1, "learning_rate": 5e-4}
+    fields |= {"checkpoint_minutes": 0.0, "validate_every_steps": 10**6}
+    if given.pairs:
+        fields |= {"dataset": (_some_of_tiny(options.folder, given.pairs),), "pairs_per_step": given.pairs // 64}
+    inputs = identify(replace(base_config(options), fields), options.folder)
     places, _ = materialise(inputs, in_process, lambda what, share: None)
     print(f"{machine()}; {versions()}", flush=True)
 

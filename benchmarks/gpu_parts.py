@@ -69,9 +69,9 @@ def _forward_and_backward(given: list[torch.Tensor], packing: Packing) -> torch.
 def trial(keep: Keep, small: bool) -> None:
     """Stage 1 on `tiny` through Ray, DeepSpeed, the evaluator and MLflow, with one learning rate."""
     with tempfile.TemporaryDirectory() as folder:
-        ready = Path("runs/models/tiny").is_dir()
-        for name in ("models/tiny", "tokens"):
-            if ready and Path("runs", name).is_dir():
+        ready = any(Path("runs/models").glob("tiny-*"))
+        for name in ("models", "tokens") if ready else ():
+            if Path("runs", name).is_dir():
                 shutil.copytree(Path("runs", name), Path(folder, name))
         words = [sys.executable, "sweeps/stage1_lr.py", "--learning-rates", "5e-4", "--storage", folder]
         words += ["--set", "epochs=1"] if small else []
@@ -137,7 +137,7 @@ def profile(keep: Keep, small: bool) -> None:
         busy = sum(time for time, _ in times.values()) / 1e6
         top = sorted(times.items(), key=lambda item: -item[1][0])[:10]
         rows = [
-            {"kernel": name[:70].replace("|", "/"), "share": time / 1e6 / busy, "launches": count}
+            {"kernel": name[:70].replace("|", "/"), "share": time / 1e6 / max(busy, 1e-9), "launches": count}
             for name, (time, count) in top
         ]
         whole = {"seconds": plain, "in kernels": busy / plain, "launches": sum(count for _, count in times.values())}
@@ -188,7 +188,7 @@ def sharing(keep: Keep, small: bool) -> None:
 
 
 def _beside_others(job: Job, count: int, small: bool, ready: Any, told: Any) -> None:
-    """Steps for ten seconds, when all are ready; tells how many in how many seconds, its passes and its peak."""
+    """Steps for some seconds, when all are ready; tells how many in how many seconds, its passes and its peak."""
     torch.set_num_threads(1)
     keep_to_share(1 / count)
     ours = OurStep(job)
@@ -196,7 +196,7 @@ def _beside_others(job: Job, count: int, small: bool, ready: Any, told: Any) -> 
         ours.step()
     ready.wait()
     started, steps = now(ours.device), 0
-    while now(ours.device) - started < (1.0 if small else 10.0):
+    while now(ours.device) - started < (1.0 if small else 7.0):
         ours.step()
         steps += 1
     peak = torch.cuda.max_memory_reserved() / 1e9 if ours.device.type == "cuda" else 0.0

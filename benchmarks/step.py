@@ -34,6 +34,7 @@ from lengths import preference_table
 
 from mmpo_train.config import TrialConfig
 from mmpo_train.data.tokens import TokenTable
+from mmpo_train.devices import own_device
 from mmpo_train.engines.passes import Passes
 from mmpo_train.engines.torch_engine import TorchEngine
 from mmpo_train.engines.trying import find_passes
@@ -164,6 +165,9 @@ def write_checkpoint(shape: Shape, folder: Path, device: torch.device) -> None:
         dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.save_pretrained(folder)
+    del model
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # else this process would keep what the others need
 
 
 def our_module(job: Job, device: torch.device, *, trained: bool = True) -> CompletionLogps:
@@ -178,7 +182,7 @@ class OurStep:
 
     def __init__(self, job: Job) -> None:
         self.job, self.config, self.objective = job, job.config, build_objective(job.config)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = own_device()
         self.engine = TorchEngine(our_module(job, self.device), self.config)
         self.passes = job.passes if job.passes.tokens else find_passes(self.config, self.engine, job.table)
         self.done = 0
@@ -360,8 +364,8 @@ def race(job: Job, workers: Sequence[Worker], steps_per_turn: int) -> dict[str, 
 
 
 def one_by_one(job: Job, ways: Sequence[str], folder: Path) -> tuple[dict[str, float], dict[str, list[Any]]]:
-    """Our facts, and what `race` gives: each way has the device for itself. One that breaks off is left out, unless it
-    is ours."""
+    """Our facts, and what `race` gives: each way has the device for itself. Left out are those that break off, or have
+    other losses than ours."""
     known: dict[str, float] = {}
     results: dict[str, list[Any]] = {}
     for way in ways:
@@ -369,15 +373,14 @@ def one_by_one(job: Job, ways: Sequence[str], folder: Path) -> tuple[dict[str, f
             worker = Worker(job, way, folder)
             facts = worker.ready()
             steps = [worker.step() for _ in range(job.steps)]
+            for number, (own, step) in enumerate(zip(results.get(OURS, steps), steps, strict=True), 1):
+                refuse_different({OURS: own[1], way: step[1]}, TOLERANCE[job.precision], f"step {number}")
         except SystemExit as end:
             if way == OURS:
                 raise
             print(end, flush=True)
             continue
         known, results[way] = known or facts, steps
-        for number, step in enumerate(steps):
-            losses = {OURS: results[OURS][number][1], way: step[1]}
-            refuse_different(losses, TOLERANCE[job.precision], f"step {number + 1}")
     return known, results
 
 

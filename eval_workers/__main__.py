@@ -15,9 +15,16 @@ from mmpo_train.metric_names import (
     REWARD_ACCURACY,
     WIN_RATE,
     error_of,
+    judge_checks_of,
 )
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table, for_terminal
+
+
+def _checks(win_rate: str) -> dict[str, tuple[str, ...]]:
+    """What stands beside a judged win rate."""
+    return {name: (metric,) for name, metric in zip(("null answer", "order flips"), judge_checks_of(win_rate))}
+
 
 # What a person looks at first: header -> metrics, the first of which that was measured is shown. The length control
 # has other names where it is not the published one.
@@ -27,8 +34,8 @@ HEADLINES: dict[str, dict[str, tuple[str, ...]]] = {
         "policy accuracy": (POLICY_ACCURACY,),
     },
     "harness": {"harness, mean": (HARNESS_MEAN,)},
-    "alpaca": {"alpaca, LC win rate": tuple(LENGTH_CONTROLLED), "alpaca, win rate": (WIN_RATE,)},
-    "arena": {"arena-hard, win rate": (ARENA_WIN_RATE,)},
+    "alpaca": {"alpaca, LC win rate": tuple(LENGTH_CONTROLLED), "alpaca, win rate": (WIN_RATE,)} | _checks(WIN_RATE),
+    "arena": {"arena-hard, win rate": (ARENA_WIN_RATE,)} | _checks(ARENA_WIN_RATE),
 }
 
 

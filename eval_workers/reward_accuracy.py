@@ -13,7 +13,7 @@ from mmpo_train.data.tokens import read_table
 from mmpo_train.metric_names import VALIDATION
 from mmpo_train.model.layouts import FORWARD_TOKENS, best_layout
 from mmpo_train.model.logps import CompletionLogps
-from mmpo_train.model.reference import read_reference
+from mmpo_train.model.reference import read_reference, write_logps
 from mmpo_train.model.scoring import ScoredTable, model_forward, score_pairs
 from mmpo_train.storage.manifest import verify
 from mmpo_train.trial.checkpoint import read_reference_point, read_trial
@@ -27,10 +27,11 @@ class RewardAccuracy:
         self.warm = WarmModel()
         self.pairs: dict[tuple[str, str], ScoredTable] = {}
 
-    def __call__(self, checkpoint: str, tokens_folder: str, reference_folder: str) -> dict[str, Any]:
+    def __call__(self, checkpoint: str, tokens_folder: str, reference_folder: str, kept: str = "") -> dict[str, Any]:
         """{metrics: name -> number, correct: 0 or 1 for each pair in dataset order} of a checkpoint folder.
 
-        The same numbers as the training loop's own validation. Raises DamagedFolder.
+        The same numbers as the training loop's own validation. If `kept` is given, the log-probabilities are written to
+        this folder, so that trials that share the training are scored from them. Raises DamagedFolder.
         """
         folder, pairs = Path(checkpoint), self._pairs(tokens_folder, reference_folder)
         verify(folder)
@@ -40,6 +41,8 @@ class RewardAccuracy:
         layout = best_layout(forward, pairs.table, config.precision, config.layout)
         tokens = config.tokens_per_pass or FORWARD_TOKENS[self.warm.device.type]
         logps = score_pairs(forward, pairs.table, np.arange(len(pairs.table)), tokens, layout=layout)
+        if kept:
+            write_logps(Path(kept), {"validation": logps.tolist()})
         point = read_reference_point(folder).mean
         result = validate(config, logps, pairs.ref_logps, pairs.table.completion_tokens, point)
         return {

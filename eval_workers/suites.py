@@ -57,6 +57,9 @@ class EvaluationSettings:
     both_orders: bool = False
     """Show each pair of AlpacaEval's answers to the judge in both orders, at twice the price. Without this option the
     seed decides which answer comes first."""
+    checked_pairs: int = 100
+    """Pairs on which each judge is checked: what it gives an answer that only addresses the judge, and how often the
+    order of the answers decides. 0 checks none."""
     cap_usd: float = 0.0
     """Stop a judge before it has cost more than this many US dollars. Default: no limit."""
     generator: Literal["auto", "own", "vllm"] = "auto"
@@ -127,7 +130,8 @@ def _alpaca(settings: EvaluationSettings, storage: Path, tiny: bool, precision: 
         "precision": precision,
     }
     usual = tiny_settings() if tiny else AlpacaSettings()
-    chosen = dataclasses.replace(usual, **{name: value for name, value in given.items() if value})
+    named = {name: value for name, value in given.items() if value}
+    chosen = dataclasses.replace(usual, **named, checked_pairs=settings.checked_pairs)
     evaluate = AlpacaEval(Answering(storage / "verdicts.sqlite", settings.generator_for(tiny)), chosen)
     return lambda request: {
         "metrics": evaluate(
@@ -158,6 +162,7 @@ def _arena(settings: EvaluationSettings, storage: Path, tiny: bool, precision: s
         template=settings.judge_prompt,
         precision=precision,
         limit=settings.limit,
+        checked_pairs=settings.checked_pairs,
         max_new_tokens=settings.max_answer_tokens or usual.max_new_tokens,
     )
     evaluate = ArenaHard(Answering(storage / "verdicts.sqlite", settings.generator_for(tiny)), chosen)

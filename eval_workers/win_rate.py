@@ -8,6 +8,7 @@ from statistics import mean, stdev
 
 from eval_workers.answers.answering import Answering
 from eval_workers.answers.sampling import Sampling
+from eval_workers.judging.checks import PAIRS, judge_checks
 from eval_workers.judging.judges import judge_pairs
 from mmpo_train.config import digest_of
 from mmpo_train.data.tokens import read_questions, read_table
@@ -38,9 +39,9 @@ def win_rate(
     _, theirs = answering.answers(answers_folder / f"{baseline}.jsonl", starting_model, baseline, *folders)
     name = f"{config.digest}-{checkpoint.name}"
     answers, ours = answering.answers(answers_folder / f"{name}.jsonl", checkpoint, name, *folders)
-    compared, count = judge_pairs(
-        answering.judge(judge, 0, template), questions, [row[0] for row in ours], [row[0] for row in theirs]
-    )
+    asked = answering.judge(judge, 0, template)
+    texts = questions, [row[0] for row in ours], [row[0] for row in theirs]
+    compared, count = judge_pairs(asked, *texts)
     won = [one for one in compared if one is not None]
     metrics = {
         f"{ANSWERS}unjudged": float(count.dropped),
@@ -51,4 +52,6 @@ def win_rate(
         # (wins + ties / 2) / all (MC-PO paper, Section 5.1)
         error = stdev(won) / math.sqrt(len(won)) if len(won) > 1 else 0.0
         metrics |= {ANSWERS_WIN_RATE: mean(won), error_of(ANSWERS_WIN_RATE): error}
+        checks = judge_checks(asked, *texts, PAIRS)
+        metrics |= {f"{ANSWERS}{name}": value for name, value in checks.items()}
     return metrics

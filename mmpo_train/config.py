@@ -29,6 +29,7 @@ OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
         "auxiliary",
         "in_batch_normalised",
         "length_normalised",
+        "reference_length_normalised",
         "entropy",
     ),
     "dpo": ("beta",),
@@ -75,6 +76,7 @@ _LATER_FIELDS = {
     "auxiliary": ("mmpo",),
     "in_batch_normalised": ("mmpo",),
     "length_normalised": ("mmpo",),
+    "reference_length_normalised": ("mmpo",),
     "entropy": ("mmpo",),
     "chosen_is_candidate": ("mc_po", "on_mc_po"),
 }
@@ -83,7 +85,7 @@ its default value, so that older trials keep their digest."""
 
 NOISE_CANDIDATES = ("none", "added", "only")
 TRUNCATIONS = ("separate", "total")
-COMPLETION_RENDERINGS = ("whole", "alone")
+COMPLETION_RENDERINGS = ("whole", "alone", "alone_with_eos")
 LAYOUTS = ("shared", "packed", "padded")
 GRADIENT_CHECKPOINTING = ("auto", "always", "never")
 COMPILE = ("auto", "true", "false")
@@ -140,6 +142,8 @@ class TrialConfig:
     length_normalised: bool = False
     """Use the mean instead of the sum of token log-probabilities. SimPO: as in SimPO's own paper, while MMPO's Eq. 8
     has sums. MMPO: the policy's log-probabilities, an ablation of Section 5."""
+    reference_length_normalised: bool = False
+    """With length_normalised, MMPO divides the reference's log-probabilities too, as the paper's author did."""
     pairs_per_group: int = 8
     """Number of consecutive pairs over which MMPO normalises rewards (the paper: 2 per device on 4 devices)."""
     auxiliary: bool = True
@@ -207,7 +211,8 @@ class TrialConfig:
     the limits, as the paper's author ran it."""
     completion_rendering: str = "whole"
     """whole cuts prompt and completion from one rendering of the conversation. alone lets the template render the
-    assistant's turn by itself and scores all that it prints, its header too, as the paper's author ran it."""
+    assistant's turn by itself and scores its header too. alone_with_eos also scores what the template prints behind its
+    closing token and one more end-of-sequence token, as the paper's author ran it."""
     precision: str = "auto"
     """fp32, bf16 (weights and activations; sums stay in fp32) or auto (bf16 if the hardware has it, else fp32)."""
     seed: int = 42
@@ -223,8 +228,8 @@ class TrialConfig:
     """Minutes between two saved states within an epoch: the most work that a lost machine costs. 0 saves states at the
     end of an epoch only."""
     tokens_per_pass: int = _runtime(0)
-    """Most tokens in one forward and backward pass. 0 is 2,048 on a CPU; on a GPU it takes the fastest size that fits,
-    found by trying."""
+    """Most tokens in one forward and backward pass. 0 is 2,048 on a CPU (a long trial tries others); on a GPU it takes
+    the fastest size that fits, found by trying."""
     layout: str = _runtime("shared")
     """Densest layout of a pass to use: shared (each prompt once, no padding), packed (no padding) or padded. A model
     whose attention does not allow it gets the next one."""
@@ -252,6 +257,7 @@ def identity(config: TrialConfig) -> dict[str, Any]:
         foreign = spec.name in _ANY_OBJECTIVE_FIELDS and spec.name not in used
         idle = spec.name.startswith("lora_") and spec.name != "lora_rank" and config.lora_rank == 0
         idle |= spec.name == "pairs_per_group" and not config.in_batch_normalised
+        idle |= spec.name == "reference_length_normalised" and not config.length_normalised
         later = config.objective in _LATER_FIELDS.get(spec.name, ())
         absent = later and getattr(config, spec.name) == spec.default
         if not (foreign or idle or absent or spec.metadata.get("runtime")):
@@ -426,7 +432,7 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         yield "answer_temperatures must have at least two values, since answers are compared"
     if not all(math.isfinite(value) and value >= 0 for value in config.answer_temperatures):
         yield f"answer_temperatures must be finite numbers of at least 0, got {config.answer_temperatures}"
-    if config.completion_rendering == "alone" and config.objective in ONLINE_OBJECTIVES:
+    if config.completion_rendering != "whole" and config.objective in ONLINE_OBJECTIVES:
         yield "completion_rendering must be whole for online objectives: a generated answer is not rendered as a turn"
     if config.lora_rank and not config.lora_targets:
         yield "lora_targets must name at least one projection when lora_rank is above 0"

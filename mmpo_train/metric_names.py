@@ -48,6 +48,9 @@ LENGTH_CONTROLLED = {
 """Metric -> its description. Only the first is AlpacaEval's own, which the paper prints."""
 ARENA_WIN_RATE = f"{ARENA}win_rate"
 ANSWERS_WIN_RATE = f"{ANSWERS}win_rate"
+NULL_WIN_RATE, ORDER_FLIP_RATE = "null_win_rate", "order_flip_rate"
+"""Quantities that stand beside a judged win rate, in its group: the win rate of an answer that only addresses the
+judge, and the share of pairs whose verdict depends on the order."""
 UNJUDGED_SHARES = {"alpaca": f"{ALPACA}unjudged_share", "arena": f"{ARENA}unjudged_share"}
 """Evaluation -> the share of its prompts on which a judge gave no verdict that counts."""
 
@@ -55,6 +58,12 @@ UNJUDGED_SHARES = {"alpaca": f"{ALPACA}unjudged_share", "arena": f"{ARENA}unjudg
 def error_of(metric: str) -> str:
     """The name of a metric's standard error."""
     return f"{metric}_error"
+
+
+def judge_checks_of(win_rate: str) -> tuple[str, str]:
+    """The names of the null answer's win rate and of the order-flip rate beside a win rate."""
+    group = win_rate.partition("/")[0]
+    return f"{group}/{NULL_WIN_RATE}", f"{group}/{ORDER_FLIP_RATE}"
 
 
 def by_judge(metric: str, judge: str) -> str:

@@ -43,6 +43,11 @@ class Inputs:
         how = config.noise_candidate, config.truncation, config.completion_rendering
         return self.storage / "tokens" / tables_key(config.data_fingerprint, config.model_fingerprint, *cuts, *how)
 
+    @property
+    def most_completions(self) -> int:
+        """The most completions that a training prompt has in the data."""
+        return max(self.data.audit.completions_per_prompt, default=2)
+
 
 def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> Inputs:
     """The inputs, after finding the model and reading the data. Raises InputError for a problem with either."""
@@ -89,8 +94,7 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
             say("tokenising", 0.0)
             counts = _tokenise(inputs, tokens)
         publish(tokens)
-    weights = fingerprint(inputs.model_folder, storage / "fingerprints.json")
-    reference = storage / "reference" / reference_key(weights, tokens, config.precision)
+    reference = reference_folder(inputs)
     with lock(reference):
         say("reference log-probabilities", 0.0)
         work = model, tokens, config.precision, config.tokens_per_pass, map_shards
@@ -99,6 +103,12 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
         if config.objective in NEEDS_UNRELATED:
             ensure_reference(unrelated, *work, splits=(UNRELATED,))
     return Places(model, tokens, reference, unrelated, storage / "trials"), counts
+
+
+def reference_folder(inputs: Inputs) -> Path:
+    """Folder of the reference store of these inputs, whose token tables exist, whether it exists or not."""
+    weights = fingerprint(inputs.model_folder, inputs.storage / "fingerprints.json")
+    return inputs.storage / "reference" / reference_key(weights, inputs.tokens, inputs.config.precision)
 
 
 def build_starting_model(inputs: Inputs, say: Say) -> None:

@@ -34,7 +34,12 @@ ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
 # The author's pipeline, for every model.
-_AUTHOR = {"truncation": "total", "completion_rendering": "alone"}
+_AUTHOR = {
+    "truncation": "total",
+    "completion_rendering": "alone_with_eos",
+    "reference_length_normalised": True,
+    "pairs_per_group": 2,  # each device took minimum and maximum over its own two pairs
+}
 _LORA = {"lora_rank": 64, "lora_alpha": 64, "lora_dropout": 0.01, "optimizer": "adamw_8bit"}
 _SMOL_SFT = {
     "dataset": "HuggingFaceTB/smol-smoltalk:train:test",

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -46,13 +47,21 @@ def as_markdown(table: Table, *, aligned: bool = True) -> str:
 
 
 def as_csv(headers: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Lines that a spreadsheet reads."""
+    """Lines that a spreadsheet reads. A text that it would take for a formula has an apostrophe in front."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([headers, *rows])
+    csv.writer(buffer, lineterminator="\n").writerows([map(_no_formula, row) for row in (headers, *rows)])
     return buffer.getvalue()
 
 
+def _no_formula(cell: object) -> object:
+    number = r"[+-]?[\d.]+(e[+-]?\d+)?%?( ± [\d.]+)?"
+    formula = isinstance(cell, str) and cell.lstrip()[:1] in ("=", "+", "-", "@") and not re.fullmatch(number, cell)
+    return f"'{cell}" if formula else cell
+
+
 def _line(texts: Sequence[str], bold: Sequence[bool] = ()) -> str:
-    cells = [text.replace("|", "\\|").replace("<", "&lt;").replace("\n", "<br>") for text in texts]
+    # No link and no picture: a page of answers is to load nothing.
+    escaped = str.maketrans({"|": "\\|", "<": "&lt;", "\n": "<br>", "\r": " "})
+    cells = [text.replace("](", "]\\(").translate(escaped) for text in texts]
     marked = [f"**{cell}**" if is_bold and cell else cell for cell, is_bold in zip(cells, bold or [False] * len(cells))]
     return f"| {' | '.join(marked)} |"

@@ -6,6 +6,7 @@ import errno
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
@@ -34,8 +35,8 @@ class _Screen(Console):
         return super().render_str(masked(text), **how)
 
 
-console = _Screen()
-_errors = _Screen(stderr=True)
+console = _Screen(emoji=False)  # else `data:train:validation` shows a train
+_errors = _Screen(stderr=True, emoji=False)
 OptionsType = TypeVar("OptionsType")
 PARSING = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 """How every command line is parsed: without `--no-…` twins of flags, and without `None` as a value."""
@@ -59,10 +60,19 @@ def run_program(
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
         place = f" ({error.filename})" if error.filename else ""
-        _refuse(f"{error.strerror}{place}: free some space, or give another folder with --storage")
+        _refuse(f"{error.strerror}{place}: {_advice(error)}")
     except KeyboardInterrupt:
         _errors.print("interrupted; rerun the same command to continue from the last saved states")
         sys.exit(130)
+
+
+def _advice(error: OSError) -> str:
+    """What a person can do about it."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "free some space, or give another folder with --storage"
+    if "site-packages" in Path(str(error.filename)).parts:
+        return "a file of an installed package; let it be read and run (chmod u+rx), or install the package again"
+    return "change its permissions, or give another folder with --storage"
 
 
 def _refuse(message: str) -> None:

@@ -90,6 +90,7 @@ AXES: dict[str, tuple[float | str, ...]] = {
     "auxiliary": (True, False),
     "in_batch_normalised": (True, False),
     "length_normalised": (False, True),
+    "reference_length_normalised": (False, True),
     "entropy": (False, True),
     "gamma": (0.0, 1.0, 10.0),
     "sft_weight": (0.01, 0.1, 1.0),

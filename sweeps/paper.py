@@ -27,9 +27,10 @@ from sweeps.plan.order import TUNED, search_of
 from sweeps.plan.searches import key_of
 from sweeps.plan.stages import Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
+from sweeps.ranking.measures import measure_of
 from sweeps.search.checks import check_judges, check_storage, check_suites
+from sweeps.search.sharing import plan_trainings
 from sweeps.search.stage import run_stage
-from sweeps.search.train import unfinished
 from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
 from sweeps.stage3_margin import Stage3Options, stage3
@@ -89,8 +90,10 @@ def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
             raise InputError(f"--set {name}=… is what the search decides; use the stages' own commands to change it")
     own = {one.name: getattr(options, one.name) for one in dataclasses.fields(SweepOptions)}
     own |= {"model": model, "objective": objective}
-    # The search is judged by reward accuracy: other evaluations are for what it ends with.
-    search = tuple(one for one in options.set if not one.strip().startswith("evaluations"))
+    # Other evaluations than reward accuracy are for what the search ends with, unless they choose.
+    search = options.set
+    if options.choose_by.partition("/")[0] in ("reward_accuracy", "policy_accuracy", "logratio_accuracy", "validation"):
+        search = tuple(one for one in options.set if not one.strip().startswith("evaluations"))
     # What comes with `tiny` judges it in seconds; other models' judges take data and keys, and are asked for by name.
     judged = (TINY_EVALUATIONS,) if model == "tiny" and "evaluations" not in assigned else ()
     steps = []
@@ -126,6 +129,7 @@ def check(searches: list[list[Step]], runner: Runner) -> tuple[list[Inputs], tup
             )
         step.stage.points(base, known[options.model], options.seeds)
         check_judges([base], with_keys=not options.dry_run)
+        measure_of(options.choose_by, base.evaluations)
         if not options.dry_run:
             check_suites(base, options.evaluation, options.folder)
         if step.stage.tunes:
@@ -219,10 +223,10 @@ def _foresee(searches: list[list[Step]], runner: Runner) -> None:
     for steps in searches:
         for step in steps:
             todo = run_stage(step.stage, step.options, runner)
-            unseen = [trial for trial in todo if trial.digest not in seen]
+            unseen = [trial for trial in todo if _training_of(trial, step.options) not in seen]
             fresh, forecast = _forecast(unseen, step.options, runner, prepared=step.options.model in models)
             models |= {step.options.model} if fresh else set()
-            seen |= {trial.digest for trial in fresh}
+            seen |= {_training_of(trial, step.options) for trial in fresh}
             forecasts.append(forecast)
             cells = (str(len(fresh)), str(len(todo) - len(fresh)), f"{forecast.steps:,}")
             hours, elapsed = f"{forecast.hours:,.3f}", duration(forecast.elapsed_seconds)
@@ -231,6 +235,10 @@ def _foresee(searches: list[list[Step]], runner: Runner) -> None:
     console.print(for_terminal(Table("all stages", headers, rows, words=(0, 1))))
     console.print(f"{whole.trials} to train in all; nothing was started", highlight=False, soft_wrap=True)
     console.print(str(whole), highlight=False, soft_wrap=True)
+
+
+def _training_of(trial: Planned, options: SweepOptions) -> str:
+    return trial.digest if options.train_all else trial.training
 
 
 def _forecast(
@@ -242,8 +250,9 @@ def _forecast(
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
     resources = runner.place(wish_of(options), dry_run=True)
     if ledger is not None and todo:
-        found = ledger.look_up_trials(experiment_of(ledger, todo[0].inputs), [one.digest for one in todo])
-        todo = unfinished(todo, found)
+        experiment = experiment_of(ledger, todo[0].inputs)
+        records = ledger.look_up_trials(experiment, [one.digest for one in todo])
+        todo = plan_trainings(todo, records, ledger, experiment, train_all=options.train_all).train
     return todo, forecast_trials(todo, options, resources, ledger, prepared=prepared)
 
 

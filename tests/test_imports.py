@@ -21,7 +21,7 @@ ORDER = (
     "mmpo_train/errors mmpo_train/redaction mmpo_train/schedule mmpo_train/events mmpo_train/devices",
     "mmpo_train/metric_names mmpo_train/tables mmpo_train/chat",
     "mmpo_train/config",
-    "mmpo_train/storage mmpo_train/objectives mmpo_train/tiny",
+    "mmpo_train/acting_fields mmpo_train/storage mmpo_train/objectives mmpo_train/tiny",
     "mmpo_train/recipes mmpo_train/data",
     "mmpo_train/model",
     "mmpo_train/engines",
@@ -50,7 +50,10 @@ ORDER = (
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms.split()}
 # What of the plan, the objectives and the ranking is a value must be importable on a machine that has none of these.
-PLAIN = ("sweeps/grids", "sweeps/plan", "sweeps/ranking", "mmpo_train/config", "mmpo_train/recipes")
+PLAIN = (
+    *("sweeps/grids", "sweeps/plan", "sweeps/ranking"),
+    *("mmpo_train/config", "mmpo_train/acting_fields", "mmpo_train/recipes"),
+)
 
 # Each heavy library has one door: nobody else imports it, at the top of a file or inside a function.
 DOORS = {

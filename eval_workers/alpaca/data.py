@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import math
 from collections.abc import Sequence
@@ -189,7 +190,7 @@ def read_gamed(path: Path, difficulties: Sequence[float]) -> list[Gamed]:
 
 
 def _csv_rows(path: Path, *columns: str) -> list[dict[str, str]]:
-    rows = list(csv.DictReader(_text(path).splitlines()))
+    rows = list(csv.DictReader(io.StringIO(_text(path), newline="")))
     missing = [column for column in columns if not rows or column not in rows[0]]
     if missing:
         raise InputError(f"{path} has no column {', '.join(missing)}; give {GAMED_FILE} of the hub's dataset {HUB}")

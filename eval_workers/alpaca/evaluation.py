@@ -2,6 +2,8 @@
 
 The method is the same with the SFT model as baseline instead of GPT-4 (MMPO, Section 4.2). In AlpacaEval's files
 output 1 is the baseline's and output 2 the checkpoint's, and a preference is 1 plus what the checkpoint has won.
+
+A judge can be manipulated, and may prefer a place to an answer: `judging/checks.py` measures both.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from eval_workers.alpaca.length_control import (
 )
 from eval_workers.alpaca.settings import AlpacaSettings
 from eval_workers.answers.answering import Answering
+from eval_workers.judging.checks import judge_checks, spread
 from eval_workers.judging.costs import Cost
 from eval_workers.judging.judges import JudgeCount, judge_pairs
 from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge
@@ -46,7 +49,8 @@ class AlpacaEval:
         """Raises InputError if prompts, difficulties or a judge are not available. Asks nothing yet."""
         self.answering, self.settings = answering, settings
         every_prompt = read_prompts(settings.prompts)
-        self.prompts = _evenly_spread(every_prompt, settings.limit)
+        some = spread(len(every_prompt), settings.limit or len(every_prompt))
+        self.prompts = [every_prompt[place] for place in some]
         self.difficulty, self.gamed = read_length_data(
             settings.prompts,
             every_prompt,
@@ -80,8 +84,8 @@ class AlpacaEval:
         alpaca/tokens and characters (mean length), cut (answers that were cut), judge_tokens, and judge_usd (upper
         limit, if all prices are known). The length-controlled rate has this name only in the published form, on all
         prompts with a difficulty; otherwise it is called lc_win_rate_part (v1 on some of them), lc_win_rate_noreg or
-        lc_win_rate_minimal. Left out are rates without judgements, length control that would mean nothing, and means
-        that lack a judge.
+        lc_win_rate_minimal. Beside them stand null_win_rate and order_flip_rate (`judging/checks.py`). Left out are
+        rates without judgements, length control that would mean nothing, and means that lack a judge.
 
         Files in `artifacts`: outputs.json and baseline_outputs.json in AlpacaEval's form, annotations.jsonl, and
         alpaca_eval.json (settings, fits, reasons). Earlier answers and verdicts are reused. Raises InputError.
@@ -105,6 +109,9 @@ class AlpacaEval:
             annotations += self._annotations(name, theirs, ours, won)
             write_whole(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
             rates[name], fit = self._rates(ours.texts, theirs.texts, won)
+            texts = self.prompts, ours.texts, theirs.texts
+            checked = judge_checks(self.judges[name], *texts, self.settings.checked_pairs)
+            rates[name] |= {f"{ALPACA}{rate}": value for rate, value in checked.items()}
             share = count.dropped / len(self.prompts)
             metrics[by_judge(f"{ALPACA}unjudged", name)] = float(count.dropped)
             metrics[by_judge(UNJUDGED_SHARES["alpaca"], name)] = share
@@ -209,13 +216,6 @@ def _tokenizer_folder(policy: Path) -> Path:
     """Folder of the tokenizer: the folder itself, or the base model's for LoRA adapters."""
     adapter = policy / "adapter_config.json"
     return local_folder(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else policy
-
-
-def _evenly_spread(prompts: list[str], limit: int) -> list[str]:
-    """`limit` prompts, evenly spread: AlpacaEval's are in blocks by source, so the first ones are of one kind."""
-    if not limit or limit >= len(prompts):
-        return prompts
-    return [prompts[place * len(prompts) // limit] for place in range(limit)]
 
 
 def _judged(

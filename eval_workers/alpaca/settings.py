@@ -9,6 +9,7 @@ from pathlib import Path
 
 from eval_workers.alpaca.data import OFFICIAL, TINY
 from eval_workers.answers.sampling import Sampling
+from eval_workers.judging.checks import PAIRS
 from eval_workers.judging.preference_specs import check_preference_spec
 from mmpo_train.errors import InputError, complaints
 
@@ -27,6 +28,8 @@ class AlpacaSettings:
     prompts, so all judges must be of one kind."""
     both_orders: bool = False
     """Show each pair in both orders, at twice the price; otherwise in one order, drawn by the seed."""
+    checked_pairs: int = PAIRS
+    """Pairs on which each judge is checked (`judging/checks.py`); 0 asks nothing more."""
     cap_usd: float | None = None
     """The most that each judge may cost during the life of this object, in USD."""
     temperature: float = 0.95
@@ -54,6 +57,8 @@ class AlpacaSettings:
             wrong.append(f"precision is '{self.precision}', expected bf16 or fp32")
         if self.limit < 0:
             wrong.append(f"limit is {self.limit}, expected 0 (all) or more")
+        if self.checked_pairs < 0:
+            wrong.append(f"checked_pairs is {self.checked_pairs}, expected 0 (none) or more")
         if not self.judges:
             wrong.append("judges is empty, expected one or more")
         checks: list[Callable[[], object]] = [self.sampling]

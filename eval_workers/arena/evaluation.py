@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -16,7 +17,8 @@ from eval_workers.answers.answering import Answering
 from eval_workers.answers.generation import Answer
 from eval_workers.answers.sampling import Sampling
 from eval_workers.arena.data import Question, read_answers, read_questions, usual_baseline, write_answers, write_rows
-from eval_workers.arena.games import Game, bootstrap, open_labels_judge, play_once, play_two
+from eval_workers.arena.games import Game, bootstrap, by_label, open_labels_judge, play_once, play_two
+from eval_workers.judging.checks import PAIRS, judge_checks
 from eval_workers.judging.costs import PRICES, Purse, read_price
 from eval_workers.judging.judges import Judge, JudgeCount, open_judge
 from eval_workers.judging.specs import check_judge_spec
@@ -61,6 +63,8 @@ class ArenaSettings:
     """Precision of the answering model, 'bf16' or 'fp32'."""
     seed: int = 0
     """Seed of the sampling, of the order in which answers are shown (verdict form) and of the bootstrap."""
+    checked_pairs: int = PAIRS
+    """Pairs on which the judge is checked (`judging/checks.py`); 0 asks nothing more."""
     rounds: int = 100
     """Rounds of the bootstrap."""
     limit: int = 0
@@ -74,6 +78,8 @@ class ArenaSettings:
             wrong.append(f"precision is '{self.precision}', expected bf16 or fp32")
         if self.rounds < 2:
             wrong.append(f"rounds is {self.rounds}, expected 2 or more")
+        if self.checked_pairs < 0:
+            wrong.append(f"checked_pairs is {self.checked_pairs}, expected 0 (none) or more")
         if self.limit < 0:
             wrong.append(f"limit is {self.limit}, expected 0 (all) or more")
         if self.questions is None and self.baseline not in ("", STARTING_MODEL):
@@ -95,6 +101,10 @@ class ArenaHard:
         self.answering, self.settings = answering, settings
         folder, name = settings.questions, settings.baseline
         self.questions = read_questions(folder, settings.limit) if folder else _tiny_questions(settings.limit)
+        categories = {question.category for question in self.questions}
+        if len({*map(_metric_name, categories)}) < len(categories):
+            listed = ", ".join(sorted(map(repr, categories)))
+            raise InputError(f"{folder}: two categories have one name in metrics, of {listed}; rename one")
         usual = usual_baseline if folder else lambda question: STARTING_MODEL
         self.baselines = [name or usual(question) for question in self.questions]
         """The baseline of each question."""
@@ -116,6 +126,7 @@ class ArenaHard:
         Metrics: arena_hard/win_rate with win_rate_low, win_rate_high (95%) and win_rate_error;
         arena_hard/CATEGORY/win_rate if there are several categories; with labels also arena_hard/plain_win_rate, in
         which a strong label counts once; arena_hard/tokens (mean length), cut, unjudged and unjudged_share; and the
+        null_win_rate and order_flip_rate (`judging/checks.py`); and the
         cost so far, judge_tokens and, if the price is known, judge_usd. Questions on which the judge failed count for
         neither side; without any judgement there is no win rate. Earlier answers and verdicts are reused.
         """
@@ -139,7 +150,7 @@ class ArenaHard:
             if spent.usd is not None:
                 metrics[f"{ARENA}judge_usd"] = spent.usd
         _report(count)
-        metrics |= self._rates(games)
+        metrics |= self._rates(games) | self._checks(ours, theirs)
         self.facts = facts(starting_model)
         summary = {"settings": asdict(self.settings), "rendering": self.facts, "metrics": metrics}
         write_whole(artifacts / "arena_hard.json", json.dumps(summary, indent=1, default=str) + "\n")
@@ -172,6 +183,13 @@ class ArenaHard:
                 won, weight = sum(game.points for game in some), sum(game.weight for game in some)
                 metrics[arena_category(category)] = won / weight
         return metrics
+
+    def _checks(self, ours: Sequence[str], theirs: Sequence[str]) -> dict[str, float]:
+        """What `judge_checks` finds."""
+        as_shown = partial(by_label, self.judge) if self.settings.form == "labels" else None
+        texts = [question.text for question in self.questions], ours, theirs
+        found = judge_checks(self.judge, *texts, self.settings.checked_pairs, as_shown)
+        return {f"{ARENA}{name}": value for name, value in found.items()}
 
     def _answers(self, policy: Path, starting_model: Path, path: Path) -> tuple[list[Answer], list[str]]:
         """One answer to each question, as ids and as text, saved to `path` as they come."""

@@ -138,6 +138,11 @@ def two_games(first: str, second: str) -> Game:
     return Game((first, second), won, weight + other_weight, 1 - theirs + ours, 2)
 
 
+def by_label(judge: Judge, question: str, shown_first: str, shown_second: str) -> float:
+    """How far the judge's label prefers the answer that is shown first: 1, 0.5 or 0."""
+    return LABELS[_label(judge, question, shown_first, shown_second)][0]
+
+
 def _label(judge: Judge, question: str, shown_first: str, shown_second: str) -> str:
     """The judge's label. tiny's judge never gives the strong labels; equal texts are a tie without a request."""
     if shown_first == shown_second:

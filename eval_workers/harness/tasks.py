@@ -132,7 +132,9 @@ def _files_of_subjects(subjects: Iterable[str], task_data: Path, folder: Path) -
     if found.keys() <= {"mmlu", "test"}:
         [whole] = found.values()
         rows: dict[str, list[str]] = {}
-        for number, line in enumerate(whole.read_text().splitlines(), 1):
+        for number, line in enumerate(whole.read_text("utf-8-sig").split("\n"), 1):
+            if not line.strip():
+                continue
             try:
                 rows.setdefault(json.loads(line)["subject"], []).append(line)
             except (ValueError, KeyError, TypeError) as error:

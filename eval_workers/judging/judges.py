@@ -34,15 +34,15 @@ from mmpo_train.errors import InputError
 Result = TypeVar("Result")
 
 CONCURRENCY = 8
-"""Questions that are judged at a time."""
+"""Questions that are judged at the same time."""
 ATTEMPTS = 2
-"""Of a judge at a question, before the question is dropped."""
+"""Attempts at a question before it is dropped."""
 GIVE_UP_AFTER = 32
-"""Questions dropped one after the other, before the judge is given up."""
+"""Questions dropped in a row after which judging ends."""
 
 
 class Judge(Protocol):
-    """One with a true `in_this_process` is asked one question at a time."""
+    """A judge. If its `in_this_process` is true it is asked one question at a time."""
 
     name: str
     """Its name on a command line."""
@@ -52,6 +52,9 @@ class Judge(Protocol):
 
         Raises JudgeFailed after the retries, InputError if no question could be judged.
         """
+
+    def compare_as_shown(self, question: str, first: str, second: str) -> float:
+        """How far the first is preferred when the answers are shown in this order."""
 
 
 class ProgrammaticJudge:
@@ -66,6 +69,8 @@ class ProgrammaticJudge:
 
         mark_a, mark_b = judge(question, answer_a), judge(question, answer_b)
         return TIE if mark_a == mark_b else float(mark_a > mark_b)
+
+    compare_as_shown = compare
 
     def spent(self) -> Cost:
         return Cost()
@@ -226,7 +231,7 @@ def ask_all(judge: Judge, ask: Callable[[int], Result], questions: int) -> tuple
     count, in_a_row = JudgeCount(), 0
 
     def one(index: int) -> str:
-        """Why the question is dropped; empty where it has its result."""
+        """The reason why the question is dropped; empty if it has a result."""
         try:
             results[index] = ask(index)
         except JudgeFailed as failure:

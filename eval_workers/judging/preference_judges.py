@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from eval_workers.judging.checks import AsShown
 from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
 from eval_workers.judging.costs import Cost, Purse
 from eval_workers.judging.judges import Judge, ProgrammaticJudge, PromptedJudge
@@ -24,9 +25,6 @@ from eval_workers.judging.verdicts import (
     shown_second_first,
     verdict_key,
 )
-
-AsShown = Callable[[str, str, str], float]
-"""How far the first output of an instruction is preferred of two shown in this order, from 0 to 1."""
 
 
 class PreferenceJudge(Judge, Protocol):
@@ -50,7 +48,7 @@ class AskedJudge:
         self.seed = seed
         self.both_orders = both_orders
         self.in_this_process = local
-        self._as_shown = as_shown
+        self.compare_as_shown = as_shown
         self._purse = purse
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> float:
@@ -58,11 +56,11 @@ class AskedJudge:
         if answer_a == answer_b:
             return TIE
         if self.both_orders:
-            one_way = self._as_shown(question, answer_a, answer_b)
-            return (one_way + 1 - self._as_shown(question, answer_b, answer_a)) / 2
+            one_way = self.compare_as_shown(question, answer_a, answer_b)
+            return (one_way + 1 - self.compare_as_shown(question, answer_b, answer_a)) / 2
         if shown_second_first(self.seed, question, answer_a, answer_b):
-            return 1 - self._as_shown(question, answer_b, answer_a)
-        return self._as_shown(question, answer_a, answer_b)
+            return 1 - self.compare_as_shown(question, answer_b, answer_a)
+        return self.compare_as_shown(question, answer_a, answer_b)
 
     def spent(self) -> Cost:
         return self._purse.spent()

@@ -19,7 +19,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.storage.mirror import address_of
 
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
-"""How far the first of two answers is preferred to the second, by whatever judge; between them, a probability."""
+"""Preference for the first of two answers, from 0 to 1; values in between are probabilities."""
 VERDICTS = {"a": WIN, "tie": TIE, "b": LOSS}
 """A verdict, as `read_verdict` finds it and the cache keeps it -> how far answer A is preferred."""
 
@@ -126,15 +126,15 @@ def read_template(path: Path, labels: Iterable[str] = ()) -> str:
 def fill(template: str, question: str, answer_a: str, answer_b: str, *, nonce: str = "") -> str:
     """The prompt of one request. Every tag's name ends with a nonce, new unless given: no answer can close its tag.
 
-    Verdict tags and labels ([[A>B]]) in the texts lose a bracket, so that a judge that quotes an answer does not repeat
-    its verdict.
+    Verdict tags, our own tags without the nonce, and labels ([[A>B]]) in the texts lose a bracket: a judge that quotes
+    an answer does not repeat its verdict, and one that overlooks the nonce takes no forged answer for a real one.
     """
     nonce = nonce or secrets.token_hex(8)
     texts = {"question": question, "answer_a": answer_a, "answer_b": answer_b}
     filled = {"nonce": nonce}
     for name, text in texts.items():
         tag = f"{name.replace('_', '-')}-{nonce}"
-        harmless = re.sub(r"<(?=\s*/?\s*verdict\b)", "&lt;", text, flags=re.IGNORECASE)
+        harmless = re.sub(r"<(?=\s*/?\s*(?:verdict|question|answer-[ab])\b)", "&lt;", text, flags=re.IGNORECASE)
         harmless = re.sub(r"\[\[(?=[AB<>=\s]*[<>=][AB<>=\s]*\]\])", "[ [", harmless, flags=re.IGNORECASE)
         filled[name] = f"<{tag}>\n{harmless}\n</{tag}>"
     # In one pass: a placeholder inside an answer stays the text it is.

@@ -1,4 +1,4 @@
-"""Where MLflow may be: which addresses are accepted, and how they are shown. Standard library only."""
+"""MLflow addresses: the accepted ones, and how they are shown. Standard library only."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Address:
     uri: str
     """As MLflow wants it, credentials included: never show or store it."""
     option: str = OPTION
-    """Where it was given, for messages."""
+    """The option that gave it, for messages."""
 
     @property
     def remote(self) -> bool:
@@ -45,7 +45,7 @@ class Address:
 
 
 def tracking_uri(given: str | None) -> str:
-    """What was given, or what MLflow's own variable names; empty for the database in the storage."""
+    """The given address, or that of MLflow's own variable; empty for the database in the storage."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or ""
 
 

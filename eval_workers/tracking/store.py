@@ -1,4 +1,4 @@
-"""What this project asks of MLflow: experiments, runs found by tags, params, artifacts. The one file that imports it.
+"""The project's operations on MLflow: experiments, runs found by tags, params, artifacts. The one file that imports it.
 
 Credentials are taken out of every text on its way there.
 """
@@ -119,7 +119,7 @@ class Store:
                 return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def read_all(self, read: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
-        """What `read` gives for each, in order; many at a time where each has to wait for a server."""
+        """The result of `read` for each item, in order; with a server many are read at the same time."""
         if not self.address.remote or len(items) < 2:
             return [read(item) for item in items]
         with ThreadPoolExecutor(READERS) as pool:
@@ -128,7 +128,7 @@ class Store:
     def find_or_create(
         self, experiment_id: str, identity: Mapping[str, str], tags: Mapping[str, str], name: str, start_ms: int
     ) -> Run:
-        """The oldest run with the identifying tags, made if there is none.
+        """The oldest run with the identifying tags, created if there is none.
 
         Searched again after making one: a request that was sent twice, or a second process, has made two. The
         younger are tagged `duplicate_of` and left alone.
@@ -141,13 +141,13 @@ class Store:
         return run
 
     def mark_duplicates(self, kept: Run, others: list[Run]) -> None:
-        """Tag the others with the run that counts in their place."""
+        """Tag the others as duplicates of the run that counts."""
         for other in others:
             if other.data.tags.get("duplicate_of") != kept.info.run_id:
                 self.client.set_tag(other.info.run_id, "duplicate_of", kept.info.run_id)
 
     def log_params(self, run: Run, params: Mapping[str, Any]) -> None:
-        """Params once: MLflow never changes one, so values that differ on resume become a tag."""
+        """Log params once. MLflow never changes a param, so values that differ on resume become a tag."""
         from mlflow.entities import Param
 
         there = {name: param_text(name, value) for name, value in run.data.params.items()}
@@ -160,7 +160,7 @@ class Store:
             self.client.set_tag(run.info.run_id, "changed_on_resume", text("; ".join(changed)))
 
     def log_tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
-        """Set tags, long values cut and secrets taken out."""
+        """Set tags, with long values cut and secrets masked."""
         from mlflow.entities import RunTag
 
         self.client.log_batch(run_id, tags=[RunTag(name, text(value)) for name, value in tags.items()])
@@ -178,7 +178,8 @@ class Store:
         self.client.log_dict(run_id, masked_values(value), path)
 
     def json_artifacts(self, run_id: str, paths: set[str]) -> dict[str, Any]:
-        """The parsed JSON files at these paths and in these folders, by artifact path; none that is missing or torn."""
+        """Artifact path -> parsed JSON of the files at these paths and in these folders. Missing and incomplete ones
+        are left out."""
         place = urlsplit(self.client.get_run(run_id).info.artifact_uri)
         if place.scheme in ("", "file"):  # where MLflow would make copies of them first
             return _parsed_files(Path(url2pathname(place.path)), paths)
@@ -189,7 +190,7 @@ class Store:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[None]:
-        """Turns MLflow's errors into InputError, for calls whose answer is waited for."""
+        """A block in which MLflow's errors become InputError, for calls that wait for an answer."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -222,18 +223,18 @@ def _filter(kind: str, values: Mapping[str, str]) -> str:
 
 
 def text(value: Any) -> str:
-    """A tag's value: not too long for one, and without secrets."""
+    """The text of a tag: cut to its longest length, with secrets masked."""
     return masked(str(value))[:TAG_CHARACTERS]
 
 
 def param_text(name: str, value: Any) -> str:
-    """A param's value: not too long for one, and without secrets."""
+    """The text of a param: cut to its longest length, with secrets masked."""
     shown = masked_values({name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)})
     return shown[name][:PARAM_CHARACTERS]
 
 
 def param_number(params: Mapping[str, str], name: str, otherwise: float | None = None) -> float:
-    """A number that `param_text` has written; `otherwise`, or a KeyError, where there is none."""
+    """A number that `param_text` has written. Without one: `otherwise`, or KeyError if that is not given."""
     return float(params[name] if otherwise is None else params.get(name, otherwise))
 
 
@@ -247,7 +248,7 @@ def _parsed_files(folder: Path, paths: set[str]) -> dict[str, Any]:
 
 
 def _client(address: Address) -> MlflowClient:
-    """A quiet client of an address that answers."""
+    """A client for an address that answers, with MLflow's own output silenced."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient

@@ -1,4 +1,4 @@
-"""Turns of a conversation, from messages as people's files write them."""
+"""Turns of a conversation, read from messages in the forms that data files use."""
 
 import json
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ class Message(NamedTuple):
 
 
 class ToolMessage(NamedTuple):
-    """A call of tools by the assistant, or a tool's answer."""
+    """The assistant's call of tools, or a tool's answer."""
 
     role: str
     content: str
-    """What is said beside the calls, perhaps nothing."""
+    """The text besides the calls; may be empty."""
     more: str
-    """What else chat templates take, as JSON: tool_calls, or name and tool_call_id."""
+    """The other keys for the chat template, as JSON: tool_calls, or name and tool_call_id."""
 
     def for_template(self) -> dict[str, Any]:
         """As chat templates take it."""
@@ -36,14 +36,14 @@ class ToolMessage(NamedTuple):
 Turn = Message | ToolMessage
 Turns = tuple[Turn, ...]
 Completion = str | ToolMessage
-"""An assistant's last turn: its text, or more than text."""
+"""The assistant's last turn: its text, or a call of tools."""
 
 _READ = frozenset(("role", "content", "from", "value"))
 _OF_TOOLS = {"assistant": ("tool_calls", "function_call"), "tool": ("name", "tool_call_id")}
 
 
 def as_turn(completion: Completion) -> Turn:
-    """The assistant's turn that is a completion."""
+    """The completion as the assistant's turn."""
     return Message("assistant", completion) if isinstance(completion, str) else completion
 
 
@@ -53,12 +53,13 @@ def said_in(completion: Completion) -> str:
 
 
 def is_empty(turn: Turn) -> bool:
-    """Whether nothing is said. Who calls tools says something, and a tool may answer nothing."""
+    """Whether the turn is empty. A call of tools is not, and a tool's answer may have no text."""
     return not turn.content.strip() and isinstance(turn, Message) and turn.role != "tool"
 
 
 def messages_of(name: str, value: object, notes: Notes) -> Turns:
-    """Messages of {role, content} or {from, value}, or text that spells them; empty system messages are left out."""
+    """Turns from messages of {role, content} or {from, value}, or from text that contains such messages. Empty system
+    messages are left out."""
     if isinstance(value, str):
         written = written_messages(value)
         if written is None:
@@ -160,7 +161,7 @@ def _call(where: str, call: object) -> dict[str, Any]:
 
 
 def tools_of(row: Mapping[str, Any]) -> str:
-    """The tools that the assistant may call, as JSON in transformers' form; empty where there are none."""
+    """The tools that the assistant may call, as JSON in transformers' form; empty without tools."""
     name = first_filled(row, TOOLS)
     tools = row[name] if name else None
     if isinstance(tools, str):
@@ -169,7 +170,7 @@ def tools_of(row: Mapping[str, Any]) -> str:
         return ""
     whole = []
     for place, given in enumerate(tools if isinstance(tools, list) else [tools], 1):
-        tool = parse_json(given, name) if isinstance(given, str) else given
+        tool = parse_json(given, name) if isinstance(given, str) and "{" in given else given
         function = tool.get("function", tool) if isinstance(tool, dict) else None
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             raise RowProblem("wrong type", f"{name}[{place}] should be a tool with a name, found {shown(tool)}")
@@ -178,12 +179,12 @@ def tools_of(row: Mapping[str, Any]) -> str:
 
 
 def for_template(tools: str) -> list[dict[str, Any]] | None:
-    """What `tools_of` gives as chat templates take it."""
+    """The result of `tools_of` as chat templates take it."""
     return json.loads(tools) if tools else None
 
 
 def text_of(name: str, value: object) -> str:
-    """The value of a column that should hold text. Raises RowProblem where it is none."""
+    """The value of a column that should be text. Raises RowProblem if it is not."""
     if not isinstance(value, str):
         raise RowProblem("wrong type", f"{name} should be text, found {shown(value)}")
     if value.isascii():
@@ -198,15 +199,20 @@ def text_of(name: str, value: object) -> str:
 
 
 def list_of(name: str, value: object) -> list[Any]:
-    """The value of a column that should hold a list. Raises RowProblem where it is none."""
+    """The value of a column that should be a list. Raises RowProblem if it is not."""
     if not isinstance(value, list):
         raise RowProblem("wrong type", f"{name} should be a list, found {shown(value)}")
     return value
 
 
+def without_own_end(turn: Turn, notes: Notes) -> Turn:
+    """The turn, of the assistant without the end-of-turn tokens that it brings."""
+    return as_turn(completion_of(turn, notes)) if turn.role == "assistant" else turn
+
+
 def completion_of(turn: Turn, notes: Notes) -> Completion:
-    """The completion that is an assistant's last turn, without the end-of-turn tokens that it brings."""
+    """The assistant's last turn as a completion, without end-of-turn tokens in its text."""
     text = without_end_tokens(turn.content)
     if text != turn.content:
-        notes.reasons["end tokens taken off"] = f"ends with {turn.content[len(text) :].strip()}"
+        notes.reasons["end tokens taken off"] = f"ends with {turn.content[-20:].strip()}"
     return text if isinstance(turn, Message) else turn._replace(content=text)

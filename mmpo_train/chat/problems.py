@@ -1,4 +1,4 @@
-"""Why a row cannot be used, or is noted: the reasons, and how a parser says them."""
+"""The reasons why a row is dropped or noted, and how a parser reports them."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -7,8 +7,8 @@ from mmpo_train.chat.columns import may_change_meaning
 
 Severity = Literal["malformed", "bad", "unusable", "noted", "read"]
 
-# malformed: not in any format. bad: a slip in the data. unusable: well formed, but nothing to learn from.
-# noted: kept, but perhaps not what is meant; --strict refuses it. read: kept, and not taken as it stands.
+# malformed: not in any known format. bad: a mistake in the data. unusable: well formed, but nothing to learn from.
+# noted: kept, but perhaps not as intended; --strict refuses it. read: kept, after a change that is counted.
 REASONS: dict[str, Severity] = {
     "unreadable row": "malformed",
     "not an object": "malformed",
@@ -32,7 +32,10 @@ REASONS: dict[str, Severity] = {
     "chosen rated below rejected": "noted",
     "chosen and rejected rated alike": "noted",
     "the opposite of another row": "noted",
-    "completions begin with the prompt": "noted",
+    "completion repeats the prompt": "noted",
+    "completion begins with its author": "noted",
+    "a chat template's marks in the text": "noted",
+    "a place for a picture or sound": "noted",
     "messages read from JSON or Python text": "read",
     "turns read from a transcript": "read",
     "end tokens taken off": "read",
@@ -43,15 +46,15 @@ REASONS: dict[str, Severity] = {
 
 @dataclass(slots=True)
 class Notes:
-    """What was noticed of one row."""
+    """Remarks on one row."""
 
     reasons: dict[str, str] = field(default_factory=dict)
-    """Reason -> what was found, of the noted and the read."""
+    """Reason (noted or read) -> what was found."""
     unused: list[str] = field(default_factory=list)
-    """Columns, and keys of messages, that are filled and not read."""
+    """Columns and message keys that have content and are not read."""
 
     def leave_out(self, name: str, where: str) -> None:
-        """Note that this column, or key of a message, is not read."""
+        """Note that this column or message key is not read."""
         if name not in self.unused:
             self.unused.append(name)
         if may_change_meaning(name):
@@ -59,7 +62,7 @@ class Notes:
 
 
 class RowProblem(Exception):
-    """Why a row cannot be used: `reason` is a key of REASONS, `detail` says what was found."""
+    """A row that cannot be used. `reason` is a key of REASONS, `detail` says what was found."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -72,21 +75,21 @@ class RowProblem(Exception):
 
 
 def must_mend(problem: RowProblem, from_hub: bool, drop_bad_rows: bool) -> bool:
-    """Whether such a row is refused, with all that are like it, before anything is trained."""
+    """Whether rows with this problem must be corrected before training; otherwise they are dropped."""
     if drop_bad_rows or problem.severity == "unusable":
         return False
     return problem.severity == "malformed" or not from_hub
 
 
 def refuse_noted(notes: Notes) -> None:
-    """What --strict asks of a row that can be used. Raises RowProblem for the first thing that is noted."""
+    """Raises RowProblem for the first noted reason; --strict calls it for each usable row."""
     for reason, detail in notes.reasons.items():
         if REASONS[reason] == "noted":
             raise RowProblem(reason, detail)
 
 
 def shown(value: object) -> str:
-    """A value in a message, in short."""
+    """A value, shortened for a message."""
     kinds = {dict: "an object ", list: "a list ", bool: "a boolean ", int: "a number ", float: "a number "}
     text = repr(value) if not isinstance(value, str) else repr(value[:60])
     return kinds.get(type(value), "") + (text if len(text) <= 40 else text[:37] + "...")

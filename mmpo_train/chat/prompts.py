@@ -1,4 +1,4 @@
-"""The columns of a row that hold its prompt, its system message and its earlier turns."""
+"""The prompt of a row, from its columns for prompt, system message and earlier turns."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from mmpo_train.chat.texts import ROLES, marked_turns, may_spell_turns, parse_js
 
 
 def given_prompt(row: Mapping[str, Any], notes: Notes) -> Turns | None:
-    """The prompt of the row's own prompt columns, with its history in front; None where none of them is filled."""
+    """The prompt in the row's prompt columns, preceded by its history; None if no prompt column is filled."""
     name = first_filled(row, PROMPTS)
     if not name:
         return None
@@ -29,9 +29,9 @@ def given_prompt(row: Mapping[str, Any], notes: Notes) -> Turns | None:
 
 
 def turns_in(name: str, text: str, notes: Notes, *, spoken: bool = True) -> Turns:
-    """The turns that a text spells, as a list of messages or as a transcript; empty where it is a text.
+    """The turns in a text that is a list of messages or a transcript; empty for any other text.
 
-    Without `spoken` only a chat template's own marks make a transcript.
+    Without `spoken` only text with a chat template's tokens is a transcript.
     """
     if not may_spell_turns(text):
         return ()
@@ -51,13 +51,13 @@ def turns_in(name: str, text: str, notes: Notes, *, spoken: bool = True) -> Turn
 
 
 def system_of(row: Mapping[str, Any]) -> str:
-    """The text of the row's system column; empty where there is none."""
+    """The text of the row's system column; empty without one."""
     name = first_filled(row, SYSTEMS)
     return text_of(name, row[name]) if name else ""
 
 
 def with_system(row: Mapping[str, Any], turns: Turns, notes: Notes) -> Turns:
-    """The turns with the text of the row's system column in front, unless they have a system message."""
+    """The turns, preceded by the row's system column unless they have a system message."""
     system = system_of(row)
     if not system.strip():
         return turns
@@ -71,7 +71,7 @@ def with_system(row: Mapping[str, Any], turns: Turns, notes: Notes) -> Turns:
 def note_unread(
     row: Mapping[str, Any], layout: Layout, prompt: Turns, completions: Sequence[Completion], notes: Notes
 ) -> None:
-    """Note what the row holds in columns that are not read. Raises RowProblem for pictures, sound and films."""
+    """Note the columns that have content and are not read. Raises RowProblem for images, sound and video."""
     for name in layout.media:
         if filled(row[name]):
             raise RowProblem("not text", f"the row has {name}, and only text can be learned from")
@@ -82,15 +82,25 @@ def note_unread(
         value = row[name]
         if not filled(value):
             continue
-        texts = [turn.content for turn in prompt] + [said_in(completion) for completion in completions]
-        if isinstance(value, str) and any(value.strip() in text for text in texts):
-            notes.unused.append(name)  # it only repeats what is said
+        said = [turn.content for turn in prompt] + [said_in(completion) for completion in completions]
+        texts = _texts_in(value)
+        if texts and all(any(text.strip() in other for other in said) for text in texts):
+            notes.unused.append(f"{name} (repeated)")
         else:
             notes.leave_out(name, "the row")
 
 
+def _texts_in(value: object) -> list[str]:
+    """A column's text, or those of the messages in it; empty for anything else."""
+    if not isinstance(value, list):
+        return [value] if isinstance(value, str) else []
+    items = [item.get("content", item.get("value")) if isinstance(item, dict) else item for item in value]
+    texts = [item for item in items if isinstance(item, str)]
+    return texts if len(texts) == len(items) else []
+
+
 def _history(row: Mapping[str, Any]) -> Turns:
-    """LLaMA-Factory's pairs of an earlier question and its answer."""
+    """The turns of LLaMA-Factory's history: pairs of an earlier question and its answer."""
     value = row["history"]
     found: list[Message] = []
     pairs = parse_json(value, "history") if isinstance(value, str) else value

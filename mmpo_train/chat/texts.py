@@ -1,4 +1,4 @@
-"""Text that is not text: JSON, Python literals and transcripts that stand where a message should, and end tokens."""
+"""Text that contains messages: JSON, Python literals, transcripts; and end-of-turn tokens in text."""
 
 import ast
 import json
@@ -12,29 +12,38 @@ ROLES = {
     "developer": "system",
     "user": "user",
     "human": "user",
+    "prompter": "user",
     "assistant": "assistant",
     "gpt": "assistant",
     "model": "assistant",
+    "chatbot": "assistant",
     "tool": "tool",
     "function": "tool",
     "observation": "tool",
     "ipython": "tool",
     "function_call": "assistant",
 }
-"""The spellings of a turn's author: OpenAI's, ShareGPT's, Gemma's and LLaMA-Factory's."""
+"""The spellings of a turn's author: OpenAI's, ShareGPT's, Gemma's, Cohere's, OpenAssistant's, LLaMA-Factory's."""
 END_TOKENS = (
     *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<|end_of_turn|>"),
-    *("<end_of_turn>", "<eos>", "</s>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>"),
+    *("<end_of_turn>", "<eos>", "</s>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>", "<|eot|>", "<|return|>"),
+    *("<pad>", "<|pad|>", "[PAD]", "<EOS>", "[EOS]"),
 )
-"""With which chat templates close a turn."""
+"""With which chat templates close a turn, and what fills a row of a batch behind it."""
+_BEGINNINGS = ("<s>", "<bos>", "<|begin_of_text|>", "<BOS_TOKEN>", "<｜begin▁of▁sentence｜>", "[gMASK]<sop>")
 _LONGEST_END = 40
-# How `json.dumps` and `repr` begin messages; the second name may stand behind a long text.
-_OPENS = re.compile(r"""["']?\s*(\[\s*)?\{\s*\\?["']\w+\\?["']\s*:""")
+# How messages begin as written by `json.dumps` and `repr`; the author may follow a long text.
+_OPENS = re.compile(r"""["']?\s*(?:array\()?(\[\s*)?\{\s*\\?["']\w+\\?["']\s*:""")
 _NAMES_AN_AUTHOR = re.compile(rf"""["'](role|from)\\?["']\s*:\s*\\?["']({"|".join(ROLES)})\\?["']""", re.IGNORECASE)
 _SAYS = ("content", "value", "tool_calls", "function_call")
 
 
-_MAY_BEGIN_TURNS = frozenset("<[{\"'HhUu \t\r\n")
+_NUMPY = re.compile(r"array\((\[.*\])(?:,\s*dtype=object)?\)", re.DOTALL)
+_NO_COMMA = re.compile(r"\}\s*\n\s*\{")
+"""How numpy, and so a data frame's CSV, prints an array of objects."""
+_PREAMBLES = ("Below is an instruction that describes", "A chat between a")
+"""With which Alpaca's and Vicuna's transcripts begin."""
+_MAY_BEGIN_TURNS = frozenset("<[{\"'HhUu# \t\r\n")
 
 
 class Doubled(dict[str, Any]):
@@ -42,9 +51,9 @@ class Doubled(dict[str, Any]):
 
 
 def parse_json(text: str, name: str = "") -> Any:
-    """The value. Raises RowProblem where there is none, or one of numbers or nesting that nobody means.
+    """The value of a JSON text. Raises RowProblem for broken JSON, and for numbers or nesting beyond Python's limits.
 
-    `name` says whose text it is where it is not the row's.
+    `name` is the column of the text; empty if the text is the whole row.
     """
     try:
         return DECODER.decode(text)
@@ -54,11 +63,11 @@ def parse_json(text: str, name: str = "") -> Any:
 
 
 def json_problem(error: Exception) -> str:
-    """What kept JSON from being read, in short."""
+    """The reason why JSON could not be read, in a few words."""
     if isinstance(error, json.JSONDecodeError):
         return f"broken JSON at column {error.colno}: {error.msg}"
     if isinstance(error, RecursionError):
-        return "JSON with too many brackets in brackets"
+        return "JSON with brackets nested too deeply"
     return "JSON with a number of thousands of digits"  # the one other ValueError of `json`
 
 
@@ -71,19 +80,19 @@ DECODER = json.JSONDecoder(object_pairs_hook=_object)
 
 
 def may_spell_turns(text: str) -> bool:
-    """False for most texts, at a glance: those of which `written_messages` and the like need not be asked."""
-    return text[:1] in _MAY_BEGIN_TURNS
+    """A quick check by the first character: False if the text cannot be messages or a transcript, as most texts."""
+    return text[:1] in _MAY_BEGIN_TURNS or text.startswith((*_PREAMBLES, "array("))
 
 
 def written_messages(text: str) -> Any:
-    """The messages, a list or an object, that the text spells as JSON or as a Python literal; None for other text.
+    """The messages (a list or an object) in a text of JSON or a Python literal; None for other text.
 
-    Raises RowProblem where it begins as a list of them and cannot be read.
+    Raises RowProblem if the text begins like a list of messages and cannot be read.
     """
     opening = _OPENS.match(text.lstrip())
     if not opening or not _NAMES_AN_AUTHOR.search(text):
         return None
-    for read in (parse_json, ast.literal_eval):
+    for read in (parse_json, _json_lines, _literal):
         try:
             value = read(text.strip())
             value = parse_json(value) if isinstance(value, str) else value
@@ -95,6 +104,15 @@ def written_messages(text: str) -> Any:
     raise RowProblem(
         "wrong type", f"messages as text that cannot be read, {shown(text)}: save them as lists of objects"
     )
+
+
+def _literal(text: str) -> Any:
+    array = _NUMPY.fullmatch(text)
+    return ast.literal_eval(_NO_COMMA.sub("}, {", array[1] if array else text))
+
+
+def _json_lines(text: str) -> Any:
+    return [parse_json(line) for line in text.split("\n")]
 
 
 def _begins_with_json(text: str) -> bool:
@@ -116,47 +134,64 @@ def _are_messages(value: object) -> bool:
 
 
 _SPOKEN = re.compile(r"\n\n(Human|Assistant):[ ]?")
-_WRITTEN = re.compile(r"(?:^|\n)[ ]*(Human|User|Assistant):[ ]?", re.IGNORECASE)
+_WRITTEN = tuple(
+    re.compile(mark)
+    for mark in (
+        r"(?i:(?:^|\n)[ ]*(?:\#+ ?)?(Human|User|Assistant):[ ]?)",
+        r"(?:^|\n)\#+ ?(Instruction|Input|Response):[ ]?",
+        r"(?:^|\s|</s>)(USER|ASSISTANT):[ ]?",
+    )
+)
 _OPENINGS = tuple(
     re.compile(opening)
     for opening in (
         r"<\|im_start\|>(\w+)\n",
-        r"<\|start_header_id\|>(\w+)<\|end_header_id\|>",
+        r"<\|(?:start_header_id|header_start)\|>(\w+)<\|(?:end_header_id|header_end)\|>",
         r"<start_of_turn>(\w+)\n",
         r"<\|(system|user|assistant)\|>\n?",
+        r"<｜(User|Assistant)｜>",
+        r"<\|START_OF_TURN_TOKEN\|><\|(SYSTEM|USER|CHATBOT)_TOKEN\|>",
     )
 )
 _INSTRUCTION = re.compile(r"\[/?INST\]")
-_BEGINNINGS = ("", "<s>", "<bos>", "<|begin_of_text|>")
 
 
 def spoken_turns(text: str) -> list[tuple[str, str]]:
-    r"""Authors and turns of "\n\nHuman: ...\n\nAssistant: ..." (hh-rlhf) and its kin; empty for other text."""
+    r"""Authors and turns of a transcript such as "\n\nHuman: ...\n\nAssistant: ..." (hh-rlhf); empty for other text."""
     if text.startswith("\n\nHuman:"):
         _, *pieces = _SPOKEN.split(text)
-    elif text[:40].lstrip()[:6].lower().startswith(("human:", "user:")):
-        _, *pieces = map(str.strip, _WRITTEN.split(text))
-        if len(pieces) < 4:
-            return []
-    else:
-        return []
-    authors = ("assistant" if author[0] in "aA" else "user" for author in pieces[::2])
-    return list(zip(authors, pieces[1::2]))
+        return _by_author(pieces)
+    for mark in _WRITTEN:
+        before, *pieces = map(str.strip, mark.split(text))
+        if len(pieces) > 3 and pieces[0][0] in "HhUuI" and (not before or before.startswith(_PREAMBLES)):
+            return ([("system", before)] if before else []) + _by_author(pieces)
+    return []
+
+
+def _by_author(pieces: list[str]) -> list[tuple[str, str]]:
+    """Names and texts by turns; what stands behind Alpaca's instruction as its input belongs to it."""
+    turns: list[tuple[str, str]] = []
+    for name, said in zip(pieces[::2], pieces[1::2]):
+        if name == "Input" and turns:
+            turns[-1] = "user", f"{turns[-1][1]}\n{said}"
+        else:
+            turns.append(("assistant" if name[0] in "aAR" else "user", said))
+    return turns
 
 
 def marked_turns(text: str) -> list[tuple[str, str]]:
-    """Authors and turns of what a chat template has rendered; empty for other text.
+    """Authors and turns of a text that a chat template has rendered; empty for other text.
 
-    The last turn may be an empty one of the assistant: there the completion is to follow.
+    The last turn may be the assistant's and empty: the completion follows.
     """
     if text[:40].lstrip()[:1] not in ("<", "["):
         return []
     for opening in _OPENINGS:
         before, *pieces = opening.split(text)
-        if pieces and before.strip() in _BEGINNINGS:
+        if pieces and before.strip() in ("", *_BEGINNINGS):
             return [(who, without_end_tokens(said).strip()) for who, said in zip(pieces[::2], pieces[1::2])]
     before, *pieces = _INSTRUCTION.split(text)
-    if len(pieces) < 2 or before.strip() not in _BEGINNINGS:
+    if len(pieces) < 2 or before.strip() not in ("", *_BEGINNINGS):
         return []
     system, found, first = pieces[0].partition("<</SYS>>")
     turns = [("system", system.replace("<<SYS>>", "").strip())] if found else []
@@ -168,12 +203,15 @@ def marked_turns(text: str) -> list[tuple[str, str]]:
 
 
 def without_end_tokens(text: str) -> str:
-    """The text without the end-of-turn tokens, and the white space around them, that it ends with."""
-    if text[-1:] not in (">", "\n", " "):
+    """The text without the end-of-turn tokens that it ends with, and then without the BOS in front, and the white space
+    around them."""
+    if text[-1:] not in (">", "]", "\n", " "):
         return text
-    while text[-_LONGEST_END:].rstrip().endswith(END_TOKENS):
-        kept = text.rstrip()
+    ended = text
+    while ended[-_LONGEST_END:].rstrip().endswith(END_TOKENS):
+        kept = ended.rstrip()
         if kept.endswith("</s>") and "<s>" in kept[1:]:  # HTML's, for text that is crossed out
             break
-        text = kept.removesuffix(next(token for token in END_TOKENS if kept.endswith(token))).rstrip()
-    return text
+        ended = kept.removesuffix(next(token for token in END_TOKENS if kept.endswith(token))).rstrip()
+    begun = next((token for token in _BEGINNINGS if ended.startswith(token)), "") if ended != text else ""
+    return ended[len(begun) :].lstrip() if begun else ended

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ LEGEND = (
     "prompt (context, not scored) · [green]chosen[/] and [red]rejected[/] (every coloured token is scored) · "
     "[reverse]special tokens[/] · [yellow]✂ what was cut[/]"
 )
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""Characters with which a text could command the terminal."""
 _STYLES = {"chosen": "green", "rejected": "red"}
 
 
@@ -97,7 +100,7 @@ def _append(text: Text, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, sty
         if token is not None and token not in specials:
             run.append(token)
             continue
-        text.append(str(tokenizer.decode(run)), style=style)
+        text.append(_CONTROL.sub("\ufffd", str(tokenizer.decode(run))), style=style)
         run = []
         if token is not None:
             text.append(str(tokenizer.decode([token])), style=f"{style} reverse")

@@ -34,6 +34,7 @@ from mmpo_train.errors import InputError
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ROWS_AT_ONCE = 64
+_MAGICS = {b"\x1f\x8b": ".gz", b"(\xb5/\xfd": ".zst", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}
 _SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
@@ -150,16 +151,18 @@ def _read_jsonl(path: str, label: str) -> Iterator[Row]:
 
 def _read_csv(path: str, label: str) -> Iterator[Row]:
     csv.field_size_limit(2**31 - 1)  # the default refuses completions over 128 KiB
-    reader = csv.reader(io.StringIO(_decoded(whole(path, label), label), newline=""), strict=True)
+    text = _decoded(whole(path, label), label)
+    first = text.partition("\n")[0].rstrip()
+    if other := next((mark for mark in _SEPARATORS if first.count(mark) > first.count(",")), ""):
+        names = first.replace('"', "").replace(other, ", ")
+        raise InputError(f"{label} has {_SEPARATORS[other]} between its columns ({names}): write it with commas")
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     number = 0
     try:
         header = [name.strip() for name in next(reader, [])]
         twice = {name for name in header if header.count(name) > 1}
         if twice:
             raise InputError(f"{label} names the column {' and '.join(sorted(twice))} twice: rename or remove one")
-        if len(header) == 1 and (other := next((mark for mark in _SEPARATORS if mark in header[0]), "")):
-            names = header[0].replace(other, ", ")
-            raise InputError(f"{label} has {_SEPARATORS[other]} between its columns ({names}): write it with commas")
         for cells in reader:
             if not cells:
                 continue
@@ -233,6 +236,10 @@ def _decoded(data: bytes, label: str, offset: int = 0, line: int = 0) -> str:
         text = data.decode("utf-8")
         return text if offset else text.removeprefix("\ufeff")
     except UnicodeDecodeError as error:
+        if packing := next(
+            (packing for magic, packing in _MAGICS.items() if not offset and data.startswith(magic)), ""
+        ):
+            raise InputError(f"{label} is no text, but packed: give its name the ending {packing}") from None
         line = line or data.count(b"\n", 0, error.start) + 1
         encoding = "UTF-16" if not offset and data[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
         raise InputError(

@@ -36,7 +36,7 @@ class PreferenceData:
     fingerprint: str
     """SHA-256 over split, prompts and completions in order; where they were read from does not count."""
     content: str
-    """SHA-256 over the prompts and chosen completions of all rows: the same however they are split and chosen from."""
+    """SHA-256 over prompts, best and worst completions of all rows: the same however they are split and chosen from."""
     audit: Audit
 
 

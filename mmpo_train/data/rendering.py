@@ -1,26 +1,21 @@
-"""A conversation as a model's text and as token ids: the one way to a chat template, for every program that needs it.
+"""A conversation as a model's text and as token ids. All programs render chat templates here.
 
-What a person wrote stays text: a special token that it spells is encoded letter by letter. The date is always the same.
+A special token in the text of a message is encoded as ordinary text. The date is always the same.
 """
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmpo_train.errors import InputError
+from mmpo_train.data.template_limits import TemplateProcess
+from mmpo_train.errors import InputError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,14 +23,13 @@ if TYPE_CHECKING:
     from mmpo_train.chat.messages import Turn
 
 DATE = "2024-07-26"
-"""The day on which every conversation takes place, since some templates print it: Llama 3.2's own default."""
-_SECONDS, _MEGABYTES = 5, 1024
-"""What a template may take to render the few conversations of one request."""
+"""Date of every conversation, since some templates print it; Llama 3.2's own default."""
+_TEMPLATES = TemplateProcess(DATE, seconds=5, megabytes=1024)
 _QUESTION = {"role": "user", "content": "Is it so?"}
 PROBE: dict[str, Any] = {"role": "assistant", "content": "answer-b31f07"}
-"""Stands for an answer, to see what a template prints behind one."""
+"""A placeholder for an answer, to see what a template prints after it."""
 _MARKS = re.compile("[\U000f0000\U000f0001]")
-"""Of transformers, around the special tokens that stand in a person's text."""
+"""Characters with which transformers marks special tokens in the text of messages."""
 
 Messages = Sequence["Turn | Mapping[str, Any]"]
 Tools = Sequence[dict[str, Any]] | None
@@ -53,7 +47,7 @@ def render(
     tools: Tools = None,
     continue_last: bool = False,
 ) -> str:
-    """The conversation as the model's text, for `ids_of`. Raises Unusable where the chat template refuses it, or leaves
+    """The conversation as the model's text, for `ids_of`. Raises Unusable if the chat template refuses it, or leaves
     out what the user or the system says."""
     one = {"add_generation_prompt": add_generation_prompt, "continue_final_message": continue_last}
     return _render(tokenizer, [{"messages": messages, **one}], tools)[0]
@@ -62,13 +56,13 @@ def render(
 def render_all(
     tokenizer: PreTrainedTokenizerBase, conversations: Iterable[tuple[Messages, bool]], tools: Tools = None
 ) -> list[str]:
-    """Conversations, each as `render` gives it, with whether the generation prompt is added."""
+    """The texts of conversations, as `render` returns them; the second of each pair adds the generation prompt."""
     wanted = [{"messages": messages, "add_generation_prompt": asked} for messages, asked in conversations]
     return _render(tokenizer, wanted, tools)
 
 
 def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids of a rendered text. The template has printed BOS where it wants one: none is added."""
+    """Token ids of a rendered text. BOS is not added, since the template prints it."""
     if _MARKS.search(text):
         from transformers.utils.chat_template_utils import encode_marked_chat
 
@@ -80,17 +74,17 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Tools = None) -> list[int]:
-    """What a model is given to answer a conversation, as token ids. Raises Unusable as `render` does."""
+    """Token ids of a conversation with the generation prompt. Raises Unusable as `render` does."""
     return ids_of(tokenizer, render(tokenizer, messages, add_generation_prompt=True, tools=tools))
 
 
 def without_marks(text: str) -> str:
-    """A rendered text for people: special tokens that a person wrote look like the template's own."""
+    """A rendered text without marks: special tokens in messages look like the template's own."""
     return _MARKS.sub("", text)
 
 
 def holds_special_text(text: str) -> bool:
-    """Whether a rendered text spells special tokens that are to stay text."""
+    """Whether a rendered text has special tokens that must stay ordinary text."""
     return bool(_MARKS.search(text))
 
 
@@ -103,14 +97,14 @@ class Ending(NamedTuple):
     """How a template ends the answers to a prompt."""
 
     text: str
-    """All that it prints behind them."""
+    """All text after the answer."""
     token: str
-    """The one closing token in it; empty where it is nothing but white space."""
+    """The closing token in it; empty if it is white space only."""
     others: frozenset[str]
-    """What closes a turn in data that bring their own."""
+    """Closing tokens that answers in data may already have."""
 
     def without_own(self, answer: str) -> str:
-        """The answer without the closing tokens that it brought. Raises Unusable where nothing else is there."""
+        """The answer without closing tokens of its own. Raises Unusable if nothing else is left."""
         text = answer
         while end := next((one for one in self.others if text.rstrip().endswith(one)), ""):
             text = text.rstrip().removesuffix(end)
@@ -119,14 +113,15 @@ class Ending(NamedTuple):
         return text
 
     def check(self, rendered: str, answer: str) -> None:
-        """Raises Unusable where the answer, rendered from behind its prompt, is not what it says, and this ending."""
+        """Raises Unusable if `rendered`, the text after the prompt, is not the answer followed by this ending."""
         whole = rendered.endswith(self.text)
         if not whole or squeezed(answer) not in squeezed(rendered[: len(rendered) - len(self.text)]):
             raise Unusable("the chat template leaves out or changes what the assistant says")
 
 
 def ending_of(tokenizer: PreTrainedTokenizerBase, probed: str) -> Ending:
-    """How a conversation that ends with PROBE ends. Raises Unusable where anything but one closing token follows."""
+    """The ending, from a rendered conversation that ends with PROBE. Raises Unusable if more than one closing token
+    follows."""
     text = after_answer(probed)
     token = text.strip()
     if token and len(tokenizer.encode(token, add_special_tokens=False)) != 1:
@@ -135,7 +130,7 @@ def ending_of(tokenizer: PreTrainedTokenizerBase, probed: str) -> Ending:
 
 
 def after_answer(probed: str) -> str:
-    """What the template prints behind an answer, of a rendered conversation that ends with PROBE."""
+    """The text that the template prints after an answer, from a rendered conversation that ends with PROBE."""
     _, found, rest = probed.rpartition(str(PROBE["content"]))
     if not found:
         raise Unusable("the chat template leaves out or changes what the assistant says")
@@ -143,28 +138,43 @@ def after_answer(probed: str) -> str:
 
 
 def end_ids_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokenizer's EOS, and what training ends completions with: Llama 3 closes turns with another token."""
+    """The tokenizer's EOS, and the token that closes completions in training (Llama 3 has another one)."""
     rest = after_answer(render(tokenizer, [_QUESTION, PROBE], add_generation_prompt=False))
     taught = [index for index in ids_of(tokenizer, rest) if index in special_ids(tokenizer)]
     return sorted({*taught[:1], tokenizer.eos_token_id})
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids of all special tokens, those without a role too: Llama 3's `<|eot_id|>` where EOS is `<|end_of_text|>`."""
+    """Ids of all special tokens, including those without a role, such as Llama 3's `<|eot_id|>`."""
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises InputError where the chat template cannot render a question and its answer within its limits."""
+    """Raises InputError where the chat template cannot render a question and its answer within its limits, begins with
+    BOS twice, or does not let the answer begin where it asks for one."""
     try:
-        render_all(tokenizer, [([_QUESTION], True), ([_QUESTION, PROBE], False)])
+        asked, answered = render_all(tokenizer, [([_QUESTION], True), ([_QUESTION, PROBE], False)])
+        problem = _problem_of(tokenizer, asked, answered.partition(str(PROBE["content"]))[0])
     except Unusable as reason:
-        raise InputError(f"{reason}; mend the chat template of {tokenizer.name_or_path}") from reason
+        problem = str(reason)
+    if problem:
+        raise InputError(f"{problem}; mend the chat template of {tokenizer.name_or_path}")
+
+
+def _problem_of(tokenizer: PreTrainedTokenizerBase, asked: str, answered: str) -> str:
+    """What is wrong with the text in which an answer is asked for, or in which one stands; empty where nothing is."""
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids_of(tokenizer, asked)[:2] == [bos, bos]:
+        return f"the chat template begins with {tokenizer.bos_token} twice"
+    header = answered.removeprefix(asked)
+    if answered.startswith(asked) and special_ids(tokenizer) & set(ids_of(tokenizer, header)):
+        return f"the chat template prints {header!r} before an answer, but not where it asks for one"
+    return ""
 
 
 def facts(folder: Path) -> dict[str, str]:
-    """What a result depends on beside the model in a folder: the SHA-256 of its template, the date of conversations."""
+    """Facts on which results depend besides the model's weights: SHA-256 of the template, date of conversations."""
     own, settings = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     text = own.read_text() if own.is_file() else ""
     if not text and settings.is_file():
@@ -175,9 +185,15 @@ def facts(folder: Path) -> dict[str, str]:
 
 def _render(tokenizer: PreTrainedTokenizerBase, wanted: list[dict[str, Any]], tools: Tools) -> list[str]:
     marked = _marker(tokenizer)
+    try:
+        template = tokenizer.get_chat_template(None, list(tools) if tools else None)
+    except ValueError as error:  # there are several, and none is the default
+        raise InputError(
+            f"the chat template of {tokenizer.name_or_path} cannot be chosen: {first_line(error)}"
+        ) from error
     turns = [[_as_dict(message) for message in one["messages"]] for one in wanted]
     request = {
-        "template": tokenizer.get_chat_template(None, list(tools) if tools else None),
+        "template": template,
         "wanted": [{**one, "messages": marked(some)} for one, some in zip(wanted, turns, strict=True)],
         "values": {
             **tokenizer.special_tokens_map,
@@ -185,7 +201,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, wanted: list[dict[str, Any]], to
             "tools": marked(list(tools)) if tools else None,
         },
     }
-    texts = _TEMPLATES.render(request, tokenizer.name_or_path)
+    texts = _run(request, tokenizer.name_or_path)
     for text, some in zip(texts, turns, strict=True):
         _check_that_all_is_said(text, some)
     return texts
@@ -206,7 +222,7 @@ def _check_that_all_is_said(text: str, turns: Sequence[Mapping[str, Any]]) -> No
 
 @lru_cache(maxsize=8)
 def _marker(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], Any]:
-    """A function that marks the special tokens in all texts of a value, so that they stay text."""
+    """A function that marks the special tokens in all texts of a value, so that they stay ordinary text."""
     from transformers.utils.chat_template_utils import mark_control_tokens
 
     special = sorted((str(token) for token in tokenizer.added_tokens_decoder.values() if token.special), key=len)
@@ -214,72 +230,15 @@ def _marker(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], Any]:
     return lambda value: mark_control_tokens(value, pattern)
 
 
-class _TemplateProcess:
-    """`template_process.py`, started when first needed and again after a template has met its limits."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self._owner, self._template = 0, ""
-
-    def render(self, request: dict[str, Any], model: str) -> list[str]:
-        """The texts of a request. Raises Unusable where the template refuses, InputError where it takes too much."""
-        with self._lock:
-            reply = self._ask(request)
-        if "texts" in reply:
-            return list(reply["texts"])
-        if "refused" in reply:
-            raise Unusable(f"the chat template refuses the conversation: {reply['refused']}")
-        raise InputError(
-            f"the chat template of {model} was stopped: it took more than "
-            f"{f'{_MEGABYTES} MB of memory' if 'out_of_memory' in reply else f'{_SECONDS} s'} for one conversation; "
-            "mend it, or take that of another model"
-        )
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        if self._process is None or self._owner != os.getpid():
-            self._start()
-        assert self._process is not None and self._process.stdin is not None and self._process.stdout is not None
-        template = request["template"]
-        sent = {**request, "template": template if template != self._template else None}
-        self._template = template
-        try:
-            self._process.stdin.write(json.dumps(sent) + "\n")
-            self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
-        if line:
-            reply: dict[str, Any] = json.loads(line)
-            return reply
-        status, self._process = self._process.wait(), None
-        if status == -signal.SIGXCPU:
-            return {}
-        # Its allocator gave up, or the system had to choose a process to end.
-        if status < 0:
-            return {"out_of_memory": True}
-        raise RuntimeError(f"the process that renders chat templates ended with status {status}")
-
-    def _start(self) -> None:
-        program = Path(__file__).with_name("template_process.py")
-        limits = (DATE, str(_SECONDS), str(_MEGABYTES))
-        # One thread: a pool's stacks would count as memory. A session of its own: Ctrl-C is not for it.
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", str(program), *limits],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"},
-            start_new_session=True,
-        )
-        self._owner, self._template = os.getpid(), ""
-        atexit.register(_close, self._process.stdin)
-
-
-def _close(stream: IO[str] | None) -> None:
-    """The process ends with its input."""
-    if stream is not None:
-        stream.close()
-
-
-_TEMPLATES = _TemplateProcess()
+def _run(request: dict[str, Any], model: str) -> list[str]:
+    """The texts of a request. Raises Unusable where the template refuses, InputError where it takes too much."""
+    reply = _TEMPLATES.ask(request)
+    if "texts" in reply:
+        return list(reply["texts"])
+    if "refused" in reply:
+        raise Unusable(f"the chat template refuses the conversation: {reply['refused']}")
+    most = f"{_TEMPLATES.megabytes} MB of memory" if "out_of_memory" in reply else f"{_TEMPLATES.seconds} s"
+    raise InputError(
+        f"the chat template of {model} was stopped: it took more than {most} for one conversation; mend it, or take "
+        "that of another model"
+    )

@@ -1,16 +1,16 @@
-"""One row of a preference dataset -> a prompt and its completions, the best first.
+"""The prompt and the completions, best first, of one row of a preference dataset.
 
-Understood, told apart row by row:
+Each row may have any of these forms:
 
-    pair        prompt + chosen + rejected, each text or {role, content} messages; these two may hold
-                the whole conversation or only the last turns (UltraFeedback, Orca, TRL's forms)
+    pair        prompt + chosen + rejected, each text or {role, content} messages; chosen and rejected may be
+                the whole conversation or only its last turns (UltraFeedback, Orca, TRL's forms)
     ShareGPT    conversations of {from, value} + chosen + rejected
     ranked      prompt + answers of {answer, rank} (Nectar), or prompt + completions + ranks; rank 1 is best
     transcript  chosen + rejected, each "\\n\\nHuman: ...\\n\\nAssistant: ..." (hh-rlhf) or a chat template's text
-    in place of prompt: instruction (+ input), or question; beside any of them: system, history, tools
+    instead of prompt: instruction (+ input), or question; besides any of them: system, history, tools
 
-A completion is the last assistant turn; everything before it is the prompt. Text is kept as it stands, but where it
-spells messages, repeats the prompt or ends with end tokens; the audit counts such rows.
+A completion is the last assistant turn; everything before it is the prompt. Text is kept unchanged unless it contains
+messages, repeats the prompt or ends with end-of-turn tokens; the audit counts such rows.
 """
 
 import difflib
@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from mmpo_train.chat.columns import PROMPTS, columns_read, layout_of
+from mmpo_train.chat.columns import PROMPTS, columns_read, filled, layout_of
 from mmpo_train.chat.completions import ASKS, conversation, first_difference, join
+from mmpo_train.chat.doubts import note_doubts
 from mmpo_train.chat.habits import NO_HABITS, PAIR, Habits, implied_prompt, without_prompt
 from mmpo_train.chat.messages import (
     Completion,
@@ -31,11 +32,11 @@ from mmpo_train.chat.messages import (
     objects_of,
     said_in,
     tools_of,
+    without_own_end,
 )
 from mmpo_train.chat.problems import Notes, RowProblem, shown
 from mmpo_train.chat.prompts import given_prompt, note_unread, turns_in, with_system
 from mmpo_train.chat.texts import Doubled
-from mmpo_train.data.doubts import note_doubts
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,11 @@ class PreferenceExample:
     completions: tuple[Completion, ...]
     """K >= 2: the chosen one, then the others from best to worst; equal ranks as in the row."""
     source: str
-    """Where it came from, for messages: `pairs.json`, `owner/name:train_prefs`."""
+    """Its source, for messages: `pairs.json`, `owner/name:train_prefs`."""
     row: int
     """1-based: element of a JSON list, line of a JSONL file, row of a table (the header not counted)."""
     tools: str = ""
-    """The tools that the assistant may call, as JSON; empty where there are none."""
+    """The tools that the assistant may call, as JSON; empty without tools."""
 
 
 class ParsedRow(NamedTuple):
@@ -57,22 +58,22 @@ class ParsedRow(NamedTuple):
     completions: tuple[Completion, ...]
     """The chosen one first."""
     tools: str
-    """As PreferenceExample's."""
+    """The tools, as in PreferenceExample."""
     left_out: int
-    """Ranked answers that became no completion."""
+    """Number of ranked answers that are not completions."""
     notes: Notes
 
 
 _ANSWERS = ("answers", "completions")
-_LIKE_PROMPTS = ("input", "inputs", "query", "user", "user_prompt", "problem", "text", "context")
-"""Columns in which other people have the prompt, beside other things."""
+_LIKE_PROMPTS = ("messages", "input", "inputs", "query", "user", "user_prompt", "problem", "text", "context")
+"""Columns that contain the prompt in some data, and other things in others."""
 
 
 def parse_row(value: object, negatives_from_rank: int = 2, habits: Habits = NO_HABITS) -> ParsedRow:
     """Prompt and completions of one row.
 
-    Of ranked answers those above `negatives_from_rank`, as seen from the best, are left out: 3 leaves out rank 2.
-    The lowest rank always stays. Raises RowProblem if no preference is left.
+    Ranked answers above `negatives_from_rank` are left out, except those of the lowest rank: 3 leaves out rank 2.
+    Raises RowProblem if no preference is left.
     """
     if not isinstance(value, dict):
         raise RowProblem("not an object", f"expected an object with named columns, found {shown(value)}")
@@ -89,7 +90,7 @@ def parse_row(value: object, negatives_from_rank: int = 2, habits: Habits = NO_H
         prompt, completions = _pair_row(row, habits, notes)
     layout = layout_of(tuple(row), (*columns_read(row), *((*_ANSWERS, "ranks") if ranked else PAIR)))
     note_unread(row, layout, prompt, completions, notes)
-    note_doubts(row, layout, completions, notes)
+    note_doubts(row, layout, prompt, completions, notes)
     return ParsedRow(prompt, completions, tools_of(row), left_out, notes)
 
 
@@ -108,6 +109,7 @@ def _pair_row(row: dict[str, Any], habits: Habits, notes: Notes) -> tuple[Turns,
     prompt, other = (with_system(row, join(given, head), notes) for head in heads)
     if prompt != other:
         raise RowProblem("prompts of chosen and rejected differ", first_difference(prompt, other))
+    prompt = tuple(without_own_end(turn, notes) for turn in prompt)
     _check_prompt(prompt)
     completions = without_prompt(prompt, completions, habits, notes)
     for name, completion in zip(PAIR, completions):
@@ -121,7 +123,7 @@ def _pair_row(row: dict[str, Any], habits: Habits, notes: Notes) -> tuple[Turns,
 def _ranked_row(
     row: dict[str, Any], negatives_from_rank: int, notes: Notes
 ) -> tuple[Turns, tuple[Completion, ...], int]:
-    """The best answer, then those ranked lower; an answer tied with the best, or equal to it, is left out."""
+    """The best answer, then those of lower rank. Answers that tie with the best or equal it are left out."""
     given = given_prompt(row, notes)
     missing = ["prompt"] if given is None else []
     if row.get("answers") is None and row.get("ranks") is None:
@@ -129,7 +131,7 @@ def _ranked_row(
     if missing:
         raise _missing_columns(row, missing)
     assert given is not None
-    prompt = with_system(row, given, notes)
+    prompt = tuple(without_own_end(turn, notes) for turn in with_system(row, given, notes))
     _check_prompt(prompt)
     ranking = sorted(_rankings(row, given, notes), key=lambda ranking: ranking[0])
     if not ranking:
@@ -150,6 +152,9 @@ def _rankings(row: dict[str, Any], given: Turns, notes: Notes) -> list[tuple[flo
     if row.get("answers") is not None:
         answers = objects_of("answers", row["answers"])
         for place, answer in enumerate(answers, 1):
+            for key in answer if isinstance(answer, dict) else ():
+                if key not in ("answer", "rank") and filled(answer[key]):
+                    notes.leave_out(f"{key} of answers", f"answers[{place}]")
             if not isinstance(answer, dict) or answer.get("answer") is None or answer.get("rank") is None:
                 raise RowProblem(
                     "wrong type",

@@ -1,18 +1,19 @@
-"""Which examples validate and which completions they keep, and the digests that name them."""
+"""The choice of validation examples and of completions, and the digests of data."""
 
 import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 
-from mmpo_train.chat.messages import Turns, said_in
+from mmpo_train.chat.messages import Turns, as_turn
 from mmpo_train.data.rows import PreferenceExample
 
 _ENCODE = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def as_pairs(example: PreferenceExample, seed: int) -> PreferenceExample:
-    """The example with two completions: the chosen one and one of the others, drawn by seed and content."""
+    """The example with two completions: the chosen one, and one of the others drawn by seed and content."""
     chosen, *others = example.completions
     if len(others) == 1:
         return example
@@ -33,14 +34,14 @@ def every_pair(example: PreferenceExample) -> list[PreferenceExample]:
 
 
 def held_out_prompts(examples: Iterable[PreferenceExample], seed: int, share: float) -> set[Turns]:
-    """The share of the distinct prompts that is first in the order of hashes: at least one, never all."""
+    """This share of the distinct prompts, first in the order of their hashes: at least one, never all."""
     prompts = sorted({example.prompt for example in examples}, key=lambda prompt: _digest(seed, prompt))
     count = min(max(1, round(share * len(prompts))), len(prompts) - 1) if share > 0 else 0
     return set(prompts[:count])
 
 
 def fingerprint_of(train: Iterable[PreferenceExample], validation: Iterable[PreferenceExample]) -> str:
-    """The digest of examples in order, and of who trains and who validates."""
+    """The digest of all examples in order, with their splits."""
     digest = hashlib.sha256()
     for split, examples in (("train", train), ("validation", validation)):
         for one in examples:
@@ -50,11 +51,11 @@ def fingerprint_of(train: Iterable[PreferenceExample], validation: Iterable[Pref
 
 
 def content_of(examples: Iterable[PreferenceExample]) -> str:
-    """The digest of the prompts and the chosen completions, in order."""
+    """The digest of examples in order, each with its best and worst completion: what lies between may be chosen."""
     digest = hashlib.sha256()
     for one in examples:
-        said = [turn.content for turn in one.prompt] + [said_in(one.completions[0])]
-        digest.update("\x1f".join(said).encode() + b"\x1e")
+        turns = (*one.prompt, as_turn(one.completions[0]), as_turn(one.completions[-1]))
+        digest.update("\x1f".join([one.tools, *chain(*turns)]).encode() + b"\x1e")
     return digest.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """The process in which chat templates run: requests on standard input, texts on standard output, a line each.
 
 A template comes with a model and is a program. Jinja's sandbox keeps it from files and the network, but not from
-looping for ever or filling the memory. This process has limits; where they end it, `rendering.py` starts another one.
+looping for ever or filling the memory. This process has limits; where they end it, `template_limits.py` starts another.
 It is run by its path and imports nothing of this project.
 """
 
@@ -20,7 +20,7 @@ from transformers.utils import chat_template_utils
 
 
 class _FrozenClock:
-    """What templates' `strftime_now` asks: the same conversation must give the same tokens tomorrow."""
+    """The clock of templates' `strftime_now`. It stands still, so that a conversation always gives the same tokens."""
 
     moment = datetime.min
 
@@ -30,7 +30,7 @@ class _FrozenClock:
 
 
 def main(date: str, seconds: int, megabytes: int) -> None:
-    """Answer until the input ends. `date` is the day on which every conversation takes place."""
+    """Answer requests until the input ends. `date` is the date of every conversation."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints is no reply
     _FrozenClock.moment = datetime.fromisoformat(date)
@@ -44,7 +44,7 @@ def main(date: str, seconds: int, megabytes: int) -> None:
         request = json.loads(line)
         template = request["template"] or template
         spent = resource.getrusage(resource.RUSAGE_SELF)
-        # Of the processor's time, not the clock's: on a busy machine a short rendering may take long.
+        # CPU time, not elapsed time: on a busy machine a short rendering may take long.
         limit = math.ceil(spent.ru_utime + spent.ru_stime) + seconds
         resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.getrlimit(resource.RLIMIT_CPU)[1]))
         replies.write(json.dumps(_reply(template, request)) + "\n")

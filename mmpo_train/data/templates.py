@@ -34,9 +34,9 @@ class EncodedExample:
     completion_cuts: tuple[int, ...]
     """Tokens removed from each completion's right."""
     repeated: int = 0
-    """Completions left out since after the cut they are the same tokens as one before."""
+    """Completions left out because after the cut they equal an earlier one."""
     question: str = ""
-    """The prompt as text for a judge: the user's words, or a line `role: text` for each of several turns."""
+    """The prompt as text for a judge: the user's text, or for several turns one line `role: text` each."""
 
 
 def encode(
@@ -51,12 +51,13 @@ def encode(
 
     A prompt that is cut keeps its BOS. `truncation` and `completion_rendering` are TrialConfig's; an assistant's turn
     that is rendered alone brings its own header, so that the prompt then ends without one; `total` cuts BOS too, as the
-    paper's author did. A completion that after the cut is the same tokens as one before is left out. Raises Unusable
-    where the template refuses the conversation, changes what is said in it or leaves out tools, where it renders the
-    prompt differently once a completion follows, where anything but one closing token follows the answer, and where all
-    rejected completions are the same tokens as the chosen one.
+    paper's author did. A completion that equals an earlier one after the cut is left out. Raises Unusable if the
+    template refuses the conversation, changes its text or leaves out tools, renders the prompt differently when a
+    completion follows, or prints more than one closing token after the answer, and if all rejected completions equal
+    the chosen one.
     """
-    alone = completion_rendering == "alone"
+    alone = completion_rendering != "whole"
+    twice = completion_rendering == "alone_with_eos"
     before: tuple[Turn, ...] = () if alone else example.prompt
     tools = for_template(example.tools)
     for completion in example.completions:
@@ -72,7 +73,8 @@ def encode(
     ending = ending_of(tokenizer, probed)
     distinct: dict[bytes, np.ndarray] = {}
     cuts = []
-    for ids in _completion_ids(tokenizer, before, "" if alone else prompt_text, example.completions, ending, tools):
+    behind = "" if alone else prompt_text
+    for ids in _completion_ids(tokenizer, before, behind, example.completions, ending, tools, twice):
         kept_ids = np.asarray(ids[:longest], dtype=np.int32)
         if kept_ids.tobytes() not in distinct:
             distinct[kept_ids.tobytes()] = kept_ids
@@ -103,9 +105,11 @@ def _completion_ids(
     completions: Sequence[Completion],
     ending: Ending,
     tools: Tools,
+    ended_twice: bool,
 ) -> list[list[int]]:
     """Ids of each completion inside its whole conversation, up to and including one closing token; EOS is appended
-    where the template closes with none. `before` are the turns in front of it, and `prompt_text` what they look like.
+    where the template closes with none, or after all that it prints if they are to be `ended_twice`. `before` are the
+    turns in front of it, and `prompt_text` what they look like.
     """
     answers = [turn._replace(content=ending.without_own(turn.content)) for turn in map(as_turn, completions)]
     wholes = render_all(tokenizer, [((*before, answer), False) for answer in answers], tools)
@@ -122,7 +126,7 @@ def _completion_ids(
             # A token spans the boundary. The prompt must be tokenised as generation would see it, and alike for all
             # completions; so the completion is tokenised from where the prompt's text ends.
             ids = ids_of(tokenizer, own)
-        if ending.token:
+        if ending.token and not ended_twice:
             [end] = tokenizer.encode(ending.token, add_special_tokens=False)
             ids = ids[: len(ids) - ids[::-1].index(end)]  # behind it a template may print a line break
         else:

@@ -19,7 +19,7 @@ from mmpo_train.storage.object_store import is_address
 from mmpo_train.storage.whole_file import write_whole
 
 # What of a model is downloaded. Pickled weights (*.bin, *.pt) are not among it: they are never read.
-_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+_MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "additional_chat_templates/*.jinja")
 TOKENIZER_FILES = ("*token*.json", "tokenizer.model", "vocab.json", "merges.txt", "*.jinja", "generation_config.json")
 _WEIGHTS, ADAPTERS = "model.safetensors", "adapter_model.safetensors"
 _OURS = (MANIFEST, TRIAL, SFT)
@@ -166,7 +166,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
         if key not in known:
             with open(path, "rb") as stream:
                 known[key], fresh = hashlib.file_digest(stream, "sha256").hexdigest(), True
-        whole.update(f"{path.name} {known[key]}\n".encode())
+        whole.update(f"{path.relative_to(folder)} {known[key]}\n".encode())
     if fresh:
         write_whole(cache, json.dumps(known, indent=1))
     return whole.hexdigest()
@@ -175,4 +175,6 @@ def fingerprint(folder: Path, cache: Path) -> str:
 def copy_model(folder: Path, target: Path) -> None:
     """Copy the files of a model folder that `fingerprint` covers to another folder."""
     for path in {*model_files(folder), *(folder / name for name in (TRIAL, SFT) if (folder / name).is_file())}:
-        shutil.copyfile(path, target / path.name)
+        place = target / path.relative_to(folder)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, place)

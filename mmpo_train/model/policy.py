@@ -92,7 +92,7 @@ def load_model(
             ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
-    except (ValueError, OSError, KeyError, SafetensorError) as error:
+    except (ValueError, OSError, KeyError, ImportError, SafetensorError) as error:
         raise InputError(f"the model in {folder} could not be loaded ({first_line(error)})") from error
     model, found = loaded
     if base:

@@ -83,8 +83,7 @@ def ensure_reference(
         split: [row for shard, part in zip(work, scored, strict=True) if shard[4] == split for row in part]
         for split in counts
     }
-    write_folder(folder, lambda staging: _write(staging, columns))
-    publish(folder)
+    write_logps(folder, columns)
     return True
 
 
@@ -138,12 +137,18 @@ def score_shard(
     return score_pairs(forward, table, range(start, end), tokens, layout=layout).tolist()
 
 
-def _write(staging: Path, columns: dict[str, list[list[float]]]) -> None:
+def write_logps(folder: Path, columns: dict[str, list[list[float]]]) -> None:
+    """Write the log-probabilities of splits, fp32, in nats; `read_reference` reads them. With an object store they are
+    uploaded."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    for split, rows in columns.items():
-        values = np.asarray(rows, dtype=np.float32).reshape(len(rows), -1)
-        names = ["chosen", *(f"rejected_{index}" for index in range(1, values.shape[1]))]
-        table = pa.table({name: values[:, index] for index, name in enumerate(names)})
-        pq.write_table(table, staging / f"{split}.parquet")
+    def fill(staging: Path) -> None:
+        for split, rows in columns.items():
+            values = np.asarray(rows, dtype=np.float32).reshape(len(rows), -1)
+            names = ["chosen", *(f"rejected_{index}" for index in range(1, values.shape[1]))]
+            table = pa.table({name: values[:, index] for index, name in enumerate(names)})
+            pq.write_table(table, staging / f"{split}.parquet")
+
+    write_folder(folder, fill)
+    publish(folder)

@@ -94,8 +94,16 @@ class Objective:
     """Number of dispreferred completions; not used with `all`."""
     reference_point: Literal["", "mean", "unrelated"] = ""
     """Kind of Delta: BCO's running mean of scores, or KTO's estimate from completions of other prompts."""
+    mean_reference: bool = False
+    """Whether `rewards` are made of the reference's mean log-probabilities, not of sums."""
     entropies: bool = False
     """Whether the loss uses the batch's entropies in training. Without them it leaves out its entropy term."""
+
+    def of_reference(self, ref_logps: np.ndarray, completion_tokens: np.ndarray) -> np.ndarray:
+        """What `rewards` take of the reference's summed log-probabilities, both arrays of shape (N, K)."""
+        if not self.mean_reference:
+            return ref_logps
+        return (ref_logps / np.maximum(completion_tokens, 1)).astype(ref_logps.dtype)
 
 
 def build_objective(config: TrialConfig) -> Objective:
@@ -117,6 +125,7 @@ def _mmpo(config: TrialConfig) -> Objective:
         loss=loss,
         rewards=lambda ref_logps, present: rewards(ref_logps, config.beta, config.r_eps, present),
         choice="all",
+        mean_reference=config.length_normalised and config.reference_length_normalised,
         entropies=config.entropy,
     )
 

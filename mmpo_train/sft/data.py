@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from mmpo_train.chat.columns import COMPLETIONS, SYSTEMS, TOOLS, columns_read, first_filled, layout_of
 from mmpo_train.chat.completions import conversation, join
+from mmpo_train.chat.doubts import note_left_over
 from mmpo_train.chat.habits import NO_HABITS, Habits, without_prompt
-from mmpo_train.chat.messages import Turn, Turns, as_turn, completion_of, is_empty, messages_of, tools_of
+from mmpo_train.chat.messages import Message, Turns, as_turn, is_empty, messages_of, tools_of, without_own_end
 from mmpo_train.chat.problems import Notes, RowProblem, must_mend, refuse_noted
 from mmpo_train.chat.prompts import given_prompt, note_unread, with_system
 from mmpo_train.chat.texts import Doubled
@@ -191,15 +192,13 @@ def parse_chat(value: object, habits: Habits = NO_HABITS) -> ParsedChat:
             raise RowProblem(reason, f"turn {place} ({turn.role}) is empty")
     if not any(turn.role == "user" for turn in turns):
         raise RowProblem("empty prompt", "the user says nothing")
-    turns = tuple(_without_own_end(turn, notes) for turn in turns)
+    turns = tuple(without_own_end(turn, notes) for turn in turns)
+    answers = [turn.content if isinstance(turn, Message) else turn for turn in turns if turn.role == "assistant"]
+    note_left_over([turn.content for turn in turns if turn.role != "assistant"], answers, notes)
     beside = first_filled(value, SYSTEMS), first_filled(value, TOOLS)
     read = ("messages", *beside) if messages else (completion, *columns_read(value))
     note_unread(value, layout_of(tuple(value), read), turns, (), notes)
     return ParsedChat(turns, tools_of(value), notes)
-
-
-def _without_own_end(turn: Turn, notes: Notes) -> Turn:
-    return as_turn(completion_of(turn, notes)) if turn.role == "assistant" else turn
 
 
 def _rows(sources: Sequence[Source]) -> Iterator[tuple[Source, Part, bool, Row, Habits]]:

@@ -44,7 +44,8 @@ def validate(
     order = np.arange(len(ref_logps))
     objective = build_objective(config)
     present = completion_tokens > 0
-    rewards = group_rewards(ref_logps, present, order, config.pairs_per_group, objective.rewards)
+    reference = objective.of_reference(ref_logps, completion_tokens)
+    rewards = group_rewards(reference, present, order, config.pairs_per_group, objective.rewards)
     batch = batch_of(torch.from_numpy(policy_logps), ref_logps, rewards, completion_tokens, reference_point)
     losses, scores = objective.loss(batch)
     won = (scores[:, 0] > scores[:, 1]).numpy()
@@ -67,7 +68,7 @@ def validate(
         if some.any():
             metrics[name] = float(won[some].mean())
     if config.objective == "mmpo":
-        metrics |= mmpo_diagnostics(margins) | {"r_eps_shift": _r_eps_shift(config, ref_logps, rewards, order)}
+        metrics |= mmpo_diagnostics(margins) | {"r_eps_shift": _r_eps_shift(config, reference, rewards, order)}
     return Validation(metrics, won.astype(int).tolist())
 
 
@@ -79,12 +80,12 @@ def mmpo_diagnostics(margins: np.ndarray) -> dict[str, float]:
     }
 
 
-def _r_eps_shift(config: TrialConfig, ref_logps: np.ndarray, rewards: np.ndarray, order: np.ndarray) -> float:
+def _r_eps_shift(config: TrialConfig, reference: np.ndarray, rewards: np.ndarray, order: np.ndarray) -> float:
     """Mean shift of s_w - s_l by r_eps, in nats, compared with equal target rewards of both completions.
 
     Without in-batch normalisation it is r_eps - 0.1.
     """
     neutral = build_objective(replace(config, {"r_eps": REJECTED_REWARD})).rewards
-    everything = np.ones(ref_logps.shape, dtype=bool)
-    without = group_rewards(ref_logps, everything, order, config.pairs_per_group, neutral)
+    everything = np.ones(reference.shape, dtype=bool)
+    without = group_rewards(reference, everything, order, config.pairs_per_group, neutral)
     return float(((rewards[:, 0] - rewards[:, 1]) - (without[:, 0] - without[:, 1])).mean())

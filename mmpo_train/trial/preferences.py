@@ -72,9 +72,10 @@ class Preferences:
 
     def begin_epoch(self, epoch: int) -> np.ndarray:
         order = epoch_order(len(self), self.config.seed, epoch)
-        present = self.train_pairs.table.completion_tokens > 0
+        tokens = self.train_pairs.table.completion_tokens
         groups = self.config.pairs_per_group, self.objective.rewards
-        self.rewards = group_rewards(self.train_pairs.ref_logps, present, order, *groups)
+        reference = self.objective.of_reference(self.train_pairs.ref_logps, tokens)
+        self.rewards = group_rewards(reference, tokens > 0, order, *groups)
         self.epoch = epoch
         return order
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
 from sweeps.figures.style import DASHED, GREY, INK, RULE, write
-from sweeps.ranking.winners import Ranked, Ranking
+from sweeps.ranking.ranked import Ranked, Ranking
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +39,10 @@ def plot_stage(
     """Path of the PNG, of 1400 x 600 pixels.
 
     Left: reward accuracy of each point's best epoch with Wilson's 95% interval, or its standard deviation over seeds.
-    A ring marks the winner, hollow points cannot be told from it, crosses at the bottom have no result, and the dashed
-    line is the starting model (SFT). Right: reward accuracy and training loss over steps, in the same colours.
+    A ring marks the winner, hollow points do not differ significantly from it, crosses have no result, and the dashed
+    line is the starting model (SFT). Points whose scores differ are not joined, and each has a dash for the starting
+    model by its own score. Right: reward accuracy and training loss over steps, in the same colours; the thick line is
+    the winner's.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -57,11 +59,12 @@ def plot_stage(
     figure.text(left, 0.905, reason, va="top", size=11, color=GREY, parse_math=False)
     rows = _along_axis(ranking.rows)
     colours = _colours(rows)
-    _draw_axis(figure.add_subplot(grid[:, 0]), rows, colours, ranking.winner, baseline, axis_name, log_axis)
+    baseline = None if ranking.scores_differ or ranking.by else baseline
+    _draw_axis(figure.add_subplot(grid[:, 0]), rows, colours, ranking, baseline, axis_name, log_axis)
     upper = figure.add_subplot(grid[0, 1])
     lower = figure.add_subplot(grid[1, 1], sharex=upper)
-    lines = _draw_curves(upper, ACCURACY_CURVE, rows, colours, ranking.winner, curves or {}, baseline)
-    _draw_curves(lower, LOSS, rows, colours, ranking.winner, curves or {}, None)
+    lines = _draw_curves(upper, ACCURACY_CURVE, rows, colours, ranking, curves or {}, baseline)
+    _draw_curves(lower, LOSS, rows, colours, ranking, curves or {}, None)
     upper.set_title("Validation reward accuracy over steps", loc="left", size=11, color=INK)
     lower.set_title("Training loss over steps", loc="left", size=11, color=INK)
     lower.set_xlabel("optimiser steps", size=11, color=INK)
@@ -107,7 +110,7 @@ def _draw_axis(
     axes: Axes,
     rows: Sequence[Ranked],
     colours: Mapping[str, Any],
-    winner: Ranked | None,
+    ranking: Ranking,
     baseline: float | None,
     axis_name: str,
     log_axis: bool,
@@ -115,21 +118,29 @@ def _draw_axis(
     places, to_scale = _positions(rows, log_axis)
     named: dict[str, Line2D] = {}
     scored = [(x, row.accuracy, row) for x, row in zip(places, rows, strict=True) if row.accuracy is not None]
-    axes.plot([x for x, _, _ in scored], [share for _, share, _ in scored], color=RULE, linewidth=1.6, zorder=1)
+    winner = ranking.winner
+    if not ranking.scores_differ:  # a line would compare what cannot be compared
+        axes.plot([x for x, _, _ in scored], [share for _, share, _ in scored], color=RULE, linewidth=1.6, zorder=1)
     if winner is not None:
-        named["winner"] = _mark("o", size=12, face="none", edge=1.8, color=INK)
+        chosen = "choice of score (Appendix B.1)" if ranking.scores_differ else "winner"
+        named[chosen] = _mark("o", size=12, face="none", edge=1.8, color=INK)
     for x, share, row in scored:
-        assert row.bar is not None
         colour = colours[row.candidate.label]
-        axes.vlines(x, *row.bar, color=colour, linewidth=2, zorder=2)
+        if row.bar is not None:
+            axes.vlines(x, *row.bar, color=colour, linewidth=2, zorder=2)
+        if ranking.scores_differ and row.candidate.start is not None:
+            axes.add_line(_mark("_", size=15, edge=2, color=GREY, at=(x, row.candidate.start)))
+            named["starting model by the same score"] = _mark("_", size=12, edge=2, color=GREY)
         face = "white" if row.near_winner else colour
         axes.add_line(_mark("o", size=8.5, face=face, edge=2, color=colour, at=(x, share)))
         if row is winner:
             axes.add_line(_mark("o", size=18, face="none", edge=1.8, color=INK, at=(x, share)))
             number: dict[str, Any] = {"ha": "center", "weight": "bold", "color": INK}
-            axes.annotate(f"{share:.3f}", (x, row.bar[1]), (0, 5), textcoords="offset points", **number)
+            axes.annotate(
+                f"{share:.3f}", (x, row.bar[1] if row.bar else share), (0, 5), textcoords="offset points", **number
+            )
         elif row.near_winner:
-            named["cannot be told from it (5%)"] = _mark("o", size=8, face="white", edge=2, color=GREY)
+            named["no significant difference (5%)"] = _mark("o", size=8, face="white", edge=2, color=GREY)
     if baseline is not None:
         named[f"SFT baseline {baseline:.3f}"] = axes.axhline(baseline, **DASHED)
     for x, row in zip(places, rows, strict=True):
@@ -139,7 +150,8 @@ def _draw_axis(
             cross = _mark(shape, size=9, edge=2.4, color=colours[row.candidate.label], at=(x, 0.045))
             cross.set_transform(axes.get_xaxis_transform())  # in shares of the height: at the bottom
             axes.add_line(cross)
-    bounds = [bound for _, _, row in scored for bound in row.bar or ()]
+    bounds = [bound for _, share, row in scored for bound in row.bar or (share,)]
+    bounds += [row.candidate.start for _, _, row in scored if ranking.scores_differ and row.candidate.start is not None]
     bounds += [] if baseline is None else [baseline]
     _limit(axes, places, bounds, room_below=len(scored) < len(rows))
     _label_ticks(axes, places, [row.candidate.label for row in rows], to_scale)
@@ -148,7 +160,8 @@ def _draw_axis(
     axes.set_xlabel(f"{axis_name} ({scale})" if scale else axis_name, size=11, color=INK)
     seeds = max((len(row.seeds) for row in rows), default=1)
     bars = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "95% interval"
-    axes.set_title(f"Reward accuracy, best epoch, {bars}", loc="left", size=11, color=INK)
+    measure = ranking.by or ("Own reward accuracy" if ranking.scores_differ else "Reward accuracy")
+    axes.set_title(f"{measure}, best epoch, {bars}", loc="left", size=11, color=INK)
     _plain(axes)
     _legend(axes, list(named.items()), loc="upper center", bbox_to_anchor=(0.5, -0.125), ncols=max(1, len(named)))
 
@@ -178,7 +191,7 @@ def _draw_curves(
     metric: str,
     rows: Sequence[Ranked],
     colours: Mapping[str, Any],
-    winner: Ranked | None,
+    ranking: Ranking,
     curves: Curves,
     baseline: float | None,
 ) -> list[tuple[str, Line2D]]:
@@ -186,6 +199,7 @@ def _draw_curves(
     named = []
     finished = []
     anything = False
+    winner, chosen = ranking.winner, "chosen" if ranking.scores_differ else "winner"
     for row in rows:
         label = row.candidate.label
         logged = curves.get(label, {}).get(metric, ())
@@ -196,7 +210,7 @@ def _draw_curves(
         steps, values = [step for step, _ in curve], [value for _, value in curve]
         look: dict[str, Any] = {"color": colours[label], "linewidth": width, "zorder": order}
         (line,) = axes.plot(steps, values, marker=marker, markersize=4.5, **look)
-        ending = " (winner)" if row is winner else f" ({row.candidate.state})" if row.accuracy is None else ""
+        ending = f" ({chosen})" if row is winner else f" ({row.candidate.state})" if row.accuracy is None else ""
         named.append((_cut(label, 19 - len(ending)) + ending, line))
         finished += values if row.accuracy is not None else []
     if baseline is not None and anything:
@@ -210,7 +224,8 @@ def _draw_curves(
     if not anything:
         axes.set_yticks([])
         axes.tick_params(axis="x", length=0, labelbottom=False)  # not set_xticks: the axis is shared
-        axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", va="center", color=GREY)
+        why = "in the run of the training that all points share" if ranking.is_one_model else "nothing logged"
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", color=GREY)
     return named
 
 

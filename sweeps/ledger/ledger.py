@@ -8,13 +8,14 @@ before MLflow hears of it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking import addresses
 from eval_workers.tracking.store import Store
 from mmpo_train.errors import InputError
+from mmpo_train.metric_names import OF_SUITE, VALIDATION
 from sweeps.ledger.open_trials import OpenTrials
 from sweeps.ledger.records import (
     COMPLETE,
@@ -26,9 +27,10 @@ from sweeps.ledger.records import (
     stage_record,
     trial_record,
 )
-from sweeps.ledger.runs import children_of, runs_that_count
+from sweeps.ledger.runs import FEW, children_of, runs_that_count
 from sweeps.ledger.saved_views import save_views
 from sweeps.ledger.stage_log import NOTE, WRITTEN, StageLog
+from sweeps.ledger.tags import SHARED, TRAINING
 from sweeps.ledger.trial_log import TrialLog, now_ms
 
 if TYPE_CHECKING:
@@ -100,6 +102,38 @@ class Ledger:
             self.flush(READ_SECONDS)
             runs |= self._find_runs(experiment, recovered)
         return self._records(runs)
+
+    def find_trainings(self, experiment: str, trainings: Collection[str]) -> dict[str, TrialRecord]:
+        """Name of a training -> the finished trial that was trained under it; of several the oldest."""
+        kind = {"ledger.kind": "trial", "trial.state": "finished"}
+        wanted = [kind] if len(trainings) > FEW else [{**kind, TRAINING: training} for training in trainings]
+        found: dict[str, Run] = {}
+        with self.store.reading():
+            experiment_id = self.store.experiment_id(experiment, create=False)
+            for run in (run for tags in wanted for run in self.store.search(experiment_id, tags)):
+                training = run.data.tags.get(TRAINING, "")
+                if training in trainings and not {SHARED, "duplicate_of"} & run.data.tags.keys():
+                    found.setdefault(training, run)
+        return self._records(found)
+
+    def name_training(self, record: TrialRecord, training: str) -> None:
+        """Write on a trial's run under which name `find_trainings` finds it."""
+        with self.store.reading():
+            self.store.log_tags(record.run_id, {TRAINING: training})
+
+    def evaluations_of(self, run_id: str) -> tuple[dict[str, Curve], dict[str, str]]:
+        """What evaluations other than reward accuracy left on a trial's run: metric -> curve over epochs, and tags."""
+        groups = tuple(group for group in OF_SUITE.values() if group != VALIDATION)
+        with self.store.reading():
+            data = self.store.client.get_run(run_id).data
+        tags = {name: value for name, value in data.tags.items() if name.startswith("evaluation.")}
+        return {name: self.curve(run_id, name) for name in data.metrics if name.startswith(groups)}, tags
+
+    def discard(self, record: TrialRecord) -> None:
+        """Delete a trial's run and journal, so that it can be trained. MLflow can restore a deleted run."""
+        self._trials.discard(record.digest)
+        with self.store.reading():
+            self.store.client.delete_run(record.run_id)
 
     def read_trial(self, run_id: str) -> TrialRecord:
         """The record of one run. Raises InputError when there is no such trial."""

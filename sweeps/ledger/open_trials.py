@@ -37,6 +37,12 @@ class OpenTrials:
         held = former.hand_over() if former is not None else None
         return held or Journal(self.folder / digest)
 
+    def discard(self, digest: str) -> None:
+        """Remove the journal of a trial. Raises TrialTaken when another driver has it."""
+        held = self.take(digest)
+        (self.folder / digest / FILE_NAME).unlink(missing_ok=True)
+        held.close()
+
     def recover(self, experiment: str, digest: str) -> bool:
         """Whether the journal holds a complete end that this ledger never received; it is queued then."""
         entries = read_entries(self.folder / digest / FILE_NAME)

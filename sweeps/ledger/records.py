@@ -1,4 +1,4 @@
-"""What the ledger gives back, as plain values: trials, stages and the runs below a stage."""
+"""Records of the ledger as plain values: trials, stages and the runs below a stage."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import OF_SUITE
-from sweeps.ledger.tags import seconds_of
+from sweeps.ledger.tags import SHARED, seconds_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -17,7 +17,7 @@ Curve = list[tuple[int, float]]
 """(step, value) in order of steps."""
 
 COMPLETE = ("finished", "diverged")
-"""States of a trial that is not run again."""
+"""States of trials that are never run again."""
 SETTINGS, FIXED, COMMAND = "stage.settings", "stage.fixed", "stage.command"
 SEARCHES = "searches"
 """The tag with the keys of the searches that a stage or trial belongs to."""
@@ -25,16 +25,16 @@ GRID = "points.json"
 """The file of a stage's run that lists the points of its grid."""
 MODEL, DATA = "experiment.model", "experiment.data"
 SHORT_NAME, LONG_NAME = "experiment.short_name", "experiment.long_name"
-"""Tags of an experiment: the contents that it is about, and how these are called."""
+"""Tags of an experiment: the contents of model and data, and their names."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one checkpoint scored."""
+    """The scores of one checkpoint."""
 
     epoch: int
     metrics: dict[str, float | None]
-    """None where a value was not finite."""
+    """None for a value that was not finite."""
     correct: tuple[int, ...]
     """1 for each validation pair whose chosen completion scored higher, in dataset order."""
     checkpoint: str
@@ -42,62 +42,64 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class TrialRecord:
-    """A trial as the ledger has it."""
+    """A trial in the ledger."""
 
     run_id: str
     digest: str
     name: str
     stage: str
-    """The stage in which it was begun."""
+    """The stage that started it."""
     parent: str
-    """That stage's run."""
+    """Id of that stage's run."""
     status: str
     """finished, diverged, stopped (early), failed, or running (the last also after a kill)."""
     params: dict[str, str]
     config: dict[str, Any]
-    """The fields of its TrialConfig; empty when a kill came before they were stored."""
+    """The fields of its TrialConfig; empty if it was killed before they were stored."""
     evaluations: tuple[Evaluation, ...]
     judged_by: frozenset[str]
-    """The suites that have left numbers."""
+    """The evaluations of which it has results."""
     reason: str
     """Why it diverged or failed."""
     seconds: float | None
     read_curve: Callable[[str, str], Curve] = field(repr=False, compare=False)
-    """Takes a run's id and a metric."""
+    """Reads a metric of a run from the ledger, by the run's id and the metric's name."""
+    shares: str = ""
+    """The trial whose training it shares; empty if it was trained itself."""
     logged: frozenset[str] = frozenset()
     """Names of its metrics."""
 
     def curve(self, metric: str) -> Curve:
-        """A metric of this trial, read from the ledger now."""
+        """The values of a metric, read from the ledger now."""
         return self.read_curve(self.run_id, metric)
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """A stage as the ledger has it. Its tags are a person's to change."""
+    """A stage in the ledger. A person may change its tags."""
 
     run_id: str
     title: str
     grid_key: str
     tags: dict[str, str]
     ended_ms: int
-    """When it was last concluded; 0 when it never was."""
+    """Time of its last conclusion; 0 if there was none."""
 
 
 @dataclass(frozen=True)
 class ChildRecord:
-    """A run below a stage: a trial that the stage began, or its stand-in for one taken from elsewhere."""
+    """A run below a stage: a trial that the stage started, or the stand-in for a trial of another stage."""
 
     run_id: str
     name: str
     digest: str
     state: str
-    """As a trial's status."""
+    """One of a trial's states."""
     reason: str
     """Why it diverged or failed."""
     params: dict[str, str]
     tags: dict[str, str]
-    """A person's to change."""
+    """A person may change them."""
 
     def number(self, field: str) -> float:
         """The param of a tuned field."""
@@ -133,5 +135,6 @@ def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str,
         reason=tags.get("trial.reason", ""),
         seconds=seconds_of(tags),
         read_curve=read_curve,
+        shares=tags.get(SHARED, ""),
         logged=frozenset(run.data.metrics),
     )

@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 HARDWARE = "trial.hardware"
+TRAINING = "trial.training"
+"""Name of a trial's training, which trials that differ in their score alone share."""
+SHARED, SHARED_RUN = "shares.trial", "shares.run"
+"""Of a trial that was not trained: the trial whose training it shares, and that one's run, which has the curves."""
+WINNER_BY = "winner.by"
+"""Of a stage: the metric by which it chose, as --choose-by names it."""
 _SECONDS = "trial.seconds"
 _BASELINE_POLICY, _BASELINE_REWARD = "baseline.policy_accuracy", "baseline.reward_accuracy"
 
@@ -62,10 +68,12 @@ def baseline_of(tags: Mapping[str, str]) -> Baseline | None:
     return Baseline(float(tags[_BASELINE_POLICY]), tuple(float(one) for one in own.split(" to ") if one))
 
 
-def winner_tags(field: str, value: Any, epoch: int, reward_accuracy: float, reason: str) -> dict[str, Any]:
-    """Of a stage that has a winner by rule; `winner_of` reads its value."""
+def winner_tags(
+    field: str, value: Any, epoch: int, reward_accuracy: float, reason: str, by: str = ""
+) -> dict[str, Any]:
+    """Of a stage that has a winner by rule; `winner_of` reads its value. An empty `by` is reward accuracy."""
     numbers = {f"winner.{field}": value, "winner.epoch": epoch, "winner.reward_accuracy": reward_accuracy}
-    return {**numbers, "winner.reason": reason}
+    return {**numbers, "winner.reason": reason, WINNER_BY: by or "reward_accuracy"}
 
 
 def winner_of(tags: Mapping[str, str], field: str) -> float | None:

@@ -1,4 +1,4 @@
-"""A trial's way into the ledger: first its journal, then, in the ledger's writer thread, its MLflow run."""
+"""The record of a trial: first its journal, then, in the ledger's writer thread, its MLflow run."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class TrialLog:
     """A trial's run and journal, owned by one driver. All writing returns at once and keeps its order."""
 
     def __init__(self, store: Store, delivery: Delivery, held: Journal, opened: Mapping[str, Any]):
-        """Queues the run's opening and everything the journal already holds, with its own timestamps."""
+        """Queue the run's opening and all entries that the journal already has, with their own timestamps."""
         self._store, self._delivery = store, delivery
         self._journal: Journal | None = held
         self.digest = held.digest
         self.run_id: str | None = None
-        """Known once the run's opening is delivered."""
+        """Known once the run's opening has been sent."""
         self.ended = False
         self._unsent: list[tuple[str, float, int, int]] = []
         self._sending = False
@@ -49,12 +49,13 @@ class TrialLog:
                 self._put_evaluation(entry)
 
     def points(self, points: Sequence[Point]) -> None:
-        """Log metrics. Those journaled before at the same step are dropped; values that are not finite leave a gap."""
+        """Log metrics. Those that the journal has at the same step are dropped; values that are not finite leave a
+        gap."""
         for point in points:
             self._log({"kind": "point"}, point.step, point.timestamp_ms, point.metrics)
 
     def evaluated(self, epoch: int, metrics: Mapping[str, float], correct: Sequence[int], checkpoint: str) -> None:
-        """Log what the checkpoint of an epoch scored, metrics at step = epoch. The first result of an epoch stands.
+        """Log the scores of an epoch's checkpoint, with step = epoch. The first result of an epoch is kept.
 
         `correct` is 1 for each validation pair whose chosen completion scored higher, in dataset order.
         """
@@ -72,36 +73,37 @@ class TrialLog:
         self._put_evaluation(scored)
 
     def artifacts(self, folder: Path, name: str) -> None:
-        """Store a folder's files; they must stay until they are delivered."""
+        """Store a folder's files, which must stay until they have been sent."""
         self._put(lambda: self._deliver_artifacts(folder, name), f"the files of {name}")
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the trial's run."""
         self._put(lambda: self._deliver_tags(tags), "tags")
 
-    def finish(self, seconds: float) -> None:
-        """The trial is complete and never run again."""
+    def finish(self, seconds: float | None) -> None:
+        """The trial is complete and never run again. None for one that was not trained itself."""
         self._end("finished", "", seconds)
 
     def diverged(self, reason: str) -> None:
-        """The trial is complete: that it diverged is its result."""
+        """Mark the trial as diverged, which is a result; it is never run again."""
         self._end("diverged", reason)
 
     def stopped(self, reason: str, seconds: float) -> None:
-        """The trial was ended early; it is not complete, and goes on where it is asked for again."""
+        """Mark the trial as stopped early; it continues if it is run again."""
         self._end("stopped", reason, seconds)
 
     def fail(self, reason: str) -> None:
-        """The trial broke off and may be run again."""
+        """Mark the trial as failed; it can be run again."""
         self._end("failed", reason)
 
     def end_as_journaled(self, end: Mapping[str, Any]) -> None:
-        """Deliver an end that the journal holds and MLflow never received."""
+        """Send an end that the journal has and MLflow lacks."""
         self.ended = True
         self._put(lambda: self._deliver_end(end), "the end", self.let_go)
 
     def hand_over(self) -> Journal | None:
-        """The journal of a trial that ended and still waits for delivery, for a retry by the same driver."""
+        """The journal of an ended trial that is not yet sent, for a retry by the same driver; None for a running
+        one."""
         with self._mutex:
             if not self.ended:
                 return None
@@ -109,7 +111,7 @@ class TrialLog:
             return held
 
     def let_go(self) -> None:
-        """Another driver may have the trial from here on."""
+        """Release the trial, so that another driver can take it."""
         with self._mutex:
             if self._journal is not None:
                 self._journal.close()
@@ -153,12 +155,12 @@ class TrialLog:
     def _put(self, job: Callable[[], None], what: str, if_refused: Callable[[], None] | None = None) -> None:
         self._delivery.put(job, f"{what} of trial {self.digest}", if_refused)
 
-    # The rest runs in the writer's thread. Without a run its opening was refused, which has been said then.
+    # The methods below run in the writer's thread. Without a run its opening was refused, which was logged then.
 
     def _deliver_opening(self, opened: Mapping[str, Any]) -> None:
         store = self._store
-        # By its journal, not by its digest alone: another driver with its own storage may be running the same
-        # trial, and into a run whose points we have no journal of we would write them twice.
+        # By its journal, not by its digest alone: another driver with its own storage may be running the same trial,
+        # and without that run's journal we would write points twice.
         identity = {"trial.digest": self.digest, "trial.journal": opened["journal"]}
         parent = {"mlflow.parentRunId": opened["parent"]} if opened["parent"] else {}
         tags = {"ledger.kind": "trial", **parent, **opened["tags"]}
@@ -190,7 +192,7 @@ class TrialLog:
                 del self._unsent[: len(batch)]
 
     def _drop_points(self) -> None:
-        """Points of a run that a person deleted stay in the journal, for the next run of the trial."""
+        """Drop the points of a run that a person deleted; the journal keeps them for the trial's next run."""
         with self._mutex:
             self._unsent.clear()
             self._sending = False
@@ -223,7 +225,7 @@ class TrialLog:
 
 @functools.cache
 def environment() -> dict[str, Any]:
-    """What the trial ran on: versions, platform, and the commit where there is a repository."""
+    """The trial's environment: versions, platform, and the commit if there is a repository."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -46,6 +46,12 @@ class SweepOptions(Options):
     """The most trials that may run at the same time. Default: as many as fit."""
     seeds: int = 1
     """Run each trial N times, with the seeds --seed, --seed+1, and so on."""
+    choose_by: str = "reward_accuracy"
+    """Metric by which a stage chooses its winner: reward_accuracy (the paper's), policy_accuracy, logratio_accuracy, or
+    one of an evaluation that is asked for, such as alpaca/lc_win_rate or harness/mean_accuracy."""
+    train_all: bool = False
+    """Train every trial. Default: of trials that differ only in fields without effect on the gradient, and so have the
+    same model, one is trained and the others are scored from its checkpoints."""
     tracking_uri: str = ""
     """MLflow server or database. Default: the value of MLFLOW_TRACKING_URI, or mlflow.db in the storage."""
     evaluation: SweepEvaluation = SweepEvaluation()
@@ -83,4 +89,6 @@ class SFTOptions(SweepOptions):
     show_examples: Annotated[int, *NotTaken] = 0
     concurrent_trials: Annotated[int, *NotTaken] = 1
     seeds: Annotated[int, *NotTaken] = 1
+    choose_by: Annotated[str, *NotTaken] = "reward_accuracy"
+    train_all: Annotated[bool, *NotTaken] = False
     evaluation: Annotated[SweepEvaluation, *NotTaken] = SweepEvaluation()

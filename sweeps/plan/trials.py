@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mmpo_train.acting_fields import training_key
 from mmpo_train.config import TrialConfig
 
 if TYPE_CHECKING:
@@ -27,3 +28,13 @@ class Planned:
     @property
     def digest(self) -> str:
         return self.config.digest
+
+    @property
+    def completions(self) -> int:
+        """The most completions that a training prompt has, with the noise candidate."""
+        return self.inputs.most_completions + (self.config.noise_candidate == "added")
+
+    @property
+    def training(self) -> str:
+        """Name of its training: trials that share it end with the same model."""
+        return training_key(self.config, self.completions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mmpo_train.metric_names import VALIDATION
-from sweeps.ranking.winners import Candidate, Ranked
+from sweeps.ranking.ranked import Candidate, Ranked
 
 PAGE = "docs/reading-the-curves.md"
 CHOSEN = f"{VALIDATION}chosen_logps"

@@ -14,6 +14,7 @@ from mmpo_train.metric_names import (
     LENGTH_CONTROLLED,
     REWARD_ACCURACY,
     WIN_RATE,
+    judge_checks_of,
 )
 from mmpo_train.tables import Table
 from sweeps.plan.labels import with_deviation
@@ -43,8 +44,18 @@ def epoch_tables(points: Sequence[GridPoint], records: Mapping[str, TrialRecord]
                 best.add((number, peak))
         marked = any(one.mark for values in measured.values() for some in values.values() for one in some)
         about = f"{title}, {axis_name} by epoch (peak bold){f'; {RAW_SAID}' if marked else ''}"
+        about += _judge_checks(points, records, metric)
         found.append(Table(about, ("", *(f"epoch {epoch}" for epoch in epochs)), rows, best=best))
     return found
+
+
+def _judge_checks(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], win_rate: str) -> str:
+    """What stands beside a judged win rate, in words, as the mean over all checkpoints; empty for other metrics."""
+    said = []
+    for name, metric in zip(("null answer", "order flips"), judge_checks_of(win_rate)):
+        values = [value for point in points for some in _by_epoch(point, records, metric).values() for value in some]
+        said += [f"{name} {mean(one.value for one in values):.3f}"] if values else []
+    return f"; {', '.join(said)}" if said else ""
 
 
 def as_markdown(found: Sequence[Table]) -> str:

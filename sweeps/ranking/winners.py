@@ -1,95 +1,27 @@
 """Which point of a grid wins, and how sure that is.
 
 Reward accuracy is a share of a few hundred validation pairs, so neighbours on a grid often differ by less than
-chance. All trials are scored on the same pairs, which makes an exact paired test possible.
+chance. All trials are scored on the same pairs, which makes an exact paired test possible. It is a point's own score
+that decides a pair, however: where points have different scores their accuracies are not compared, and where they have
+the same model there is nothing to compare but the score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from statistics import mean, stdev
-from typing import Any
+from collections.abc import Sequence
+from statistics import mean
 
 from mmpo_train.errors import InputError
-from sweeps.ranking.significance import SIGNIFICANCE, p_text, sign_test, t_test, wilson_interval
-
-_NAMED = 12
-"""So many points are named in a sentence."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """One scored checkpoint of a trial, or a trial that has no result."""
-
-    label: str
-    """The point's short name, the same for all its epochs and seeds: `0.0005`."""
-    value: float | str
-    """Where it stands on the grid's axis."""
-    epoch: int = 0
-    seed: int = 0
-    correct: tuple[int, ...] = ()
-    """1 for each validation pair whose chosen completion scored higher; the same pairs, in order, for all trials."""
-    state: str = "finished"
-    """finished, diverged or failed; only the first can win."""
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    """Carried along: digest, checkpoint."""
+from sweeps.ranking.ranked import SHARES_OF_PAIRS, Candidate, Ranked, Ranking
+from sweeps.ranking.reasons import reason_of
+from sweeps.ranking.significance import sign_test, t_test, wilson_interval
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """A point's best epoch beside the winner's. A point without a result has no numbers."""
+def rank(candidates: Sequence[Candidate], *, by: str = "", must_choose: bool = True) -> Ranking:
+    """Best epoch of each point, ordered by what it is chosen by; the grid's order is that of `candidates`.
 
-    candidate: Candidate
-    """Of its first seed."""
-    accuracy: float | None = None
-    """Mean over seeds."""
-    interval: tuple[float, float] | None = None
-    """Wilson's 95% interval of the accuracy, from the number of pairs."""
-    p_value: float | None = None
-    """That it is as good as the winner: of the exact sign test over pairs; with several seeds the larger of that and of
-    the paired t-test over seeds. None for the winner."""
-    seeds: tuple[Candidate, ...] = ()
-    """The same epoch of every seed."""
-
-    @property
-    def deviation(self) -> float | None:
-        """Sample standard deviation over seeds; None for a single one."""
-        shares = self.shares
-        return stdev(shares) if len(shares) > 1 else None
-
-    @property
-    def bar(self) -> tuple[float, float] | None:
-        """What a picture draws around the accuracy: its standard deviation over seeds, or a single one's interval."""
-        if self.accuracy is None or self.deviation is None:
-            return self.interval
-        return self.accuracy - self.deviation, self.accuracy + self.deviation
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """Reward accuracy of every seed."""
-        return tuple(mean(one.correct) for one in self.seeds)
-
-    @property
-    def near_winner(self) -> bool:
-        """Whether it cannot be told from the winner at 5%."""
-        return self.p_value is not None and self.p_value >= SIGNIFICANCE
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The points of one grid from best to worst, those without a result last."""
-
-    rows: tuple[Ranked, ...]
-    winner: Ranked | None
-    pairs: int
-    """Validation pairs everything was scored on."""
-    reason: str
-    """One or two sentences."""
-
-
-def rank(candidates: Sequence[Candidate]) -> Ranking:
-    """Best epoch of each point, ordered by reward accuracy; the grid's order is that of `candidates`.
+    `by` names the metric that candidates have as their `measure`. Where their scores differ and not one `must_choose`,
+    there is no winner, and the points stay in the grid's order.
 
     Over several seeds accuracy is the mean, and an epoch is the same for all of them. A point of which one seed has no
     result has none. Within a point a tie goes to the earlier epoch, between points to the first in the grid. Raises
@@ -107,39 +39,43 @@ def rank(candidates: Sequence[Candidate]) -> Ranking:
             without.append(Ranked(broken[0]))
         else:
             best.append(_best_epoch(scored))
-    best.sort(key=lambda seeds: -_right(seeds) / len(seeds))  # stable: ties stay in the grid's order
-    rows = [
-        Ranked(
-            seeds[0],
-            accuracy=_right(seeds) / len(seeds) / pairs,
-            interval=wilson_interval(_right(seeds) / len(seeds), pairs),
-            p_value=None if seeds is best[0] else _p_value(best[0], seeds),
-            seeds=seeds,
-        )
-        for seeds in best
-    ]
-    return Ranking((*rows, *without), rows[0] if rows else None, pairs, _reason(rows, without, pairs))
+    chooses = bool(best) and (must_choose or bool(by) or len({seeds[0].score for seeds in best}) == 1)
+    if chooses:
+        best.sort(key=lambda seeds: -_total(seeds) / len(seeds))  # stable: ties stay in the grid's order
+    rows = [_ranked(seeds, pairs, by, best[0] if chooses else None) for seeds in best]
+    winner = rows[0] if chooses else None
+    return Ranking((*rows, *without), winner, pairs, reason_of(rows, without, pairs, by, winner), by)
+
+
+def _ranked(seeds: tuple[Candidate, ...], pairs: int, by: str, winners: tuple[Candidate, ...] | None) -> Ranked:
+    accuracy = _total(seeds) / len(seeds) / (pairs if seeds[0].measure is None else 1)
+    interval = wilson_interval(accuracy * pairs, pairs) if not by or by in SHARES_OF_PAIRS else None
+    p_value = None
+    if winners is not None and winners is not seeds and not by and winners[0].score == seeds[0].score:
+        p_value = _p_value(winners, seeds)
+    return Ranked(seeds[0], accuracy, interval, p_value, seeds)
 
 
 def _best_epoch(scored: Sequence[Candidate]) -> tuple[Candidate, ...]:
-    """Every seed's candidate of the epoch that is best on average."""
+    """The candidates of all seeds in the epoch that is best on average."""
     epochs: dict[int, list[Candidate]] = {}
     for candidate in scored:
         epochs.setdefault(candidate.epoch, []).append(candidate)
     seeds = max(len(some) for some in epochs.values())
     whole = {epoch: some for epoch, some in epochs.items() if len(some) == seeds}
-    return tuple(whole[max(whole, key=lambda epoch: (_right(whole[epoch]), -epoch))])
+    return tuple(whole[max(whole, key=lambda epoch: (_total(whole[epoch]), -epoch))])
 
 
-def _right(seeds: Sequence[Candidate]) -> int:
-    return sum(sum(one.correct) for one in seeds)
+def _total(seeds: Sequence[Candidate]) -> float:
+    """Over all seeds: pairs that are right, or the other measure."""
+    return sum(sum(one.correct) if one.measure is None else one.measure for one in seeds)
 
 
 def _p_value(ours: Sequence[Candidate], theirs: Sequence[Candidate]) -> float:
-    """The sign test over pairs, verdicts summed over seeds: a pair counts once, however often it was scored.
+    """p of the sign test over pairs, with verdicts summed over seeds, so that each pair counts once.
 
-    That takes the seeds as given. So that a lucky seed decides nothing either, the larger of it and of the t-test over
-    seeds counts, where both points have the same two seeds or more.
+    This test takes the seeds as given. To guard against a lucky seed, the larger of it and of the t-test over seeds
+    counts if both points have the same seeds, at least two.
     """
     over_pairs = sign_test(_summed(ours), _summed(theirs))
     if len(ours) < 2 or [one.seed for one in ours] != [one.seed for one in theirs]:
@@ -152,7 +88,7 @@ def _summed(seeds: Sequence[Candidate]) -> list[int]:
 
 
 def _pairs(candidates: Sequence[Candidate]) -> int:
-    """The number of pairs all finished candidates were scored on; 0 when none finished."""
+    """The number of pairs on which all finished candidates were scored; 0 if none has finished."""
     finished = [candidate for candidate in candidates if candidate.state == "finished"]
     counts = {len(candidate.correct) for candidate in finished}
     if len(counts) > 1:
@@ -165,42 +101,3 @@ def _pairs(candidates: Sequence[Candidate]) -> int:
     if counts == {0}:
         raise InputError("the trials were scored on no validation pairs; give the dataset a validation split")
     return counts.pop() if counts else 0
-
-
-def _reason(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int) -> str:
-    if not rows:
-        states = ", ".join(f"{row.candidate.label} {row.candidate.state}" for row in without)
-        return f"No winner: no trial has a result ({states})." if without else "No winner: there are no trials."
-    winner, others = rows[0], rows[1:]
-    name, several = winner.candidate.label, len(winner.seeds) > 1
-    share = f"{sum(winner.candidate.correct)} of {pairs} pairs right ({winner.accuracy:.3f})"
-    if several:
-        share = f"{winner.accuracy:.3f} (±{winner.deviation:.3f} over {len(winner.seeds)} seeds) of {pairs} pairs right"
-    if not others:
-        return f"{name} wins: {share}, the only trial with a result."
-    tied = [row.candidate.label for row in others if row.accuracy == winner.accuracy]
-    near = [row.candidate.label for row in others if row.near_winner and row.accuracy != winner.accuracy]
-    if tied:
-        first = f"{name} ties with {listed(tied)} at {share}: taken as first in the grid."
-    else:
-        second = others[0]
-        assert winner.accuracy is not None and second.accuracy is not None
-        lead = 100 * (winner.accuracy - second.accuracy)
-        first = (
-            f"{name} wins: {share}, {lead:.1f} {'point' if f'{lead:.1f}' == '1.0' else 'points'} above the next "
-            f"({second.candidate.label}, {p_text(second.p_value)})."
-        )
-    if not near:
-        return first
-    return (
-        f"{first} A tie within noise: {listed(near)}."
-        if several
-        else f"{first} At 5% it cannot be told from {listed(near)}."
-    )
-
-
-def listed(labels: Sequence[str]) -> str:
-    """`a, b and c`; of very many the first, and how many others."""
-    if len(labels) > _NAMED + 1:
-        labels = [*labels[:_NAMED], f"{len(labels) - _NAMED} others"]
-    return " and ".join([", ".join(labels[:-1]), labels[-1]] if len(labels) > 1 else labels)

@@ -66,7 +66,7 @@ def beta_floor(final: StageRun | None, metric: str) -> Floor | None:
         return None
     groups: dict[tuple[str, int], list[float]] = {}
     for trial in (trial for point in final.points for trial in point.trials):
-        if trial.record.status == "finished" and "shares.trial" not in trial.tags:
+        if trial.record.status == "finished" and not trial.record.shares:
             for epoch in trial.scores.get(metric, {}):
                 one = measure(Point("", (trial,), 1), metric, epoch)
                 if one is not None:

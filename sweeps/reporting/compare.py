@@ -132,7 +132,7 @@ def alpaca_answers(ledger: Ledger, one: Checkpoint) -> dict[str, str]:
     place = f"evaluations/epoch-{one.epoch:04d}/alpaca"
     files = read_files(ledger, one.trial.record.run_id, place, ("outputs.json", "annotations.jsonl"))
     answers = {row["instruction"]: row["output"] for row in json.loads(files.get("outputs.json", "[]"))}
-    for row in map(json.loads, files.get("annotations.jsonl", "").splitlines()):
+    for row in _rows(files.get("annotations.jsonl", "")):
         if row["instruction"] in answers and row["preference"] is not None:
             answers[row["instruction"]] += f"\n[{row['judge']}: {row['preference'] - 1:.2f}]"
     return answers
@@ -144,10 +144,15 @@ def arena_answers(ledger: Ledger, one: Checkpoint) -> dict[str, str]:
     [path] = [scored.checkpoint for scored in one.trial.record.evaluations if scored.epoch == one.epoch]
     name = f"{Path(path).name}.jsonl"  # a model answers under its folder's name
     found = {}
-    for row in map(json.loads, read_files(ledger, one.trial.record.run_id, place, (name,)).get(name, "").splitlines()):
+    for row in _rows(read_files(ledger, one.trial.record.run_id, place, (name,)).get(name, "")):
         if "messages" in row:
             content = row["messages"][-1]["content"]
             found[row["messages"][0]["content"]] = content["answer"] if isinstance(content, dict) else content
         else:  # v0.1 names the question, and does not repeat it
             found[row["question_id"]] = row["choices"][0]["turns"][0]["content"]
     return found
+
+
+def _rows(text: str) -> list[dict[str, Any]]:
+    """The objects of JSON lines; `splitlines` would break at a U+2028 in an answer."""
+    return [json.loads(line) for line in text.split("\n") if line]

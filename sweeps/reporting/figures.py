@@ -1,4 +1,4 @@
-"""What the report's pictures show, taken from the ledger's numbers: Figures 1 to 3, and every stage's curves."""
+"""The report's figures from the ledger's numbers: Figures 1 to 3, and the curves of every stage."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sweeps.figures.trade_off import Curve, Trajectory, colours_of, draw_curves,
 from sweeps.ledger.tags import baseline_of
 from sweeps.plan.labels import words
 from sweeps.plan.order import ABLATIONS, FINAL_RUNS, SEARCH
+from sweeps.ranking.reasons import listed
 from sweeps.ranking.win_rates import RAW_SAID
-from sweeps.ranking.winners import listed
 from sweeps.reporting.missing import stage_missing
 from sweeps.reporting.numbers import epochs_of, length_controlled, measure
 from sweeps.reporting.page import Picture
@@ -24,7 +24,7 @@ _SHOWS = "LM Harness accuracy over win rate, epoch by epoch: "
 
 
 def trade_offs(experiment: Experiment, folder: Path, suffix: str = "") -> list[Picture]:
-    """Figures 1 and 2: the final runs of MMPO beside those of each other objective; alone where there is no other."""
+    """Figures 1 and 2: the final runs of MMPO beside those of each other objective, or alone without another."""
     there = [name for name in experiment.objectives if _has_points(experiment.stage(FINAL_RUNS.name, name))]
     first = "mmpo" if "mmpo" in there else there[0] if there else ""
     others = [name for name in there if name != first]
@@ -41,7 +41,7 @@ def trade_offs(experiment: Experiment, folder: Path, suffix: str = "") -> list[P
 
 
 def ablation(experiment: Experiment, folder: Path, suffix: str = "") -> list[Picture]:
-    """Figure 3, where the ablations were run."""
+    """Figure 3, if the ablations were run."""
     stage = experiment.stage(ABLATIONS.name, "mmpo")
     if stage is None or not _has_points(stage):
         return []
@@ -89,7 +89,7 @@ def _trajectories(stage: StageRun, rates: str) -> list[Trajectory]:
 
 
 def curves(experiment: Experiment, folder: Path, suffix: str = "") -> list[Picture]:
-    """Validation reward accuracy over steps, a picture for every stage and objective that lists its points."""
+    """Validation reward accuracy over steps, one figure for every stage and objective with points."""
     order = {name: place for place, name in enumerate(SEARCH)}
     keys = sorted(
         {(stage.name, stage.objective) for stage in experiment.stages},
@@ -120,7 +120,7 @@ def curves(experiment: Experiment, folder: Path, suffix: str = "") -> list[Pictu
 
 
 def _colours(experiment: Experiment, axis: str, labels: Sequence[str]) -> dict[str, Any]:
-    """A beta has one colour in all pictures of the experiment."""
+    """The colours of labels. A beta has the same colour in all figures of the experiment."""
     if axis == "beta":
         every = {point.label for stage in experiment.stages if _axis(stage) == "beta" for point in stage.points}
         return colours_of(sorted(every))
@@ -150,6 +150,6 @@ def _curve(label: str, seeds: Sequence[Sequence[tuple[int, float]]]) -> Curve:
 
 
 def _baseline(stage: StageRun) -> float | None:
-    """What the starting model scores by the objective; a range over the points is no line."""
+    """The starting model's score by the objective; None if it differs between points."""
     baseline = baseline_of(stage.tags)
     return baseline.line if baseline is not None else None

@@ -6,7 +6,7 @@ from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, OF_SUITE, UNJUDGED_SHARES
 from sweeps.plan.labels import shown, words
 from sweeps.plan.order import search_of
-from sweeps.ranking.winners import listed
+from sweeps.ranking.reasons import listed
 from sweeps.reporting.numbers import epochs_of, length_controlled, metrics_of
 from sweeps.reporting.read import Experiment, Point, StageRun
 from sweeps.reporting.tables import stage_title

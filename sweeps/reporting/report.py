@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from eval_workers.tracking.addresses import tracking_uri
+from mmpo_train.config import digest_of
 from mmpo_train.errors import InputError
 from mmpo_train.options import STORAGE, Repeated, Stored
 from mmpo_train.redaction import masked
@@ -76,10 +77,17 @@ def _write(options: ReportOptions, ledger: Ledger) -> list[Path]:
         others = "".join(f"\n  not in it: {other}" for other in one.other_searches)
         chosen = "; --search KEY chooses another" if others else ""
         console.print(f"{one.name}: search {one.search or 'none'}{chosen}{others}", highlight=False, markup=False)
-    called = " and ".join(name.replace("/", "_") for name in names)[:150]
+    called = _folder_of(names)
     called += "".join(f", search {one.search.partition(' ')[0]}" for one in experiments if one.other_searches)[:60]
     out = options.out or options.folder / "report" / called
     return report(experiments, out, ledger.uri, absent)
+
+
+def _folder_of(names: Sequence[str]) -> str:
+    """A folder's name for these experiments, with a digest where others could be called so too."""
+    whole = " and ".join(names)
+    short = whole.replace("/", "_")[:150]
+    return short if short == whole else f"{short} ({digest_of([whole])[:6]})"
 
 
 def _experiments(options: ReportOptions, ledger: Ledger) -> list[str]:

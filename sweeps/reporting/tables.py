@@ -1,4 +1,4 @@
-"""The report's tables: what was tuned, the peaks, beta-stability, what it cost. Ours beside the paper's."""
+"""The report's tables, ours beside the paper's: tuned values, peaks, beta-stability."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def model_name(experiment: Experiment) -> str:
 
 
 def stage_title(name: str) -> str:
-    """As it stands in sentences: `stage 1, learning rate`."""
+    """The stage's title within a sentence, such as `stage 1, learning rate`."""
     if name not in SEARCH:
         return name.replace("_", " ")
     title = SEARCH[name].title.format("margin")
@@ -38,7 +38,7 @@ def stage_title(name: str) -> str:
 
 
 def percent(measured: Measured | None) -> str:
-    """`34.44 ± 0.62` in percent, with its noise; a dash where it is missing."""
+    """A number in percent with its noise, such as `34.44 ± 0.62`; a dash if it is missing."""
     if measured is None:
         return MISSING
     noise = "" if measured.noise is None else f" ± {100 * measured.noise:.2f}"
@@ -47,7 +47,7 @@ def percent(measured: Measured | None) -> str:
 
 
 def tuned_table(experiments: Sequence[Experiment]) -> Sheet:
-    """Table 3: what the search settled on. Noise: whether the paper's value is tied with ours on our own grid."""
+    """Table 3: the tuned values. Noise says whether the paper's value ties with ours on our own grid."""
     rows = []
     for experiment in experiments:
         for objective in experiment.objectives:
@@ -103,7 +103,7 @@ def _apart(stage: StageRun | None, field: str, ours: float | None, theirs: float
 
 
 def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Sheet:
-    """Table 1, or Table 2: the checkpoint of the final runs with the most of one metric, and the other metric there."""
+    """Table 1 or 2: the checkpoint of the final runs with the highest value of one metric, and its other metric."""
     numbers = paper_numbers.PEAK_WIN_RATE if by_win_rate else paper_numbers.PEAK_ACCURACY
     rows = []
     for experiment in experiments:
@@ -136,7 +136,7 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Sheet
 
 
 def apart(ours: Measured | None, theirs: float | None) -> str:
-    """`+1.20, within noise`, in percentage points."""
+    """The difference in percentage points, such as `+1.20, within noise`."""
     off, within = difference(ours, theirs)
     if off is None:
         return MISSING
@@ -145,7 +145,7 @@ def apart(ours: Measured | None, theirs: float | None) -> str:
 
 
 def stability(experiment: Experiment) -> tuple[Sheet, tuple[tuple[object, ...], ...]]:
-    """Beta-stability at the last epoch as a table, and of every epoch as rows under SPREAD_HEADERS."""
+    """Beta-stability: a table for the last epoch, and rows under SPREAD_HEADERS for every epoch."""
     rows: list[tuple[str, ...]] = []
     every: list[tuple[object, ...]] = []
     for objective in experiment.objectives:
@@ -181,11 +181,11 @@ def stability(experiment: Experiment) -> tuple[Sheet, tuple[tuple[object, ...], 
                             )
                         )
     caption = (
-        "Beta-stability at the last epoch, in percent: how far a metric moves over beta (widest: largest minus "
-        "smallest; deviation: standard deviation over the betas) against its noise, the standard error of one beta's "
-        "number. A ratio of 1 is what beta would show if it did nothing; beyond noise: p < 0.05 by chi squared. "
-        "With one seed the noise is that of the pairs, documents or prompts. All betas share these, so that it is "
-        "rather too large, and it knows nothing of what another seed would do: several seeds say more."
+        "Beta-stability at the last epoch, in percent: the variation of a metric over beta (widest: largest minus "
+        "smallest; deviation: standard deviation over the betas) compared with its noise, the standard error of one "
+        "beta's number. If beta had no effect the ratio would be 1; beyond noise means p < 0.05 by chi squared. With "
+        "one seed the noise comes from the pairs, documents or prompts. All betas share these, so it is an upper "
+        "bound, and it does not include the variation between seeds: use several seeds."
     )
     headers = ("objective", "stage", "metric", "by beta", "widest", "deviation", "noise", "ratio", "", "noise is")
     return Sheet("beta_stability", Table(caption, headers, rows, words=(0, 1, 2, 3, 8, 9))), tuple(every)

@@ -1,4 +1,4 @@
-"""Before a stage starts: what would run, and whether there is room for it."""
+"""Checks before a stage starts, and the list of a dry run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ from sweeps.cost.disk import room_needed
 from sweeps.cost.of_trials import read_size
 from sweeps.plan.labels import words
 from sweeps.plan.trials import Planned
-from sweeps.search.train import unfinished
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
@@ -31,29 +30,32 @@ if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
     from sweeps.plan.options import SweepEvaluation, SweepOptions
     from sweeps.plan.stages import GridPoint, Stage
+    from sweeps.search.sharing import Plan
 
 
 def list_trials(
     stage: Stage,
     points: Sequence[GridPoint],
     records: Mapping[str, TrialRecord],
+    plan: Plan,
     resources: TrialResources,
     still_open: Sequence[str] = (),
-) -> list[Planned]:
-    """What would run and what would be reused, and what each trial would ask for; returns the former.
+) -> None:
+    """Print what would be trained, scored from another trial's checkpoints, or reused, and what each would ask for.
 
     Without a value for the fields that are `still_open` nothing can be known to be there already.
     """
     trials = [trial for point in points for trial in point.trials]
     inputs = trials[0].inputs
     console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
-    to_train = unfinished(trials, dict(records))
-    todo = {trial.digest for trial in to_train}
+    todo, trainers = {trial.digest for trial in plan.train}, plan.trainer_of
     rows = []
     for trial in trials:
         config = trial.config
         steps = math.ceil(len(inputs.data.train) / config.pairs_per_step) * config.epochs
         known = "" if still_open else _in_ledger(records.get(trial.digest), trial.digest in todo)
+        if trial.digest in trainers:
+            known = f"scored: same model as {_name_of(trainers[trial.digest], trials)}"
         digest = "" if still_open else trial.digest
         asks = str(resources) if trial.digest in todo else ""
         rows.append((digest, trial.label, str(config.epochs), str(steps), asks, known))
@@ -63,9 +65,13 @@ def list_trials(
     if still_open:
         counted = f"{len(todo)} to train at most, as {' and '.join(map(words, still_open))} will be chosen"
     else:
-        counted = f"{len(todo)} to train, {len({trial.digest for trial in trials}) - len(todo)} to reuse"
+        reused = len({trial.digest for trial in trials} - todo - trainers.keys())
+        counted = f"{len(todo)} to train, {f'{len(trainers)} to score, ' if trainers else ''}{reused} to reuse"
     console.print(f"{counted}; {resources.concurrent} at a time; nothing was started", highlight=False, soft_wrap=True)
-    return to_train
+
+
+def _name_of(digest: str, trials: Sequence[Planned]) -> str:
+    return next((one.label for one in trials if one.digest == digest), f"trial {digest}")
 
 
 def _in_ledger(record: TrialRecord | None, to_train: bool) -> str:
@@ -77,7 +83,7 @@ def _in_ledger(record: TrialRecord | None, to_train: bool) -> str:
 
 
 def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: bool = True) -> None:
-    """Refuse, before anything is started, judges that cannot be asked: of online trials, and of a study's answers."""
+    """Refuse, before anything is started, unusable judges of online trials and of a study's answers."""
     from eval_workers.judging.judges import open_judge
     from eval_workers.judging.specs import check_judge_spec
 
@@ -116,7 +122,7 @@ def check_suites(trial: TrialConfig, settings: SweepEvaluation, storage: Path) -
 
 
 def check_storage(options: SweepOptions) -> None:
-    """Refuse, before anything is started, an object store that cannot be used from here. A dry run tries nothing."""
+    """Refuse, before anything is started, an object store that cannot be used. A dry run does not try it."""
     if options.dry_run:
         return
     check_access(options.folder)
@@ -127,21 +133,21 @@ def check_storage(options: SweepOptions) -> None:
 @cache
 def _say_where_the_ledger_is(folder: Path) -> None:
     console.print(
-        f"the ledger is a database on this machine alone, in {folder}; to have it elsewhere, start an MLflow server "
-        "and give its address with --tracking-uri or MLFLOW_TRACKING_URI",
+        f"the ledger is a database on this machine only, in {folder}; to keep it elsewhere, start an MLflow server and "
+        "give its address with --tracking-uri or MLFLOW_TRACKING_URI",
         highlight=False,
         soft_wrap=True,
     )
 
 
 def check_disk(inputs: Inputs | SFTInputs, trials: int, at_a_time: int = 1, *, stops: bool = False) -> None:
-    """Refuse to start where the checkpoints cannot fit: a full disk found hours later costs those hours.
+    """Raises InputError if the checkpoints do not fit on the disk, which would otherwise show hours later.
 
-    Where a search `stops` trials, any of them may stay behind with its state.
+    If a search `stops` trials early, each of them may keep its state.
     """
     folder, is_copy = inputs.storage.resolve(), bool(address_of(inputs.storage))
     if is_copy and os.environ.get("RAY_ADDRESS"):
-        trials = 0  # what they write lies where they train
+        trials = 0  # they write on the nodes where they train
     while not folder.exists():
         folder = folder.parent
     size = read_size(inputs.model_folder, find_recipe(inputs.config.model).name) if trials else None

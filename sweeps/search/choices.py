@@ -14,7 +14,7 @@ from mmpo_train.redaction import masked_values
 from sweeps.grids import MARGINS, SEARCH_EPOCHS
 from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, GRID, SETTINGS, ChildRecord, StageRecord
 from sweeps.ledger.runs import BY_PERSON, BY_RULE, WINNER
-from sweeps.ledger.tags import winner_of
+from sweeps.ledger.tags import WINNER_BY, winner_of
 from sweeps.plan.labels import option, shown, words
 from sweeps.plan.order import DECIDED_IN, TUNED
 
@@ -106,7 +106,9 @@ def choose(ledger: Ledger | None, experiment: str, question: Question) -> Choice
         return Choice.of(question.field, value, where, run)
     _require_whole(ledger, experiment, run, children[run.run_id], question)
     assert by_rule is not None
-    where = f"by rule in {run.title} (run {run.run_id}){_at(run, question, beta)}"
+    measure = run.tags.get(WINNER_BY, "reward_accuracy")
+    how = "" if measure == "reward_accuracy" else f", by {measure}"
+    where = f"by rule in {run.title} (run {run.run_id}){how}{_at(run, question, beta)}"
     return Choice.of(question.field, by_rule, where, run)
 
 

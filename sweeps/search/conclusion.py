@@ -1,14 +1,16 @@
-"""The end of a stage: ranking, winner, picture, and what to type next."""
+"""The end of a stage: ranking, winner, figure and next command."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from mmpo_train.acting_fields import score_of
+from mmpo_train.config import digest_of
 from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
@@ -17,7 +19,8 @@ from sweeps.ledger.tags import Baseline, baseline_of, winner_tags
 from sweeps.plan.labels import words
 from sweeps.ranking.curve_signs import signs
 from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
-from sweeps.ranking.winners import Candidate, Ranking, rank
+from sweeps.ranking.ranked import Candidate, Ranking
+from sweeps.ranking.winners import rank
 from sweeps.ranking.wording import columns, note, ranking_table, sentences
 
 if TYPE_CHECKING:
@@ -36,13 +39,17 @@ def conclude(
     storage: Path,
     choices: Sequence[Choice] = (),
     following: str = "",
+    *,
+    by: str = "",
+    starts: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Ranking:
     """Rank the points, draw them, record the winner, print it all. Returns the ranking.
 
-    Trials that another stage trained get stand-ins below this one. `following` is the next command, for the note.
+    Trials that another stage trained get stand-ins below this one. `following` is the next command, for the note; `by`
+    the metric that chooses, empty for reward accuracy; `starts`: digest -> what the starting model scores.
     """
-    found = [one for point in points for one in _candidates(point, records)]
-    ranking = rank(found)
+    candidates = [one for point in points for one in _candidates(point, records, by, starts or {})]
+    ranking = rank(candidates, by=by, must_choose=stage.tunes)
     objective = points[0].trials[0].config.objective
     origins = _take(points, records, log)
     baseline = baseline_of(log.tags)
@@ -59,7 +66,7 @@ def conclude(
     if baseline is not None:
         console.print(_starting_model(baseline), highlight=False)
     console.print(f"\n[bold]{escape(' '.join(sentences(stage, ranking)))}[/]", highlight=False)
-    for sign in signs(found, ranking.winner):
+    for sign in signs(candidates, ranking.winner):
         console.print(sign, highlight=False, soft_wrap=True, markup=False)
     by_epoch = epoch_tables(points, records, words(stage.axis)) if stage.by_epoch else []
     for table in by_epoch:
@@ -84,32 +91,41 @@ def _starting_model(baseline: Baseline) -> str:
     return f"starting model: reward accuracy {own}{ties}, {by_policy}"
 
 
-def _candidates(point: GridPoint, records: Mapping[str, TrialRecord]) -> list[Candidate]:
+def _candidates(
+    point: GridPoint, records: Mapping[str, TrialRecord], by: str, starts: Mapping[str, Mapping[str, float]]
+) -> list[Candidate]:
     found = []
     for trial in point.trials:
         record, seed = records.get(trial.digest), trial.config.seed
         if record is None or record.status != "finished" or not record.evaluations:
             state = record.status if record is not None and record.status in ("diverged", "failed") else "failed"
-            nothing = {"digest": trial.digest}
-            found.append(Candidate(label=point.label, value=point.value, seed=seed, state=state, extra=nothing))
+            extra = {"digest": trial.digest}
+            found.append(Candidate(label=point.label, value=point.value, seed=seed, state=state, extra=extra))
             continue
-        for scored in record.evaluations:
-            extra = {"digest": trial.digest, "checkpoint": scored.checkpoint, "metrics": scored.metrics}
-            found.append(
-                Candidate(
-                    label=point.label,
-                    value=point.value,
-                    epoch=scored.epoch,
-                    seed=seed,
-                    correct=scored.correct,
-                    extra=extra,
-                )
+        measured = dict(record.curve(by)) if by else {}
+        own: dict[str, Any] = {"label": point.label, "value": point.value, "seed": seed, "training": trial.training}
+        own |= {
+            "score": digest_of(score_of(trial.config)),
+            "start": starts.get(trial.digest, {}).get("reward_accuracy"),
+        }
+        of_epochs = [
+            Candidate(
+                **own,
+                epoch=scored.epoch,
+                correct=scored.correct,
+                measure=measured.get(scored.epoch),
+                extra={"digest": trial.digest, "checkpoint": scored.checkpoint, "metrics": scored.metrics},
             )
+            for scored in record.evaluations
+            if not by or scored.epoch in measured
+        ]
+        nothing = Candidate(label=point.label, value=point.value, state=f"no {by}", extra={"digest": trial.digest})
+        found += of_epochs or [nothing]
     return found
 
 
 def _take(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], log: StageLog) -> dict[str, str]:
-    """Digest -> stage of the trials that another stage began; each gets its stand-in."""
+    """Digest -> stage of the trials that another stage started; each gets a stand-in."""
     origins = {}
     for trial in (trial for point in points for trial in point.trials):
         record = records.get(trial.digest)
@@ -127,15 +143,15 @@ def _record_winner(stage: Stage, ranking: Ranking, records: Mapping[str, TrialRe
         return
     log.mark_winner([one.extra["digest"] for one in winner.seeds])
     one = winner.candidate
-    assert winner.accuracy is not None
-    tags = winner_tags(stage.axis, one.value, one.epoch, winner.accuracy, ranking.reason)
+    accuracy = mean(mean(seed.correct) for seed in winner.seeds)
+    tags = winner_tags(stage.axis, one.value, one.epoch, accuracy, ranking.reason, ranking.by)
     log.finish(records[one.extra["digest"]], tags)
 
 
 def _curves(
     points: Sequence[GridPoint], records: Mapping[str, TrialRecord]
 ) -> dict[str, dict[str, list[tuple[int, float]]]]:
-    """By point, then metric: (step, mean over the seeds that have the step)."""
+    """Point -> metric -> (step, mean over the seeds that have the step)."""
     curves: dict[str, dict[str, list[tuple[int, float]]]] = {}
     for point in points:
         known = [records[trial.digest] for trial in point.trials if trial.digest in records]

@@ -1,4 +1,4 @@
-"""Stage 0's engine: one instruction tuning, found, trained and named."""
+"""Stage 0: one instruction tuning, found in the ledger or trained, and its model's folder."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ STAGE = "stage0_sft"
 
 
 class Tuning(NamedTuple):
-    """What is to be tuned, on what."""
+    """One instruction tuning with its inputs."""
 
     config: SFTTrial
     inputs: SFTInputs
 
 
 def run_stage0(options: SFTOptions) -> None:
-    """Tune what the ledger has not finished, and say what comes next.
+    """Tune the model unless the ledger has it, and print the next command.
 
-    Raises InputError before anything is started where the user's input is at fault.
+    Raises InputError for a user's mistake before anything is started.
     """
     try:
         _run(options)
@@ -116,7 +116,7 @@ def _say_what(inputs: SFTInputs, experiment: str) -> None:
 
 
 def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
-    """What the options describe. Raises InputError naming every bad field."""
+    """The trial that the options describe. Raises InputError naming every bad field."""
     if options.strict and options.drop_bad_rows:
         raise InputError("--strict refuses bad rows and --drop-bad-rows drops them: give one of the two")
     assigned = parse_assignments(options.set)

@@ -1,4 +1,4 @@
-"""The joint search: proposals in rounds, trained, told, concluded."""
+"""The joint search: rounds of proposals that are trained and reported to the sampler, and the conclusion."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ NAME = "joint_search"
 
 
 _AT_A_TIME_ELSEWHERE = 4
-"""Proposals of a round where the cluster's size is not known yet."""
+"""Proposals of a round if the cluster's size is not known yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +51,14 @@ class JointOptions(SweepOptions):
     """Search learning rate, beta and margin together, and stop weak trials early."""
 
     seeds: Annotated[int, *NotTaken] = 1
+    choose_by: Annotated[str, *NotTaken] = "reward_accuracy"
+    train_all: Annotated[bool, *NotTaken] = False
     trials: int = 0
     """Number of trials. Default: as many as the three stages have points: 21 for MMPO, 10 for DPO, 16 for SimPO."""
 
 
 def ranges_of(objective: str) -> dict[str, Range]:
-    """From the lowest to the highest value of each stage's grid; learning rate and beta logarithmic."""
+    """The range of each stage's grid, from lowest to highest value; learning rate and beta are logarithmic."""
     from sweeps.search.proposals import Range
 
     grids = tuned_grids(objective)
@@ -64,13 +66,13 @@ def ranges_of(objective: str) -> dict[str, Range]:
 
 
 def budget_of(objective: str) -> int:
-    """Points of the staged search's grids."""
+    """Number of points in the grids of the staged search."""
     return sum(map(len, tuned_grids(objective).values()))
 
 
 @dataclass
 class Search:
-    """One joint search: what was proposed and how it ended, in order."""
+    """One joint search: its proposals and their results, in order."""
 
     options: JointOptions
     runner: Runner
@@ -81,7 +83,7 @@ class Search:
     tried: list[Tried] = field(default_factory=list)
     asked: int = 0
     numbers: dict[str, int] = field(default_factory=dict)
-    """Digest -> number of the proposals that are open."""
+    """Digest -> number of each open proposal."""
 
     def next_round(self) -> list[Planned]:
         """The next proposals as trials; fewer at the end."""
@@ -97,11 +99,11 @@ class Search:
         return planned
 
     def goes_on(self, digest: str, epoch: int, score: float) -> bool:
-        """What a trial is told at an epoch's end."""
+        """Whether a trial may continue after an epoch."""
         return self.proposals.goes_on(self.numbers[digest], epoch, score)
 
     def learn(self, planned: Sequence[Planned], records: dict[str, TrialRecord]) -> None:
-        """Take over how a round ended, in the order of its proposals."""
+        """Report the results of a round to the sampler, in the order of its proposals."""
         for trial in planned:
             record = records.get(trial.digest)
             scored = sorted(record.evaluations, key=lambda one: one.epoch) if record is not None else []
@@ -115,16 +117,16 @@ class Search:
 
 
 def to_train(planned: Sequence[Planned], records: dict[str, TrialRecord]) -> list[Planned]:
-    """Those that have not ended; one that was stopped early has."""
+    """The trials that have not ended. A trial that was stopped early has ended."""
     stopped = {digest for digest, record in records.items() if record.status == "stopped"}
     return [trial for trial in unfinished(planned, records) if trial.digest not in stopped]
 
 
 def run_joint_search(options: JointOptions, runner: Runner | None = None) -> None:
-    """Propose and train round by round until the budget is spent, then say what won and what mattered.
+    """Propose and train in rounds until the budget is spent, then print the winner and the importances.
 
-    The ledger's trials are told to Optuna in the order in which they were proposed, so that the same command goes on
-    where it ended. Raises InputError before anything is started where the user's input is at fault.
+    The ledger's trials are reported to Optuna in the order of their proposals, so that the same command continues where
+    it ended. Raises InputError for a user's mistake before anything is started.
     """
     with running(options, runner) as runner:
         _run_on(runner, options)
@@ -150,7 +152,7 @@ def _run_on(runner: Runner, options: JointOptions) -> None:
                 _run_round(search, ledger, experiment, log)
             conclude(search.tried, search.proposals.ranges, options, log, experiment)
             ledger.flush(FLUSH_SECONDS)
-        except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
+        except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
             log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
             raise
         console.print(as_typed(ledger.ui_command()), highlight=False, soft_wrap=True, markup=False)
@@ -183,7 +185,7 @@ def _prepare(runner: Runner, options: JointOptions) -> Search:
         base = replace(base, {"precision": resources.precision})
     inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     check_judges([base], with_keys=not options.dry_run)
-    # A cluster grows and shrinks: a search that goes on must propose as many at a time as it did.
+    # A cluster grows and shrinks, but a search that continues must make rounds of the same size.
     elsewhere = bool(os.environ.get("RAY_ADDRESS"))
     at_a_time = (options.concurrent_trials or _AT_A_TIME_ELSEWHERE) if elsewhere else resources.concurrent
     budget = options.trials or budget_of(objective)
@@ -204,7 +206,7 @@ def _run_round(search: Search, ledger: Ledger, experiment: str, log: StageLog) -
 
 
 def _list(search: Search, ledger: Ledger | None, experiment: str) -> None:
-    """Replay what the ledger has; print that, the next proposals and the most that the rest can cost."""
+    """Print the ledger's trials, the next proposals and the highest cost of the remaining trials."""
     todo: list[Planned] = []
     while search.asked < search.budget and not todo:
         planned = search.next_round()

@@ -1,8 +1,8 @@
-"""One stage of the grid search: the same trial at each value of one axis, the best of them chosen."""
+"""One stage of the grid search: the same trial at each value of one axis, and the choice of the best value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmpo_train.config import TrialConfig, digest_of, replace
@@ -16,7 +16,7 @@ from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.ledger.records import GRID
 from sweeps.ledger.runs import BY_PERSON, WINNER
-from sweeps.ledger.tags import Baseline, baseline_of
+from sweeps.ledger.tags import Baseline
 from sweeps.plan.commands import as_typed, command, print_next, same_command
 from sweeps.plan.labels import option, words
 from sweeps.plan.options import SweepOptions
@@ -24,10 +24,13 @@ from sweeps.plan.order import DECIDED_IN, TUNED, SearchStage, next_script
 from sweeps.plan.searches import key_of
 from sweeps.plan.stages import GridPoint, Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
+from sweeps.ranking.measures import measure_of
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites, list_trials
 from sweeps.search.choices import Choice, Question, Undecided, choose, stage_tags
 from sweeps.search.conclusion import conclude
-from sweeps.search.train import find_records, train_planned, unfinished
+from sweeps.search.scores import starting_models
+from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
+from sweeps.search.train import find_records, train_planned
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
@@ -46,7 +49,7 @@ def run_script(
     arguments: list[str] | None,
     runner: Runner | None,
 ) -> None:
-    """The program of a stage of the search: parse the command line and run, where the objective has the stage."""
+    """The program of a stage of the search: parse the command line, and run the stage if the objective has it."""
 
     def program(options: OptionsType) -> None:
         if not place.for_others or known_objective(options.objective) in place.objectives:
@@ -83,6 +86,7 @@ def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> list[Planned
     said = ", ".join([*(f"{name} {value}" for name, value in taken.items()), *filter(None, [resources.note])])
     console.print(said, style="dim", highlight=False, soft_wrap=True)
     check_judges([base], with_keys=not options.dry_run)
+    measure_of(options.choose_by, base.evaluations)
     if options.dry_run:
         found = connect_to_read(options.tracking_uri or None, options.folder)
         experiment = experiment_of(found, inputs)
@@ -94,9 +98,11 @@ def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> list[Planned
             if found is None or still_open
             else found.look_up_trials(experiment, [one.digest for point in points for one in point.trials])
         )
-        todo = list_trials(stage, points, records, resources, still_open)
-        console.print(str(forecast_trials(todo, options, resources, found)), highlight=False, soft_wrap=True)
-        return todo
+        trials = [one for point in points for one in point.trials]
+        plan = plan_trainings(trials, records, None if still_open else found, experiment, train_all=options.train_all)
+        list_trials(stage, points, records, plan, resources, still_open)
+        console.print(str(forecast_trials(plan.train, options, resources, found)), highlight=False, soft_wrap=True)
+        return plan.train
     check_disk(inputs, trials=0)  # the ledger itself needs room
     check_suites(base, options.evaluation, options.folder)
     ledger = connect(options.tracking_uri or None, options.folder)
@@ -121,39 +127,51 @@ def _run(
 ) -> list[Planned]:
     trials = [trial for point in points for trial in point.trials]
     inputs, objective = trials[0].inputs, trials[0].config.objective
-    todo = unfinished(trials, find_records(ledger, experiment, trials))
+    records = find_records(ledger, experiment, trials)
+    plan = plan_trainings(trials, records, ledger, experiment, train_all=options.train_all)
+    todo, scored = plan.train, len(plan.trainer_of)
     check_disk(inputs, len(todo), resources.concurrent)
-    done = len(trials) - len(todo)
-    kept = f", {done} of them finished already{'' if todo else ': nothing to train'}" if done else ""
+    done = len(trials) - len(todo) - scored
+    kept = f", {done} of them finished already" if done else ""
+    kept += f", {scored} with the model of another: {len(todo)} to train" if scored else ""
+    kept += "" if todo or scored else ": nothing to train"
     console.print(f"[bold]{stage.title}[/]: {objective}, {experiment}, {len(trials)} trials{kept}", highlight=False)
     log = _open_log(stage, options, points, choices, ledger, experiment)
+    starts: dict[str, dict[str, float]] = {}
     try:
+        discard_shared(todo, records, ledger)
         if todo:
             forecast = forecast_trials(todo, options, resources, ledger)
             console.print(str(forecast), highlight=False, soft_wrap=True)
-            baselines = train_planned(todo, options, runner, ledger, log, title=objective, axis=stage.axis)
-            _tag_baselines(stage, log, list(baselines.values()))
+            about: dict[str, Any] = {"title": objective, "axis": stage.axis}
+            starts = train_planned(todo, options, runner, ledger, log, **about, check=plan.check)
+            ledger.flush(FLUSH_SECONDS)
         elif options.show_examples:
             from mmpo_train.prepare import build_starting_model
 
             with preparing() as say:
                 build_starting_model(inputs, say)
             print_examples(inputs, options.show_examples)
+        score_shared(plan, ledger, experiment, log)
+        starts |= starting_models(trials)
+        _tag_baselines(log, starts)
         ledger.flush(FLUSH_SECONDS)
         known = find_records(ledger, experiment, trials)
         if todo:
             _compare(forecast, known, todo, log, resources.accelerators)
         script = next_script(stage.name, objective)
         following = command(script, options) if script else ""
-        ranking = conclude(stage, experiment, points, known, log, options.folder, choices, following)
+        measure = measure_of(options.choose_by, trials[0].config.evaluations)
+        about = {"by": measure, "starts": starts}
+        ranking = conclude(stage, experiment, points, known, log, options.folder, choices, following, **about)
         ledger.flush(FLUSH_SECONDS)
-    except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
+    except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
         log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
         raise
     if stage.tunes:
         _say_persons_choice(ledger, experiment, log)
-    print_next(following if ranking.winner is not None else "", ledger.ui_command(), log.page)
-    if ranking.winner is None:
+    print_next(following if ranking.results else "", ledger.ui_command(), log.page)
+    if not ranking.results:
         reasons = sorted({record.reason for record in known.values() if record.reason})
         raise InputError(f"{ranking.reason} Reasons: {'; '.join(reasons)}")
     return todo
@@ -248,11 +266,9 @@ def _open_log(
     return log
 
 
-def _tag_baselines(stage: Stage, log: StageLog, scores: Sequence[dict[str, float]]) -> None:
-    """What the starting model scores. By the objective's own score that is one number only over learning rates: other
-    axes may change the score, so that it is a range, and unknown where a single trial was trained."""
-    before = baseline_of(log.tags)
-    own = {round(score["reward_accuracy"], 6) for score in scores} | set(before.reward_accuracy if before else ())
-    known = stage.axis == "learning_rate" or len(scores) > 1
-    reward = tuple(dict.fromkeys((min(own), max(own)))) if known else ()
-    log.tag(Baseline(round(scores[0]["policy_accuracy"], 6), reward).tags())
+def _tag_baselines(log: StageLog, starts: Mapping[str, Mapping[str, float]]) -> None:
+    """What the starting model scores, by the score of each point: digest -> metrics. Nothing where it is not known."""
+    if starts:
+        own = {round(start["reward_accuracy"], 6) for start in starts.values()}
+        policy = next(iter(starts.values()))["policy_accuracy"]
+        log.tag(Baseline(round(policy, 6), tuple(dict.fromkeys((min(own), max(own))))).tags())

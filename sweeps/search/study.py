@@ -1,10 +1,10 @@
-"""A study: a table of trials, each cell trained with several seeds, as the MC-PO paper's tables are."""
+"""A study: a table whose cells are trials with several seeds, like the MC-PO paper's tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.markup import escape
 
@@ -25,8 +25,9 @@ from sweeps.plan.commands import as_typed
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
+from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
 from sweeps.search.study_tables import Entry, Study, shown_tables, tabulate, with_starting_model, write_tables
-from sweeps.search.train import find_records, train_planned, unfinished
+from sweeps.search.train import find_records, train_planned
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class StudyOptions(SweepOptions):
     """The options of every study."""
 
     objective: Annotated[str, *NotTaken] = "mmpo"
+    choose_by: Annotated[str, *NotTaken] = "reward_accuracy"
     seeds: int = 3
     """Train each cell of the table N times, with the seeds --seed, --seed+1, and so on."""
     learning_rates: tuple[float, ...] = ()
@@ -61,9 +63,9 @@ class StudyOptions(SweepOptions):
 
 
 def run_study(study: Study, options: StudyOptions) -> None:
-    """Train what the ledger does not have, then print the tables and write them as Markdown and CSV.
+    """Train the trials that the ledger lacks, then print the tables and write them as Markdown and CSV.
 
-    Raises InputError before anything is started where the user's input is at fault.
+    Raises InputError for a user's mistake before anything is started.
     """
     with running(options) as runner:
         _run_on(runner, study, options)
@@ -86,7 +88,9 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions) -> None:
     try:
         experiment = experiment_of(ledger, planned[0].inputs, create=True)
         _say_what(study, planned, experiment)
-        todo = unfinished(planned, find_records(ledger, experiment, planned))
+        known = find_records(ledger, experiment, planned)
+        plan = plan_trainings(planned, known, ledger, experiment, train_all=options.train_all)
+        todo = plan.train
         check_disk(planned[0].inputs, len(todo), resources.concurrent)
         log = ledger.open_stage(
             experiment,
@@ -98,9 +102,14 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions) -> None:
             note=study.title,
         )
         try:
+            discard_shared(todo, known, ledger)
             if todo:
-                console.print(f"{len(planned) - len(todo)} finished already, {len(todo)} to train", highlight=False)
-                train_planned(todo, options, runner, ledger, log, title=study.title, axis="trial", judge=judge)
+                done = len(planned) - len(todo) - len(plan.trainer_of)
+                console.print(f"{done} finished already, {len(todo)} to train", highlight=False)
+                about: dict[str, Any] = {"title": study.title, "axis": "trial", "judge": judge}
+                train_planned(todo, options, runner, ledger, log, **about, check=plan.check)
+                ledger.flush(FLUSH_SECONDS)
+            score_shared(plan, ledger, experiment, log)
             ledger.flush(FLUSH_SECONDS)
             records = find_records(ledger, experiment, planned)
             tables = tabulate(study, entries, records)
@@ -121,7 +130,7 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions) -> None:
             log.log_file(markdown, "tables")
             log.log_file(as_csv, "tables")
             log.finish(None, {})
-        except BaseException as error:  # Ctrl-C too: a run that says RUNNING for ever would be a lie
+        except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
             log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
             raise
         console.print(f"tables: {markdown} and {as_csv.name}", highlight=False, soft_wrap=True)
@@ -136,21 +145,24 @@ def _say_what(study: Study, planned: Sequence[Planned], experiment: str) -> None
 
 
 def _list(study: Study, planned: Sequence[Planned], options: StudyOptions, resources: TrialResources) -> None:
-    """What would run and what would be reused, and what the former will cost."""
+    """Print the trials that would be trained, those that would be reused, and the expected cost."""
     from sweeps.ledger.ledger import connect_to_read
 
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
     experiment = experiment_of(ledger, planned[0].inputs)
     _say_what(study, planned, experiment)
     records = {} if ledger is None else ledger.look_up_trials(experiment, [one.digest for one in planned])
-    todo = unfinished(planned, records)
-    wanted = {trial.digest for trial in todo}
+    plan = plan_trainings(planned, records, ledger, experiment, train_all=options.train_all)
+    todo, trainers = plan.train, plan.trainer_of
+    wanted = {trial.digest for trial in todo} | trainers.keys()
     for trial in planned:
         record = records.get(trial.digest)
         known = f"  {record.status} in {record.stage}" if record is not None and trial.digest not in wanted else ""
+        known += f"  scored: same model as trial {trainers[trial.digest]}" if trial.digest in trainers else ""
         console.print(f"  {trial.digest}  {trial.label}{known}", highlight=False)
     console.print(
-        f"{len(todo)} to train, {len({one.digest for one in planned}) - len(todo)} to reuse; "
+        f"{len(todo)} to train, {f'{len(trainers)} to score, ' if trainers else ''}"
+        f"{len({one.digest for one in planned} - wanted)} to reuse; "
         f"{resources.concurrent} at a time, {resources} each; nothing was started",
         highlight=False,
         soft_wrap=True,
@@ -163,7 +175,7 @@ def _list(study: Study, planned: Sequence[Planned], options: StudyOptions, resou
 
 
 def plan_study(study: Study, options: StudyOptions, precision: str) -> list[Entry]:
-    """Every trial of the study, in the table's order. Raises InputError for what cannot be trained."""
+    """Every trial of the study, in the table's order. Raises InputError for trials that cannot be trained."""
     assigned = parse_assignments(options.set)
     varied = sorted({name for cell in study.cells.values() for name in cell} & set(assigned))
     if varied:

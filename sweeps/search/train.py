@@ -1,8 +1,8 @@
-"""Trials that a command wants: which of them the ledger has finished, and the training of the others."""
+"""The trials of a command: those that the ledger has finished, and the training of the others."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from mmpo_train.config import TrialConfig
 from mmpo_train.terminal import console, print_examples
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.ledger.records import COMPLETE
-from sweeps.ledger.tags import HARDWARE
+from sweeps.ledger.tags import HARDWARE, TRAINING
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.trials.board import Board, Row
@@ -36,10 +36,9 @@ def find_records(ledger: Ledger, experiment: str, trials: Iterable[Planned]) -> 
 
 
 def unfinished(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> list[Planned]:
-    """The trials that have to be trained, each once, in the order given.
+    """The trials that have to be trained, each once, in the given order.
 
-    One that is finished, but asks for evaluations that have left no numbers, is among them: its checkpoints are
-    there, so that it is judged and not trained.
+    They include finished trials whose evaluations are incomplete: these have their checkpoints, and are only evaluated.
     """
     todo: dict[str, Planned] = {}
     for trial in trials:
@@ -62,10 +61,12 @@ def train_planned(
     axis: str,
     judge: str = "",
     goes_on: GoesOn | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, float]]:
     """Prepare what the trials need and have them trained and judged; their records are in the ledger then.
 
-    Returns the starting model's metrics by each trial's objective: digest -> metrics.
+    `check` is called when the inputs exist, before anything is trained. Returns the starting model's metrics by each
+    trial's objective: digest -> metrics.
     """
     evaluators = actors_needed([trial.config for trial in todo], options.evaluation, judge)
     wish = wish_of(options, evaluators)
@@ -79,13 +80,15 @@ def train_planned(
             _print_audit(one, counts, log, "audit" if len(audited) == 1 else f"audit-{len(audited)}")
             if options.show_examples:
                 log.log_table("examples", print_examples(one, options.show_examples))
+    check()
     ledger.require_free([trial.digest for trial in todo])
-    names = {trial.digest: trial.run_name for trial in todo}
+    by_digest = {trial.digest: trial for trial in todo}
     trials = {trial.digest: (trial.config, places[id(trial.inputs)]) for trial in todo}
     rows = {trial.digest: Row(trial.label, trial.config.epochs) for trial in todo}
 
     def open_log(config: TrialConfig) -> TrialLog:
-        return log.open_trial(config, names[config.digest], {HARDWARE: str(hardware(resources))})
+        one = by_digest[config.digest]
+        return log.open_trial(config, one.run_name, {HARDWARE: str(hardware(resources)), TRAINING: one.training})
 
     board = Board(console, f"{title}, {resources} each", axis, rows, resources.concurrent)
     about: dict[str, Any] = {"storage": options.folder, "evaluation": options.evaluation, "judge": judge}
@@ -101,5 +104,5 @@ def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog, nam
 
 @cache
 def _say_once(text: str) -> None:
-    """A search over many rounds or stages has the same data in all of them."""
+    """Print a text once, since all rounds and stages of a search have the same data."""
     console.print(text, style="dim", highlight=False)

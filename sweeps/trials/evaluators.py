@@ -57,7 +57,7 @@ class Evaluators:
             self.answering = workplace.start(WarmAnswering, f"{self.storage}/verdicts.sqlite", generator)
         common = settings.plain(), self.storage, tiny, first.precision
         self.suites = {
-            # They take turns: checkpoints of a sweep cost about the same.
+            # The actors take turns: all checkpoints of a sweep cost about the same.
             suite: cycle([workplace.start(WarmSuite, suite, *common) for _ in range(settings.actors_per_suite)])
             for suite in suites_of(trials)
         }
@@ -75,14 +75,15 @@ class Evaluators:
     def submit(self, trial: TrialConfig, places: Places, finished: Finished) -> None:
         """Send a checkpoint to all its evaluators."""
         ask = self.workplace.ask
-        scores = ask(self.reward.evaluate, finished.checkpoint, *_validation(places))
+        artifacts = name_of(artifacts_folder(places, trial, finished.epoch))
+        kept = f"{artifacts}/{REWARD}"
+        scores = ask(self.reward.evaluate, finished.checkpoint, *_validation(places), kept)
         model, tokens = name_of(places.model), name_of(places.tokens)
         if self.judge:
             about = finished.checkpoint, model, tokens, self.judge, f"{self.storage}/answers", self.judge_prompt
             scores = ask(self.answering.add_win_rate, scores, *about)
         self.waiting[scores] = Judgement(trial.digest, finished, REWARD)
         if finished.epoch % trial.evaluate_every_epochs == 0 or finished.epoch == trial.epochs:
-            artifacts = name_of(artifacts_folder(places, trial, finished.epoch))
             request = {"checkpoint": finished.checkpoint, "starting_model": model, "artifacts": artifacts}
             for suite in suites_of([trial]):
                 reference = ask(next(self.suites[suite]).evaluate, request)
@@ -104,12 +105,12 @@ def actors_needed(trials: Sequence[TrialConfig], settings: SweepEvaluation, judg
 
 
 def artifacts_folder(places: Places, trial: TrialConfig, epoch: int) -> Path:
-    """Where the suites put an epoch's tables and samples."""
+    """Folder for the tables and samples of an epoch's evaluations."""
     return places.trial(trial).resolve() / "evaluations" / f"epoch-{epoch:04d}"
 
 
 def suites_of(trials: Iterable[TrialConfig]) -> list[str]:
-    """What the trials' checkpoints are judged by beside reward accuracy."""
+    """The evaluations of the trials besides reward accuracy."""
     return sorted({suite for trial in trials for suite in trial.evaluations} - {REWARD})
 
 

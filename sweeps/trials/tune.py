@@ -21,8 +21,8 @@ from sweeps.trials.reasons import one_line
 from sweeps.trials.train_job import drive_trial
 from sweeps.trials.work import Work
 
-# Drivers wait for their workers: they take no CPU from them, and sit on the node that no spot market takes away.
-# Train's controller and its barrier sit where the driver does.
+# Drivers wait for their workers: they need no CPU, and run on the head node, which no spot market takes away. Train's
+# controller and its barrier run where the driver does.
 ON_HEAD = tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])
 
 
@@ -90,7 +90,7 @@ class Hearing(tune.Callback):
 
 
 def error_of(trial: Any) -> BaseException | None:
-    """What a failed trial raised. Tune's own `get_error` looks where the file is copied to later."""
+    """The exception of a failed trial. Tune's own `get_error` looks where the file is copied only later."""
     path = trial.pickled_error_file
     if path and Path(path).is_file():
         return pickle.loads(Path(path).read_bytes())  # Tune wrote it in this very process

@@ -41,6 +41,7 @@ def search(empty, tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     shutil.copy(empty, tmp_path / "runs" / "mlflow.db")
     made = Search(tmp_path / "runs")
+    made.share(monkeypatch)
     monkeypatch.setattr(console, "_width", 200)
     monkeypatch.setattr(conclusion, "plot_stage", no_picture)
     monkeypatch.setattr(paper, "_report", lambda options, searches, keys: "")
@@ -53,14 +54,14 @@ QUICK = ("--objective", "mmpo", "dpo", "simpo", "--quick", *REWARD_ALONE)
 
 
 def test_quick_trains_the_whole_way_in_order_and_again_nothing(search):
-    """MMPO: two rates, one more beta, one more r_eps, a final run, five ablations (of one epoch, so that the full one
-    is stage 2's beta = 0.05 with r_eps 0.6); DPO 2 + 1 + 1; SimPO 2 + 1 + 1 + 1."""
+    """MMPO: two rates, a final run and three ablations; its other points have the models of these. DPO 2 + 1 + 1; SimPO
+    2 + 1 + 1 + 1."""
     printed = search(paper, *QUICK)
     trained = [one.objective for one in search.trained]
-    assert [trained.count(name) for name in ("mmpo", "dpo", "simpo")] == [9, 4, 5]
+    assert [trained.count(name) for name in ("mmpo", "dpo", "simpo")] == [6, 4, 5]
     assert trained == sorted(trained, key=["mmpo", "dpo", "simpo"].index)
     epochs = [one.epochs for one in search.trained if one.objective == "mmpo"]
-    assert epochs == [1, 1, 1, 1, 2, 1, 1, 1, 1]
+    assert epochs == [1, 1, 2, 1, 1, 1]
     assert "3 of 3 searches complete" in printed
     assert "3 of 3 searches complete" in search(paper, *QUICK) and not search.trained
 
@@ -143,17 +144,18 @@ def test_what_a_later_stage_would_refuse_is_refused_before_anything_starts(searc
 
 
 def test_a_dry_run_counts_what_stages_share_once_and_writes_nothing(tmp_path, monkeypatch):
-    """19 + 3 + 4 for MMPO, 9 + 3 for DPO, 14 + 3 for SimPO."""
+    """6 + 1 + 3 for MMPO, 9 + 3 for DPO, 14 + 3 for SimPO; 19 + 3 + 4 for MMPO where every trial is trained."""
     monkeypatch.setattr(console, "_width", 200)
     printed = Search(tmp_path / "runs")(paper, "--dry-run")
-    assert "55 to train in all; nothing was started" in printed
+    assert "39 to train in all; nothing was started" in printed
+    assert "26 to train in all" in Search(tmp_path / "runs")(paper, "--dry-run", "--objective", "mmpo", "--train-all")
     assert "forecast: " in printed.rpartition("to train in all")[2] and not (tmp_path / "runs").exists()
 
 
 def test_a_dry_run_in_the_middle_lists_what_is_left(search):
     search(stage1_lr, "--learning-rates", "5e-4", "5e-5", "--set", "epochs=1")
     printed = search(paper, "--dry-run", "--quick", "--objective", "mmpo")
-    assert "0 to train, 2 to reuse" in printed and "7 to train in all" in printed
+    assert "0 to train, 2 to reuse" in printed and "5 to train in all" in printed
 
 
 def test_a_stage_says_what_was_foreseen_and_what_it_cost(search, monkeypatch):

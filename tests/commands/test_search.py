@@ -79,10 +79,11 @@ def test_the_search_trains_each_trial_once_and_obeys_a_person(
         if script in ("stage2_beta", "stage3_margin"):
             assert "taken from stage" in printed
     assert "taken from final_runs" in printed and "reward accuracy, variant by epoch" in printed
-    assert counts == {"stage2_beta": 1, "stage3_margin": 1, "final_runs": 1, "ablations": 4}
+    assert counts == {"stage2_beta": 0, "stage3_margin": 0, "final_runs": 1, "ablations": 3}, "the others are scored"
     before = search.runs()
     trials = [run for run in before if "trial.digest" in run.data.tags]
     assert len(trials) == len({run.data.tags["trial.digest"] for run in trials}) == 2 + 1 + 1 + 1 + 4
+    assert sum("shares.trial" in run.data.tags for run in trials) == 1 + 1 + 0 + 1
     assert {run.data.params["learning_rate"] for run in trials if run.data.tags["stage.name"] != "stage1_lr"} == {
         other.data.params["learning_rate"]
     }

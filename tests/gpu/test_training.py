@@ -100,6 +100,6 @@ def test_a_killed_trial_goes_on_at_another_stage_with_the_losses_of_an_undisturb
     goes_on = job(config, places, tmp_path / "killed", zero_stage=1)
     undisturbed = job(config, places, tmp_path / "undisturbed", zero_stage=2)
     first, second, whole = workers.train_jobs([begun, goes_on, undisturbed], workers=1)
-    assert first["error"] == "killed" and 1 not in losses(second), "it does not begin anew"
+    assert first["error"] == "killed" and second["safe"][0] > 0, "it does not begin anew"
     together = losses(first) | losses(second)
     assert together == pytest.approx(losses(whole), rel=TOLERANCE["bf16"])

@@ -69,6 +69,7 @@ OTHER_VALUES = {
     "max_completion_tokens": 100,
     "truncation": "total",
     "completion_rendering": "alone",
+    "reference_length_normalised": True,
     "precision": "bf16",
     "seed": 7,
     "evaluations": ("reward", "harness"),
@@ -128,7 +129,8 @@ def test_every_field_is_looked_at_here():
 @pytest.mark.parametrize("name", sorted(set(OTHER_VALUES) - RUNTIME))
 def test_a_field_that_changes_the_result_changes_the_digest(name):
     lora = {"lora_rank": 8} if name in LORA_DETAILS else {}
-    base = replace(TrialConfig(), {"objective": NEEDED_BY.get(name, "mmpo")} | lora)
+    length = {"length_normalised": True} if name == "reference_length_normalised" else {}
+    base = replace(TrialConfig(), {"objective": NEEDED_BY.get(name, "mmpo")} | lora | length)
     assert replace(base, {name: OTHER_VALUES[name]}).digest != base.digest
 
 

@@ -90,10 +90,12 @@ def test_the_authors_llamas_trained_on_three_merged_splits_of_ultrafeedback():
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_author_cuts_the_total_and_renders_turns_alone(name):
+def test_author_cuts_the_total_renders_turns_alone_with_two_ends_and_groups_the_pairs_of_a_device(name):
     paper, author = (recipe_for("folder", name, settings) for settings in SETTINGS)
-    assert replace(author, {"truncation": "separate", "completion_rendering": "whole"}) == paper
-    assert (author.truncation, author.completion_rendering) == ("total", "alone")
+    texts = {"truncation": "separate", "completion_rendering": "whole"}
+    assert replace(author, {**texts, "pairs_per_group": 8, "reference_length_normalised": False}) == paper
+    assert (author.truncation, author.completion_rendering) == ("total", "alone_with_eos")
+    assert author.pairs_per_group == 2 and author.reference_length_normalised
     assert author.digest != paper.digest
 
 

@@ -1,6 +1,7 @@
 import csv
 import io
 
+import pytest
 from rich.console import Console
 
 from mmpo_train.tables import Table, as_csv, as_markdown, for_terminal
@@ -40,3 +41,28 @@ def test_markdown_holds_every_text_in_its_cell():
 def test_csv_is_read_back_as_it_was():
     rows = [["a,b", 'say "x"'], ["two\nlines", ""]]
     assert list(csv.reader(io.StringIO(as_csv(("one", "two"), rows)))) == [["one", "two"], *rows]
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ('=HYPERLINK("http://a")', '"\'=HYPERLINK(""http://a"")"'),
+        ("@sum(1)", "'@sum(1)"),
+        ("+1+1", "'+1+1"),
+        ("-2+cmd|'/c'!A0", "'-2+cmd|'/c'!A0"),
+        ("\t=1", "'\t=1"),
+        ("-0.25", "-0.25"),
+        ("+1.2e-05", "+1.2e-05"),
+        ("-0.25 ± 0.01", "-0.25 ± 0.01"),
+        (-3, "-3"),
+        ("a = b", "a = b"),
+    ],
+)
+def test_no_cell_is_a_formula_to_a_spreadsheet(cell, written):
+    assert as_csv(["x"], [[cell]]) == f"x\n{written}\n"
+
+
+def test_what_a_model_answered_loads_and_links_nothing_in_markdown():
+    said = "![a](http://a/b.png) [c](javascript:d) <img src=e>\r\nf"
+    [*_, row] = as_markdown(Table("", ["A"], [[said]])).split("\n")
+    assert row == "| ![a]\\(http://a/b.png) [c]\\(javascript:d) &lt;img src=e> <br>f |"

@@ -13,7 +13,8 @@ from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.stage_log import StageLog
 from sweeps.ledger.tags import HARDWARE
 from sweeps.plan.stages import GridPoint, Stage
-from sweeps.ranking.winners import Candidate, rank
+from sweeps.ranking.ranked import Candidate
+from sweeps.ranking.winners import rank
 from sweeps.ranking.wording import columns
 from sweeps.search.choices import stage_tags
 

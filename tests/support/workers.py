@@ -18,7 +18,9 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def train_jobs(jobs: list[dict[str, Any]], workers: int, engine: str = "deepspeed") -> list[dict[str, Any]]:
+def train_jobs(
+    jobs: list[dict[str, Any]], workers: int, engine: str = "deepspeed", seconds: float = 800.0
+) -> list[dict[str, Any]]:
     """Results of the jobs, in order: {points: [[step, ms, metrics], …], finished: [[epoch, folder], …], safe:
     [step, …], error}.
 
@@ -53,7 +55,7 @@ def train_jobs(jobs: list[dict[str, Any]], workers: int, engine: str = "deepspee
         for rank in range(workers)
     ]
     try:
-        end = time.monotonic() + 800
+        end = time.monotonic() + seconds
         while any(process.poll() is None for process in processes) and time.monotonic() < end:
             if any(process.poll() for process in processes):
                 break
@@ -158,9 +160,9 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import mmpo_train.trial.run as run
+    from mmpo_train.trial import outbox
 
-    run._SECONDS_BETWEEN_SENDS = 0.0  # every step is heard of, so that a stop can be exact
+    outbox._SECONDS_BETWEEN_SENDS = 0.0  # every step is heard of, so that a stop can be exact
     if request["engine"] == "deepspeed":
         # As Ray Train has done where a worker begins.
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")

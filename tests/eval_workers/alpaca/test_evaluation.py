@@ -11,6 +11,7 @@ from eval_workers.alpaca.evaluation import AlpacaEval, metric_name
 from eval_workers.alpaca.length_control import Judged, length_controlled_win_rate
 from eval_workers.alpaca.settings import AlpacaSettings, tiny_settings
 from eval_workers.answers.answering import Answering
+from eval_workers.judging.checks import NULL_ANSWER
 from mmpo_train.config import replace as with_values
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, save_model
@@ -23,6 +24,7 @@ MOST = 12
 def settings(**values):
     """Cheap ones: prompts of tiny, short answers."""
     usual = {"prompts": "tiny", "judges": ("tiny",), "max_new_tokens": MOST, "precision": "fp32", "limit": 24}
+    usual["checked_pairs"] = 0
     return AlpacaSettings(**usual | values)
 
 
@@ -249,6 +251,25 @@ def test_the_published_form_alone_has_the_published_name(answering, checkpoint, 
     assert metrics["alpaca/lc_win_rate_error/openai_scripted"] == expected.standard_error
     with pytest.raises(InputError, match="expected 00"):
         names(gamed=tmp_path / "gamed.json", gamed_sha256="00" * 32)
+
+
+def test_beside_a_win_rate_stand_that_of_the_null_answer_and_the_order_flips(
+    answering, checkpoint, good_answers, server, tmp_path
+):
+    """tiny's judge cannot be talked to and sees no order; one that believes the note lets it win always, and prefers
+    whatever is shown first otherwise."""
+    server.verdict = lambda request: "B" if NULL_ANSWER in request.shown("answer-b") else "A"
+    one = AlpacaEval(answering, settings(judges=("tiny", server.spec()), limit=6, checked_pairs=4))
+    metrics = one(checkpoint, baseline=good_answers, artifacts=tmp_path)
+    found = {name: value for name, value in metrics.items() if "null" in name or "flip" in name}
+    assert found == {
+        "alpaca/null_win_rate/tiny": 0.0,
+        "alpaca/null_win_rate/openai_scripted": 1.0,
+        "alpaca/null_win_rate": 0.5,
+        "alpaca/order_flip_rate/tiny": 0.0,
+        "alpaca/order_flip_rate/openai_scripted": 1.0,
+        "alpaca/order_flip_rate": 0.5,
+    }
 
 
 def test_prompts_are_read_from_every_form_once_each(tmp_path):

@@ -15,7 +15,7 @@ from tests.support import judge_server
 from tests.support.arena_folders import NEW, OLD, folder_with, new_answer, old_answer
 from tests.support.judge_server import Fault, JudgeServer
 
-CHEAP = {"max_new_tokens": 6, "precision": "fp32"}
+CHEAP = {"checked_pairs": 0, "max_new_tokens": 6, "precision": "fp32"}
 # As upstream's two games: the candidate is B in the first, A in the second.
 LABELS = {"one": ("B>>A", "A>B"), "two": ("A=B", "A=B"), "three": ("A>>B", "B>A"), "four": ("B>A", "B>>A")}
 WINNERS = {"one": "ours", "two": "tie", "three": "theirs", "four": "ours"}

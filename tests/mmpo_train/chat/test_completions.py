@@ -80,6 +80,8 @@ def test_a_completion_brings_no_end_token_of_its_own():
     assert found.completions == ("4", "5") and "end tokens taken off" in found.notes.reasons
     found = row(lambda answer: [assistant(f"{answer}</s>")], "2 + 2?")
     assert found.completions == ("4", "5")
+    found = row(str, [user("Hi"), assistant("Hello!</s>"), user("2 + 2?")])
+    assert [turn.content for turn in found.prompt] == ["Hi", "Hello!", "2 + 2?"]
 
 
 def test_an_end_token_alone_is_an_empty_completion():

@@ -30,7 +30,14 @@ def test_a_prompt_is_taken_off_where_that_is_a_habit_and_noted_where_it_is_not()
     assert list(row.notes.reasons) == ["prompt taken off the completions"]
     row = parse_row(pair("Say it in French.", "Say it in French. Oui.", "Say it in French. Non."))
     assert row.completions[0] == "Say it in French. Oui."
-    assert list(row.notes.reasons) == ["completions begin with the prompt"]
+    assert list(row.notes.reasons) == ["completion repeats the prompt"]
+
+
+def test_the_next_word_may_follow_a_question_at_once_and_a_template_stand_before_it():
+    assert habits_of([pair(f"Name {n}?", f"Name {n}?It is a.", f"Name {n}?So.") for n in range(3)]) == REPEATS
+    assert habits_of([pair("a", "an apple", "at last") for n in range(3)]) == Habits()
+    for said in ("Q: Who is it?\nA: He.", "<q>Who is it?</q> He."):
+        assert "completion repeats the prompt" in parse_row(pair("Who is it?", said, "She.")).notes.reasons
 
 
 def test_greetings_are_no_prompts_repeated():

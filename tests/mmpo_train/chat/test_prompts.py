@@ -77,7 +77,18 @@ def test_a_system_column_that_another_system_message_replaces_is_noted():
             "weight",
             "labels",
         ),
-        *("dialogue_history", "toolCalls", "input", "question", "persona", "margin", "conversation"),
+        *(
+            "dialogue_history",
+            "toolCalls",
+            "input",
+            "question",
+            "persona",
+            "margin",
+            "conversation",
+            "messages",
+            "few_shot_examples",
+            "preference",
+        ),
     ],
 )
 def test_columns_that_may_change_what_is_meant_are_noted(name):
@@ -85,9 +96,7 @@ def test_columns_that_may_change_what_is_meant_are_noted(name):
     assert notes.unused == [name] and "content that is not used" in notes.reasons
 
 
-@pytest.mark.parametrize(
-    "name", ["id", "prompt_id", "source", "score", "model", "messages", "num_turns", "context_length"]
-)
+@pytest.mark.parametrize("name", ["id", "prompt_id", "source", "score", "model", "num_turns", "context_length"])
 def test_columns_about_the_row_are_named(name):
     assert unread({"prompt": "2 + 2?", name: "x"}) == Notes(unused=[name])
 
@@ -98,10 +107,15 @@ def test_empty_columns_are_nothing(value):
 
 
 def test_a_column_that_repeats_what_is_said_loses_nothing():
-    assert unread({"prompt": "Add: 2 + 2?", "question": "2 + 2?"}) == Notes(unused=["question"])
+    assert unread({"prompt": "Add: 2 + 2?", "question": "2 + 2?"}) == Notes(unused=["question (repeated)"])
+    again = [{"role": "user", "content": "2 + 2?"}]
+    assert unread({"prompt": "2 + 2?", "messages": again}) == Notes(unused=["messages (repeated)"])
+    assert "messages" in unread({"prompt": "3 + 3?", "messages": again}).reasons["content that is not used"]
 
 
-@pytest.mark.parametrize("name", ["image", "images", "image_url", "Images", "audio", "audios", "video_path", "videos"])
+@pytest.mark.parametrize(
+    "name", ["image", "images", "image_url", "Images", "audio", "audios", "video_path", "pixel_values"]
+)
 def test_pictures_sound_and_films_are_refused(name):
     with pytest.raises(RowProblem, match=f"the row has {name}, and only text") as caught:
         unread({"prompt": "What is it?", name: ["a"]})

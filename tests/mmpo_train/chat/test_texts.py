@@ -27,8 +27,11 @@ SAID = [("system", "Be brief."), ("user", "2 + 2?"), ("assistant", "4"), ("user"
         json.dumps(json.dumps(MESSAGES)),
         f"\n  {json.dumps(MESSAGES)}\n",
         str([dict(reversed(message.items())) for message in MESSAGES]),
+        f"[{MESSAGES[0]}\n {MESSAGES[1]}]",
+        f"array({MESSAGES},\n      dtype=object)",
+        "\n".join(map(json.dumps, MESSAGES)),
     ],
-    ids=["JSON", "indented", "Python", "JSON of JSON", "white space around", "content first"],
+    ids=["JSON", "indented", "Python", "JSON of JSON", "spaced", "content first", "numpy", "array", "JSON lines"],
 )
 def test_messages_are_read_from_whatever_spells_them(text):
     assert written_messages(text) == MESSAGES
@@ -64,13 +67,11 @@ def test_other_text_stays_text(text):
     "text",
     [
         json.dumps(MESSAGES)[:-20],
-        # How numpy, and so a data frame's CSV, writes an array of objects.
-        "[{'content': 'a', 'role': 'user'}\n {'content': 'b', 'role': 'assistant'}]",
         '[{"role": "user", "content": ' + "[" * 200_000,
         "[{'role': 'user', 'content': " + "(" * 100_000,
         '[{"role": "user", "content": ' + "9" * 5000 + "}]",
     ],
-    ids=["cut off", "numpy", "brackets", "Python brackets", "digits"],
+    ids=["cut off", "brackets", "Python brackets", "digits"],
 )
 def test_a_list_of_messages_that_cannot_be_read_is_refused(text):
     with pytest.raises(RowProblem, match="messages as text that cannot be read") as caught:
@@ -88,8 +89,11 @@ def test_a_list_of_messages_that_cannot_be_read_is_refused(text):
         "<|start_header_id|>user<|end_header_id|>\n\n3 + 3?<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
         "<|system|>\nBe brief.</s>\n<|user|>\n2 + 2?</s>\n<|assistant|>\n4</s>\n<|user|>\n3 + 3?</s>\n<|assistant|>\n",
         "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n2 + 2? [/INST] 4 </s><s>[INST] 3 + 3? [/INST]",
+        "<|begin_of_text|><|header_start|>system<|header_end|>\n\nBe brief.<|eot|><|header_start|>user<|header_end|>"
+        "\n\n2 + 2?<|eot|><|header_start|>assistant<|header_end|>\n\n4<|eot|><|header_start|>user<|header_end|>"
+        "\n\n3 + 3?<|eot|><|header_start|>assistant<|header_end|>\n\n",
     ],
-    ids=["ChatML", "Llama 3", "Zephyr", "Llama 2"],
+    ids=["ChatML", "Llama 3", "Zephyr", "Llama 2", "Llama 4"],
 )
 def test_what_a_chat_template_has_rendered_is_taken_apart(text):
     assert marked_turns(text) == SAID
@@ -113,10 +117,23 @@ def test_other_marks_are_text(text):
         "\nhuman: 2 + 2?\nassistant: 4",
         "User: 2 + 2?\nAssistant: 4",
         "USER: 2 + 2?\n\nASSISTANT: 4",
+        "USER: 2 + 2? ASSISTANT: 4",
+        "### Human: 2 + 2?\n### Assistant: 4",
+        "### Instruction:\n2 + 2?\n\n### Response:\n4",
     ],
 )
 def test_transcripts_are_taken_apart_whoever_speaks(text):
     assert spoken_turns(text) == [("user", "2 + 2?"), ("assistant", "4")]
+
+
+def test_what_alpaca_and_vicuna_print_before_it_is_the_system_message():
+    system = "Below is an instruction that describes a task."
+    text = f"{system}\n\n### Instruction:\nAdd.\n\n### Input:\n2, 2\n\n### Response:\n4"
+    assert spoken_turns(text) == [("system", system), ("user", "Add.\n2, 2"), ("assistant", "4")]
+    text = "A chat between a user and a bot. USER: 2 + 2? ASSISTANT: 4</s>USER: 3 + 3? ASSISTANT:"
+    authors = [author for author, _ in spoken_turns(text)]
+    assert authors == ["system", "user", "assistant", "user", "assistant"]
+    assert spoken_turns("A dialogue. USER: 2 + 2? ASSISTANT: 4") == []
 
 
 @pytest.mark.parametrize("text", ["Human: a word.", "Humans: many\n\nAssistant: no", "Assistant: 4", "User interface"])
@@ -134,7 +151,12 @@ def test_one_label_makes_no_transcript(text):
         (" 4 \n", " 4 \n"),
         ("a <|im_end|> b", "a <|im_end|> b"),
         ("<s>wrong</s> and <s>gone</s>", "<s>wrong</s> and <s>gone</s>"),
-        ("<s>4</s>", "<s>4"),
+        ("<s> 4</s>", "4"),
+        ("<s>4", "<s>4"),
+        ("4<|eot|>", "4"),
+        ("4[EOS]", "4"),
+        ("4</s><pad><pad>", "4"),
+        ("a[0]", "a[0]"),
         ("5 > 4", "5 > 4"),
         ("<|im_end|>", ""),
     ],
@@ -145,7 +167,7 @@ def test_end_tokens_at_the_end_are_taken_off(text, kept):
 
 def test_json_that_nobody_means_has_a_reason_and_no_traceback():
     for text, said in (
-        ("[" * 200_000, "too many brackets"),
+        ("[" * 200_000, "brackets nested too deeply"),
         ("9" * 5000, "thousands of digits"),
         ('{"a": }', "column 7"),
     ):

@@ -64,6 +64,14 @@ def test_markup_in_the_data_is_shown_as_it_stands(tokenizer):
     assert "[red]Add[/] 1" in text.plain and "[bold]4" in text.plain
 
 
+def test_a_text_does_not_command_the_terminal(tokenizer):
+    hostile = PreferenceExample(
+        (Message("user", "Add\x1b]52;c;aGk=\x07 1\x9b31m."),), ("4\r", "5\t\n"), "pairs.json", 1
+    )
+    shown = as_text(hostile, encode(hostile, tokenizer, 100, 100), tokenizer).plain
+    assert not set(shown) & set(map(chr, [*range(9), *range(11, 32), *range(127, 160)]))
+
+
 def test_columns_hold_the_same(tokenizer):
     tokens = encode(EXAMPLE, tokenizer, 6, 3)
     columns = as_columns([(EXAMPLE, tokens), (EXAMPLE, encode(EXAMPLE, tokenizer, 100, 100))], tokenizer)

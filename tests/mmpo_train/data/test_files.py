@@ -1,6 +1,7 @@
 """Files of rows: what each reader keeps, and what it says about a file that it cannot read."""
 
 import csv
+import gzip
 import json
 
 import pytest
@@ -84,7 +85,7 @@ def test_broken_jsonl_line_is_a_bad_row(tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "said"),
-    [("9" * 5000, "a number of thousands of digits"), ("[" * 200_000 + "]" * 200_000, "too many brackets in brackets")],
+    [("9" * 5000, "a number of thousands of digits"), ("[" * 200_000 + "]" * 200_000, "brackets nested too deeply")],
     ids=["digits", "brackets"],
 )
 def test_json_that_nobody_means_is_refused_with_file_and_row(tmp_path, value, said):
@@ -131,7 +132,10 @@ def test_keys_given_twice_are_noted_with_their_rows(tmp_path):
 def test_other_separators_than_commas_are_named(tmp_path, mark, named):
     path = tmp_path / "pairs.csv"
     path.write_text(f"prompt{mark}chosen{mark}rejected\na, b{mark}4{mark}5\n")
-    assert f"{path} has {named} between its columns (prompt, chosen, rejected): write it with commas" in refusal([path])
+    said = f"{path} has {named} between its columns (prompt, chosen, rejected): write it with commas"
+    assert said in refusal([path])
+    path.write_text(f'"prompt"{mark}"chosen"{mark}"rejected"\n"a, b"{mark}"4"{mark}"5"\n')
+    assert said in refusal([path])
 
 
 def test_a_parquet_column_that_is_there_twice_is_refused(tmp_path):
@@ -181,6 +185,8 @@ def test_other_encodings_are_refused_with_the_byte(tmp_path):
     assert "byte 0xfc at offset 28 (line 2)" in refusal([path])
     path.write_bytes(json.dumps(pair(1)).encode("utf-16"))
     assert "iconv -f UTF-16 -t UTF-8" in refusal([path])
+    path.write_bytes(gzip.compress(json.dumps(pair(1)).encode()))
+    assert "is no text, but packed: give its name the ending .gz" in refusal([path])
 
 
 def test_broken_csv_is_refused_with_the_line(tmp_path):

@@ -206,7 +206,7 @@ def good_and_bad(spell):
 def test_tools_are_part_of_what_a_row_is(tmp_path):
     tools = {"tools": [{"name": "weather"}]}
     plain, other = (load_file(tmp_path, [{**row, **added} for row in pairs(5)]) for added in ({}, tools))
-    assert plain.fingerprint != other.fingerprint and plain.content == other.content
+    assert plain.fingerprint != other.fingerprint and plain.content != other.content
     assert json.loads(other.train[0].tools)[0]["function"] == {"name": "weather"}
     data = load_file(tmp_path, [pair(0), {**pair(0), **tools}, pair(1)])
     assert data.audit.parts[0].dropped == {}

@@ -26,9 +26,10 @@ from mmpo_train.data.rendering import (
     without_marks,
 )
 from mmpo_train.data.rows import PreferenceExample
+from mmpo_train.data.template_limits import TemplateProcess
 from mmpo_train.data.templates import encode
 from mmpo_train.errors import InputError
-from tests.support.tokenizers import CHATS, byte_tokenizer
+from tests.support.tokenizers import CHATS, LLAMA3, byte_tokenizer
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SINGLE = (Message("user", "2+2?"),)
@@ -201,9 +202,7 @@ DOUBLED = "{% set n = namespace(x='ab') %}{% for i in range(50) %}{% set n.x = n
     ],
 )
 def test_a_template_without_end_is_stopped_and_the_next_one_runs(template, said, monkeypatch):
-    monkeypatch.setattr(rendering, "_SECONDS", 1)
-    monkeypatch.setattr(rendering, "_MEGABYTES", 200)
-    monkeypatch.setattr(rendering, "_TEMPLATES", rendering._TemplateProcess())
+    monkeypatch.setattr(rendering, "_TEMPLATES", TemplateProcess(rendering.DATE, seconds=1, megabytes=200))
     with pytest.raises(InputError, match=f"the chat template of .* was stopped: it took {said}"):
         check_template(with_template("chatml", template))
     assert render(byte_tokenizer("zephyr"), SINGLE, add_generation_prompt=False) == "<|user|>\n2+2?</s>\n"
@@ -217,11 +216,15 @@ def test_a_template_without_end_is_stopped_and_the_next_one_runs(template, said,
         ("{{ 1 + messages[0].content }}", "refuses the conversation: unsupported operand"),
         ("{{ messages[0].content.__class__.__mro__ }}", "refuses the conversation: access to attribute"),
         ("<|im_start|>", "leaves out or changes what the user says"),
+        ({"rag": "a", "tool_use": "b"}, "cannot be chosen: This model has multiple chat templates"),
+        ("{{ bos_token }}{{ bos_token }}" + LLAMA3, "begins with <.begin_of_text.> twice"),
+        (LLAMA3.partition("{% if add_generation_prompt")[0], "before an answer, but not where it asks for one"),
     ],
 )
 def test_a_template_that_cannot_render_is_refused_before_anything_starts(template, said):
-    with pytest.raises(InputError, match=f"{said}.*; mend the chat template of"):
-        check_template(with_template("chatml", template))
+    with pytest.raises(InputError, match=said) as caught:
+        check_template(with_template("llama3", template))
+    assert "chat template of" in str(caught.value)
 
 
 def test_the_process_of_templates_ends_with_its_program():

@@ -93,15 +93,19 @@ def test_special_tokens_that_a_person_spells_are_text(name):
     assert f"Say {spelled} it." in tokenizer.decode(one.prompt)
 
 
+@pytest.mark.parametrize("prompt", CONVERSATIONS.values(), ids=CONVERSATIONS)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_cut_prompt_keeps_bos_and_its_end(name):
-    tokenizer, prompt = tokenizer_of(name), (Message("user", "one two three " * 50),)
-    whole, cut = encoded(tokenizer, prompt).prompt.tolist(), encoded(tokenizer, prompt, max_prompt_tokens=40)
+def test_a_cut_prompt_keeps_bos_and_its_end_and_leaves_the_completions_whole(name, prompt):
+    tokenizer = tokenizer_of(name)
+    prompt = (*prompt[:-1], prompt[-1]._replace(content="one two three " * 50 + prompt[-1].content))
+    uncut, cut = encoded(tokenizer, prompt), encoded(tokenizer, prompt, max_prompt_tokens=40)
+    whole = uncut.prompt.tolist()
     kept = whole[-40:] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id, *whole[-39:]]
     assert cut.prompt.tolist() == kept and cut.prompt_cut == len(whole) - 40
+    for ours, theirs in zip(cut.completions, uncut.completions, strict=True):
+        assert ours.tolist() == theirs.tolist()
     his = encoded(tokenizer, prompt, max_prompt_tokens=40, truncation="total", completion_rendering="alone")
-    without_header = by_transformers(tokenizer, prompt)
-    assert his.prompt.tolist() == without_header[-40:]
+    assert his.prompt.tolist() == by_transformers(tokenizer, prompt)[-40:]
 
 
 @pytest.mark.parametrize("name", NAMES)

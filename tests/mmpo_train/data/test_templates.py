@@ -248,3 +248,7 @@ def test_a_turn_rendered_alone_brings_header_system_prompt_and_bos_into_what_is_
     encoded = encode(example, tokenizer, 1000, 1000, completion_rendering="alone")
     assert tokenizer.decode(encoded.prompt) == prompt
     assert tokenizer.decode(encoded.completions[0]) == chosen
+    twice = encode(example, tokenizer, 1000, 1000, completion_rendering="alone_with_eos")
+    behind = "" if name == "llama3" else "\n"
+    assert tokenizer.decode(twice.completions[0]) == f"{chosen}{behind}{tokenizer.eos_token}"
+    assert np.array_equal(twice.prompt, encoded.prompt)

@@ -73,6 +73,16 @@ def test_what_lies_beside_the_weights_is_neither_loaded_nor_hashed(folder, tmp_p
     assert not (tmp_path / "copy" / "ema.safetensors").exists()
 
 
+def test_a_template_for_tools_is_part_of_the_model(folder, tmp_path):
+    before, further = fingerprint(folder, tmp_path / "cache.json"), folder / "additional_chat_templates"
+    further.mkdir()
+    (further / "tool_use.jinja").write_text("{{ tools }}")
+    (tmp_path / "copy").mkdir()
+    copy_model(folder, tmp_path / "copy")
+    after, copied = (fingerprint(one, tmp_path / "cache.json") for one in (folder, tmp_path / "copy"))
+    assert before != after == copied
+
+
 def test_one_file_goes_before_parts_and_a_file_named_in_config_json_before_both(folder):
     """As transformers chooses."""
     in_parts(folder)

@@ -249,3 +249,16 @@ def test_a_step_of_many_completions_is_the_same_in_every_layout_and_pass_size(ra
         assert sums["loss"] == pytest.approx(expected.item(), rel=1e-5)
         for parameter, wanted in zip(engine.masters.parameters, gradients, strict=True):
             assert (parameter.grad.cpu() - wanted).norm() < 1e-4 * wanted.norm()
+
+
+def test_the_authors_length_normalisation_divides_the_reference_too():
+    """beta 0.5, r_eps 0.6, unnormalised: R_w = 0.6 + 0.5 (-10 / 2), R_l = 0.1 + 0.5 (-15 / 5); s = logp / tokens + R,
+    so that s_w = -1 - 1.9 and s_l = -0.6 - 1.4: the second wins. With the reference's sums s_w = -5.4 > s_l = -8.0."""
+    fields = {"beta": 0.5, "in_batch_normalised": False, "length_normalised": True}
+    policy, reference = np.array([[-2.0, -3.0]], np.float32), np.array([[-10.0, -15.0]], np.float32)
+    tokens = np.array([[2, 5]])
+    for divides, margin in ((True, -2.9 - -2.0), (False, -5.4 - -8.0)):
+        config = replace(TrialConfig(), {**fields, "reference_length_normalised": divides})
+        found = validate(config, policy, reference, tokens)
+        assert found.metrics["reward_margin"] == pytest.approx(margin, abs=1e-5)
+        assert found.correct == [int(margin > 0)]

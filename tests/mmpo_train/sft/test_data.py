@@ -142,6 +142,18 @@ def test_completions_that_repeat_their_prompts_lose_them(tmp_path):
     assert len(data.audit.noted["prompt taken off the completions"]) == 30
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("Assistant: 4", "completion begins with its author"),
+        ("4<|eot_id|><|start_header_id|>user", "a chat template's marks in the text"),
+        ("\u200b", "completion without a visible character"),
+    ],
+)
+def test_what_makes_one_doubt_a_text_is_noted_as_in_preference_data(answer, reason):
+    assert list(parse_chat({"prompt": "2 + 2?", "completion": answer}).notes.reasons) == [reason]
+
+
 def test_what_is_not_read_is_named_and_strictly_refused(tmp_path):
     rows = [{**row, "id": 3} for row in chats(20)]
     rows[3]["messages"][1]["weight"] = 0

@@ -4,7 +4,8 @@ from matplotlib.image import imread
 
 from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
 from sweeps.figures.stage import _positions, _smooth, plot_stage
-from sweeps.ranking.winners import Candidate, rank
+from sweeps.ranking.ranked import Candidate
+from sweeps.ranking.winners import rank
 
 PAIRS = 200
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from sweeps.ranking.curve_signs import CHOSEN, LONGER, PAGE, SATURATED, SHORTER, signs
-from sweeps.ranking.winners import Candidate, rank
+from sweeps.ranking.ranked import Candidate
+from sweeps.ranking.winners import rank
 from tests.support.workers import REPOSITORY
 
 

@@ -3,8 +3,10 @@ import math
 import pytest
 
 from mmpo_train.errors import InputError
+from sweeps.ranking.ranked import Candidate
+from sweeps.ranking.reasons import listed
 from sweeps.ranking.significance import sign_test, wilson_interval
-from sweeps.ranking.winners import Candidate, listed, rank
+from sweeps.ranking.winners import rank
 
 
 def bits(right: int, of: int) -> tuple[int, ...]:
@@ -35,7 +37,7 @@ def test_trials_within_chance_of_the_winner_are_named():
     assert [row.near_winner for row in ranking.rows] == [False, True, False]
     assert ranking.reason == (
         "0.1 wins: 80 of 100 pairs right (0.800), 1.0 point above the next (0.2, p = 1.00). "
-        "At 5% it cannot be told from 0.2."
+        "At 5% it does not differ significantly from 0.2."
     )
 
 
@@ -45,7 +47,7 @@ def test_ties_go_to_the_first_in_the_grid_and_are_said_to_be_ties():
     assert ranking.winner.candidate.label == "0.1"
     assert ranking.reason == (
         "0.1 ties with 0.2 at 8 of 10 pairs right (0.800): taken as first in the grid. "
-        "At 5% it cannot be told from 0.3."
+        "At 5% it does not differ significantly from 0.3."
     )
 
 

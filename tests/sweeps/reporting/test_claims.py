@@ -22,7 +22,7 @@ def trial(name: str, harness: tuple[float, float], rate: tuple[float, float], ta
         run_id=f"run of {name}", digest=name, name=name, stage="", parent="", status="finished",
         params={"epochs": "2", "seed": "42"}, config=config,
         evaluations=tuple(Evaluation(n, {}, (1, 0), f"/gone/{name}/epoch-{n}") for n in (1, 2)),
-        judged_by=frozenset(), reason="", seconds=1800.0, read_curve=cast(Any, None),
+        judged_by=frozenset(), reason="", seconds=1800.0, read_curve=cast(Any, None), shares=(tags or {}).get("shares", ""),
     )  # fmt: skip
     by_epoch = {
         "harness/mean_accuracy": harness, "alpaca/lc_win_rate": rate,
@@ -89,7 +89,7 @@ def test_beta_stability_of_mmpo_is_an_identity_and_its_spread_the_noise_of_the_o
 
 def test_betas_that_share_one_training_measure_no_noise():
     assert beta_floor(final("mmpo", MMPO), "harness/mean_accuracy") is not None
-    assert beta_floor(final("mmpo", MMPO, {"shares.trial": "x"}), "harness/mean_accuracy") is None
+    assert beta_floor(final("mmpo", MMPO, {"shares": "x"}), "harness/mean_accuracy") is None
     assert beta_floor(final("dpo", DPO), "harness/mean_accuracy") is None
 
 

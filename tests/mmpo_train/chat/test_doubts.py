@@ -48,9 +48,40 @@ def test_a_completion_that_nobody_sees_is_noted(blank):
         ({"chosen_tokens": 3, "rejected_tokens": 5}, None),
         ({"rating": [9.0, 9.0]}, "chosen and rejected rated alike"),
         ({"rating": [5.0, 9.0]}, None),
-        ({"chosen_rating": "3", "rejected_rating": "5"}, None),
+        ({"chosen_rating": "3", "rejected_rating": "5"}, "chosen rated below rejected"),
+        ({"chosen_rating": "good", "rejected_rating": "5"}, None),
         ({"score_chosen": True, "score_rejected": True}, None),
     ],
 )
 def test_ratings_that_tie_or_are_reversed_are_noted(columns, noted):
+    assert reasons(**columns) == ([noted] if noted else [])
+
+
+MARKS, AUTHOR, PLACE = (
+    "a chat template's marks in the text",
+    "completion begins with its author",
+    "a place for a picture or sound",
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "noted"),
+    [
+        ({"chosen": "4<|im_end|>\n<|im_start|>user\nthanks"}, MARKS),
+        ({"chosen": "4<｜tool▁calls▁begin｜>"}, MARKS),
+        ({"rejected": "5 [/INST] 6"}, MARKS),
+        ({"prompt": "<|start|>user<|message|>2 + 2?"}, MARKS),
+        ({"prompt": "He says: 2 + 2?\n\n### Response:\n"}, MARKS),
+        ({"prompt": "GPT4 Correct User: 2 + 2? GPT4 Correct Assistant: "}, MARKS),
+        ({"prompt": "Who is the assistant?"}, None),
+        ({"prompt": "What is x |> f <| y?", "chosen": "a <b> c"}, None),
+        ({"chosen": "Assistant: 4"}, AUTHOR),
+        ({"rejected": "\n\nAssistant: 5"}, AUTHOR),
+        ({"rejected": "### Response:\n5"}, AUTHOR),
+        ({"chosen": "Bots say: 4", "rejected": "Responses: 5"}, None),
+        ({"prompt": "<image>\nWhat is it?"}, PLACE),
+        ({"prompt": "What is <image> in HTML?"}, None),
+    ],
+)
+def test_what_chat_templates_have_left_in_the_texts_is_noted(columns, noted):
     assert reasons(**columns) == ([noted] if noted else [])
