@@ -22,7 +22,8 @@ def trial(name: str, harness: tuple[float, float], rate: tuple[float, float], ta
         run_id=f"run of {name}", digest=name, name=name, stage="", parent="", status="finished",
         params={"epochs": "2", "seed": "42"}, config=config,
         evaluations=tuple(Evaluation(n, {}, (1, 0), f"/gone/{name}/epoch-{n}") for n in (1, 2)),
-        judged_by=frozenset(), reason="", seconds=1800.0, read_curve=cast(Any, None), shares=(tags or {}).get("shares", ""),
+        judged_by=frozenset(), reason="", seconds=1800.0, read_curve=cast(Any, None),
+        shares=(tags or {}).get("shares", ""),
     )  # fmt: skip
     by_epoch = {
         "harness/mean_accuracy": harness, "alpaca/lc_win_rate": rate,
