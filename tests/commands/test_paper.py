@@ -81,7 +81,8 @@ def test_a_full_search_and_a_quick_one_in_the_same_storage_do_not_mix(search, mo
     keys = []
     for epochs, rate, more in ((5, 1e-6, ()), (2, 5e-4, ("--quick",))):
         printed = search(paper, "--objective", "mmpo", *REWARD_ALONE, *more)
-        assert {one.learning_rate for one in search.trained if one.epochs == epochs} == {rate}
+        finals = [one.data.params for one in search.runs(stage_name="final_runs")]
+        assert {float(one["learning_rate"]) for one in finals if one.get("epochs") == str(epochs)} == {rate}
         keys += re.findall(r"search ([0-9a-f]{8}) ", printed)
     assert len(set(keys)) == 2
     for key, other, shown, epochs in zip(keys, keys[::-1], ("1e-6", "5e-4"), ("12345", "12"), strict=True):
