@@ -3,6 +3,7 @@
 # make gpu-test: set everything up and run the tests that need a GPU.
 # make browser-test: install Chromium (as root), and look at MLflow's pages in it.
 # make cluster-test: install what the tests of clusters need, and run them (as root).
+# make faults: set everything up and fire 40 faults at real code (a few minutes); `make faults N=2000 SEED=1` takes hours.
 # make bench: set everything up and measure a training step against TRL's.
 # make docs:  write docs/options.md from the programs' own help.
 # make pictures: install Chromium (as root), and make the README's pictures from real stages.
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test test-slow gpu-test browser-test cluster-test bench docs pictures lint clean
+.PHONY: sweep test test-slow gpu-test faults browser-test cluster-test bench docs pictures lint clean
 
 sweep: $(READY)
 	$(BIN)/python sweeps/stage1_lr.py
@@ -25,7 +26,7 @@ test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not cluster and not browser and not gpu"
 
 gpu-test: $(READY)
-	$(BIN)/python -m pytest -m gpu -rs --durations 10
+	$(BIN)/python -m pytest -m gpu -rs --durations 10 tests/gpu
 
 browser-test: $(READY)
 	tests/browser/install $(BIN)
@@ -34,6 +35,9 @@ browser-test: $(READY)
 cluster-test: $(READY)
 	tests/clusters/install $(BIN)
 	$(BIN)/python -m pytest -m cluster -rs
+
+faults: $(READY)
+	$(BIN)/python -m faults --n $(or $(N),40) --seed $(or $(SEED),0)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py

@@ -30,7 +30,6 @@ from mmpo_train.data.tokens import read_table
 from mmpo_train.model.reference import in_process
 from mmpo_train.options import Options, base_config
 from mmpo_train.prepare import identify, materialise
-from mmpo_train.tiny.rows import preference_examples
 from mmpo_train.trial.places import Places
 from tests.support.training import EVERY_STEP, job, losses
 from tests.support.workers import train_jobs
@@ -82,30 +81,17 @@ def measure(config: TrialConfig, places: Places, rows: list[dict[str, Any]], fol
             keep({"steps": len(curve), "rows": table})
 
 
-def _some_of_tiny(storage: Path, pairs: int) -> str:
-    """The first of the data's training pairs and all that it validates on, as files."""
-    folder = storage / f"flips-{pairs}"
-    folder.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "validation"):
-        rows = preference_examples(split)[: pairs if split == "train" else None]
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return f"{folder}:train:validation"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Prepare the trial, and print the table as it grows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--storage", default="runs", help="folder of `tiny` and of token tables")
-    parser.add_argument("--pairs", type=int, default=0, help="to train on, in 64 steps; default: all of the recipe's")
-    parser.add_argument("--quick", action="store_true", help="one ZeRO stage besides, and fewer pairs")
+    parser.add_argument("--quick", action="store_true", help="one ZeRO stage besides")
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args(arguments)
     options = changed(Options(), storage=given.storage, objective="dpo")
     fields: dict[str, Any] = {"precision": "bf16", "epochs": 1, "learning_rate": 5e-4}
     fields |= {"checkpoint_minutes": 0.0, "validate_every_steps": 10**6}
-    if given.pairs:
-        fields |= {"dataset": (_some_of_tiny(options.folder, given.pairs),), "pairs_per_step": given.pairs // 64}
     inputs = identify(replace(base_config(options), fields), options.folder)
     places, _ = materialise(inputs, in_process, lambda what, share: None)
     print(f"{machine()}; {versions()}", flush=True)

@@ -48,10 +48,12 @@ _RACE = ("--ways", "TRL, tuned", "TRL's defaults", "--pairs-per-pass")
 PARTS = {
     "kernel": Part(60, 20, "gpu_parts.py", ("kernel",), ("kernel", "--small")),
     "trial": Part(150, 60, "gpu_parts.py", ("trial",), ("trial", "--small")),
-    "step-135M": Part(120, 45, "step.py", ("--model", "135M", *_FEW, "128", *_RACE, "16"), (*_SMALL, *_RACE, "2")),
+    "step-135M": Part(150, 45, "step.py", ("--model", "135M", *_FEW, "128", *_RACE, "16"), (*_SMALL, *_RACE, "2")),
+    "step-8B-lora": Part(
+        150, 60, "step.py", ("--model", "8B-lora", *_FEW, "32", "--ways", "ours"), (*_SMALL, "--ways", "ours")
+    ),
     "step-360M": Part(120, 45, "step.py", ("--model", "360M", *_FEW, "128", *_RACE, "16"), (*_SMALL, *_RACE, "2")),
     "step-1B": Part(150, 60, "step.py", ("--model", "1B", *_FEW, "64", *_RACE, "8"), (*_SMALL, *_RACE, "2")),
-    "step-8B-lora": Part(150, 60, "step.py", ("--model", "8B-lora", *_FEW, "32", "--ways", "ours"), _SMALL),
     "profile": Part(60, 30, "gpu_parts.py", ("profile",), ("profile", "--small")),
     "compile": Part(120, 50, "gpu_parts.py", ("compile",), ("compile", "--small")),
     "sharing": Part(240, 60, "gpu_parts.py", ("sharing",), ("sharing", "--small")),

@@ -363,9 +363,11 @@ def race(job: Job, workers: Sequence[Worker], steps_per_turn: int) -> dict[str, 
     return results
 
 
-def one_by_one(job: Job, ways: Sequence[str], folder: Path) -> tuple[dict[str, float], dict[str, list[Any]]]:
+def one_by_one(
+    job: Job, ways: Sequence[str], folder: Path, keep: Callable[[dict[str, float], dict[str, list[Any]]], Any]
+) -> tuple[dict[str, float], dict[str, list[Any]]]:
     """Our facts, and what `race` gives: each way has the device for itself. Left out are those that break off, or have
-    other losses than ours."""
+    other losses than ours. `keep` gets what there is after each."""
     known: dict[str, float] = {}
     results: dict[str, list[Any]] = {}
     for way in ways:
@@ -381,6 +383,7 @@ def one_by_one(job: Job, ways: Sequence[str], folder: Path) -> tuple[dict[str, f
             print(end, flush=True)
             continue
         known, results[way] = known or facts, steps
+        keep(known, results)
     return known, results
 
 
@@ -553,21 +556,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 job.pairs_per_pass[way] = min(tried[way], key=tried[way].__getitem__)
                 listed = ", ".join(f"{size}: {value:.2f} s" for size, value in tried[way].items())
                 print(f"{way}, by pairs a pass: {listed}", flush=True)
-        steps_per_turn = given.steps_per_turn
+        steps_per_turn, peak = given.steps_per_turn, peak_flop(device)
+
+        def keep(facts: dict[str, float], results: dict[str, list[Any]]) -> dict[str, Any]:
+            found = race_figures(job, facts, results, peak, steps_per_turn) | {"facts": facts, "machine": machine()}
+            if given.json:  # what comes after it may not end
+                given.json.write_text(json.dumps(found, indent=1) + "\n")
+            return found
+
         if device.type == "cuda":
             steps_per_turn = job.steps
-            facts, results = one_by_one(job, ways, place / "trl")
+            facts, results = one_by_one(job, ways, place / "trl", keep)
         else:
             workers, known = [], []
             for way in ways:  # one after the other: ours measures its reference store while it starts
                 workers.append(Worker(job, way, place / "trl"))
                 known.append(workers[-1].ready())
             facts, results = known[0], race(job, workers, steps_per_turn)
-        peak = peak_flop(device)
-        figures = race_figures(job, facts, results, peak, steps_per_turn) | {"facts": facts}
+        figures = keep(facts, results)
         print_race(figures)
-        if given.json:  # the ladder may not end
-            given.json.write_text(json.dumps(figures, indent=1) + "\n")
         if given.ladder_rounds:
             rungs = ladder(given.small_pass, int(facts["tokens_per_pass"]), device.type == "cuda")
             figures["ladder"] = climb(OurStep(job), rungs, given.ladder_rounds)

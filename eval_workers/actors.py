@@ -1,7 +1,5 @@
 """Evaluators as warm Ray actors. The door to ray in this package."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 

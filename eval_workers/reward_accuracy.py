@@ -1,7 +1,5 @@
 """Reward accuracy of a checkpoint folder on the validation pairs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A model kept on its device from one checkpoint folder to the next."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -27,7 +27,7 @@ def _train(options: TrainOptions) -> None:
     from mmpo_train.config import ONLINE_OBJECTIVES, replace
     from mmpo_train.errors import InputError
     from mmpo_train.options import base_config
-    from mmpo_train.terminal import console, preparing, print_examples, training_bar
+    from mmpo_train.terminal import console, ended_by, preparing, print_examples, told_by_signal, training_bar
 
     config = replace(base_config(options), {"learning_rate": options.learning_rate})
     if config.objective in ONLINE_OBJECTIVES:
@@ -40,6 +40,7 @@ def _train(options: TrainOptions) -> None:
     from mmpo_train.model.reference import in_process
     from mmpo_train.prepare import identify, materialise
     from mmpo_train.storage.mirror import check_access
+    from mmpo_train.trial.loop import Left
     from mmpo_train.trial.reports import train_here
 
     if config.precision == "auto":
@@ -54,8 +55,11 @@ def _train(options: TrainOptions) -> None:
         console.print(line, style="dim", highlight=False)
     if options.show_examples:
         print_examples(inputs, options.show_examples)
-    with training_bar(inputs.config) as hear:
-        reason = train_here(inputs.config, places, hear)
+    with training_bar(inputs.config) as hear, told_by_signal() as told:
+        try:
+            reason = train_here(inputs.config, places, hear, told_to_go=lambda: bool(told()))
+        except Left:
+            raise ended_by(told()) from None
     if reason:
         console.print(f"[red]diverged:[/] {reason}; try a lower --learning-rate")
         sys.exit(1)

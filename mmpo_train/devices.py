@@ -1,7 +1,5 @@
 """The device of this process, and copies of tensors that do not make CPU and accelerator wait for each other."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 

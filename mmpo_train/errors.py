@@ -1,4 +1,4 @@
-"""Mistakes of the user, told apart from faults of the program."""
+"""Mistakes of the user, told apart from faults of the program, and the end of a command before its time."""
 
 from collections.abc import Callable, Iterable
 
@@ -9,6 +9,17 @@ class InputError(Exception):
     The message says what was given, what was expected and what to do next. Programs print it without a traceback and
     exit with code 2.
     """
+
+
+class Interrupted(KeyboardInterrupt):
+    """The command ends before its work is done; the message says why."""
+
+    def __init__(self, why: str, status: int, at_once: bool = False) -> None:
+        super().__init__(why)
+        self.status = status
+        """Exit status."""
+        self.at_once = at_once
+        """Whether the libraries' own endings would hang."""
 
 
 def complaints(checks: Iterable[Callable[[], object]]) -> list[str]:

@@ -1,7 +1,5 @@
 """Settings by model: the paper's four models, `tiny`, and `any` for all others."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +14,6 @@ from mmpo_train.tiny.recipe import RECIPE as TINY
 
 SETTINGS = ("paper", "author")
 """`paper` follows the paper's text, `author` its author's published code."""
-
 
 ORCA = "HuggingFaceH4/orca_dpo_pairs:train_prefs:test_prefs"
 ULTRAFEEDBACK = "HuggingFaceH4/ultrafeedback_binarized:train_prefs:test_prefs"
@@ -161,7 +158,6 @@ RECIPES = {
     )
 }
 """Section 4.1 and Appendix B.1; `any`, for other models, has the paper's batch size and lengths, and AdamW."""
-
 
 _MC_PO_PAPER = ("rpo", "exo", "cpo", "bco", "kto", "apo", "sppo", "nca", "rnce", "mc_po", "on_mc_po", "online_dpo")
 

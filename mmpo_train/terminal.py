@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, Interrupted
 from mmpo_train.events import Point
 from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, LOSS, PAIRS_PER_SECOND
 from mmpo_train.options import with_help
@@ -53,7 +56,8 @@ def run_program(
     documented = with_help(options)  # type: ignore[arg-type]  # a class is hashable
     parsed = tyro.cli(documented, prog=name, args=arguments, config=PARSING)
     try:
-        program(parsed)
+        with _ended_by_sigterm():
+            program(parsed)
     except InputError as error:
         _refuse(str(error))
     except OSError as error:
@@ -61,9 +65,60 @@ def run_program(
             raise
         place = f" ({error.filename})" if error.filename else ""
         _refuse(f"{error.strerror}{place}: {_advice(error)}")
-    except KeyboardInterrupt:
-        _errors.print("interrupted; rerun the same command to continue from the last saved states")
-        sys.exit(130)
+    except KeyboardInterrupt as why:
+        say_farewell(str(why) or "interrupted")
+        if getattr(why, "at_once", False):
+            sys.stdout.flush()
+            os._exit(why.status)  # type: ignore[attr-defined]
+        sys.exit(getattr(why, "status", 130))
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """What Slurm, Kubernetes, systemd and `timeout` send ends a program as Ctrl-C does."""
+
+    def end(number: int, _: object) -> None:
+        raise ended_by(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def ended_by(number: int) -> Interrupted:
+    """The end by a signal."""
+    return Interrupted("ended by SIGTERM" if number == signal.SIGTERM else "interrupted", 128 + number)
+
+
+@contextmanager
+def told_by_signal() -> Iterator[Callable[[], int]]:
+    """A block of the main thread that the first Ctrl-C or SIGTERM does not end, and the second does.
+
+    Yields a function that gives the number of the signal, 0 before it.
+    """
+    told = 0
+
+    def tell(number: int, _: object) -> None:
+        nonlocal told
+        if told:
+            raise ended_by(number)
+        told = number
+        console.print("ending: states to continue from are being written; Ctrl-C again ends at once", highlight=False)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: 0
+        return
+    before = {one: signal.signal(one, tell) for one in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: told
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _advice(error: OSError) -> str:
@@ -73,6 +128,11 @@ def _advice(error: OSError) -> str:
     if "site-packages" in Path(str(error.filename)).parts:
         return "a file of an installed package; let it be read and run (chmod u+rx), or install the package again"
     return "change its permissions, or give another folder with --storage"
+
+
+def say_farewell(why: str) -> None:
+    """Say why the command ends before its work is done, and how to go on."""
+    _errors.print(f"{escape(why)}; rerun the same command to continue from the last saved states", soft_wrap=True)
 
 
 def _refuse(message: str) -> None:

@@ -161,7 +161,7 @@ def _run_on(runner: Runner, options: PaperOptions) -> bool:
         console.print(f"{search} stopped at {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
         f"{len(searches) - len(stopped)} of {len(searches)} searches complete"
-        + ("; the same command goes on with the others" if stopped else ""),
+        + ("; the same command continues with the others" if stopped else ""),
         highlight=False,
     )
     if unwritten:
@@ -203,7 +203,7 @@ def _run(steps: list[Step], runner: Runner) -> str:
         try:
             run_stage(step.stage, step.options, runner)
         except Exception as error:  # noqa: BLE001  (whatever ends one objective must not end the others)
-            runner.stop()  # nor may what it has left of Ray
+            runner.stop()  # its Ray too
             return f"{step.stage.name}: {_said(error)}"
     return ""
 

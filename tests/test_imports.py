@@ -64,6 +64,8 @@ DOORS = {
         "sweeps/trials/tune.py",
         "sweeps/trials/sft_training.py",
         "sweeps/cluster/connection.py",
+        "sweeps/cluster/head.py",
+        "sweeps/cluster/leaving.py",
         "sweeps/trials/concurrency.py",
         "sweeps/cluster/accelerators.py",
         "sweeps/cluster/discovery.py",

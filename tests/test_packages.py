@@ -19,6 +19,7 @@ GROUPS = {
     "eval_workers": (),
     "sweeps": (),
     "benchmarks": ("dev",),
+    "faults": ("dev",),
     "makers": ("dev", "browser-test"),
     "tests": ("dev",),
     "tests/browser": ("dev", "browser-test"),

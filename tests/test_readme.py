@@ -13,7 +13,7 @@ from tests.support.programs import parse
 from tests.support.workers import REPOSITORY
 
 PACKAGES = ("mmpo_train", "eval_workers", "sweeps")
-FOLDERS = (*PACKAGES, "tests", "docs", "benchmarks", "clusters", "makers")
+FOLDERS = (*PACKAGES, "tests", "docs", "benchmarks", "faults", "clusters", "makers")
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text()
     for path in [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]

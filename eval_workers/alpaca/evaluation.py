@@ -6,8 +6,6 @@ output 1 is the baseline's and output 2 the checkpoint's, and a preference is 1 
 A judge can be manipulated, and may prefer a place to an answer: `judging/checks.py` measures both.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import re

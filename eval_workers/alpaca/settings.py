@@ -1,7 +1,5 @@
 """Settings of AlpacaEval: its prompts, how they are answered, and its judges."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -4,8 +4,6 @@ A constant answer reached a length-controlled win rate of 86.5% on AlpacaEval (Z
 beside every judged win rate.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Sequence
 from statistics import mean

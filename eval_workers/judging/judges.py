@@ -27,7 +27,7 @@ from eval_workers.judging.verdicts import (
     read_template,
     read_verdict,
     shown_second_first,
-    verdict_key,
+    verdict_keys,
 )
 from mmpo_train.errors import InputError
 
@@ -113,8 +113,8 @@ class PromptedJudge:
         """The label or verdict that `read` finds in the reply to this order. Raises as `compare` does."""
         if self._cache is None:
             return self._judgement(question, first, second)[0]
-        key = verdict_key(self.name, self.template, question, first, second)
-        return self._cache.once(key, self.name, lambda: self._judgement(question, first, second))
+        key, before = verdict_keys(self.name, self.template, question, first, second)
+        return self._cache.once(key, self.name, lambda: self._judgement(question, first, second), before)
 
     def _judgement(self, question: str, first: str, second: str) -> tuple[str, str]:
         """A verdict and the reply that contains it."""

@@ -1,7 +1,5 @@
 """A Hugging Face model in this process as the judge: its first token, from one forward pass."""
 
-from __future__ import annotations
-
 import threading
 from pathlib import Path
 from typing import Any

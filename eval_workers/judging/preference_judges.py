@@ -23,7 +23,7 @@ from eval_workers.judging.verdicts import (
     VerdictCache,
     read_template,
     shown_second_first,
-    verdict_key,
+    verdict_keys,
 )
 
 
@@ -145,8 +145,8 @@ def _by_label(
     def as_shown(instruction: str, first: str, second: str) -> float:
         if kept is None:
             return 2 - float(judgement(instruction, first, second)[0])
-        key = verdict_key(f"label {identity}", prompt.text, instruction, first, second)
-        kept.once(key, name, lambda: judgement(instruction, first, second))
+        key, before = verdict_keys(f"label {identity}", prompt.text, instruction, first, second)
+        kept.once(key, name, lambda: judgement(instruction, first, second), before)
         # By the candidates, not by the number: some were kept before labels had to hold half of the probability.
         return 2 - _preference(json.loads(kept.reply(key)), name)
 

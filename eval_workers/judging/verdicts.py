@@ -17,6 +17,7 @@ from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wai
 from eval_workers.judging.shared_verdicts import SharedVerdicts
 from mmpo_train.errors import InputError
 from mmpo_train.storage.mirror import address_of
+from mmpo_train.storage.whole_file import keep_private
 
 WIN, TIE, LOSS = 1.0, 0.5, 0.0
 """Preference for the first of two answers, from 0 to 1; values in between are probabilities."""
@@ -163,9 +164,15 @@ def shown_second_first(seed: int, question: str, answer_a: str, answer_b: str) -
     return pair[_digest(seed, question, *pair)[0] & 1] != answer_a
 
 
-def verdict_key(judge: str, template: str, question: str, shown_first: str, shown_second: str) -> str:
-    """SHA-256, in hex, over everything that determines a verdict."""
-    return _digest(judge, template, question, shown_first, shown_second).hex()
+def verdict_keys(judge: str, template: str, question: str, shown_first: str, shown_second: str) -> tuple[str, str]:
+    """SHA-256, in hex, over everything that determines a verdict, and the key under which earlier versions kept it.
+
+    A judge's port is no part of who it is: a server that is started again on another one has the same verdicts. In
+    earlier versions it was.
+    """
+    names = re.sub(r"(?<=://)(\[[^\]]*\]|[^\s/:\[]+):\d+", r"\1", judge), judge
+    now, before = (_digest(name, template, question, shown_first, shown_second).hex() for name in names)
+    return now, before
 
 
 def _digest(*parts: object) -> bytes:
@@ -183,6 +190,7 @@ class VerdictCache:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            keep_private(path)
             # Autocommit: every statement is a transaction of its own.
             self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             _use_write_ahead_log(self._database)
@@ -209,12 +217,17 @@ class VerdictCache:
         with self._turns[int(key[:2], 16)]:
             yield
 
-    def once(self, key: str, judge: str, judgement: Callable[[], tuple[str, str]]) -> str:
-        """The verdict kept under `key`; otherwise that of `judgement()`, which is then kept with its reply.
+    def once(self, key: str, judge: str, judgement: Callable[[], tuple[str, str]], before: str = "") -> str:
+        """The verdict kept under `key`, or `before` under that one; otherwise that of `judgement()`, which is then kept
+        with its reply.
 
         If `judgement` raises, the error passes through and nothing is kept.
         """
         with self.turn(key):
+            with self._one_at_a_time:
+                adopt = "INSERT OR IGNORE INTO verdicts SELECT ?, verdict, judge, reply FROM verdicts WHERE key = ?"
+                if before != key:
+                    self._database.execute(adopt, (key, before))
             known = self.recall(key)
             if known is not None:
                 return known

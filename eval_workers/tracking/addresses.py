@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked
+from mmpo_train.storage.whole_file import keep_private
 
 DATABASES = ("postgresql", "mysql", "mssql")
 OPTION = "--tracking-uri"
@@ -99,9 +100,25 @@ def is_there(given: str | None, storage: Path) -> bool:
 
 def unreachable(address: Address, why: str) -> InputError:
     """The error for an address nobody usable answers at, credentials taken out."""
+    if address.database and is_damaged(why):
+        return InputError(damaged_database(address.database, masked(why)))
     return InputError(
         f"MLflow at {address.shown} cannot be used: {masked(why)[:400]}\n"
         f"Start a server ({SERVER_ADVICE}), correct {address.option}, or leave out {address.option}."
+    )
+
+
+def is_damaged(why: str) -> bool:
+    """Whether SQLite says so of a file."""
+    return "malformed" in why or "not a database" in why
+
+
+def damaged_database(path: Path, why: str) -> str:
+    """What to do about a damaged file. The journals of a storage's trials hold what its database held."""
+    said = why.splitlines()[0][:200]
+    return (
+        f"the database {path} is damaged ({said}): move it away (mv {path} {path}.damaged) and give the same command; "
+        "the trials' journals rebuild it, and nothing that has finished is trained again"
     )
 
 
@@ -116,7 +133,7 @@ def _writable(path: Path, or_else: str) -> str:
             f"the folder of the database {path} does not exist; make it (mkdir -p {path.parent}) or {or_else}"
         )
     try:
-        path.touch()
+        keep_private(path)
         connection = sqlite3.connect(path, timeout=2)
         try:
             connection.execute("PRAGMA schema_version").fetchone()
@@ -125,6 +142,8 @@ def _writable(path: Path, or_else: str) -> str:
             connection.close()
     except (OSError, sqlite3.Error) as error:
         # Locked means that somebody is writing, so it can be written.
+        if is_damaged(str(error)):
+            raise InputError(damaged_database(path, str(error))) from error
         if "locked" not in str(error):
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise InputError(

@@ -104,6 +104,23 @@ class Store:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
+    def points_of(self, run: Run) -> set[tuple[str, int]]:
+        """Names and steps of all metrics that a run has."""
+        histories = {name: self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
+        return {(name, point.step) for name, history in histories.items() for point in history}
+
+    def has_run(self, run_id: str) -> bool:
+        """Whether there is such a run, also one that a person has deleted and that is not removed for good yet."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
+
     def search(self, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
         """Active runs with these tags, the oldest first."""
         if not experiment_id:

@@ -1,6 +1,7 @@
-"""Conversations as turns, and how people's files write them.
+"""Conversations as turns, and the forms in which data files have them.
 
-`messages.py` has the turns and reads lists of messages, `texts.py` text that spells them, `prompts.py` the columns of a
-prompt; `columns.py` knows those that nobody reads, `habits.py` what a whole file does, `doubts.py` what makes one
-doubt a row that can be read, `problems.py` the reasons for which a row is dropped or noted.
+`messages.py` has the turns and reads lists of messages, `texts.py` reads text that contains them, `prompts.py` the
+columns of a prompt, `completions.py` what separates a completion from it. `columns.py` knows the columns that are not
+read, `habits.py` the conventions of a whole file, `doubts.py` the signs of a pair that is probably not as intended, and
+`problems.py` the reasons why a row is dropped or noted.
 """

@@ -1,4 +1,4 @@
-"""What makes one doubt a pair that can be read: ratings that say otherwise, and differences that nobody sees."""
+"""Signs of a pair that is probably not as intended: contradicting ratings, and differences that nobody sees."""
 
 import re
 from collections.abc import Mapping, Sequence

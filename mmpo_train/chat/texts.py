@@ -37,7 +37,6 @@ _OPENS = re.compile(r"""["']?\s*(?:array\()?(\[\s*)?\{\s*\\?["']\w+\\?["']\s*:""
 _NAMES_AN_AUTHOR = re.compile(rf"""["'](role|from)\\?["']\s*:\s*\\?["']({"|".join(ROLES)})\\?["']""", re.IGNORECASE)
 _SAYS = ("content", "value", "tool_calls", "function_call")
 
-
 _NUMPY = re.compile(r"array\((\[.*\])(?:,\s*dtype=object)?\)", re.DOTALL)
 _NO_COMMA = re.compile(r"\}\s*\n\s*\{")
 """How numpy, and so a data frame's CSV, prints an array of objects."""

@@ -239,7 +239,7 @@ def _decoded(data: bytes, label: str, offset: int = 0, line: int = 0) -> str:
         if packing := next(
             (packing for magic, packing in _MAGICS.items() if not offset and data.startswith(magic)), ""
         ):
-            raise InputError(f"{label} is no text, but packed: give its name the ending {packing}") from None
+            raise InputError(f"{label} is not text but compressed: give its name the ending {packing}") from None
         line = line or data.count(b"\n", 0, error.start) + 1
         encoding = "UTF-16" if not offset and data[:2] in (b"\xff\xfe", b"\xfe\xff") else "WINDOWS-1252"
         raise InputError(

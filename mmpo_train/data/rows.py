@@ -157,8 +157,7 @@ def _rankings(row: dict[str, Any], given: Turns, notes: Notes) -> list[tuple[flo
                     notes.leave_out(f"{key} of answers", f"answers[{place}]")
             if not isinstance(answer, dict) or answer.get("answer") is None or answer.get("rank") is None:
                 raise RowProblem(
-                    "wrong type",
-                    f"answers[{place}]: expected an object with answer and rank, found {shown(answer)}",
+                    "wrong type", f"answers[{place}]: expected an object with answer and rank, found {shown(answer)}"
                 )
         said, ranks = [answer["answer"] for answer in answers], [answer["rank"] for answer in answers]
     else:

@@ -1,7 +1,5 @@
 """The other end of `template_process.py`: chat templates run in a process of their own, within limits."""
 
-from __future__ import annotations
-
 import atexit
 import json
 import os

@@ -42,7 +42,6 @@ from mmpo_train.model.precision import gather_gradients_in_fp32, round_weights
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
 
-
 _BUCKET_VALUES = 500_000_000
 """DeepSpeed's own size of the buffer that gradients are reduced in; smaller models take a smaller one."""
 

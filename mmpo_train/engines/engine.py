@@ -1,7 +1,5 @@
 """The interface of an engine, which runs the model for the training loop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol

@@ -5,7 +5,6 @@ Nothing here changes what a trial learns: a step is the same sum however it is d
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import numpy as np
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.model.batches import Layout, plan_passes, tokens_in
 from mmpo_train.storage.mirror import fetch_file, publish_file
-from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.storage.whole_file import read_cache, write_cache
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
@@ -79,7 +78,7 @@ def alone(table: TokenTable, layout: Layout) -> np.ndarray:
 
 def remember(folder: Path, config: TrialConfig, passes: Passes) -> None:
     """Save a trial's passes beside its checkpoints, so that it continues with the same or smaller ones."""
-    write_whole(folder / "passes.json", json.dumps({"asked": _asked(config), "passes": asdict(passes)}))
+    write_cache(folder / "passes.json", {"asked": _asked(config), "passes": asdict(passes)})
     publish_file(folder / "passes.json")
 
 
@@ -87,7 +86,7 @@ def remembered(folder: Path, config: TrialConfig) -> Passes | None:
     """The passes that `remember` saved, if any, and if the config asked for the same then."""
     path = folder / "passes.json"
     fetch_file(path)
-    kept = json.loads(path.read_text()) if path.is_file() else {}
+    kept = read_cache(path)
     return Passes(**kept["passes"]) if kept.get("asked") == _asked(config) else None
 
 

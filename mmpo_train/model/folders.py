@@ -16,7 +16,7 @@ from mmpo_train.events import Say
 from mmpo_train.storage.manifest import MANIFEST, is_whole
 from mmpo_train.storage.mirror import address_of, bring, ensure, publish
 from mmpo_train.storage.object_store import is_address
-from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.storage.whole_file import read_cache, write_cache
 
 # What of a model is downloaded. Pickled weights (*.bin, *.pt) are not among it: they are never read.
 _MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "additional_chat_templates/*.jinja")
@@ -93,7 +93,7 @@ def starting_model(model: str) -> Path:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files whose tensors are the model, as transformers chooses them; what else lies there, pickles and other
-    safetensors, is no part of it. Empty where there are none. Raises InputError for a folder that holds two models."""
+    safetensors, is no part of it. Empty without weights. Raises InputError for a folder that holds two models."""
     chosen = str(_json_of(folder / "config.json").get("transformers_weights") or _WEIGHTS)
     if not (folder / chosen).is_file():
         chosen = f"{_WEIGHTS}.index.json"
@@ -158,7 +158,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
 
     Hashing gigabytes takes time, so each file's sum is kept in `cache` under its path, size and time of change.
     """
-    known: dict[str, str] = json.loads(cache.read_text()) if cache.is_file() else {}
+    known: dict[str, str] = read_cache(cache)
     whole, fresh = hashlib.sha256(), False
     for path in model_files(folder):
         status = path.stat()
@@ -168,7 +168,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
                 known[key], fresh = hashlib.file_digest(stream, "sha256").hexdigest(), True
         whole.update(f"{path.relative_to(folder)} {known[key]}\n".encode())
     if fresh:
-        write_whole(cache, json.dumps(known, indent=1))
+        write_cache(cache, known)
     return whole.hexdigest()
 
 

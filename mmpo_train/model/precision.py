@@ -6,8 +6,6 @@ anyway, and here the result stays in fp32. Gradients of norms are rounded once p
 others.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@ The store's name is the SHA-256 of everything that the numbers depend on: the mo
 them tokenizer, template, data and truncation) and the precision.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ A row of logits is many times as wide as a hidden state. Logits are therefore co
 time, and again in the backward pass if it needs them.
 """
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Any
 

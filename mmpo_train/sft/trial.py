@@ -1,7 +1,5 @@
 """One instruction tuning as a value: its model, conversations and hyper-parameters. Standard library only."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any

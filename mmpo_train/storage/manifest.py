@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock
+
+from mmpo_train.storage.whole_file import sync, sync_folder
 
 MANIFEST = "manifest.json"
 
@@ -33,15 +34,15 @@ def stage(target: Path) -> Path:
 def seal(staging: Path, target: Path) -> None:
     """Write the manifest into the staged folder and move it to `target`, which it replaces."""
     sums = {name: _sha256(staging / name) for name in _files(staging)}
-    with open(staging / MANIFEST, "w") as stream:
-        json.dump({"sha256": sums}, stream, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
+    (staging / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1))
     put_in_place(staging, target)
 
 
 def put_in_place(staging: Path, target: Path) -> None:
-    """Move a folder with a manifest to `target`, which it replaces."""
+    """Move a folder with a manifest to `target`, which it replaces, once all of it is on disk."""
+    for path in staging.rglob("*"):
+        sync_folder(path) if path.is_dir() else sync(path)
+    sync_folder(staging)
     if target.exists():
         outgoing = target.with_name(f".outgoing-{target.name}")
         shutil.rmtree(outgoing, ignore_errors=True)
@@ -50,6 +51,7 @@ def put_in_place(staging: Path, target: Path) -> None:
         shutil.rmtree(outgoing, ignore_errors=True)
     else:
         staging.rename(target)
+    sync_folder(target.parent)
 
 
 def write_folder(target: Path, fill: Callable[[Path], None]) -> None:

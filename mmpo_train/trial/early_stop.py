@@ -6,12 +6,19 @@ The training loop ends itself, because a trial that Ray Tune stops keeps its res
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from mmpo_train.engines.engine import first_workers
 from mmpo_train.storage.mirror import fetch_file, publish_file
 from mmpo_train.storage.whole_file import write_whole
 
+if TYPE_CHECKING:
+    from mmpo_train.engines.engine import Engine
+
 GO_ON, STOP = "go on", "stop"
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 class Stopped(Exception):
@@ -33,8 +40,21 @@ def read_answer(trial_folder: Path, epoch: int) -> str:
     """The answer for an epoch, GO_ON or STOP; empty if there is none yet."""
     path = _file(trial_folder, epoch)
     fetch_file(path)
-    return path.read_text() if path.is_file() else ""
+    answer = path.read_bytes() if path.is_file() else b""
+    if answer in (GO_ON.encode(), STOP.encode()):
+        return answer.decode()
+    path.unlink(missing_ok=True)  # a damaged one is brought or given again
+    return ""
 
 
 def _file(trial_folder: Path, epoch: int) -> Path:
     return trial_folder / "answers" / f"epoch-{epoch:04d}"
+
+
+def wait_for_leave(engine: Engine, folder: Path, epoch: int) -> None:
+    """Return when the trial may continue after an epoch. Raises Stopped, on all workers, if it may not."""
+    answers = {"": 0, GO_ON: 1, STOP: 2}
+    while not (answer := first_workers(engine, lambda: answers[read_answer(folder, epoch)])):
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    if answer == answers[STOP]:
+        raise Stopped(f"stopped early, after epoch {epoch}")

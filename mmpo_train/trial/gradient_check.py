@@ -1,7 +1,5 @@
 """Whether trials that are declared to be one training have the same gradient, on data."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -32,6 +32,10 @@ class OutOfMemory(Exception):
     """A pass did not fit in memory, and this engine cannot try a smaller one in the middle of a step."""
 
 
+class Left(Exception):
+    """The trial was told to go, and has written a state to continue from."""
+
+
 class Diverged(Exception):
     """The loss or the gradient is not finite any more, which is a result of the trial, not a fault of the program."""
 
@@ -88,14 +92,15 @@ def train(
     publish: Keep,
     keep: Keep = lambda epochs, step: None,
     keep_passes: Callable[[Passes], None] = lambda passes: None,
+    told_to_go: Callable[[], bool] = lambda: False,
     finished_steps: int = 0,
 ) -> None:
     """Optimise until the config's epochs are done, beginning after step `finished_steps`.
 
     The examples and their order depend on the config and the task alone: not on the number of workers, on how many
     examples fit in a pass, or on interruptions. `publish` is called at the end of each epoch, `keep` every
-    `checkpoint_minutes` within one, `keep_passes` with smaller passes when memory runs out. Raises Diverged and
-    OutOfMemory.
+    `checkpoint_minutes` within one, `keep_passes` with smaller passes when memory runs out. If a worker is
+    `told_to_go`, all write a state after the step, and Left is raised. Raises Diverged and OutOfMemory.
     """
     steps_per_epoch = math.ceil(len(task) / config.pairs_per_step)
     total_steps = steps_per_epoch * config.epochs
@@ -120,7 +125,8 @@ def train(
                     metrics[GRADIENT_NORM] = norm
                 metrics |= {f"{TRAIN}{name}": mean for name, mean in means.items()}
             # Every worker must report the same numbers and write at the same steps: times are the workers' means.
-            seconds, since_kept = _mean_seconds(engine, started, kept)
+            now = time.perf_counter()
+            seconds, since_kept, told = _means(engine, now - started, now - kept, float(told_to_go()))
             metrics |= {
                 f"{TRAIN}{task.examples}_per_second": len(step.table) / seconds,
                 TOKENS_PER_SECOND: tokens / seconds,
@@ -129,10 +135,14 @@ def train(
             if number == epoch * steps_per_epoch or number % config.validate_every_steps == 0:
                 metrics |= {f"{CURVE}{name}": value for name, value in task.validation(passes).items()}
             report(metrics, number)
-            if number < epoch * steps_per_epoch and 0 < config.checkpoint_minutes * 60 <= since_kept:
+            if number < epoch * steps_per_epoch and (told or 0 < config.checkpoint_minutes * 60 <= since_kept):
                 keep(epoch - 1, number)
+                if told:
+                    raise Left(f"left after step {number}")
                 kept = time.perf_counter()
         publish(epoch, epoch * steps_per_epoch)
+        if told and epoch < config.epochs:
+            raise Left(f"left after epoch {epoch}")
         kept = time.perf_counter()
 
 
@@ -168,10 +178,9 @@ def _add_gradient(
         engine.recompute_activations(smaller.checkpointing)
 
 
-def _mean_seconds(engine: Engine, *since: float) -> list[float]:
-    """Seconds since these times of `perf_counter`, as means over workers, the same on all of them."""
-    now = time.perf_counter()
-    return (engine.sum(np.array([now - one for one in since])) / engine.workers).tolist()
+def _means(engine: Engine, *values: float) -> list[float]:
+    """The means of the workers' values, the same on all of them."""
+    return (engine.sum(np.array(values)) / engine.workers).tolist()
 
 
 def _stop_if_not_finite(what: str, value: float, step: int) -> None:

@@ -1,7 +1,5 @@
 """Metrics of scored pairs: reward accuracy and others, and MMPO's diagnostics."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

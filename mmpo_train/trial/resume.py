@@ -4,29 +4,35 @@ trials/<digest>/resume/step-00000123/    the optimiser's state (mmpo_train/engin
                                          points.json: all points measured until then
 
 Any number of workers can continue from it, with any engine and at any ZeRO stage. After the last epoch the optimiser's
-state, 12 bytes per parameter, is left out.
+state, 12 bytes per parameter, is left out. A trial does not continue from a state if the checkpoint of an epoch before
+it has been damaged and is still needed: it goes back, and makes the checkpoint again.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpo_train.engines.engine import first_workers
+from mmpo_train.errors import InputError
 from mmpo_train.events import Point
+from mmpo_train.metric_names import EPOCH
 from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.storage.manifest import is_whole, seal, stage
-from mmpo_train.storage.mirror import fetch_children, publish, withdraw_others
-from mmpo_train.trial.checkpoint import AnyTrial, read_facts, read_reference_point, write_trial
+from mmpo_train.storage.mirror import fetch, fetch_children, publish, withdraw, withdraw_others
+from mmpo_train.trial.checkpoint import AnyTrial, checkpoint_folder, read_facts, read_reference_point, write_trial
 
 if TYPE_CHECKING:
     from mmpo_train.engines.engine import Engine
 
 HISTORY = "points.json"
 """The file of all points measured until then."""
+FORMAT = 1
+"""Of the states. Raised when a new version cannot continue from the states of an older one."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: P
     engine.barrier()
     if engine.worker == 0:
         facts = {"epoch": progress.epochs, "step": progress.step, "reference_point": progress.reference_point}
-        write_trial(staging, config, **facts)
+        write_trial(staging, config, format=FORMAT, **facts)
         (staging / HISTORY).write_text(json.dumps(progress.history))
         seal(staging, target)
         publish(target)
@@ -65,27 +71,74 @@ def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: P
     engine.barrier()
 
 
-def resume(trial_folder: Path, config: AnyTrial, engine: Engine) -> Progress:
-    """The progress of the newest complete state before the end, which is loaded into the engine. Every worker calls
-    it."""
-    step = first_workers(engine, lambda: newest_step(trial_folder))
+def resume(trial_folder: Path, config: AnyTrial, engine: Engine, judged: Collection[int] = ()) -> Progress:
+    """The progress of the newest state to continue from, which is loaded into the engine. Every worker calls it.
+
+    The checkpoints of `judged` epochs are not needed any more. Raises InputError as `check_states` does.
+    """
+    step = first_workers(engine, lambda: newest_step(trial_folder, config, judged))
     if not step:
         return Progress()
-    folder = _folder(trial_folder, step)
-    history = [Point(*point) for point in json.loads((folder / HISTORY).read_text())]
-    done = Progress(step, int(read_facts(folder)["epoch"]), read_reference_point(folder), history)
+    done = _progress(_folder(trial_folder, step))
     if done.epochs < config.epochs:
-        engine.load_state(folder)
+        engine.load_state(_folder(trial_folder, step))
     return done
 
 
-def newest_step(trial_folder: Path) -> int:
-    """The last step with a complete state; 0 if there is none. Damaged folders are skipped."""
+def newest_step(trial_folder: Path, config: AnyTrial, judged: Collection[int] = ()) -> int:
+    """The last step with a complete state behind which no checkpoint is lost; 0 if there is none.
+
+    The checkpoint of the epoch that ends with the state may be lost: the state has its weights.
+    """
     fetch_children(trial_folder / "resume")
+    check_states([trial_folder])
     for folder in sorted((trial_folder / "resume").glob("step-*"), reverse=True):
         if is_whole(folder):
-            return int(folder.name.removeprefix("step-"))
+            done = _progress(folder)
+            can_be_written = done.epochs < config.epochs and done.history[-1].metrics[EPOCH] == done.epochs
+            needed = done.epochs - 1 if can_be_written else done.epochs
+            epochs = [epoch for epoch in range(1, needed + 1) if epoch not in judged]
+            if not any(is_lost(trial_folder, epoch) for epoch in epochs):
+                return done.step
     return 0
+
+
+def is_lost(trial_folder: Path, epoch: int) -> bool:
+    """Whether the checkpoint of an epoch is missing or damaged, here and in the object store."""
+    folder = checkpoint_folder(trial_folder, epoch)
+    fetch(folder)
+    return not is_whole(folder)
+
+
+def forget_states(trial_folder: Path, step: int) -> None:
+    """Remove the states of this step and of later ones, so that the trial goes back to before it."""
+    for folder in (trial_folder / "resume").glob("step-*"):
+        if int(folder.name.removeprefix("step-")) >= step:
+            withdraw(folder)
+            shutil.rmtree(folder)
+
+
+def check_states(trial_folders: Iterable[Path]) -> None:
+    """Raises InputError for trials that another version of this program has interrupted: begun again in silence, they
+    would write over its checkpoints."""
+    strange = [
+        folder
+        for trial in trial_folders
+        for folder in sorted((trial / "resume").glob("[!.]*"))
+        if not folder.name.startswith("step-") or (is_whole(folder) and read_facts(folder).get("format", 1) != FORMAT)
+    ]
+    if strange:
+        folders = ", ".join(str(folder.parent.parent) for folder in strange)
+        raise InputError(
+            f"another version of this program has written {', '.join(map(str, strange))}, from which this one cannot "
+            f"continue: finish these trials with that version, or move {folders} away to train them anew"
+        )
+
+
+def _progress(folder: Path) -> Progress:
+    history = [Point(*point) for point in json.loads((folder / HISTORY).read_text())]
+    facts = read_facts(folder)
+    return Progress(int(facts["step"]), int(facts["epoch"]), read_reference_point(folder), history)
 
 
 def _folder(trial_folder: Path, step: int) -> Path:

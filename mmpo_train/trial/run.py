@@ -7,7 +7,7 @@ import math
 import shutil
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,12 @@ from mmpo_train.model.scoring import ScoredTable
 from mmpo_train.storage.manifest import DamagedFolder
 from mmpo_train.storage.mirror import address_of, fetch, is_here, name_of, need, publish, withdraw
 from mmpo_train.trial.checkpoint import AnyTrial, checkpoint_folder, save_policy, write_trial
-from mmpo_train.trial.early_stop import GO_ON, STOP, Stopped, read_answer
+from mmpo_train.trial.early_stop import wait_for_leave
 from mmpo_train.trial.loop import Diverged, Task, train
 from mmpo_train.trial.outbox import Outbox
 from mmpo_train.trial.places import Places
 from mmpo_train.trial.preferences import Preferences
-from mmpo_train.trial.resume import Progress, keep_state, resume
+from mmpo_train.trial.resume import Progress, forget_states, is_lost, keep_state, resume
 from mmpo_train.trial.segments import Ask, Segment, first_step, read_segment, segment_request
 
 MakeEngine = Callable[[CompletionLogps, TrialConfig], Engine]
@@ -64,6 +64,8 @@ def run_trial(
     safe: Callable[[int], None] = lambda step: None,
     *,
     watched: bool = False,
+    judged: Collection[int] = (),
+    told_to_go: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train on preference pairs to the end of the epochs, as `run_task` does; `ask` requests the segments of online
     objectives."""
@@ -90,7 +92,8 @@ def run_trial(
 
     extra = (places.unrelated,) if config.objective in NEEDS_UNRELATED else ()
     needed = (places.model, places.tokens, places.reference, *extra)
-    run_task(config, config, places.trial(config), needed, preferences, make_engine, send, say, safe, watched=watched)
+    how: dict[str, Any] = {"watched": watched, "judged": judged, "told_to_go": told_to_go}
+    run_task(config, config, places.trial(config), needed, preferences, make_engine, send, say, safe, **how)
 
 
 def run_task(
@@ -105,14 +108,17 @@ def run_task(
     safe: Callable[[int], None],
     *,
     watched: bool = False,
+    judged: Collection[int] = (),
+    told_to_go: Callable[[], bool] = lambda: False,
 ) -> None:
     """Train a trial in its folder to its end, from its newest complete state.
 
     `config` is the trial as the loop and the engine read it; the first of the folders `needed` is the model's. `say`
     receives messages for the user on every worker, `safe` the step up to which nothing can be lost, at the start and
-    with each saved state. A `watched` trial waits at the end of each epoch but the last for permission to continue.
-    Raises Stopped if that is refused, Diverged, and OutOfMemory; called again after that, the trial takes smaller
-    passes. All points measured by then have been sent.
+    with each saved state. A lost checkpoint is made again unless its epoch is among those `judged`. A `watched` trial
+    waits at the end of each epoch but the last for permission to continue. Raises Stopped if that is refused, Diverged,
+    OutOfMemory (called again after that, the trial takes smaller passes), and Left soon after `told_to_go` became true.
+    All points measured by then have been sent.
     """
     for one in needed:
         need(one)
@@ -122,15 +128,20 @@ def run_task(
     if engine.worker == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_trial(folder, trial)
-    done = resume(folder, trial, engine)
+
+    def save(target: Path, **facts: Any) -> None:
+        save_policy(target, trial, model, tokenizer, engine, **facts)
+
+    done = resume(folder, trial, engine, judged)
+    unfinished = 0 < done.epochs < config.epochs
+    if unfinished and first_workers(engine, lambda: done.epochs not in judged and is_lost(folder, done.epochs)):
+        last = checkpoint_folder(folder, done.epochs)
+        save(last, epoch=done.epochs, step=done.step, reference_point=done.reference_point)
     safe(done.step)
     outbox = Outbox(send, done.history)
     send_again(outbox, folder, done, engine)
     if watched and 0 < done.epochs < config.epochs:
         wait_for_leave(engine, folder, done.epochs)
-
-    def save(target: Path, **facts: Any) -> None:
-        save_policy(target, trial, model, tokenizer, engine, **facts)
 
     task = make_task(Running(folder, engine, save, outbox, done))
 
@@ -159,6 +170,7 @@ def run_task(
             publish=publish,
             keep=keep,
             keep_passes=lambda smaller: remember(folder, config, smaller),
+            told_to_go=told_to_go,
             finished_steps=done.step,
         )
     except Diverged:
@@ -182,10 +194,9 @@ def _make_segment(
         assert ask is not None
         total_steps = math.ceil(train_prompts / config.pairs_per_step) * config.epochs
         if running.done.step >= first_step(segment, total_steps, config.segments):
-            raise DamagedFolder(
-                f"{target} is damaged, and the policy that gave its answers has been trained since; "
-                f"remove {running.folder / 'resume'} to start the trial from the beginning"
-            )
+            if engine.worker == 0:
+                forget_states(running.folder, first_step(segment, total_steps, config.segments))
+            raise DamagedFolder(f"{target} is damaged: started again, the trial goes back to before it")
         policy = places.model
         if segment:
             policy = target.with_name(f"policy-{segment + 1:04d}")
@@ -235,12 +246,3 @@ def on_one_node(engine: Engine) -> bool:
     """Whether all workers run on the same machine, the same on all of them."""
     here = int(hashlib.sha256(socket.gethostname().encode()).hexdigest()[:10], 16)
     return float(engine.sum(np.array([here], dtype=np.float64))[0]) == here * engine.workers
-
-
-def wait_for_leave(engine: Engine, folder: Path, epoch: int) -> None:
-    """Return when the trial may continue after an epoch. Raises Stopped, on all workers, if it may not."""
-    answers = {"": 0, GO_ON: 1, STOP: 2}
-    while not (answer := first_workers(engine, lambda: answers[read_answer(folder, epoch)])):
-        time.sleep(_SECONDS_BETWEEN_LOOKS)
-    if answer == answers[STOP]:
-        raise Stopped(f"stopped early, after epoch {epoch}")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import logging
 import os
+import signal
 import socket
 import sys
 import time
@@ -18,9 +20,10 @@ from mmpo_train.errors import InputError, first_line
 from mmpo_train.storage.mirror import name_of
 from mmpo_train.terminal import console
 from sweeps.cluster.discovery import cluster_nodes, local_nodes, local_resources, nodes_now
+from sweeps.cluster.head import is_head_lost, leave_head, watch_head
 from sweeps.cluster.nodes import Nodes
 from sweeps.cluster.placement import NoRoom, TrialResources, Wish, assumed, place
-from sweeps.cluster.ray_folder import check_ray_folder, ray_folder
+from sweeps.cluster.ray_folder import check_ray_folder, guard_token, own_folder
 
 # Set before ray is imported; an address in the environment means that a cluster exists already.
 _ENVIRONMENT = {
@@ -118,6 +121,11 @@ def leave() -> None:
         return
     import ray
 
+    leave_head()
+    if is_head_lost():  # Ray would wait for it for a minute, and then end the process in its own words
+        node: Any = ray._private.worker._global_node
+        node.kill_all_processes(check_alive=False, allow_graceful=False)
+        return
     # Ray's handles do not check whether it is being shut down: one that garbage collection drops in another thread,
     # such as the ledger's writer, could end the process.
     gc.collect()
@@ -146,11 +154,21 @@ def _connect(verbose: bool) -> None:
         "runtime_env": {"env_vars": environment, "worker_process_setup_hook": "mmpo_train.redaction.mask_logs"},
     }
     if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        importlib.import_module("ray._raylet").Config.initialize("")  # it was read when ray was imported
+        guard_token()
+        # Ray takes this machine's address for its own, and listens on all interfaces, unless it thinks that there are
+        # no clusters here. Gloo and NCCL look for a network.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # the variable is read when ray is imported
+        for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
+            environment[name] = os.environ.get(name) or ("lo" if sys.platform.startswith("linux") else "lo0")
         # One process less for each trial: nobody takes this machine away with notice.
         environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         cpus, gpus = local_resources()
         arguments |= {
             "address": "local",  # not whatever cluster was started here last
+            "_temp_dir": str(own_folder()),
             "num_cpus": int(cpus),
             "num_gpus": int(gpus),
             "include_dashboard": True,
@@ -162,8 +180,12 @@ def _connect(verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
         # The stage gives the reason of a failed trial in one line; Tune would add the traceback of every layer.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**arguments)
+        watch_head()
+        if callable(on_sigterm):  # Ray's own shows native stack traces, and lets nobody tidy up
+            signal.signal(signal.SIGTERM, on_sigterm)
     except Exception as error:  # Ray raises whatever its parts raise, and plain Exception
         ray.shutdown()  # what of it was started
         if address and isinstance(error, ConnectionError):
@@ -172,7 +194,7 @@ def _connect(verbose: bool) -> None:
             raise InputError(f"the Ray cluster at RAY_ADDRESS={address} cannot be used: {first_line(error)}") from error
         raise InputError(
             f"Ray could not be started on this machine: {first_line(error)}; `python -m sweeps.doctor` looks for the "
-            f"cause, and {ray_folder()[0]}/ray/session_latest/logs has Ray's own words"
+            f"cause, and {own_folder()}/session_latest/logs has Ray's own words"
         ) from error
 
 

@@ -87,7 +87,7 @@ class Nodes:
         return max((kind.fits(1, cpus, gpus) for kind in self.kinds if kind.most), default=0)
 
     def without(self, gpus: int, gpu_type: str = "") -> Nodes:
-        """The nodes without so many GPUs (of the type, if named), taken from the nodes with the fewest GPUs first."""
+        """The nodes without `gpus` GPUs (of `gpu_type`, if named), taken from the nodes with the fewest GPUs first."""
         kinds = list(self.kinds)
         for _ in range(gpus):
             typed = [kind for kind in kinds if not gpu_type or gpu_type in kind.gpu_types]

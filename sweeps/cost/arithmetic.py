@@ -41,7 +41,7 @@ class Lengths:
     prompts: np.ndarray
     """Shape (N,)."""
     completions: np.ndarray
-    """Shape (N, K); 0 where there is no completion."""
+    """Shape (N, K); 0 for a missing completion."""
 
     def first(self, completions: int) -> Lengths:
         """The lengths with at most that many completions per prompt."""

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import psutil
+
 from eval_workers.judging.specs import DEFAULT_URLS, JudgeSpec, key_of, key_variable
 from eval_workers.suites import EvaluationSettings
 from eval_workers.tracking import addresses
@@ -18,11 +20,13 @@ from eval_workers.tracking.store import Store
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.storage.deadline import within
+from sweeps.cluster.ray_folder import token_file
 from sweeps.doctor.findings import Finding, fine, note, problem
 
 HUB_SECONDS = 8.0
 _PORTS = {5000: "MLflow", 6379: "Ray", 8265: "Ray's dashboard", 10001: "Ray's client server"}
-_LISTENING = "0A"
+_MARKS = {"Ray": r"ray::|/ray/|gcs_server|raylet", "MLflow": r"\bmlflow\b"}
+"""What stands in the command lines of whoever may listen elsewhere too."""
 
 
 def tracking(uri: str, storage: Path) -> Iterator[Finding]:
@@ -95,17 +99,43 @@ def judges(trial: TrialConfig, settings: EvaluationSettings) -> Iterator[Finding
         yield fine("judges", f"{needed}; {', '.join(present)}")
 
 
-def open_ports(tables: Sequence[Path] = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))) -> Iterator[Finding]:
-    """Whether Ray's and MLflow's usual ports listen to other machines."""
-    listening = {port: host for table in tables if table.is_file() for host, port in _listeners(table.read_text())}
-    guarded = os.environ.get("RAY_AUTH_MODE") == "token"
-    exposed = [port for port in _PORTS if port in listening and not (guarded and "Ray" in _PORTS[port])]
-    for port in exposed:
-        how = {5000: "mlflow server --host 127.0.0.1", 8265: "ray start --dashboard-host 127.0.0.1"}
-        advice = how.get(port, "use a firewall, and RAY_AUTH_MODE=token for the whole cluster")
-        yield note("ports", f"{port} ({_PORTS[port]}) listens on {listening[port]}", advice)
+def open_ports() -> Iterator[Finding]:
+    """Whether a Ray or an MLflow of this machine listens to other machines, at any port, and who reads Ray's token."""
+    exposed: dict[tuple[str, str], list[int]] = {}
+    for socket in psutil.net_connections("tcp"):
+        if socket.status == psutil.CONN_LISTEN and (host := _open_to_others(socket.laddr.ip)):
+            command, guarded = _process(socket.pid)
+            name = next((name for name, marks in _MARKS.items() if re.search(marks, command)), "")
+            name = name or _PORTS.get(socket.laddr.port, "")
+            if name and not (guarded and "Ray" in name):
+                exposed.setdefault((name, host), []).append(socket.laddr.port)
+    for (name, host), ports in exposed.items():
+        advice = "mlflow server --host 127.0.0.1" if name == "MLflow" else "end it, or set RAY_AUTH_MODE=token for it"
+        yield note("ports", f"{name} listens on {host}: {', '.join(map(str, sorted(set(ports))))}", advice)
     if not exposed:
-        yield fine("ports", "Ray's and MLflow's usual ports are not open to other machines without protection")
+        yield fine("ports", "no Ray and no MLflow listens to other machines without protection")
+    token = token_file()
+    if token.is_file() and token.stat().st_mode & 0o077:
+        yield note("ports", f"others can read Ray's token {token}, and command your Rays with it", f"chmod 600 {token}")
+
+
+def _process(pid: int | None) -> tuple[str, bool]:
+    """Its command line, and whether it asks for a token; of another user's process what is thought of our own."""
+    guarded = os.environ.get("RAY_AUTH_MODE") == "token"
+    if pid is None or pid == os.getpid():
+        return "", guarded
+    try:
+        process = psutil.Process(pid)
+        return " ".join(process.cmdline()), process.environ().get("RAY_AUTH_MODE") == "token"
+    except psutil.Error:  # it has ended
+        return "", guarded
+
+
+def _open_to_others(host: str) -> str:
+    """Where a socket listens; empty if on this machine alone."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return "" if mapped.is_loopback else "all addresses" if mapped.is_unspecified else str(mapped)
 
 
 def _server_version(uri: str) -> str:
@@ -141,17 +171,3 @@ def _asked(trial: TrialConfig, settings: EvaluationSettings) -> list[JudgeSpec]:
     if "arena" in trial.evaluations:
         found.append(check_judge_spec(settings.arena_judge or (*settings.judges, "tiny")[0]))
     return list({spec.name: spec for spec in found if spec.service != "tiny"}.values())
-
-
-def _listeners(table: str) -> Iterator[tuple[str, int]]:
-    """Address and port of the sockets in /proc/net/tcp that accept connections from other machines."""
-    for line in table.splitlines()[1:]:
-        fields = line.split()
-        if len(fields) < 4 or fields[3] != _LISTENING:
-            continue
-        host, _, port = fields[1].partition(":")
-        words = [bytes.fromhex(host[start : start + 8])[::-1] for start in range(0, len(host), 8)]
-        address = ipaddress.ip_address(b"".join(words))
-        mapped = getattr(address, "ipv4_mapped", None) or address
-        if not mapped.is_loopback:
-            yield ("all addresses" if mapped.is_unspecified else str(mapped)), int(port, 16)

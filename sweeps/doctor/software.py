@@ -1,7 +1,5 @@
 """Whether Python, packages and compiler are as tested."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import json
 import os

@@ -237,13 +237,7 @@ def _smooth(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _mark(
-    shape: str,
-    *,
-    size: float,
-    edge: float,
-    color: Any,
-    face: Any = None,
-    at: tuple[float, float] | None = None,
+    shape: str, *, size: float, edge: float, color: Any, face: Any = None, at: tuple[float, float] | None = None
 ) -> Line2D:
     from matplotlib.lines import Line2D
 

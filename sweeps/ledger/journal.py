@@ -10,7 +10,8 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from filelock import FileLock, Timeout
 
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked_values
-from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.storage.whole_file import keep_private, write_whole
 
 FILE_NAME = "points.jsonl"
+_OWNER, _SUM = "owner.json", "crc32"
 
 
 class TrialTaken(InputError):
@@ -43,15 +45,20 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         # thread_local=False: taken by the driver's thread, released by the ledger's.
         self._lock = FileLock(folder / "lock", thread_local=False)
-        _take(self._lock, folder)
+        former = _take(self._lock, folder)
         self.digest = folder.name
         self.path = folder / FILE_NAME
+        keep_private(self.path)
         self._size = _repair(self.path)
         self.entries = read_entries(self.path)
+        is_lost = bool(former.get("journal")) and not self.entries
+        self.is_damaged = is_lost or len(self.entries) < self.path.read_bytes().count(b"\n")
+        """Whether entries are missing that MLflow may have."""
         self._seen = {(entry["step"], name) for entry in self.entries for name in entry.get("metrics", ())}
         named = (entry["journal"] for entry in self.entries if "journal" in entry)
-        self.identity: str = next(named, uuid.uuid4().hex[:16])
-        """Names this journal in the ledger; kept once an entry holds it as `journal`."""
+        self.identity: str = next(named, "") or str(former.get("journal") or uuid.uuid4().hex[:16])
+        """Names this journal in the ledger; kept in an entry as `journal`, and with the owner in case it is damaged."""
+        write_whole(folder / _OWNER, json.dumps({**_this_process(), "journal": self.identity}))
         self._file = self.path.open("ab", buffering=0)
         self._writing = threading.Lock()
 
@@ -67,7 +74,7 @@ class Journal:
         """The entry as it stands in the journal, without secrets. It survives a kill of the process; with `durable`, a
         loss of power too."""
         entry = masked_values(entry)
-        line = json.dumps(entry, separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        line = _line(entry)
         with self._writing:
             try:
                 if self._file.write(line) != len(line):
@@ -98,29 +105,53 @@ def read_entries(path: Path) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry is not None]
 
 
-def _take(lock: FileLock, folder: Path) -> None:
-    holder = folder / "owner.json"
+def judged_suites(entries: Iterable[Mapping[str, Any]]) -> dict[int, set[str]]:
+    """Epoch -> the evaluations that have judged its checkpoint."""
+    judged: dict[int, set[str]] = {}
+    for entry in entries:
+        if entry["kind"] in ("evaluation", "suite"):
+            judged.setdefault(entry["epoch"], set()).add(entry.get("suite", "reward"))
+    return judged
+
+
+def _take(lock: FileLock, folder: Path) -> dict[str, Any]:
+    """What the former owner has written of itself; empty where nothing can be read."""
+    try:
+        owner = json.loads((folder / _OWNER).read_text(encoding="utf-8"))
+        held_by = f"process {owner['pid']} on {owner['host']} since {owner['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        owner, held_by = {}, "another process"  # it took the lock this very moment
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        try:
-            owner = json.loads(holder.read_text(encoding="utf-8"))
-            held_by = f"process {owner['pid']} on {owner['host']} since {owner['since']}"
-        except (OSError, ValueError, KeyError):
-            held_by = "another process"  # it took the lock this very moment
         raise TrialTaken(
             f"trial {folder.name} is being run by {held_by}; wait for it or stop it, then run the same command again"
         ) from None
-    owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-    write_whole(holder, json.dumps(owner))
+    return owner
+
+
+def _this_process() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+
+
+def _line(entry: Mapping[str, Any]) -> bytes:
+    """The entry's line, with a sum of it: a changed digit must not pass for another measurement."""
+    text = json.dumps(entry, separators=(",", ":"), allow_nan=False)
+    return f'{text[:-1]},"{_SUM}":{zlib.crc32(text.encode())}}}\n'.encode()
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
+    """The entry of a line; None if it is damaged. Earlier versions wrote no sums."""
     try:
         entry = json.loads(line)
     except ValueError:
         return None
-    return entry if isinstance(entry, dict) and "kind" in entry else None
+    if not isinstance(entry, dict) or "kind" not in entry:
+        return None
+    if (found := entry.pop(_SUM, None)) is not None:
+        text, _, _ = line.rpartition(f',"{_SUM}":'.encode())
+        return entry if zlib.crc32(text + b"}") == found else None
+    return entry
 
 
 def _repair(path: Path) -> int:

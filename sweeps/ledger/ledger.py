@@ -136,7 +136,7 @@ class Ledger:
             self.store.client.delete_run(record.run_id)
 
     def read_trial(self, run_id: str) -> TrialRecord:
-        """The record of one run. Raises InputError when there is no such trial."""
+        """The record of one run. Raises InputError if there is no such trial."""
         with self.store.reading():
             run = self.store.client.get_run(run_id)
         return self._record(run)

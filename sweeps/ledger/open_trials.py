@@ -52,9 +52,11 @@ class OpenTrials:
         opened, end = entries[last["opened"]], entries[last["end"]]
         if end["state"] not in COMPLETE or opened["experiment"] != experiment:
             return False
-        # Delivered here and yet not found: a person deleted the run to have the trial run again.
+        # Delivered here and yet not found: a person deleted the run to have the trial run again, unless this is a new
+        # database in the place of a damaged one.
         here = self.store.address.shown
-        if any(one["kind"] == "delivered" and masked(one["ledger"]) == here for one in entries[last["end"] :]):
+        delivered = [one for one in entries[last["end"] :] if one["kind"] == "delivered"]
+        if any(masked(one["ledger"]) == here and self.store.has_run(one["run_id"]) for one in delivered):
             return False
         try:
             held = self.take(digest)

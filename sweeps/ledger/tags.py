@@ -1,7 +1,5 @@
 """What MLflow keeps as text and we know as numbers: every tag is written and read by functions that stand together."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +8,9 @@ HARDWARE = "trial.hardware"
 TRAINING = "trial.training"
 """Name of a trial's training, which trials that differ in their score alone share."""
 SHARED, SHARED_RUN = "shares.trial", "shares.run"
-"""Of a trial that was not trained: the trial whose training it shares, and that one's run, which has the curves."""
+"""Tags of a trial that was not trained: the trial whose training it shares, and that trial's run, with the curves."""
 WINNER_BY = "winner.by"
-"""Of a stage: the metric by which it chose, as --choose-by names it."""
+"""Tag of a stage: the metric of its choice, as --choose-by names it."""
 _SECONDS = "trial.seconds"
 _BASELINE_POLICY, _BASELINE_REWARD = "baseline.policy_accuracy", "baseline.reward_accuracy"
 
@@ -55,7 +53,7 @@ class Baseline:
         return self.reward_accuracy[0] if len(self.reward_accuracy) == 1 else None
 
     def tags(self) -> dict[str, str]:
-        """Of a stage; `baseline_of` reads them."""
+        """Tags of a stage; `baseline_of` reads them."""
         own = {_BASELINE_REWARD: " to ".join(map(str, self.reward_accuracy))} if self.reward_accuracy else {}
         return {_BASELINE_POLICY: str(self.policy_accuracy), **own}
 
@@ -71,7 +69,7 @@ def baseline_of(tags: Mapping[str, str]) -> Baseline | None:
 def winner_tags(
     field: str, value: Any, epoch: int, reward_accuracy: float, reason: str, by: str = ""
 ) -> dict[str, Any]:
-    """Of a stage that has a winner by rule; `winner_of` reads its value. An empty `by` is reward accuracy."""
+    """Tags of a stage with a winner by rule; `winner_of` reads its value. An empty `by` is reward accuracy."""
     numbers = {f"winner.{field}": value, "winner.epoch": epoch, "winner.reward_accuracy": reward_accuracy}
     return {**numbers, "winner.reason": reason, WINNER_BY: by or "reward_accuracy"}
 
@@ -83,7 +81,7 @@ def winner_of(tags: Mapping[str, str], field: str) -> float | None:
 
 
 def ending_tags(state: str, reason: str, seconds: float | None) -> dict[str, Any]:
-    """Of a trial that ended; `seconds_of` reads its time."""
+    """Tags of a trial that ended; `seconds_of` reads its time."""
     tags = {"trial.state": state, "trial.reason": reason, _SECONDS: seconds}
     return {name: value for name, value in tags.items() if value not in ("", None)}
 

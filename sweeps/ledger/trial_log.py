@@ -18,8 +18,8 @@ from typing import Any
 from eval_workers.tracking.delivery import Delivery
 from eval_workers.tracking.store import METRICS_PER_BATCH, Store
 from mmpo_train.events import Point
-from mmpo_train.metric_names import harness_task
-from sweeps.ledger.journal import Journal
+from mmpo_train.metric_names import REWARD_ACCURACY, harness_task
+from sweeps.ledger.journal import Journal, judged_suites
 from sweeps.ledger.tags import ending_tags
 
 PACKAGES = (
@@ -42,11 +42,27 @@ class TrialLog:
         self._unsent: list[tuple[str, float, int, int]] = []
         self._sending = False
         self._mutex = threading.Lock()
+        self._is_damaged = held.is_damaged
+        self._there: set[tuple[str, int]] = set()
+        """Metrics and steps that MLflow has and a damaged journal may not: with another time they would be doubled."""
         self._put(lambda: self._deliver_opening(opened), "the opening")
         self._send([entry for entry in held.entries if "metrics" in entry])
         for entry in held.entries:
             if entry["kind"] == "evaluation":
                 self._put_evaluation(entry)
+            elif entry["kind"] == "suite":
+                self.tag(entry["tags"])
+
+    def judged(self, epoch: int) -> set[str]:
+        """The evaluations that have judged the checkpoint of an epoch, before an interruption too."""
+        return judged_suites(self._own_journal().entries).get(epoch, set())
+
+    def reward_accuracy(self, epoch: int) -> float | None:
+        """What the checkpoint of an epoch scored, if it was judged."""
+        entries = self._own_journal().entries
+        found = (one["scores"] for one in entries if one["kind"] == "evaluation" and one["epoch"] == epoch)
+        scores = next(found, None)
+        return scores.get(REWARD_ACCURACY) if scores else None
 
     def points(self, points: Sequence[Point]) -> None:
         """Log metrics. Those that the journal has at the same step are dropped; values that are not finite leave a
@@ -72,6 +88,11 @@ class TrialLog:
         self._log(scored, epoch, now_ms(), metrics)
         self._put_evaluation(scored)
 
+    def judged_by(self, suite: str, epoch: int, metrics: Mapping[str, float], tags: Mapping[str, str]) -> None:
+        """Log what another evaluation made of the checkpoint of an epoch, metrics at step = epoch."""
+        self._log({"kind": "suite", "suite": suite, "epoch": epoch, "tags": dict(tags)}, epoch, now_ms(), metrics)
+        self.tag(tags)
+
     def artifacts(self, folder: Path, name: str) -> None:
         """Store a folder's files, which must stay until they have been sent."""
         self._put(lambda: self._deliver_artifacts(folder, name), f"the files of {name}")
@@ -95,6 +116,10 @@ class TrialLog:
     def fail(self, reason: str) -> None:
         """Mark the trial as failed; it can be run again."""
         self._end("failed", reason)
+
+    def wait(self, timeout_seconds: float) -> None:
+        """Return when MLflow has all of it, or when for so long nothing got through."""
+        self._delivery.wait(timeout_seconds)
 
     def end_as_journaled(self, end: Mapping[str, Any]) -> None:
         """Send an end that the journal has and MLflow lacks."""
@@ -130,9 +155,9 @@ class TrialLog:
                 )
         held = self._own_journal()
         fresh = held.fresh(step, metrics)
-        if fresh or entry["kind"] == "evaluation":
+        if fresh or entry["kind"] != "point":
             entry |= {"step": int(step), "timestamp_ms": int(timestamp_ms), "metrics": fresh}
-            held.append(entry, durable=entry["kind"] == "evaluation")
+            held.append(entry, durable=entry["kind"] != "point")
             self._send([entry])
 
     def _end(self, state: str, reason: str, seconds: float | None = None) -> None:
@@ -177,6 +202,8 @@ class TrialLog:
         there = store.json_artifacts(run_id, set(described))
         for path in described.keys() - there.keys():
             store.log_json(run_id, described[path], path)
+        if self._is_damaged:
+            self._there = self._store.points_of(run)
         self.run_id = run_id
 
     def _deliver_points(self) -> None:
@@ -186,8 +213,8 @@ class TrialLog:
                 if not batch:
                     self._sending = False
                     return
-            if self.run_id is not None:
-                self._store.log_metrics(self.run_id, batch)
+            if self.run_id is not None and (new := [one for one in batch if (one[0], one[3]) not in self._there]):
+                self._store.log_metrics(self.run_id, new)
             with self._mutex:
                 del self._unsent[: len(batch)]
 

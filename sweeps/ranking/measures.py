@@ -1,7 +1,5 @@
 """The measures by which `--choose-by` chooses points, as metrics."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 

@@ -1,7 +1,5 @@
 """The points of a grid as they are ranked, as values."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, stdev

@@ -1,7 +1,5 @@
 """Why a point wins, or none does, in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from sweeps.ranking.ranked import SHARES_OF_PAIRS, Ranked, are_one_model, scores_differ

@@ -6,8 +6,6 @@ that decides a pair, however: where points have different scores their accuracie
 the same model there is nothing to compare but the score.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from statistics import mean
 

@@ -96,7 +96,7 @@ def mean_of(row: Ranked, metric: str) -> float | None:
 def ranking_table(
     stage: Stage, ranking: Ranking, records: Mapping[str, TrialRecord], origins: Mapping[str, str], width: int
 ) -> Table:
-    """For a terminal of so many columns; a narrow one has the numbers that can be compared, without the intervals.
+    """The ranking as a table for a terminal of this width; a narrow one shows no intervals.
 
     `origins`: digest -> the stage from which a trial was taken.
     """

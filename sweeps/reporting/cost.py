@@ -1,7 +1,5 @@
 """The cost of every stage: trials trained and reused, their time, and GPU-hours."""
 
-from __future__ import annotations
-
 from mmpo_train.tables import Table
 from sweeps.reporting.page import MISSING, Sheet
 from sweeps.reporting.read import Experiment

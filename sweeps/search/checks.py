@@ -79,7 +79,7 @@ def _in_ledger(record: TrialRecord | None, to_train: bool) -> str:
         return "new"
     if not to_train:
         return f"{record.status} in {record.stage}"
-    return "to be judged" if record.status == "finished" else f"{record.status}, goes on"
+    return "to be judged" if record.status == "finished" else f"{record.status}, continues"
 
 
 def check_judges(trials: Iterable[TrialConfig], judge: str = "", *, with_keys: bool = True) -> None:

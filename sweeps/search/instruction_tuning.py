@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION_LOSS
 from mmpo_train.model.folders import copy_model
+from mmpo_train.options import assigned_fields
 from mmpo_train.recipes import find_recipe
 from mmpo_train.redaction import masked
 from mmpo_train.sft.trial import SFTTrial, change, sft_trial
@@ -25,8 +24,8 @@ from sweeps.cost.of_trials import forecast_trials, hours_of
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.ledger.tags import HARDWARE
-from sweeps.plan.commands import as_typed
-from sweeps.plan.options import SFTOptions
+from sweeps.plan.commands import as_typed, command
+from sweeps.plan.options import SFTOptions, SweepOptions
 from sweeps.search.checks import check_disk, check_storage
 
 if TYPE_CHECKING:
@@ -98,8 +97,8 @@ def _run(options: SFTOptions) -> None:
             highlight=False,
         )
         console.print("\nnext:", style="bold")
-        for command in (_next_command(options, folder), ledger.ui_command()):
-            console.print(f"  {as_typed(command)}", highlight=False, soft_wrap=True, markup=False)
+        for typed in (_next_command(options, folder), ledger.ui_command()):
+            console.print(f"  {as_typed(typed)}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"  {ledger.page(experiment)}", highlight=False, soft_wrap=True, markup=False)
     finally:
         ledger.close()
@@ -117,14 +116,8 @@ def _say_what(inputs: SFTInputs, experiment: str) -> None:
 
 def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
     """The trial that the options describe. Raises InputError naming every bad field."""
-    if options.strict and options.drop_bad_rows:
-        raise InputError("--strict refuses bad rows and --drop-bad-rows drops them: give one of the two")
-    assigned = parse_assignments(options.set)
-    for name in ("model", "recipe", "dataset", "seed"):
-        if name in assigned:
-            raise InputError(f"use --{name} instead of --set {name}=…")
     named = {"seed": options.seed, **({"dataset": options.dataset} if options.dataset else {})}
-    trial = sft_trial(find_recipe(options.model, options.recipe), options.model, named | assigned)
+    trial = sft_trial(find_recipe(options.model, options.recipe), options.model, named | assigned_fields(options))
     return change(trial, {"precision": precision}) if trial.precision == "auto" else trial
 
 
@@ -198,9 +191,5 @@ def _named(storage: Path, trial: SFTTrial, checkpoint: Path) -> Path:
 
 
 def _next_command(options: SFTOptions, folder: Path) -> str:
-    words = ["python", "sweeps/stage1_lr.py", "--model", shlex.quote(address_of(folder) or str(folder))]
-    for name in ("storage", "tracking_uri"):
-        value = getattr(options, name)
-        if value != SFTOptions.__dataclass_fields__[name].default:
-            words += [f"--{name.replace('_', '-')}", shlex.quote(masked(str(value)))]
-    return " ".join(words)
+    model, uri = address_of(folder) or str(folder), options.tracking_uri
+    return command("stage1_lr", SweepOptions(model=model, storage=options.storage, tracking_uri=uri))

@@ -184,9 +184,7 @@ def _by_training(trials: Iterable[Planned]) -> dict[str, list[Planned]]:
 
 
 def _elsewhere(
-    wanted: Mapping[str, Sequence[Planned]],
-    ledger: Ledger | None,
-    experiment: str,
+    wanted: Mapping[str, Sequence[Planned]], ledger: Ledger | None, experiment: str
 ) -> dict[str, dict[str, tuple[Planned, TrialRecord]]]:
     """For each training the finished trial that is in none of the lists, by its digest; empty if there is none."""
     found: dict[str, dict[str, tuple[Planned, TrialRecord]]] = {training: {} for training in wanted}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from eval_workers.warm_evaluators import WarmAnswering, WarmReward, WarmSuite
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig, to_dict
 from mmpo_train.storage.mirror import name_of
+from sweeps.ledger.journal import FILE_NAME, judged_suites, read_entries
 from sweeps.trials.reasons import one_line
 
 if TYPE_CHECKING:
@@ -72,22 +73,23 @@ class Evaluators:
         """A reference to the starting model's metrics by the trial's objective."""
         return self.workplace.ask(self.reward.starting_model, to_dict(trial), *_validation(places))
 
-    def submit(self, trial: TrialConfig, places: Places, finished: Finished) -> None:
-        """Send a checkpoint to all its evaluators."""
-        ask = self.workplace.ask
+    def submit(self, trial: TrialConfig, places: Places, finished: Finished, known: Collection[str] = ()) -> None:
+        """Send a checkpoint to all its evaluators but those whose results are `known`."""
+        for suite in wanted_suites(trial, finished.epoch):
+            if suite not in known:
+                self.waiting[self._ask(suite, trial, places, finished)] = Judgement(trial.digest, finished, suite)
+
+    def _ask(self, suite: str, trial: TrialConfig, places: Places, finished: Finished) -> Any:
+        ask, model, tokens = self.workplace.ask, name_of(places.model), name_of(places.tokens)
         artifacts = name_of(artifacts_folder(places, trial, finished.epoch))
-        kept = f"{artifacts}/{REWARD}"
-        scores = ask(self.reward.evaluate, finished.checkpoint, *_validation(places), kept)
-        model, tokens = name_of(places.model), name_of(places.tokens)
+        if suite != REWARD:
+            request = {"checkpoint": finished.checkpoint, "starting_model": model, "artifacts": artifacts}
+            return ask(next(self.suites[suite]).evaluate, request)
+        scores = ask(self.reward.evaluate, finished.checkpoint, *_validation(places), f"{artifacts}/{REWARD}")
         if self.judge:
             about = finished.checkpoint, model, tokens, self.judge, f"{self.storage}/answers", self.judge_prompt
             scores = ask(self.answering.add_win_rate, scores, *about)
-        self.waiting[scores] = Judgement(trial.digest, finished, REWARD)
-        if finished.epoch % trial.evaluate_every_epochs == 0 or finished.epoch == trial.epochs:
-            request = {"checkpoint": finished.checkpoint, "starting_model": model, "artifacts": artifacts}
-            for suite in suites_of([trial]):
-                reference = ask(next(self.suites[suite]).evaluate, request)
-                self.waiting[reference] = Judgement(trial.digest, finished, suite)
+        return scores
 
     def results(self, timeout_seconds: float) -> Iterator[tuple[Judgement, dict[str, Any] | None, str]]:
         """The evaluations that end within the time, with their scores, or with None and the reason."""
@@ -102,6 +104,19 @@ class Evaluators:
 def actors_needed(trials: Sequence[TrialConfig], settings: SweepEvaluation, judge: str = "") -> int:
     """The number of evaluators that `Evaluators` starts for these trials."""
     return 1 + _answering_needed(trials, judge) + settings.actors_per_suite * len(suites_of(trials))
+
+
+def wanted_suites(trial: TrialConfig, epoch: int) -> list[str]:
+    """What judges the checkpoint of an epoch."""
+    others = epoch % trial.evaluate_every_epochs == 0 or epoch == trial.epochs
+    return [REWARD, *(suites_of([trial]) if others else ())]
+
+
+def judged_epochs(trial: TrialConfig, places: Places) -> list[int]:
+    """The epochs whose checkpoints have been judged by all that judge them, and are not needed again."""
+    known = judged_suites(read_entries(places.trial(trial) / FILE_NAME))
+    epochs = range(1, trial.epochs + 1)
+    return [epoch for epoch in epochs if set(wanted_suites(trial, epoch)) <= known.get(epoch, set())]
 
 
 def artifacts_folder(places: Places, trial: TrialConfig, epoch: int) -> Path:

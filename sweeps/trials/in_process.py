@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.errors import InputError
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, ended_by, told_by_signal
 from sweeps.cluster.accelerators import ANY
 from sweeps.cluster.discovery import local_nodes
 from sweeps.cluster.placement import TrialResources, Wish, place
@@ -51,8 +51,9 @@ class InProcess:
 
     def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:
         """Train in the given order. A trial that diverges is recorded as such; any other error is raised."""
+        from mmpo_train.trial.loop import Left
         from mmpo_train.trial.reports import train_here
-        from sweeps.trials.evaluators import Evaluators
+        from sweeps.trials.evaluators import Evaluators, judged_epochs
         from sweeps.trials.reasons import one_line
 
         evaluators, watched = Evaluators(work, Here()), listener.goes_on is not None
@@ -61,7 +62,7 @@ class InProcess:
             evaluators.answering.make_segment(request)
             return lambda: True
 
-        with listener.at_work(evaluators):
+        with told_by_signal() as told, listener.at_work(evaluators):
             for digest, (trial, places) in work.trials.items():
                 listener.begun(digest)
                 listener.heard(digest, {"workers": 1})
@@ -71,7 +72,10 @@ class InProcess:
                     listener.judged()
 
                 try:
-                    train_here(trial, places, hear, ask=ask, watched=watched)
+                    how: dict[str, Any] = {"watched": watched, "judged": judged_epochs(trial, places)}
+                    train_here(trial, places, hear, ask=ask, told_to_go=lambda: bool(told()), **how)
+                except Left:
+                    raise ended_by(told()) from None
                 except Exception as error:
                     listener.trained(digest, one_line(error))
                     raise

@@ -13,6 +13,8 @@ from mmpo_train.events import Finished, Point
 from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, REWARD_ACCURACY
 from mmpo_train.storage.mirror import fetch_files
 from mmpo_train.trial.early_stop import GO_ON, STOP, write_answer
+from sweeps.cluster.head import with_last_words
+from sweeps.cluster.leaving import INTERRUPTED
 from sweeps.trials.evaluators import REWARD, Judgement, artifacts_folder
 from sweeps.trials.work_clock import WorkClock
 
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from sweeps.trials.board import Board
     from sweeps.trials.evaluators import Evaluators
     from sweeps.trials.work import Work
+
+_SECONDS_TO_DELIVER = 10.0
 
 GoesOn = Callable[[str, int, float], bool]
 """Takes a trial's digest, an epoch that it has finished and its reward accuracy: whether it may go on."""
@@ -59,14 +63,23 @@ class Listener:
         then are ended as interrupted."""
         self.evaluators = evaluators
         try:
-            yield
-            while evaluators.waiting:
-                self.judged(timeout_seconds=1)
+            with with_last_words(self._last_words):
+                yield
+                while evaluators.waiting:
+                    self.judged(timeout_seconds=1)
         finally:
             evaluators.close()
-            for log in self.logs.values():
-                if not log.ended:
-                    log.fail("interrupted: the same command goes on from the last state written")
+            self._break_off()
+
+    def _break_off(self) -> None:
+        for log in self.logs.values():
+            if not log.ended:
+                log.fail(INTERRUPTED)
+
+    def _last_words(self) -> None:
+        self._break_off()
+        for log in self.logs.values():
+            log.wait(_SECONDS_TO_DELIVER)
 
     def begun(self, digest: str) -> None:
         """Open the trial's record: it waits for its resources, or has them."""
@@ -93,7 +106,7 @@ class Listener:
             self._finished(digest, Finished(*report["finished"]))
         if report.get("said"):
             self.board.say(digest, report["said"])
-        for state in ("diverged", "stopped"):
+        for state in ("diverged", "stopped", "left"):
             if report.get(state):
                 self.troubles[digest] = (state, report[state])
 
@@ -105,6 +118,10 @@ class Listener:
             self.board.set_state(digest, "judging")
         self.unjudged.add(digest)
         self._end_where_judged(digest)
+
+    def under_way(self) -> set[str]:
+        """Trials that have begun and whose training has not ended."""
+        return {digest for digest, log in self.logs.items() if not log.ended and digest not in self.unjudged}
 
     def judged(self, timeout_seconds: float = 0.0) -> None:
         """Take the results that evaluators have by now, or within some seconds."""
@@ -123,7 +140,23 @@ class Listener:
         if (digest, finished.epoch) not in self.sent_to_judge:
             self.sent_to_judge.add((digest, finished.epoch))
             self.board.line(digest, f"epoch {finished.epoch} done")
-            self.evaluators.submit(trial, places, finished)
+            self.evaluators.submit(trial, places, finished, self._recalled(digest, finished))
+
+    def _recalled(self, digest: str, finished: Finished) -> set[str]:
+        """What had judged the epoch before an interruption; its files are handed over again."""
+        log = self.logs[digest]
+        known = log.judged(finished.epoch)
+        for suite in known - {REWARD}:
+            self._hand_over(Judgement(digest, finished, suite))
+        if REWARD in known:
+            self.board.rows[digest].reward_accuracy = log.reward_accuracy(finished.epoch)
+        return known
+
+    def _hand_over(self, one: Judgement) -> None:
+        trial, places = self.trials[one.digest]
+        folder = artifacts_folder(places, trial, one.finished.epoch) / one.suite
+        fetch_files(folder)
+        self.logs[one.digest].artifacts(folder, f"evaluations/epoch-{one.finished.epoch:04d}/{one.suite}")
 
     def _judged(self, one: Judgement, scores: dict[str, Any]) -> None:
         log, metrics, finished = self.logs[one.digest], scores["metrics"], one.finished
@@ -131,14 +164,16 @@ class Listener:
             self.board.rows[one.digest].reward_accuracy = metrics[REWARD_ACCURACY]
             log.evaluated(finished.epoch, metrics, scores["correct"], finished.checkpoint)
             return
-        log.points([Point(finished.epoch, time.time_ns() // 1_000_000, metrics)])
-        log.tag({f"evaluation.{one.suite}.{name}": value for name, value in scores.get("facts", {}).items()})
-        trial, places = self.trials[one.digest]
-        for name, why in scores.get("missing", {}).items():
+        tags = {f"evaluation.{one.suite}.{name}": value for name, value in scores.get("facts", {}).items()}
+        missing = scores.get("missing", {})
+        if missing:  # the next command tries again
+            log.points([Point(finished.epoch, time.time_ns() // 1_000_000, metrics)])
+            log.tag(tags)
+        else:
+            log.judged_by(one.suite, finished.epoch, metrics, tags)
+        for name, why in missing.items():
             self._could_not_judge(one, f"{one.suite}.{name}", why)
-        folder = artifacts_folder(places, trial, finished.epoch) / one.suite
-        fetch_files(folder)
-        log.artifacts(folder, f"evaluations/epoch-{finished.epoch:04d}/{one.suite}")
+        self._hand_over(one)
         self.board.line(one.digest, f"epoch {finished.epoch}: {one.suite} done")
 
     def _could_not_judge(self, one: Judgement, suite: str, reason: str) -> None:

@@ -9,6 +9,7 @@ from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
+from mmpo_train.trial.loop import Left
 from sweeps.trials.reasons import GaveUp, one_line
 
 MAX_FAULTS = 4
@@ -82,5 +83,7 @@ def is_loss(error: Exception) -> bool:
 
 
 def is_preempted(error: Exception) -> bool:
-    """Whether the worker's node was taken away with notice."""
+    """Whether the worker's node is taken away with notice: after it, or at it when a state was written."""
+    if isinstance(getattr(error, "_base_exc", error), Left):
+        return True
     return bool(getattr(getattr(error, "health_check_failure", error), "preempted", False))

@@ -19,6 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.controller import TrainController
 
+from sweeps.cluster.leaving import INTERRUPTED, is_leaving, told_to_go
 from sweeps.trials.elastic import OneNode
 from sweeps.trials.restarts import MAX_LOSSES, Attempts, Leftovers, is_loss
 
@@ -31,7 +32,8 @@ def drive_trial(space: dict[str, Any]) -> None:
 def run_job(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> None:
     """Run `worker(job)` on all workers of a Ray Train job, to its end, however many of them are lost on the way.
 
-    `job`: digest, config and places (dicts), ray_storage, all of `TrialResources.job`; of a trial also watched.
+    `job`: digest, config and places (dicts), ray_storage, all of `TrialResources.job`; of a trial also watched, and its
+    judged epochs.
     """
     for start in range(1, MAX_LOSSES + 1):
         try:
@@ -91,14 +93,22 @@ def train_worker(job: dict[str, Any]) -> None:
     from mmpo_train.config import from_dict
     from mmpo_train.engines.deepspeed_engine import zero_engine
     from mmpo_train.storage.mirror import place_of
+    from mmpo_train.trial.loop import Left
     from mmpo_train.trial.places import Places
     from mmpo_train.trial.reports import report_on
     from mmpo_train.trial.run import run_trial
 
     begin(job)
     places = Places(**{name: place_of(path) for name, path in job["places"].items()})
-    trial = from_dict(job["config"]), places, zero_engine
-    report_on(partial(run_trial, *trial, ask=ask_for_segment, watched=job["watched"]), ray.train.report)
+    trial = from_dict(job["config"])
+    folder, how = places.trial(trial), {"watched": job["watched"], "judged": job["judged"]}
+    run = partial(run_trial, trial, places, zero_engine, ask=ask_for_segment, told_to_go=told_to_go(folder), **how)
+    try:
+        report_on(run, ray.train.report)
+    except Left:
+        if not is_leaving(folder):
+            raise  # its node is taken away: it is started again on another one
+        ray.train.report({"left": INTERRUPTED})
 
 
 class Trainer(TorchTrainer):

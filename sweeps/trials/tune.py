@@ -12,10 +12,13 @@ from ray import tune
 
 from mmpo_train.config import TrialConfig, to_dict
 from mmpo_train.storage.mirror import name_of
+from mmpo_train.terminal import told_by_signal
 from mmpo_train.trial.places import Places
 from sweeps.cluster.connection import ray_storage
+from sweeps.cluster.leaving import Leaving
 from sweeps.cluster.nodes import HEAD_NODE
 from sweeps.trials.concurrency import Pace
+from sweeps.trials.evaluators import judged_epochs
 from sweeps.trials.listener import Listener
 from sweeps.trials.reasons import one_line
 from sweeps.trials.train_job import drive_trial
@@ -29,8 +32,18 @@ ON_HEAD = tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])
 def tune_trials(work: Work, listener: Listener, at_a_time: Callable[[], int]) -> None:
     """Train every trial to its end, however that is. So many run `at_a_time`, which is asked again as nodes come and
     go."""
+    with told_by_signal() as told:
+        leaving = Leaving(told, [places.trial(trial) for trial, places in work.trials.values()])
+        try:
+            _tuner(work, listener, leaving, at_a_time).fit()
+            leaving.check(())
+        finally:
+            leaving.take_back()
+
+
+def _tuner(work: Work, listener: Listener, leaving: Leaving, at_a_time: Callable[[], int]) -> tune.Tuner:
     pace, watched = Pace(at_a_time, listener.board), listener.goes_on is not None
-    tuner = tune.Tuner(
+    return tune.Tuner(
         tune.with_resources(drive_trial, ON_HEAD),
         param_space={"job": tune.grid_search([_job(work, *trial, watched) for trial in work.trials.values()])},
         tune_config=tune.TuneConfig(
@@ -43,11 +56,10 @@ def tune_trials(work: Work, listener: Listener, at_a_time: Callable[[], int]) ->
             name=f"tune-{time.strftime('%Y%m%d-%H%M%S')}",
             storage_path=ray_storage(work.storage),
             verbose=0,
-            callbacks=[Hearing(listener), pace],
+            callbacks=[Hearing(listener, leaving), pace],
             failure_config=tune.FailureConfig(max_failures=0),
         ),
     )
-    tuner.fit()
 
 
 def _job(work: Work, trial: TrialConfig, places: Places, watched: bool) -> dict[str, Any]:
@@ -57,6 +69,7 @@ def _job(work: Work, trial: TrialConfig, places: Places, watched: bool) -> dict[
         "places": {name: name_of(path) for name, path in vars(places).items()},
         "ray_storage": ray_storage(work.storage),
         "watched": watched,
+        "judged": judged_epochs(trial, places),
         **work.resources.job(),
     }
 
@@ -64,8 +77,8 @@ def _job(work: Work, trial: TrialConfig, places: Places, watched: bool) -> dict[
 class Hearing(tune.Callback):
     """Tells the listener what Tune hears from the trials."""
 
-    def __init__(self, listener: Listener) -> None:
-        self.listener = listener
+    def __init__(self, listener: Listener, leaving: Leaving) -> None:
+        self.listener, self.leaving = listener, leaving
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for its own way of resuming; ours is the ledger.
@@ -87,6 +100,7 @@ class Hearing(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         self.listener.judged()
+        self.leaving.check(self.listener.under_way())
 
 
 def error_of(trial: Any) -> BaseException | None:

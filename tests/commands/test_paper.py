@@ -108,7 +108,7 @@ def test_a_stage_that_fails_ends_its_objective_and_not_the_others(search, capsys
     printed = " ".join(captured.get().split())
     assert stop.value.code == 1
     assert re.search(r"tiny, mmpo stopped at stage1_lr: .*loss is nan at step 1", printed)
-    assert "2 of 3 searches complete; the same command goes on with the others" in printed
+    assert "2 of 3 searches complete; the same command continues with the others" in printed
     assert [one.objective for one in search.trained].count("mmpo") == 2, "stage 2 was not tried"
     assert {"dpo", "simpo"} <= {one.objective for one in search.trained}
 

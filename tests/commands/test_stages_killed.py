@@ -187,3 +187,36 @@ def test_a_stage_goes_on_when_a_part_of_it_dies(title: str, start) -> None:
     stage.finish()
     assert before and stage.written(before) == before
     stage.check_ledger()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(2400)
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted")])
+def test_a_stage_that_is_told_to_end_writes_a_state_and_leaves_no_trial_running(number: int, said: str, start) -> None:
+    """Once to the driver; the states are those of the steps that its trials had reached. Then the same command."""
+    from mlflow import MlflowClient
+
+    stage = start("stage2_beta")
+    stage.wait_for(stage.in_mid_trial)
+    stage.process.send_signal(number)
+    assert stage.process.wait(120) == 128 + number, stage.output()
+    output = stage.output()
+    assert f"{said}; rerun the same command to continue from the last saved states" in output
+    assert "***" not in output and "Traceback" not in output
+    client = MlflowClient(f"sqlite:///{stage.storage}/mlflow.db")
+    runs = client.search_runs([found.experiment_id for found in client.search_experiments()])
+    assert runs and all(run.info.status != "RUNNING" for run in runs)
+    journals = {path.parent: read_entries(path) for path in stage.storage.glob(f"trials/*/{FILE_NAME}")}
+    heard = {
+        folder: max([one["step"] for one in journal if one["kind"] == "point"], default=0)
+        for folder, journal in journals.items()
+    }
+    left = [
+        folder
+        for folder, journal in journals.items()
+        if journal[-1]["kind"] == "delivered" and 0 < heard[folder] < STEPS
+    ]
+    assert left and all((folder / "resume" / f"step-{heard[folder]:08d}").is_dir() for folder in left)
+    stage.start()
+    stage.finish()
+    stage.check_ledger()

@@ -19,7 +19,7 @@ from tests.support.training import EVERY_STEP, curve, job, losses
 pytestmark = pytest.mark.gpu
 
 # Kernels of other sizes and atomic additions round elsewhere.
-TOLERANCE = {"fp32": 1e-3, "bf16": 2e-2}
+TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 
 
 @pytest.fixture(scope="module")

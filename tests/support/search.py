@@ -56,6 +56,8 @@ class Kept:
     evaluations: list[tuple[int, dict[str, float]]] = field(default_factory=list)
     tags: dict[str, str] = field(default_factory=dict)
     folders: list[str] = field(default_factory=list)
+    known: dict[int, set[str]] = field(default_factory=dict)
+    """Epoch -> what had judged it before."""
     end: tuple[Any, ...] = ()
 
     def points(self, points: list[Point]) -> None:
@@ -66,6 +68,19 @@ class Kept:
 
     def tag(self, tags: dict[str, str]) -> None:
         self.tags |= tags
+
+    def judged(self, epoch: int) -> set[str]:
+        return self.known.get(epoch, set())
+
+    def reward_accuracy(self, epoch: int) -> float | None:
+        return 0.75 if "reward" in self.judged(epoch) else None
+
+    def judged_by(self, suite: str, epoch: int, metrics: dict[str, float], tags: dict[str, str]) -> None:
+        self.logged.append(Point(epoch, 0, metrics))
+        self.tag(tags)
+
+    def wait(self, timeout_seconds: float) -> None:
+        return None
 
     def artifacts(self, folder: Path, name: str) -> None:
         self.folders.append(name)

@@ -221,6 +221,12 @@ def test_a_baseline_that_is_not_there_is_refused_before_anything_is_answered(ans
         ArenaHard(answering, ArenaSettings(questions=four, baseline="gpt-5"))
 
 
+def test_two_categories_that_one_metric_would_mix_are_refused(answering, tmp_path):
+    rows = [{"uid": kind, "category": kind, "prompt": "Why?"} for kind in ("math/code", "math code")]
+    with pytest.raises(InputError, match="'math code', 'math/code'; rename one"):
+        ArenaHard(answering, ArenaSettings(questions=folder_with(tmp_path / "two", rows)))
+
+
 @pytest.mark.parametrize("form", ["verdict", "labels"])
 def test_a_cap_stops_the_judge_before_it_has_cost_more_and_what_it_cost_is_told(
     form, server, answering, four, checkpoint, model_folder, tmp_path

@@ -186,7 +186,7 @@ def test_other_encodings_are_refused_with_the_byte(tmp_path):
     path.write_bytes(json.dumps(pair(1)).encode("utf-16"))
     assert "iconv -f UTF-16 -t UTF-8" in refusal([path])
     path.write_bytes(gzip.compress(json.dumps(pair(1)).encode()))
-    assert "is no text, but packed: give its name the ending .gz" in refusal([path])
+    assert "is not text but compressed: give its name the ending .gz" in refusal([path])
 
 
 def test_broken_csv_is_refused_with_the_line(tmp_path):

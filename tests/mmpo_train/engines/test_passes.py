@@ -27,6 +27,7 @@ from mmpo_train.model.batches import plan_passes, tokens_in
 from mmpo_train.model.layouts import is_out_of_memory
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model
+from mmpo_train.storage.whole_file import read_cache
 from mmpo_train.trial.places import Places
 from tests.support import workers
 from tests.support.training import assert_same_losses, job, losses
@@ -404,6 +405,9 @@ def test_remembered_passes_are_those_that_were_remembered(tmp_path: Path) -> Non
         remember(tmp_path, config, some)
         assert remembered(tmp_path, replace(config, {"beta": 0.3})) == some
     assert [path.name for path in tmp_path.iterdir()] == ["passes.json"]
+    for damaged in ("{", "", "[]", '{"asked": 3}', (tmp_path / "passes.json").read_text().replace("padded", "packed")):
+        (tmp_path / "passes.json").write_text(damaged)
+        assert remembered(tmp_path, config) is None, "they are found anew"
 
 
 @pytest.mark.parametrize(
@@ -451,7 +455,7 @@ def undisturbed(short_config: TrialConfig, prepared: Any, tmp_path_factory: Any)
 
 def passes_of(folder: Path) -> Passes:
     [path] = folder.glob("*/passes.json")
-    return Passes(**json.loads(path.read_text())["passes"])
+    return Passes(**read_cache(path)["passes"])
 
 
 def test_a_trial_that_is_begun_again_takes_the_passes_that_it_remembers(

@@ -253,6 +253,14 @@ def test_fingerprint_changes_with_weights_tokenizer_and_template(folder, tmp_pat
     assert fingerprint(folder, tmp_path / "cache.json") != before
 
 
+@pytest.mark.parametrize("damage", [lambda text: "", lambda text: text[:-9], lambda text: text.replace("1", "2")])
+def test_fingerprint_does_not_depend_on_its_cache(folder, tmp_path, damage):
+    cache = tmp_path / "cache.json"
+    before = fingerprint(folder, cache)
+    cache.write_text(damage(cache.read_text()))
+    assert fingerprint(folder, cache) == before
+
+
 def test_fingerprint_passes_over_what_does_not_make_the_model(folder, tmp_path):
     before = fingerprint(folder, tmp_path / "cache.json")
     for name in ("README.md", "trial.json", "manifest.json", "optimizer.pt"):

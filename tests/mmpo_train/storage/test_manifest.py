@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -139,3 +140,18 @@ def test_several_writers_may_fill_one_staging_folder_before_it_is_sealed(tmp_pat
     assert not (tmp_path / "made").exists()
     seal(staging, tmp_path / "made")
     verify(tmp_path / "made")
+
+
+def test_all_of_a_folder_is_on_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Otherwise a loss of power might leave a whole name with empty files."""
+    synced: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+    monkeypatch.setattr(
+        "os.fsync", lambda number: (synced.append(os.readlink(f"/proc/self/fd/{number}")), fsync(number))[1]
+    )
+    monkeypatch.setattr(Path, "rename", lambda path, to: (synced.append("renamed"), rename(path, to))[1])
+
+    write_folder(tmp_path / "made", fill)
+    before = {Path(path).name for path in synced[: synced.index("renamed")]}
+    assert {"a.txt", "b.bin", "inner", ".partial-made", MANIFEST} <= before
+    assert synced[-1] == str(tmp_path), "the folder in which the new name stands"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,9 @@ import torch
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.engines.optimizers import moments
 from mmpo_train.engines.torch_engine import TorchEngine
+from mmpo_train.errors import InputError
+from mmpo_train.storage.manifest import seal, verify
+from mmpo_train.trial.loop import Left
 from mmpo_train.trial.run import run_trial
 from tests.support.training import EVERY_STEP, job, losses
 from tests.support.workers import train_jobs
@@ -24,7 +28,14 @@ class Killed(BaseException):
     """Stands for the end of the process."""
 
 
-def run(config: TrialConfig, places: Any, stop_after_step: int = 10**9) -> dict[str, Any]:
+def damage(path: Path) -> None:
+    """Change the last byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def run(config: TrialConfig, places: Any, stop_after_step: int = 10**9, judged: Any = ()) -> dict[str, Any]:
     """Losses by step, finished epochs and safe steps of a trial in this process, and its engine."""
     heard: dict[str, Any] = {"losses": {}, "finished": [], "safe": []}
 
@@ -42,7 +53,7 @@ def run(config: TrialConfig, places: Any, stop_after_step: int = 10**9) -> dict[
         return heard["engine"]
 
     with contextlib.suppress(Killed):
-        run_trial(config, places, make_engine, send, safe=safe)
+        run_trial(config, places, make_engine, send, safe=safe, judged=judged)
     return heard
 
 
@@ -96,17 +107,52 @@ def test_states_are_written_at_epochs_ends_and_as_often_as_asked_between_them(
     assert run(replace(config, {"checkpoint_minutes": minutes}), places)["safe"] == written
 
 
-def test_a_damaged_state_is_passed_over_and_one_of_an_older_version_is_too(config, places):
-    run(config, places, 7)
-    resume = places.trial(config) / "resume"
-    (resume / "step-00000007").rename(resume / "epoch-0001")
-    assert run(config, places, 5)["safe"][0] == 0
-    assert [path.name for path in resume.iterdir()] == ["step-00000005"]
-    weights = resume / "step-00000005" / "weights.safetensors"
-    damaged = bytearray(weights.read_bytes())
-    damaged[-1] ^= 1
-    weights.write_bytes(damaged)
+def test_a_damaged_state_is_passed_over(config, places):
+    run(config, places, 5)
+    damage(places.trial(config) / "resume" / "step-00000005" / "weights.safetensors")
     assert run(config, places)["safe"] == list(range(13))
+
+
+@pytest.mark.parametrize("older", ["another name", "another format"])
+def test_a_state_of_another_version_is_refused_and_stays_as_it_is(config, places, older):
+    run(config, places, 7)
+    state = places.trial(config) / "resume" / "step-00000007"
+    if older == "another name":
+        strange = state.rename(state.with_name("epoch-0001"))
+    else:
+        strange = state
+        facts = json.loads((state / "trial.json").read_text())
+        assert facts["format"] == 1
+        (state / "trial.json").write_text(json.dumps(facts | {"format": 2}))
+        staging = state.rename(state.with_name(".partial-step-00000007"))
+        seal(staging, state)
+    before = {path: path.stat().st_mtime_ns for path in places.trial(config).rglob("*.safetensors")}
+    with pytest.raises(InputError, match=f"another version of this program has written {strange}, from which this one"):
+        run(config, places)
+    assert {path: path.stat().st_mtime_ns for path in places.trial(config).rglob("*.safetensors")} == before
+
+
+@pytest.mark.parametrize(("stop", "begun"), [(6, 6), (9, 0), (10**9, 0)])
+@pytest.mark.parametrize("lost", ["damaged", "deleted"])
+def test_a_checkpoint_that_is_lost_before_it_was_judged_is_made_again(config, places, stop, begun, lost):
+    """Of the epoch of six steps. The state at its end holds its weights; with a later one the trial goes back."""
+    checkpoint = places.trial(config) / "checkpoints" / "epoch-0001"
+    whole = run(config, places)["losses"]
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    shutil.rmtree(places.trial(config))
+    run(config, places, stop)
+    shutil.rmtree(checkpoint) if lost == "deleted" else damage(checkpoint / "model.safetensors")
+    again = run(config, places)
+    assert again["safe"][0] == begun and again["finished"] == [1, 2] and again["losses"] == whole
+    verify(checkpoint)
+    assert (checkpoint / "model.safetensors").read_bytes() == weights
+
+
+def test_a_checkpoint_that_is_lost_after_it_was_judged_is_not_made_again(config, places):
+    run(config, places, 9)
+    checkpoint = places.trial(config) / "checkpoints" / "epoch-0001"
+    shutil.rmtree(checkpoint)
+    assert run(config, places, judged=[1])["safe"][0] == 9 and not checkpoint.exists()
 
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -158,3 +204,22 @@ def difference(ours: dict, theirs: dict) -> float:
     """Largest difference of two trials' losses, relative to losses above 1."""
     expected = losses(theirs)
     return max(abs(loss - expected[step]) / max(1.0, abs(expected[step])) for step, loss in losses(ours).items())
+
+
+@pytest.mark.parametrize("step", [4, 6, 12])
+def test_a_trial_that_is_told_to_go_writes_a_state_and_repeats_no_step(config, places, step):
+    """Within an epoch, at an epoch's end, and at the trial's own, where nothing is left to be interrupted."""
+    config, heard = replace(config, {"checkpoint_minutes": 0}), []
+    whole = run(config, places)["losses"]
+    shutil.rmtree(places.trial(config))
+
+    def send(points: list, finished: Any) -> None:
+        heard.extend(point.step for point in points)
+
+    looks = itertools.count(1)
+    told = {"told_to_go": lambda: next(looks) >= step}
+    with contextlib.nullcontext() if step == 12 else pytest.raises(Left):
+        run_trial(config, places, TorchEngine, send, **told)
+    assert sorted(set(heard)) == list(range(1, step + 1))
+    again = run(config, places)
+    assert again["safe"][0] == step and again["losses"] == whole

@@ -1,7 +1,11 @@
 """Where trials will run, as it is asked before anything starts: this machine, or a cluster that may not answer."""
 
 import os
+import shutil
+import subprocess
+import sys
 import time
+from unittest import mock
 
 import pytest
 
@@ -12,6 +16,7 @@ from sweeps.cluster import discovery
 from sweeps.cluster.nodes import HEAD_NODE, nodes_of
 from sweeps.cluster.placement import NoRoom, Wish
 from sweeps.cluster.ray_folder import check_ray_folder
+from tests.support.workers import REPOSITORY
 
 HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
 
@@ -40,13 +45,15 @@ def start():
 
 
 def test_a_long_folder_for_temporary_files_is_named_before_ray_is_started(monkeypatch):
-    """/ray/session_2026-01-01_00-00-00_000000_1234/sockets/plasma_store has 65 bytes: a folder of 42 is the longest."""
+    """/mmpo-0/ray/session_2026-01-01_00-00-00_000000_1234/sockets/plasma_store has 72 bytes: a folder of 35 is the
+    longest."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(os, "getpid", lambda: 1234)
-    fits, longer = (f"/tmp/{'a' * length}" for length in (37, 38))
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    fits, longer = (f"/tmp/{'a' * length}" for length in (30, 31))
     monkeypatch.setenv("RAY_TMPDIR", fits)
     check_ray_folder()
-    os.rmdir(fits)
+    shutil.rmtree(fits)
     monkeypatch.setenv("RAY_TMPDIR", longer)
     with pytest.raises(InputError, match="would have 108 bytes, and the system takes 107; export RAY_TMPDIR=/tmp"):
         start()
@@ -78,3 +85,85 @@ def test_hosts_of_a_list_are_waited_for_and_what_can_never_be_is_not(monkeypatch
     with pytest.raises(NoRoom):
         cluster._when_hosts_are_there(wish, empty, 0.0)
     assert len(waited) == 1
+
+
+OWN_RAY = """
+import os, signal, sys, psutil, ray
+from pathlib import Path
+from sweeps.cluster.connection import cluster
+with cluster(False):
+    @ray.remote
+    class Actor:
+        def address(self):
+            return ray.util.get_node_ip_address()
+    actor = Actor.remote()
+    assert ray.get(actor.address.remote()) == "127.0.0.1"
+    mine = {os.getpid(), *(one.pid for one in psutil.Process().children(recursive=True))}
+    sockets = [one for one in psutil.net_connections("tcp") if one.status == "LISTEN" and one.pid in mine]
+    assert len(sockets) > 5
+    print("open:", [one for one in sockets if one.laddr.ip not in ("127.0.0.1", "::1", "::ffff:127.0.0.1")])
+    session = Path(ray._private.worker.global_worker.node.get_session_dir_path())
+    assert list(session.glob("logs/*"))
+    token = Path("~/.ray/auth_token").expanduser()
+    print("modes:", *(oct(path.stat().st_mode & 0o777) for path in (session.parents[1], token)))
+    print("mode of authentication:", os.environ["RAY_AUTH_MODE"])
+"""
+
+
+@pytest.mark.parametrize("token", ["", "an old one, for all to read"])
+def test_a_ray_of_our_own_listens_on_localhost_and_its_token_and_logs_are_ours_alone(tmp_path, token):
+    if token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray" / "auth_token").write_text(token.replace(" ", "")), (tmp_path / ".ray").chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    command = [sys.executable, "-c", OWN_RAY]
+    run = subprocess.run(
+        command, env=environment | {"HOME": str(tmp_path)}, cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert run.stdout == "open: []\nmodes: 0o700 0o600\nmode of authentication: token\n", run.stderr[-2000:]
+    assert (tmp_path / ".ray" / "auth_token").read_text() == (token.replace(" ", "") or mock.ANY)
+
+
+HEADLESS = """
+import os, signal, sys, time, psutil, ray
+from dataclasses import dataclass
+from mmpo_train.terminal import run_program
+from sweeps.cluster.connection import cluster
+from sweeps.cluster.head import with_last_words
+
+@dataclass(frozen=True)
+class Options:
+    pass
+
+def program(options):
+    with cluster(False):
+        with with_last_words(lambda: print("tidied up", flush=True)):
+            running = ray.remote(lambda: time.sleep(300)).remote()
+            time.sleep(2)
+            for one in psutil.Process().children(recursive=True):
+                if sys.argv[1] in " ".join(one.cmdline()[:1]):
+                    one.kill()
+            try:
+                if sys.argv[2] == "waits":
+                    ray.get(running)
+                while True:
+                    ray.cluster_resources()
+            except KeyboardInterrupt:
+                print("tidied up", flush=True)
+                raise
+
+run_program(Options, program, "a program", [])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "does"), [("gcs_server", "asks"), ("gcs_server", "waits"), ("raylet", "waits")])
+def test_the_death_of_rays_head_ends_a_command_in_our_words(part, does):
+    """Ray by itself ends the process after a minute without a chance to tidy up, or waits for ever."""
+    started = time.monotonic()
+    run = subprocess.run([sys.executable, "-c", HEADLESS, part, does], cwd=REPOSITORY, capture_output=True, text=True)
+    assert time.monotonic() - started < 50
+    assert run.returncode == 2 and "tidied up" in run.stdout, run.stderr[-2000:]
+    assert "Ray's head has died; rerun the same command to continue from the last saved states" in " ".join(
+        run.stderr.split()
+    )

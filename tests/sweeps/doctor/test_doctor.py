@@ -352,18 +352,52 @@ def test_a_port_that_other_machines_reach_is_noted(monkeypatch, host, expected):
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as server:
         monkeypatch.setattr(doctor_services, "_PORTS", {server.getsockname()[1]: "MLflow"})
-        [finding] = doctor_services.open_ports()
-    assert finding.verdict == expected
-    assert ("listens on all addresses" in finding.found) == (expected == "note")
+        found = said_of(server)
+    assert ["listens on all addresses" in one for one in found] == [True] * (expected == "note")
+
+
+def said_of(server):
+    """What is noted of a server; others of this machine may be open too."""
+    port = str(server.getsockname()[1])
+    return [one.found for one in doctor_services.open_ports() if one.verdict == "note" and port in one.found]
 
 
 def test_ray_s_ports_are_guarded_by_its_token(monkeypatch):
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
     with socket.create_server(("0.0.0.0", 0)) as server:
         monkeypatch.setattr(doctor_services, "_PORTS", {server.getsockname()[1]: "Ray"})
-        assert verdicts(doctor_services.open_ports()) == ["note"]
+        assert len(said_of(server)) == 1
         monkeypatch.setenv("RAY_AUTH_MODE", "token")
-        assert verdicts(doctor_services.open_ports()) == ["fine"]
+        assert said_of(server) == []
+
+
+def test_a_ray_and_an_mlflow_at_any_port_are_found_and_each_is_asked_for_its_own_token(monkeypatch):
+    """Programs with such names, that listen on all addresses and do nothing else."""
+    listen = "import socket, time; s = socket.create_server(('0.0.0.0', 0)); print(s.getsockname()[1], flush=True)"
+    listen += "; time.sleep(60)"
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    started = [
+        subprocess.Popen([sys.executable, "-c", listen, name], stdout=subprocess.PIPE, text=True, env=os.environ | more)
+        for name, more in (("mlflow", {}), ("gcs_server", {}), ("raylet", {"RAY_AUTH_MODE": "disabled"}))
+    ]
+    try:
+        ports = [int(one.stdout.readline()) for one in started]
+        found = " ".join(finding.found for finding in doctor_services.open_ports() if finding.verdict == "note")
+    finally:
+        for one in started:
+            one.kill()
+            one.wait()
+    assert [str(port) in found for port in ports] == [True, False, True], found
+
+
+def test_a_token_that_others_read_is_noted(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    (tmp_path / "token").write_text("secret")
+    (tmp_path / "token").chmod(0o644)
+    last = list(doctor_services.open_ports())[-1]
+    assert last.verdict == "note" and last.advice == f"chmod 600 {tmp_path / 'token'}"
+    (tmp_path / "token").chmod(0o600)
+    assert "chmod" not in list(doctor_services.open_ports())[-1].advice
 
 
 # Ray.

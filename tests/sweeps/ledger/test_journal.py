@@ -58,7 +58,7 @@ def test_values_that_are_no_finite_number_become_null(tmp_path):
     held = Journal(tmp_path)
     held.append(point(1, **held.fresh(1, {"loss": float("nan"), "norm": float("inf"), "rate": 1e-5})))
     held.close()
-    assert json.loads(held.path.read_text()) == point(1, loss=None, norm=None, rate=1e-5)
+    assert read_entries(held.path) == [point(1, loss=None, norm=None, rate=1e-5)]
 
 
 def test_a_full_disk_leaves_no_half_line(tmp_path):
@@ -113,3 +113,41 @@ def test_a_journal_keeps_its_identity_from_its_first_opening(tmp_path):
     again = Journal(tmp_path)
     assert again.identity == identity
     again.close()
+
+
+def test_an_entry_of_which_any_bit_was_changed_is_no_entry(tmp_path):
+    """A changed digit must not pass for another measurement: the state of the trial gives the point again."""
+    whole = [point(step, loss=1 / step) for step in range(1, 4)]
+    path = written(tmp_path, *whole)
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 2]) + content[place + 1 :])
+        assert all({name: entry[name] for name in whole[0]} in whole for entry in read_entries(path))
+
+
+def test_entries_of_earlier_versions_have_no_sum_and_are_read(tmp_path):
+    (tmp_path / "points.jsonl").write_text(json.dumps(point(1, loss=0.5)) + "\n")
+    assert read_entries(tmp_path / "points.jsonl") == [point(1, loss=0.5)]
+
+
+def test_a_journal_whose_opening_was_lost_keeps_its_name(tmp_path):
+    """Or its trial would get a second run."""
+    held = Journal(tmp_path)
+    name = held.identity
+    held.append({"kind": "opened", "journal": name})
+    held.close()
+    held.path.unlink()
+    again = Journal(tmp_path)
+    assert again.identity == name and again.entries == []
+    again.close()
+    for damaged in ("", "[]", "{"):
+        (tmp_path / "owner.json").write_text(damaged)
+        Journal(tmp_path).close()
+
+
+def test_only_the_owner_reads_a_journal(tmp_path):
+    path = written(tmp_path, point(1, loss=0.5))
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o644)
+    Journal(tmp_path).close()
+    assert path.stat().st_mode & 0o777 == 0o600

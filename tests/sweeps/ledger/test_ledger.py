@@ -203,6 +203,74 @@ def test_a_run_deleted_by_a_person_is_not_brought_back(ledger):
     assert ledger.find_trial(EXPERIMENT, CONFIG.digest) is None
 
 
+def test_a_database_in_the_place_of_another_is_filled_from_the_journals(storage, race):
+    """Nothing is trained again for it: the trial that had finished is there with all its points and evaluations."""
+    database = storage / "mlflow.db"
+    before = connect(None, storage)
+    trial = open_stage(before).open_trial(CONFIG, "lr=5e-4", {})
+    trial.points(losses(1, 5))
+    trial.evaluated(1, {"validation/reward_accuracy": 0.5}, [1, 0], "ckpt/1")
+    trial.judged_by("harness", 1, {"harness/piqa": 0.25}, {"evaluation.harness.version": "3"})
+    trial.finish(7)
+    before.close()
+    assert database.stat().st_mode & 0o777 == 0o600
+    shutil.copy(race[0] / "mlflow.db", database)
+    back = connect(None, storage)
+    found = find(back)
+    assert (found.status, found.seconds, len(found.evaluations)) == ("finished", 7, 1)
+    assert len(history(back, found.run_id)) == 5 and len(runs_of(back)) == 1
+    assert runs_of(back)[0].data.metrics["harness/piqa"] == 0.25
+    assert runs_of(back)[0].data.tags["evaluation.harness.version"] == "3"
+    back.close()
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda content: content[: len(content) // 2], lambda content: b"no database" * 1000]
+)
+def test_a_damaged_database_is_to_be_moved_away(storage, damage):
+    database = storage / "mlflow.db"
+    database.write_bytes(damage(database.read_bytes()))
+    said = rf"{database} is damaged \(.*\): move it away \(mv {database} {database}.damaged\) and give the same command"
+    with pytest.raises(InputError, match=said):
+        connect(None, storage)
+
+
+@pytest.mark.parametrize("damage", ["deleted", "a line changed", "its opening changed"])
+def test_a_damaged_journal_doubles_nothing_in_mlflow(storage, damage):
+    """The trial is trained over the same steps once more, at another time."""
+    before = connect(None, storage)
+    trial = open_stage(before).open_trial(CONFIG, "lr=5e-4", {})
+    trial.points(losses(1, 5))
+    before.close()
+    journal = storage / "trials" / CONFIG.digest / "points.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    if damage == "deleted":
+        journal.unlink()
+    else:
+        number = 2 if damage == "a line changed" else 0
+        lines[number] = lines[number].replace(b"1", b"2", 1)
+        journal.write_bytes(b"".join(lines))
+    after = connect(None, storage)
+    trial = open_stage(after).open_trial(CONFIG, "lr=5e-4", {})
+    trial.points(losses(1, 7, timestamp=9_000))
+    trial.finish(1)
+    after.flush(30)
+    assert [step for step, _, _ in history(after, find(after).run_id)] == list(range(1, 8))
+    assert len(runs_of(after)) == 1
+    after.close()
+
+
+def test_what_has_judged_an_epoch_is_known_after_an_interruption(ledger):
+    stage = open_stage(ledger)
+    trial = stage.open_trial(CONFIG, "lr=5e-4", {})
+    trial.evaluated(1, {"validation/reward_accuracy": 0.5}, [1, 0], "ckpt/1")
+    trial.judged_by("harness", 1, {"harness/piqa": 0.25}, {})
+    trial.fail("interrupted")
+    again = stage.open_trial(CONFIG, "lr=5e-4", {})
+    assert (again.judged(1), again.judged(2)) == ({"reward", "harness"}, set())
+    assert (again.reward_accuracy(1), again.reward_accuracy(2)) == (0.5, None)
+
+
 def test_a_run_deleted_under_a_running_trial_is_made_anew_with_all_points(ledger, caplog):
     stage = open_stage(ledger)
     trial = stage.open_trial(CONFIG, "lr=5e-4", {})

@@ -51,12 +51,14 @@ class Judges(Here):
                 yield one, {"metrics": metrics, "correct": [1, 0]}, None
 
 
-def hearing(folder: Path, judges: Judges, *reports: dict[str, Any], failure: str = "") -> tuple[Kept, str]:
+def hearing(
+    folder: Path, judges: Judges, *reports: dict[str, Any], failure: str = "", known: dict[int, set[str]] | None = None
+) -> tuple[Kept, str]:
     """What was kept and printed of a trial that said all this and then ended."""
     places = Places(*(folder / name for name in ("model", "tokens", "reference", "unrelated", "trials")))
     about = {"storage": folder, "wish": Wish(recipe=RECIPES["tiny"]), "evaluation": SweepEvaluation()}
     work = Work(trials={DIGEST: (TRIAL, places)}, resources=TrialResources(1, False, 1, 1), **about)
-    console, log = Console(file=io.StringIO(), width=200), Kept()
+    console, log = Console(file=io.StringIO(), width=200), Kept(known=known or {})
     listener = Listener(work, lambda trial: log, Board(console, "mmpo", "beta", {DIGEST: Row("0.1", 2)}, 1))
     with listener.at_work(Evaluators(work, judges)):
         listener.begun(DIGEST)
@@ -79,6 +81,19 @@ def test_an_epoch_that_is_reported_again_is_judged_once(tmp_path):
     assert [kind for kind, _ in judges.asked] == ["WarmReward", "WarmSuite"] * 2
     assert [number for number, _ in log.evaluations] == [1, 2] and log.end[0] == "finish"
     assert printed.count("epoch 1 done") == 1 and "epoch 2: harness done" in printed
+
+
+def test_what_had_judged_an_epoch_before_an_interruption_is_not_asked_again(tmp_path):
+    """Its files are handed over again, as the command may have ended before MLflow had them."""
+    judges, known = Judges(), {1: {"reward", "harness"}, 2: {"reward"}}
+    log, printed = hearing(tmp_path, judges, {"workers": 1}, epoch(1), epoch(2), known=known)
+    assert [kind for kind, _ in judges.asked] == ["WarmSuite"]
+    assert log.folders == ["evaluations/epoch-0001/harness", "evaluations/epoch-0002/harness"]
+    assert log.evaluations == [] and log.end[0] == "finish" and "0.75" in printed
+
+
+def test_a_trial_that_was_told_to_go_is_no_finished_one(tmp_path):
+    assert hearing(tmp_path, Judges(), {"workers": 1}, {"left": "interrupted: …"})[0].end == ("fail", "interrupted: …")
 
 
 def test_a_trial_ends_when_its_last_checkpoint_is_judged_and_not_before(tmp_path):

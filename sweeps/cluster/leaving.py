@@ -1,0 +1,56 @@
+"""The end before the work is done: when the command is told to go, or Ray says that a node will be taken away."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+
+from mmpo_train.terminal import ended_by
+
+INTERRUPTED = "interrupted: the same command goes on from the last state written"
+_FILE = "leave"
+"""In a trial's folder: its workers write a state and end."""
+_SECONDS_TO_LEAVE = 15.0
+"""Slurm and Kubernetes kill 30 s after SIGTERM."""
+
+
+class Leaving:
+    """What the driver does when a signal has told it to go."""
+
+    def __init__(self, told: Callable[[], int], trial_folders: Iterable[Path]) -> None:
+        self.told, self.folders = told, list(trial_folders)
+        self.end_of_patience = 0.0
+        self.take_back()
+
+    def check(self, under_way: Collection[str]) -> None:
+        """Tell the workers of the trials under way to go. Raises Interrupted when they have gone, or need too long."""
+        if not (number := self.told()):
+            return
+        if not self.end_of_patience:
+            self.end_of_patience = time.monotonic() + _SECONDS_TO_LEAVE
+            for folder in self.folders:
+                if folder.name in under_way:
+                    folder.mkdir(parents=True, exist_ok=True)
+                    (folder / _FILE).touch()
+        if not under_way or time.monotonic() > self.end_of_patience:
+            raise ended_by(number)
+
+    def take_back(self) -> None:
+        """Let the trials' workers stay: those of the next command."""
+        for folder in self.folders:
+            (folder / _FILE).unlink(missing_ok=True)
+
+
+def is_leaving(trial_folder: Path) -> bool:
+    """Whether the driver has told the trial's workers to go."""
+    return (trial_folder / _FILE).exists()
+
+
+def told_to_go(trial_folder: Path) -> Callable[[], bool]:
+    """A function for a worker: whether the driver or Ray has told it to go. Ray's own `get_preemption_info` waits for
+    all workers at each call."""
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    notice = get_train_context().preemption_context
+    return lambda: notice.preemption_info is not None or is_leaving(trial_folder)

@@ -1,0 +1,63 @@
+"""How programs end: by a mistake, by Ctrl-C, by the SIGTERM of Slurm, Kubernetes, systemd and `timeout`."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.support.workers import REPOSITORY
+
+PROGRAM = """
+import sys, time
+from dataclasses import dataclass
+from mmpo_train.terminal import ended_by, run_program, told_by_signal
+
+@dataclass(frozen=True)
+class Options:
+    pass
+
+def at_once(options):
+    try:
+        print("begun", flush=True)
+        time.sleep(60)
+    finally:
+        print("tidied up", flush=True)
+
+def in_time(options):
+    with told_by_signal() as told:
+        print("begun", flush=True)
+        while not told():
+            time.sleep(0.01)
+        print("told", flush=True)
+        if sys.argv[1] == "slow":
+            time.sleep(60)
+        raise ended_by(told())
+
+run_program(Options, at_once if sys.argv[1] == "at once" else in_time, "a program", [])
+"""
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted")])
+@pytest.mark.parametrize("how", ["at once", "in time", "slow"])
+def test_a_signal_ends_a_program_tidily_and_one_sentence_says_how_to_go_on(number, said, how):
+    program = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, how],
+        cwd=REPOSITORY,
+        text=True,
+        bufsize=1,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert program.stdout and program.stdout.readline() == "begun\n"
+    began = time.monotonic()
+    program.send_signal(number)
+    if how == "slow":
+        while program.stdout.readline() != "told\n":
+            pass
+        program.send_signal(number)
+    out, err = program.communicate(timeout=30)
+    assert time.monotonic() - began < 20 and program.returncode == 128 + number
+    assert err == f"{said}; rerun the same command to continue from the last saved states\n"
+    assert {"at once": "tidied up\n", "in time": "told\n", "slow": ""}[how] in out
