@@ -40,8 +40,8 @@ class EvaluationSettings:
     alpaca_gamed_sha256: str = ""
     """SHA-256 that the file with the gamed baselines must have. Default: not checked."""
     judge_prompt: Path | None = None
-    """File with another prompt for the judges. All judges must then reply in the same form: with a label or with a
-    verdict. Default: each judge's own prompt."""
+    """File with another prompt for the judges, or mc_po for the MC-PO paper's in our words. All judges must then reply
+    in the same form: with a label or with a verdict. Default: each judge's own prompt."""
     arena_questions: Path | None = None
     """Folder in Arena-Hard's form (question.jsonl, model_answer); the arena suite needs it. Default: none; for tiny,
     its validation prompts."""

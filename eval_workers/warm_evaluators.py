@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from mmpo_train.storage.mirror import need, place_of, publish_files
@@ -59,12 +60,20 @@ class WarmAnswering:
         make_segment(self.answering, request)
 
     def add_win_rate(
-        self, scores: dict[str, Any], checkpoint: str, model: str, tokens: str, judge: str, folder: str
+        self,
+        scores: dict[str, Any],
+        checkpoint: str,
+        model: str,
+        tokens: str,
+        judge: str,
+        folder: str,
+        template: Path | None = None,
     ) -> dict[str, Any]:
         """The scores, with the checkpoint's win rate against the starting model added."""
         from eval_workers.win_rate import win_rate
 
-        metrics = win_rate(self.answering, need(checkpoint), need(model), need(tokens), judge, place_of(folder))
+        folders = need(checkpoint), need(model), need(tokens)
+        metrics = win_rate(self.answering, *folders, judge, place_of(folder), template)
         return scores | {"metrics": scores["metrics"] | metrics}
 
 

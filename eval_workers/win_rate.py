@@ -17,13 +17,19 @@ from mmpo_train.trial.checkpoint import read_trial
 
 
 def win_rate(
-    answering: Answering, checkpoint: Path, starting_model: Path, tokens: Path, judge: str, answers_folder: Path
+    answering: Answering,
+    checkpoint: Path,
+    starting_model: Path,
+    tokens: Path,
+    judge: str,
+    answers_folder: Path,
+    template: Path | None = None,
 ) -> dict[str, float]:
     """Metrics of a checkpoint's greedy answers to the validation prompts against the starting model's.
 
     They are answers/win_rate with its standard error, answers/tokens (mean length), answers/cut (answers longer than
     max_completion_tokens) and answers/unjudged. Questions on which the judge failed count for neither side; without any
-    verdict there is no win rate.
+    verdict there is no win rate. `template` is another prompt of the judge.
     """
     config = read_trial(checkpoint)
     prompts, questions = read_table(tokens, "validation").prompts, read_questions(tokens, "validation")
@@ -33,7 +39,7 @@ def win_rate(
     _, theirs = answering.answers(answers_folder / f"{baseline}.jsonl", starting_model, baseline, *folders)
     name = f"{config.digest}-{checkpoint.name}"
     answers, ours = answering.answers(answers_folder / f"{name}.jsonl", checkpoint, name, *folders)
-    asked = answering.judge(judge, 0)
+    asked = answering.judge(judge, 0, template)
     texts = questions, [row[0] for row in ours], [row[0] for row in theirs]
     compared, count = judge_pairs(asked, *texts)
     won = [one for one in compared if one is not None]

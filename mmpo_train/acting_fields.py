@@ -38,7 +38,8 @@ def inert_fields(config: TrialConfig, completions: int) -> frozenset[str]:
     if config.objective == "mmpo" and config.auxiliary and completions <= 2:
         rewards = {"r_eps", "pairs_per_group", "in_batch_normalised", "reference_length_normalised"}
         return frozenset(rewards if config.entropy else rewards | {"beta"})
-    if config.objective in ("rnce", "mc_po") and completions <= config.negatives + 1:
+    nothing_to_choose = completions <= config.negatives + 1 and not config.chosen_is_candidate
+    if config.objective in ("rnce", "mc_po") and nothing_to_choose:
         return frozenset({"negatives", "negative_choice"} & set(OBJECTIVE_FIELDS[config.objective]))
     return frozenset()
 

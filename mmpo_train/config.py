@@ -50,8 +50,16 @@ OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
     "sppo": ("beta",),
     "nca": ("beta",),
     "rnce": ("beta", "negatives"),
-    "mc_po": ("beta", "negatives", "negative_choice"),
-    "on_mc_po": ("beta", "negatives", "negative_choice", "segments", "answer_temperatures", "judge"),
+    "mc_po": ("beta", "negatives", "negative_choice", "chosen_is_candidate"),
+    "on_mc_po": (
+        "beta",
+        "negatives",
+        "negative_choice",
+        "chosen_is_candidate",
+        "segments",
+        "answer_temperatures",
+        "judge",
+    ),
     "online_dpo": ("beta", "segments", "answer_temperatures", "judge"),
 }
 ONLINE_OBJECTIVES = ("on_mc_po", "online_dpo")
@@ -73,6 +81,7 @@ _LATER_FIELDS = {
     "length_normalised": ("mmpo",),
     "reference_length_normalised": ("mmpo",),
     "entropy": ("mmpo",),
+    "chosen_is_candidate": ("mc_po", "on_mc_po"),
 }
 """Field -> the objectives that had been trained before the field existed. The digest leaves the field out while it has
 its default value, so that older trials keep their digest."""
@@ -83,6 +92,8 @@ COMPLETION_RENDERINGS = ("whole", "alone", "alone_with_eos")
 LAYOUTS = ("shared", "packed", "padded")
 GRADIENT_CHECKPOINTING = ("auto", "always", "never")
 COMPILE = ("auto", "true", "false")
+FINGERPRINTS = ("model_fingerprint", "data_fingerprint")
+"""Fields that are filled in when a trial is prepared."""
 OPTIMIZERS = ("adamw", "adamw_8bit")
 PRECISIONS = ("auto", "fp32", "bf16")
 
@@ -112,6 +123,9 @@ class TrialConfig:
     worst_negatives: int = _runtime(0)
     """Keep only this many negatives of each ranked training prompt, those of the lowest rank; 0 keeps all (MC-PO paper,
     Figure 2)."""
+    pair_every_negative: bool = _runtime(False)
+    """Train on every negative of a prompt as a pair of its own, which takes as many times the steps (MC-PO paper,
+    Section 5.4: the augmented data)."""
     noise_candidate: str = "none"
     """Use the chosen completion with two tokens swapped as a negative: none, added (beside the others) or only (MC-PO
     paper, Section 5.4)."""
@@ -156,6 +170,9 @@ class TrialConfig:
     negative_choice: str = "kernel"
     """How MC-PO chooses them: kernel draws from the Monte Carlo kernel (Algorithm 1), max and min take those with the
     largest or smallest weight (Section 5.3)."""
+    chosen_is_candidate: bool = False
+    """Let MC-PO draw the chosen completion too, as Algorithm 1 writes it (w_0). Drawn, it teaches nothing. Without it
+    the negatives alone are candidates."""
     segments: int = 3
     """Number of equal phases of online training. Each trains on answers of the policy with which it starts."""
     answer_temperatures: tuple[float, ...] = (0.6, 0.6, 0.8, 0.8, 1.0, 1.0)

@@ -109,17 +109,22 @@ class Options(Stored):
 
 def base_config(options: Options) -> TrialConfig:
     """The recipe of the options' model with what the options change. Raises InputError naming every bad field."""
-    if options.strict and options.drop_bad_rows:
-        raise InputError("--strict refuses bad rows and --drop-bad-rows drops them: give one of the two")
     base = recipe_for(options.model, options.recipe, options.settings)
     own_data = find_recipe(options.model, options.recipe).preference_data(options.settings)
     base = replace(base, {"model": templated(options)})
     named = {"objective": options.objective, "seed": options.seed, "dataset": options.dataset or own_data}
+    return replace(base, objective_settings(options.objective) | named | assigned_fields(options))
+
+
+def assigned_fields(options: Options) -> dict[str, str]:
+    """What --set changes. Raises InputError for fields that have an option, and for options that exclude each other."""
+    if options.strict and options.drop_bad_rows:
+        raise InputError("--strict refuses bad rows and --drop-bad-rows drops them: give one of the two")
     assigned = parse_assignments(options.set)
-    for name in ("objective", "seed", "dataset", "model"):
+    for name in ("objective", "seed", "dataset", "model", "recipe"):
         if name in assigned:
             raise InputError(f"use --{name} instead of --set {name}=…")
-    return replace(base, objective_settings(options.objective) | named | assigned)
+    return assigned
 
 
 def templated(options: Options) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, replace
 from mmpo_train.data.preferences import PreferenceData, load_preferences
 from mmpo_train.data.rendering import check_template
-from mmpo_train.data.tokens import CutCount, read_counts, tables_key, tokenise, write_tables
+from mmpo_train.data.tokens import CutCount, ensure_tokens, tables_key, tokenise, write_tables
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
 from mmpo_train.model.folders import fingerprint, for_all_nodes, starting_model
@@ -20,7 +20,7 @@ from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.model.reference import UNRELATED, MapShards, ensure_reference, reference_key
 from mmpo_train.sft.tiny import build_tiny
 from mmpo_train.storage.manifest import lock
-from mmpo_train.storage.mirror import ensure, fetch, publish
+from mmpo_train.storage.mirror import ensure
 from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
 from mmpo_train.trial.places import Places
 
@@ -65,6 +65,7 @@ def identify(config: TrialConfig, storage: Path, *, strict: bool = False, drop_b
         seed=config.holdout_seed,
         negatives_from_rank=config.negatives_from_rank,
         worst_negatives=config.worst_negatives,
+        pair_every_negative=config.pair_every_negative,
     )
     if len(data.train) < config.pairs_per_step:
         raise InputError(
@@ -86,13 +87,7 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
     build_starting_model(inputs, say)
     model = for_all_nodes(inputs.model_folder, config.model, storage, say)
     tokens = inputs.tokens
-    with lock(tokens):
-        fetch(tokens)
-        counts = read_counts(tokens)
-        if counts is None:
-            say("tokenising", 0.0)
-            counts = _tokenise(inputs, tokens)
-        publish(tokens)
+    counts = ensure_tokens(tokens, CutCount, lambda: _tokenise(inputs, tokens), say)
     reference = reference_folder(inputs)
     with lock(reference):
         say("reference log-probabilities", 0.0)

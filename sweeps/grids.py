@@ -19,7 +19,8 @@ MARGINS: Mapping[str, tuple[float, ...]] = {
 }
 """Stage 3, at the selected learning rate and beta: MMPO's and SimPO's."""
 
-SEARCH_SETTINGS = {"epochs": 2, "beta": 0.1, "r_eps": 0.6, "gamma_over_beta": 1.2}
+SEARCH_EPOCHS = 2
+SEARCH_SETTINGS = {"epochs": SEARCH_EPOCHS, "beta": 0.1, "r_eps": 0.6, "gamma_over_beta": 1.2}
 """Fields that a stage fixes if no earlier one chose them: beta, r_eps for MMPO, gamma/beta for SimPO."""
 
 FINAL_BETAS = (0.01, 0.05, 0.5)
@@ -98,6 +99,7 @@ AXES: dict[str, tuple[float | str, ...]] = {
     "undesirable_weight": (0.5, 1.0, 1.5),
     "negatives": (1, 2, 3),
     "negative_choice": ("kernel", "max", "min"),
+    "chosen_is_candidate": ("false", "true"),
     "segments": (1, 3, 6),
 }
 """Default grids of `sweeps/axis.py`: the papers' if they have one."""

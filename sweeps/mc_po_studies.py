@@ -1,4 +1,4 @@
-"""The studies of the MC-PO paper (Chen et al. 2025): Tables 1 to 4 and Figure 2.
+"""The studies of the MC-PO paper (Chen et al. 2025): Tables 1 to 4, Figure 2, and those of Section 5.4.
 
 mmpo mc-po-studies --study noise
 """
@@ -10,6 +10,7 @@ from typing import Literal
 
 from mmpo_train.terminal import run_program
 from sweeps import grids
+from sweeps.ranking import mc_po_numbers
 from sweeps.search.study import StudyOptions, run_study
 from sweeps.search.study_tables import Study
 
@@ -26,6 +27,7 @@ METHODS = Study(
     columns=("final",),
     cells={(name, "final"): {"objective": name} | _SIMPO.get(name, {}) for name in grids.MC_PO_METHODS},
     settings=_SETTINGS,
+    printed=mc_po_numbers.METHODS,
     learning_rates=grids.mc_po_learning_rates,
 )
 
@@ -40,6 +42,7 @@ NOISE = Study(
         ("MC-PO", "final"): {"objective": "mc_po", "noise_candidate": "added"},
     },
     settings=_SETTINGS,
+    printed=mc_po_numbers.NOISE,
 )
 
 COUNTS = Study(
@@ -53,16 +56,46 @@ COUNTS = Study(
         for count in (1, 2, 3)
     },
     settings=_SETTINGS,
+    printed=mc_po_numbers.COUNTS,
 )
 
+_LENGTHS = {f"Epoch {count}": count for count in (1, 2, 3)}
+_ONE_RUN = "MC-PO, one run of three epochs"
 EPOCHS = Study(
     name="mc_po_table4",
-    title="MC-PO paper, Table 4: three epochs",
-    rows=("MC-PO",),
-    columns=("Epoch 1", "Epoch 2", "Epoch 3"),
-    cells={("MC-PO", "Epoch 1"): {"objective": "mc_po", "epochs": 3}},
+    title="MC-PO paper, Table 4: final checkpoints of runs of one, two and three epochs, and the epochs of one run",
+    rows=("MC-PO", _ONE_RUN),
+    columns=tuple(_LENGTHS),
+    # The cosine of a run of three epochs is at two thirds of its way after the second: that is no final checkpoint.
+    cells={("MC-PO", column): {"objective": "mc_po", "epochs": count} for column, count in _LENGTHS.items()}
+    | {(_ONE_RUN, column): {"objective": "mc_po", "epochs": max(_LENGTHS.values())} for column in _LENGTHS},
+    epochs={(_ONE_RUN, column): count for column, count in _LENGTHS.items()},
     settings=_SETTINGS,
-    columns_are_epochs=True,
+    printed=mc_po_numbers.EPOCHS,
+)
+
+AUGMENTED = Study(
+    name="mc_po_augmented",
+    title="MC-PO paper, Section 5.4: DPO on every pair of the data",
+    rows=("DPO", "DPO, augmented", "MC-PO"),
+    columns=("final",),
+    cells={
+        ("DPO", "final"): {"objective": "dpo"},
+        ("DPO, augmented", "final"): {"objective": "dpo", "pair_every_negative": True},
+        ("MC-PO", "final"): {"objective": "mc_po"},
+    },
+    settings=_SETTINGS,
+    printed=mc_po_numbers.AUGMENTED,
+)
+
+ONLINE = Study(
+    name="mc_po_online",
+    title="MC-PO paper, Section 5.4: online DPO and OnMC-PO",
+    rows=("online DPO", "OnMC-PO"),
+    columns=("final",),
+    cells={("online DPO", "final"): {"objective": "online_dpo"}, ("OnMC-PO", "final"): {"objective": "on_mc_po"}},
+    settings=_SETTINGS,
+    printed=mc_po_numbers.ONLINE,
 )
 
 NEGATIVES = Study(
@@ -82,16 +115,25 @@ NEGATIVES = Study(
     settings=_SETTINGS,
 )
 
-STUDIES = {"methods": METHODS, "noise": NOISE, "counts": COUNTS, "epochs": EPOCHS, "negatives": NEGATIVES}
+STUDIES = {
+    "methods": METHODS,
+    "noise": NOISE,
+    "counts": COUNTS,
+    "epochs": EPOCHS,
+    "negatives": NEGATIVES,
+    "augmented": AUGMENTED,
+    "online": ONLINE,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MCPOOptions(StudyOptions):
-    """Repeat a study of the MC-PO paper. Default data: tiny_ranked."""
+    """Repeat a study of the MC-PO paper, with the paper's numbers beside ours. Default data: tiny_ranked."""
 
-    study: Literal["methods", "noise", "counts", "epochs", "negatives"] = "noise"
+    study: Literal["methods", "noise", "counts", "epochs", "negatives", "augmented", "online"] = "noise"
     """methods is Table 1 with Appendix B.1's seven learning rates, noise is Table 2, counts is Table 3 (M = 1, 2, 3),
-    epochs is Table 4, negatives is Figure 2."""
+    epochs is Table 4, negatives is Figure 2. augmented (DPO on every pair) and online (online DPO and OnMC-PO) are
+    those of Section 5.4."""
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mmpo_train.config import parse_assignments
+from mmpo_train.config import FINGERPRINTS, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.tables import Table, for_terminal
 from mmpo_train.terminal import console, run_program
@@ -20,9 +20,11 @@ from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.arithmetic import Forecast, duration, total
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.final_runs import FinalOptions, final_runs
+from sweeps.grids import QUICK_EPOCHS, SEARCH_EPOCHS
 from sweeps.ledger.experiments import experiment_of
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import TUNED, search_of
+from sweeps.plan.searches import key_of
 from sweeps.plan.stages import Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
 from sweeps.ranking.measures import measure_of
@@ -104,15 +106,19 @@ def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
             given |= {stage.option: stage.quick[stage.axis(objective)]} if stage.option else {}
         options_of, make = SCRIPTS[stage.name]
         one = options_of(**given)
-        steps.append(Step(make(one), one))
+        # Final runs and ablations take what this search chose, even if a longer one is in the ledger.
+        stage_of = dataclasses.replace(make(one), search_epochs=QUICK_EPOCHS if options.quick else SEARCH_EPOCHS)
+        steps.append(Step(stage_of, one))
     return steps
 
 
-def check(searches: list[list[Step]], runner: Runner) -> list[Inputs]:
-    """Refuse, before anything is started, what any stage would refuse later. Returns each model with its data."""
+def check(searches: list[list[Step]], runner: Runner) -> tuple[list[Inputs], tuple[str, ...]]:
+    """Refuse, before anything is started, what any stage would refuse later. Returns each model with its data, and the
+    searches' keys."""
     from mmpo_train.prepare import identify
 
     known: dict[str, Inputs] = {}
+    keys: dict[str, None] = {}
     places: dict[str, TrialResources] = {}
     for step in (step for steps in searches for step in steps):
         options = step.options
@@ -128,7 +134,10 @@ def check(searches: list[list[Step]], runner: Runner) -> list[Inputs]:
         measure_of(options.choose_by, base.evaluations)
         if not options.dry_run:
             check_suites(base, options.evaluation, options.folder)
-    return list(known.values())
+        if step.stage.tunes:
+            named = {name: getattr(known[options.model].config, name) for name in FINGERPRINTS}
+            keys[key_of(replace(base, named))] = None
+    return list(known.values()), tuple(keys)
 
 
 def run_paper(options: PaperOptions, runner: Runner | None = None) -> bool:
@@ -144,12 +153,12 @@ def _run_on(runner: Runner, options: PaperOptions) -> bool:
             raise InputError(f"--{name} {'names one twice' if given else 'is empty'}; give each once")
     searches = [steps_of(options, model, objective) for model in options.model for objective in options.objective]
     check_storage(options)
-    subjects = check(searches, runner)
+    subjects, keys = check(searches, runner)
     if options.dry_run:
         _foresee(searches, runner)
         return True
     stopped = {steps[0].search: reason for steps in searches if (reason := _run(steps, runner))}
-    unwritten = _report(options, subjects)
+    unwritten = _report(options, subjects, keys)
     for search, reason in stopped.items():
         console.print(f"{search} stopped at {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(
@@ -162,7 +171,7 @@ def _run_on(runner: Runner, options: PaperOptions) -> bool:
     return not stopped and not unwritten
 
 
-def _report(options: PaperOptions, subjects: list[Inputs]) -> str:
+def _report(options: PaperOptions, subjects: list[Inputs], keys: tuple[str, ...]) -> str:
     """Write the report of all models and objectives; why there is none, or nothing."""
     from sweeps.ledger.ledger import connect_to_read
     from sweeps.reporting.report import ReportOptions, write_report
@@ -177,6 +186,7 @@ def _report(options: PaperOptions, subjects: list[Inputs]) -> str:
                 tracking_uri=options.tracking_uri,
                 experiment=experiments,
                 objective=options.objective,
+                search=keys,
             )
         )
     except Exception as error:  # noqa: BLE001  (what was trained is there all the same)

@@ -38,13 +38,14 @@ class Answering:
         else:
             self.generator, self.warm = VllmGenerator(), WarmModel()
         self.verdicts = verdicts
-        self.judges: dict[tuple[str, int], Judge] = {}
+        self.judges: dict[tuple[str, int, Path | None], Judge] = {}
 
-    def judge(self, spec: str, seed: int) -> Judge:
-        """The judge of that name, opened on first use."""
-        if (spec, seed) not in self.judges:
-            self.judges[spec, seed] = open_judge(spec, seed=seed, cache=self.verdicts)
-        return self.judges[spec, seed]
+    def judge(self, spec: str, seed: int, template: Path | None = None) -> Judge:
+        """The judge of that name and prompt, opened on first use."""
+        key = spec, seed, template
+        if key not in self.judges:
+            self.judges[key] = open_judge(spec, seed=seed, cache=self.verdicts, template=template)
+        return self.judges[key]
 
     def answers(
         self,

@@ -16,7 +16,7 @@ from mmpo_train.data.audit import Audit, PartAudit, Problems, add_to
 from mmpo_train.data.files import Part, Row, with_habits
 from mmpo_train.data.packed import require_memory
 from mmpo_train.data.rows import PreferenceExample, parse_row
-from mmpo_train.data.selection import as_pairs, content_of, fingerprint_of, held_out_prompts, with_worst
+from mmpo_train.data.selection import as_pairs, content_of, every_pair, fingerprint_of, held_out_prompts, with_worst
 from mmpo_train.data.sources import Source, open_source
 from mmpo_train.errors import InputError
 
@@ -49,12 +49,14 @@ def load_preferences(
     validation_share: float = 0.1,
     negatives_from_rank: int = 3,
     worst_negatives: int = 0,
+    pair_every_negative: bool = False,
 ) -> PreferenceData:
     """Train and validation examples of a mixture: the sources' parts one after the other, in the order given.
 
     Train examples have all completions of their prompt, validation examples two (`as_pairs`): all trials are
     validated on the same pairs. Of ranked answers those above `negatives_from_rank` are left out (`parse_row`);
-    train examples keep the `worst_negatives` lowest in rank (ties: the later in the row; 0: all).
+    train examples keep the `worst_negatives` lowest in rank (ties: the later in the row; 0: all), and with
+    `pair_every_negative` each of them is an example of its own.
 
     A source is `PATH|HUB-ID[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. One without a validation split gives up
     `validation_share` of its prompts (0: none), chosen by a hash of prompt and seed.
@@ -97,6 +99,8 @@ def load_preferences(
     read = sum(len(example.completions) for example in train)
     train = [with_worst(example, worst_negatives) for example in train]
     audit.answers_left_out += read - sum(len(example.completions) for example in train)
+    if pair_every_negative:
+        train = [pair for example in train for pair in every_pair(example)]
     # Here, so that the drawn pairs are part of the fingerprint.
     validation = [as_pairs(example, seed) for example in validation]
     audit.train, audit.validation = len(train), len(validation)

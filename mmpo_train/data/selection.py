@@ -27,6 +27,12 @@ def with_worst(example: PreferenceExample, count: int) -> PreferenceExample:
     return replace(example, completions=(chosen, *others[-count:])) if 0 < count < len(others) else example
 
 
+def every_pair(example: PreferenceExample) -> list[PreferenceExample]:
+    """The example once for each of its negatives, with that one alone."""
+    chosen, *others = example.completions
+    return [replace(example, completions=(chosen, other)) for other in others]
+
+
 def held_out_prompts(examples: Iterable[PreferenceExample], seed: int, share: float) -> set[Turns]:
     """This share of the distinct prompts, first in the order of their hashes: at least one, never all."""
     prompts = sorted({example.prompt for example in examples}, key=lambda prompt: _digest(seed, prompt))

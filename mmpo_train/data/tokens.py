@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import Unusable
 from mmpo_train.data.templates import EncodedExample, encode
-from mmpo_train.storage.manifest import DamagedFolder, verify, write_folder
+from mmpo_train.events import Say
+from mmpo_train.storage.manifest import DamagedFolder, lock, verify, write_folder
+from mmpo_train.storage.mirror import fetch, publish
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mmpo_train.data.rows import PreferenceExample
 
+Count = TypeVar("Count")
+"""What tokenisation kept, cut and dropped in one split: `CutCount`, or `ChatCount` of conversations."""
 SPLITS = ("train", "validation")
 NO_NOISE = "no two tokens of the chosen completion can be swapped for a new one"
 
@@ -193,7 +197,7 @@ def write_tables(folder: Path, splits: dict[str, list[EncodedExample]], counts: 
                 "question": pa.array([row.question for row in rows], pa.string()),
             }
             pq.write_table(pa.table(columns), staging / f"{split}.parquet")
-        (staging / "counts.json").write_text(json.dumps({name: vars(count) for name, count in counts.items()}))
+        write_counts(staging, counts)
 
     write_folder(folder, fill)
 
@@ -232,13 +236,32 @@ def read_questions(folder: Path, split: str) -> list[str]:
     return questions
 
 
-def read_counts(folder: Path) -> dict[str, CutCount] | None:
+def write_counts(folder: Path, counts: Mapping[str, Any]) -> None:
+    """Write `counts.json`, which `read_counts` reads: dataclasses by split."""
+    (folder / "counts.json").write_text(json.dumps({name: vars(count) for name, count in counts.items()}))
+
+
+def read_counts(folder: Path, kind: Callable[..., Count]) -> dict[str, Count] | None:
     """The counts of a folder; None if it does not exist or is damaged."""
     try:
         verify(folder)
     except DamagedFolder:
         return None
-    return {name: CutCount(**count) for name, count in json.loads((folder / "counts.json").read_text()).items()}
+    return {name: kind(**count) for name, count in json.loads((folder / "counts.json").read_text()).items()}
+
+
+def ensure_tokens(
+    folder: Path, kind: Callable[..., Count], tokenise: Callable[[], dict[str, Count]], say: Say
+) -> dict[str, Count]:
+    """The counts of a folder of tokens, which `tokenise` makes where it is missing or damaged."""
+    with lock(folder):
+        fetch(folder)
+        counts = read_counts(folder, kind)
+        if counts is None:
+            say("tokenising", 0.0)
+            counts = tokenise()
+        publish(folder)
+    return counts
 
 
 def tables_key(

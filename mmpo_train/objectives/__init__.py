@@ -89,6 +89,8 @@ class Objective:
     """Reference log-probabilities and presence (G, K) of one normalisation group -> constants (G, K)."""
     choice: Choice = "drawn"
     """How a step's completions are chosen from a prompt's (mmpo_train/trial/negatives.py)."""
+    chosen_is_candidate: bool = False
+    """Whether the chosen completion is among the candidates, too."""
     negatives: int = 1
     """Number of dispreferred completions; not used with `all`."""
     reference_point: Literal["", "mean", "unrelated"] = ""
@@ -186,6 +188,7 @@ def _ranking_nce(choice: Literal["drawn", ""]) -> Callable[[TrialConfig], Object
         return Objective(
             loss=lambda batch: ranking_nce_loss(batch.policy_logps, batch.ref_logps, config.beta, batch.present),
             choice=choice or cast(Choice, config.negative_choice),
+            chosen_is_candidate=not choice and config.chosen_is_candidate,
             negatives=config.negatives,
         )
 

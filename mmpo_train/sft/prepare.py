@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import check_template
+from mmpo_train.data.tokens import ensure_tokens, write_counts
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
 from mmpo_train.model.folders import (
@@ -20,10 +21,10 @@ from mmpo_train.model.folders import (
 )
 from mmpo_train.model.policy import load_tokenizer, quieten
 from mmpo_train.sft.data import ChatData, load_chats
-from mmpo_train.sft.tokens import ChatCount, chats_key, encode_chats, read_chat_counts, write_counts, write_split
+from mmpo_train.sft.tokens import ChatCount, chats_key, encode_chats, write_split
 from mmpo_train.sft.trial import SFTTrial, change
-from mmpo_train.storage.manifest import lock, seal, stage
-from mmpo_train.storage.mirror import ensure, fetch, publish
+from mmpo_train.storage.manifest import seal, stage
+from mmpo_train.storage.mirror import ensure
 from mmpo_train.tiny.model import build_untrained
 from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
 
@@ -119,13 +120,7 @@ def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, C
         ensure(model, build_untrained)
     model = for_all_nodes(model, trial.model, storage, say)
     tokens = inputs.tokens
-    with lock(tokens):
-        fetch(tokens)
-        counts = read_chat_counts(tokens)
-        if counts is None:
-            say("tokenising", 0.0)
-            counts = _tokenise(inputs, tokens)
-        publish(tokens)
+    counts = ensure_tokens(tokens, ChatCount, lambda: _tokenise(inputs, tokens), say)
     return SFTPlaces(model, tokens, storage / "trials"), counts
 
 

@@ -6,7 +6,6 @@ own.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -22,7 +21,6 @@ from mmpo_train.data.tokens import TokenTable
 from mmpo_train.data.tools import check_tools
 from mmpo_train.errors import InputError
 from mmpo_train.model.logps import Pass
-from mmpo_train.storage.manifest import DamagedFolder, verify
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -190,11 +188,6 @@ def write_split(folder: Path, split: str, encoded: Iterable[tuple[np.ndarray, np
     np.save(folder / f"{split}-ends.npy", np.array(ends, dtype=np.int64))
 
 
-def write_counts(folder: Path, counts: dict[str, ChatCount]) -> None:
-    """Write `counts.json`, which `read_chat_counts` reads."""
-    (folder / "counts.json").write_text(json.dumps({split: vars(count) for split, count in counts.items()}))
-
-
 def read_chats(folder: Path, split: str) -> ChatTable:
     """One split, mapped into memory. The caller has verified the folder."""
     return ChatTable(
@@ -202,15 +195,6 @@ def read_chats(folder: Path, split: str) -> ChatTable:
         np.memmap(folder / f"{split}-learned.bin", dtype=bool, mode="r"),
         np.load(folder / f"{split}-ends.npy"),
     )
-
-
-def read_chat_counts(folder: Path) -> dict[str, ChatCount] | None:
-    """The counts of a folder; None if it does not exist or is damaged."""
-    try:
-        verify(folder)
-    except DamagedFolder:
-        return None
-    return {split: ChatCount(**count) for split, count in json.loads((folder / "counts.json").read_text()).items()}
 
 
 def chats_key(data_fingerprint: str, model_fingerprint: str, max_tokens: int, turns: str) -> str:

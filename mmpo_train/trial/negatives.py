@@ -24,7 +24,14 @@ def drawn_columns(counts: np.ndarray, negatives: int, seed: int, prompts: np.nda
 
 
 def weighted_columns(
-    scores: np.ndarray, counts: np.ndarray, negatives: int, choice: str, seed: int, epoch: int, prompts: np.ndarray
+    scores: np.ndarray,
+    counts: np.ndarray,
+    negatives: int,
+    choice: str,
+    seed: int,
+    epoch: int,
+    prompts: np.ndarray,
+    chosen_is_candidate: bool = False,
 ) -> np.ndarray:
     """The chosen completion and up to `negatives` of the others by their weight, as columns (n, 1 + M); -1 for none.
 
@@ -32,16 +39,17 @@ def weighted_columns(
     dispreferred candidates, normalised (MC-PO paper, Algorithm 1). `kernel` draws from that categorical, one step
     of the chain; `max` and `min` take the largest and the smallest weights (Section 5.3; ties: the earlier).
     Several are drawn without repetition, since a candidate that occurs twice in Eq. 7 adds nothing. The chosen
-    completion is not a candidate, although Algorithm 1 lists w_0: as its own negative it would teach nothing, and with
-    one candidate the three choices would not be the same, as Section 5.3 says they are.
+    completion is a candidate only with `chosen_is_candidate`, although Algorithm 1 lists w_0: as its own negative it
+    teaches nothing, and with one candidate the three choices are not the same, as Section 5.3 says they are.
     """
+    first = 0 if chosen_is_candidate else 1
     columns = _empty(counts, negatives)
     for row, count, values, prompt in zip(columns, counts, scores, prompts, strict=True):
-        keys = values[1:count].astype(np.float64)
+        keys = values[first:count].astype(np.float64)
         if choice == "kernel":
             # Gumbel-max: the order of log-weights with Gumbel noise is that of draws without repetition.
-            keys = keys + np.random.default_rng([seed, epoch, int(prompt)]).gumbel(size=count - 1)
-        order = np.argsort(keys if choice == "min" else -keys, kind="stable") + 1
+            keys = keys + np.random.default_rng([seed, epoch, int(prompt)]).gumbel(size=count - first)
+        order = np.argsort(keys if choice == "min" else -keys, kind="stable") + first
         row[1:] = _filled(order[:negatives], len(row) - 1)
     return columns
 

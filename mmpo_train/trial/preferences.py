@@ -119,12 +119,14 @@ class Preferences:
         config, objective = self.config, self.objective
         counts = np.array([len(source.table.completions[row]) for row in rows], dtype=np.int64)
         everything = np.where(np.arange(counts.max(initial=2)) < counts[:, None], np.arange(counts.max(initial=2)), -1)
-        if objective.choice == "all" or counts.max(initial=2) <= objective.negatives + 1:
+        nothing_to_choose = counts.max(initial=2) <= objective.negatives + 1 and not objective.chosen_is_candidate
+        if objective.choice == "all" or nothing_to_choose:
             return everything
         if objective.choice == "drawn":
             return drawn_columns(counts, objective.negatives, config.seed, rows)
         scores = config.beta * (self._logps(source, rows, passes) - source.ref_logps[rows])
-        return weighted_columns(scores, counts, objective.negatives, objective.choice, config.seed, self.epoch, rows)
+        drawn = objective.negatives, objective.choice, config.seed, self.epoch, rows, objective.chosen_is_candidate
+        return weighted_columns(scores, counts, *drawn)
 
     def _logps(self, source: ScoredTable, rows: np.ndarray, passes: Passes) -> np.ndarray:
         """log pi_theta of all completions of some prompts, (n, K), fp32, in nats."""

@@ -20,6 +20,8 @@ OF_BETA = {"0.01": PALETTE[0], "0.05": PALETTE[1], "0.1": PALETTE[2], "0.5": PAL
 """Colours of the paper's betas, the same in every figure."""
 _LINE = 0.052
 """Height of a legend's line, as a share of a trade-off's axes."""
+MANY = 13
+"""More lines than these are drawn finer, and not all of them named."""
 _SHAPES = (("o", "-"), ("s", (0, (5, 2))), ("^", (0, (1, 1.5))))
 
 
@@ -57,7 +59,7 @@ def draw_trade_off(
 
     Arrows go from epoch to epoch, but not across a missing one. Markers have the epoch's number, bars one standard
     error each way (or the deviation over seeds). Dashed lines: the starting model's harness accuracy, if known, and the
-    win rate of 50% that its own answers would have.
+    win rate of 50% that its own answers would have. A hollow marker is a win rate that has a mark.
     """
     figure, axes = _figure(title, 6)
     labels = list(dict.fromkeys(one.label for one in trajectories))
@@ -73,17 +75,21 @@ def draw_trade_off(
     axes.set_xlabel(f"AlpacaEval 2, {rate_name} against the starting model (%)", size=11, color=INK)
     axes.set_ylabel("LM Harness, mean accuracy (%)", size=11, color=INK)
     axes.margins(0.09)
-    _legend(axes, [(label, {"color": colours[label], "linewidth": 4}) for label in labels], called, 1.0)
-    look = {"color": INK, "linewidth": 1.4, "markersize": 9, "markerfacecolor": "white"}
+    shown = _sparse([(label, {"color": colours[label], "linewidth": 1.8}) for label in labels])
+    _legend(axes, shown, called, 1.0)
+    look = {"color": INK, "linewidth": 1.4, "markersize": 9}
     shapes = [(group, look | dict(zip(("marker", "linestyle"), _SHAPES[n % 3]))) for n, group in enumerate(groups)]
-    down = 1.0 - _LINE * (len(labels) + 2)
+    if any(x.mark for one in trajectories for _, x, _ in one.epochs):
+        hollow = {"color": INK, "linestyle": "none", "marker": "o", "markersize": 9, "markerfacecolor": "white"}
+        shapes.append(("hollow: raw win rate", hollow))
+    down = 1.0 - _LINE * (len(shown) + 2)
     _legend(axes, shapes, "objective", down)
     lines: list[tuple[str, dict[str, Any]]] = []
     if baseline is not None:
         dotted = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.6}
         lines.append((f"harness {100 * baseline:.2f}", dotted))
     lines.append(("win rate 50", {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.1}))
-    _legend(axes, lines, "starting model (SFT)", down - _LINE * (len(groups) + 2))
+    _legend(axes, lines, "starting model (SFT)", down - _LINE * (len(shapes) + 2))
     write(figure, path.with_suffix(".svg"))
     return write(figure, path.with_suffix(".png"))
 
@@ -98,8 +104,10 @@ def _draw_trajectory(axes: Axes, one: Trajectory, colour: str, shape: str, dashe
     for epoch, x, y in one.epochs:
         at = (100 * x.value, 100 * y.value)
         axes.errorbar(*at, xerr=_bar(x), yerr=_bar(y), color=colour, alpha=0.3, elinewidth=1.2, capsize=0, zorder=2)
-        axes.plot(*at, shape, color=colour, markersize=12, markeredgecolor="white", markeredgewidth=0.8, zorder=4)
-        number: dict[str, Any] = {"ha": "center", "va": "center_baseline", "weight": "bold", "color": "white"}
+        face, edge = ("white", colour) if x.mark else (colour, "white")
+        look = {"markerfacecolor": face, "markeredgecolor": edge, "markeredgewidth": 1.6 if x.mark else 0.8}
+        axes.plot(*at, shape, color=colour, markersize=12, **look, zorder=4)
+        number: dict[str, Any] = {"ha": "center", "va": "center_baseline", "weight": "bold", "color": edge}
         axes.annotate(str(epoch), at, size=7.5, zorder=5, **number)
 
 
@@ -117,26 +125,37 @@ class Curve:
 
 
 def draw_curves(
-    path: Path, *, title: str, called: str, curves: Sequence[Curve], colours: Mapping[str, Any], baseline: float | None
+    path: Path,
+    *,
+    title: str,
+    called: str,
+    curves: Sequence[Curve],
+    colours: Mapping[str, Any],
+    baseline: float | None,
+    winner: str = "",
 ) -> Path:
     """Path of the PNG, beside which an SVG is written: a line for each point with a band of one deviation over seeds.
 
-    The dashed line is the starting model. Lines are drawn ever narrower, so that those on top of each other all show.
+    The dashed line is the starting model, the thick one the winner. Others are drawn over it and show.
     """
     figure, axes = _figure(title, 4.2)
-    for number, curve in enumerate(curves):
-        width = 3.4 - 2.0 * number / max(1, len(curves) - 1)
+    for curve in curves:
+        width, order = (3.6, 2.5) if curve.label == winner else (1.3 if len(curves) <= MANY else 0.9, 3)
         steps, means = [step for step, _, _ in curve.steps], [100 * value for _, value, _ in curve.steps]
         bands = [100 * deviation for _, _, deviation in curve.steps]
-        marker = "o" if len(steps) <= 12 else ""
-        axes.plot(steps, means, marker=marker, markersize=4.5, color=colours[curve.label], linewidth=width, zorder=3)
+        marker = "o" if len(steps) <= (12 if len(curves) <= MANY else 1) else ""
+        axes.plot(
+            steps, means, marker=marker, markersize=4.5, color=colours[curve.label], linewidth=width, zorder=order
+        )
         if any(bands):
             low, high = ([m + sign * b for m, b in zip(means, bands)] for sign in (-1, 1))
             axes.fill_between(steps, low, high, color=colours[curve.label], alpha=0.15, linewidth=0, zorder=2)
     named = []
     for curve in curves:
-        name = curve.label if curve.steps else f"{curve.label} (nothing logged)"
-        named.append((name, {"color": colours[curve.label], "linewidth": 3.0}))
+        ending = " (winner)" if curve.label == winner else "" if curve.steps else " (nothing logged)"
+        width = 3.6 if curve.label == winner else 1.3
+        named.append((curve.label + ending, {"color": colours[curve.label], "linewidth": width}))
+    named = _sparse(named)
     if baseline is not None:
         axes.axhline(100 * baseline, color=GREY, linestyle=(0, (4, 2.5)), linewidth=1.2, zorder=1)
         named.append((f"SFT {100 * baseline:.1f}", {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.2}))
@@ -147,6 +166,16 @@ def draw_curves(
     _legend(axes, named, called, 1.0)
     write(figure, path.with_suffix(".svg"))
     return write(figure, path.with_suffix(".png"))
+
+
+def _sparse(named: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """Of more labels than a legend has room for: evenly spread ones and the thickest, and how many are left out."""
+    if len(named) <= MANY:
+        return named
+    kept = {round(place * (len(named) - 1) / (MANY - 3)) for place in range(MANY - 2)}
+    kept.add(max(range(len(named)), key=lambda place: named[place][1]["linewidth"]))
+    left_out = (f"and {len(named) - len(kept)} between these", {"linewidth": 0})
+    return [named[place] for place in sorted(kept)] + [left_out]
 
 
 def in_order(labels: Sequence[str]) -> dict[str, Any]:

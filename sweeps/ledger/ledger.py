@@ -19,7 +19,16 @@ from mmpo_train.metric_names import OF_SUITE, VALIDATION
 from mmpo_train.storage.mirror import address_of
 from sweeps.ledger.moved import checkpoint_now, settle
 from sweeps.ledger.open_trials import OpenTrials
-from sweeps.ledger.records import COMPLETE, ChildRecord, Curve, StageRecord, TrialRecord, stage_record, trial_record
+from sweeps.ledger.records import (
+    COMPLETE,
+    SEARCHES,
+    ChildRecord,
+    Curve,
+    StageRecord,
+    TrialRecord,
+    stage_record,
+    trial_record,
+)
 from sweeps.ledger.runs import FEW, children_of, runs_that_count
 from sweeps.ledger.saved_views import save_views
 from sweeps.ledger.source import source_tags
@@ -182,20 +191,28 @@ class Ledger:
         title: str,
         params: Mapping[str, Any],
         note: str,
+        search: str = "",
     ) -> StageLog:
-        """The stage's parent run, found by its tags or else made. A note that is there already is left alone."""
+        """The stage's parent run, found by its tags or else made. A note that is there already is left alone.
+
+        `search` is the key of the search that it belongs to; a run may serve several.
+        """
         identity = {"stage.name": stage, "stage.objective": objective, "stage.grid_key": grid_key}
         identity = {"ledger.kind": "stage", **identity}
         with self.store.reading():
             experiment_id = self.store.experiment_id(experiment)
             run = self.store.find_or_create(experiment_id, identity, {NOTE: note, WRITTEN: note}, title, now_ms())
             self.store.client.update_run(run.info.run_id, status="RUNNING")
-            self.store.log_tags(run.info.run_id, {"stage.state": "running", **source_tags()})
+            state = {"stage.state": "running", **source_tags()}
+            if search:
+                state[SEARCHES] = " ".join(dict.fromkeys([*run.data.tags.get(SEARCHES, "").split(), search]))
+                run.data.tags[SEARCHES] = state[SEARCHES]
+            self.store.log_tags(run.info.run_id, state)
             if "stage.reason" in run.data.tags:
                 self.store.client.delete_tag(run.info.run_id, "stage.reason")
             self.store.log_params(run, params)
-            save_views(self.store, experiment_id, run.info.run_id, title, objective)
-        return StageLog(self._trials, experiment, run)
+            save_views(self.store, experiment_id, run.info.run_id, title, objective, search)
+        return StageLog(self._trials, experiment, run, search)
 
     def open_trial(self, opened: Mapping[str, Any], digest: str) -> TrialLog:
         """A trial of no stage. Raises TrialTaken when another driver has it."""

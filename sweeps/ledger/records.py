@@ -19,6 +19,8 @@ Curve = list[tuple[int, float]]
 COMPLETE = ("finished", "diverged")
 """States of trials that are never run again."""
 SETTINGS, FIXED, COMMAND = "stage.settings", "stage.fixed", "stage.command"
+SEARCHES = "searches"
+"""The tag with the keys of the searches that a stage or trial belongs to."""
 GRID = "points.json"
 """The file of a stage's run that lists the points of its grid."""
 MODEL, DATA = "experiment.model", "experiment.data"
@@ -64,6 +66,8 @@ class TrialRecord:
     """Reads a metric of a run from the ledger, by the run's id and the metric's name."""
     shares: str = ""
     """The trial whose training it shares; empty if it was trained itself."""
+    logged: frozenset[str] = frozenset()
+    """Names of its metrics."""
 
     def curve(self, metric: str) -> Curve:
         """The values of a metric, read from the ledger now."""
@@ -132,4 +136,5 @@ def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str,
         seconds=seconds_of(tags),
         read_curve=read_curve,
         shares=tags.get(SHARED, ""),
+        logged=frozenset(run.data.metrics),
     )

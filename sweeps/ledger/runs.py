@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from eval_workers.tracking.store import Store, param_number
-from sweeps.ledger.records import COMPLETE, ChildRecord
+from sweeps.ledger.records import COMPLETE, SEARCHES, ChildRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -73,10 +73,17 @@ def _copy_numbers(store: Store, original: Run, run: Run) -> None:
     store.log_metrics(run.info.run_id, batch)
 
 
-def mark_winner(store: Store, experiment_id: str, stage_run_id: str, digests: Collection[str]) -> None:
-    """Move the tag of the winner by rule to the runs of these trials. What a person set stays."""
+def mark_winner(
+    store: Store, experiment_id: str, stage_run_id: str, digests: Collection[str], search: str = ""
+) -> None:
+    """Move the tag of the winner by rule to the runs of these trials. What a person set stays.
+
+    Runs of an older version get the key of their search.
+    """
     for child in children_of(store, experiment_id, stage_run_id):
         tag = child.tags.get(WINNER)
+        if search and SEARCHES not in child.tags:
+            store.client.set_tag(child.run_id, SEARCHES, search)
         if child.digest in digests and tag is None:
             store.client.set_tag(child.run_id, WINNER, BY_RULE)
         elif child.digest not in digests and tag == BY_RULE:

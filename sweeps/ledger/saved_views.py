@@ -20,6 +20,7 @@ from mmpo_train.metric_names import (
     POLICY_ACCURACY,
     REWARD_ACCURACY,
 )
+from sweeps.ledger.records import SEARCHES
 
 VIEW, SHOWN = "mlflow.sharedViewState.", "viewStateShareKey"
 """How the tag begins, and the part of an address that names a view."""
@@ -43,17 +44,19 @@ _AXES = ["log10_learning_rate", "beta", "margin"]
 _SECTION = "choosing"
 
 
-def save_views(store: Store, experiment_id: str, run_id: str, title: str, objective: str) -> None:
-    """Save a stage's view under its run's id, and one of all stages of its objective; those that are there stay.
+def save_views(store: Store, experiment_id: str, run_id: str, title: str, objective: str, search: str = "") -> None:
+    """Save a stage's view under its run's id, and one of all its search's trials; those that are there stay.
 
     Final runs and ablations are not in the latter: they are not compared by learning rate, beta and margin alone.
     """
     wanted = KIND | {f"{VIEW}{run_id}": _saved(title, f"tags.`mlflow.parentRunId` = '{run_id}'", "tags.`stage.name`")}
-    if objective:
+    if objective and search:
         trials = (
             f"params.objective = '{objective}' and tags.`ledger.kind` = 'trial' and tags.`stage.name` LIKE 'stage%'"
+            f" and tags.{SEARCHES} = '{search}'"
         )
-        wanted[f"{VIEW}{objective}-search"] = _saved(f"stages 1 to 3 of {objective}", trials, "tags.`taken_from.stage`")
+        called = f"stages 1 to 3 of {objective}, search {search}"
+        wanted[f"{VIEW}{objective}-{search}"] = _saved(called, trials, "tags.`taken_from.stage`")
     there = store.client.get_experiment(experiment_id).tags
     for tag in wanted.keys() - there.keys():
         store.client.set_experiment_tag(experiment_id, tag, wanted[tag])

@@ -12,6 +12,7 @@ from eval_workers.tracking.addresses import page
 from mmpo_train.config import TrialConfig, to_dict
 from sweeps.grids import margin_of
 from sweeps.ledger.open_trials import OpenTrials
+from sweeps.ledger.records import SEARCHES
 from sweeps.ledger.runs import mark_winner, take
 from sweeps.ledger.saved_views import SHOWN
 from sweeps.ledger.source import source_tags
@@ -29,12 +30,13 @@ NOTE, WRITTEN = "mlflow.note.content", "stage.note"
 class StageLog:
     """A stage's parent run. All writing returns at once; files must stay until they are delivered."""
 
-    def __init__(self, trials: OpenTrials, experiment: str, run: Run):
+    def __init__(self, trials: OpenTrials, experiment: str, run: Run, search: str = ""):
         self._trials, self._store, self._experiment = trials, trials.store, experiment
         self._experiment_id, self.run_id = run.info.experiment_id, run.info.run_id
         self.tags = dict(run.data.tags)
         """As they were when the stage was opened, a person's changes included, and what was set since."""
-        self._stage, self._metrics = self.tags["stage.name"], dict(run.data.metrics)
+        self._stage, self._search = self.tags["stage.name"], search
+        self._metrics = dict(run.data.metrics)
         self._tables: list[dict[str, str]] = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
 
     @property
@@ -51,7 +53,12 @@ class StageLog:
             "experiment": self._experiment,
             "parent": self.run_id,
             "name": name,
-            "tags": {"stage.name": self._stage, **source_tags(), **tags},
+            "tags": {
+                "stage.name": self._stage,
+                **source_tags(),
+                **({SEARCHES: self._search} if self._search else {}),
+                **tags,
+            },
             "config": to_dict(config),
             # MLflow's parallel coordinates have no log axis, and leave out runs that lack one of the params.
             "log10_learning_rate": round(math.log10(config.learning_rate), 4),
@@ -108,7 +115,7 @@ class StageLog:
     def mark_winner(self, digests: Collection[str]) -> None:
         """Tag the runs of these trials as the winner by rule, and no others."""
         ids = (self._experiment_id, self.run_id)
-        self._put(lambda: mark_winner(self._store, *ids, digests), "the winner's tag")
+        self._put(lambda: mark_winner(self._store, *ids, digests, self._search), "the winner's tag")
 
     def score(self, epoch: int, metrics: Mapping[str, float | None]) -> None:
         """The winner's numbers as metrics of the stage, so that stages compare in MLflow's table."""

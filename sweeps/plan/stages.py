@@ -10,6 +10,7 @@ from mmpo_train.config import TrialConfig, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.options import base_config
 from mmpo_train.recipes import objective_settings
+from sweeps.grids import SEARCH_EPOCHS
 from sweeps.plan.labels import option, shown, words
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import DECIDED_IN, SearchStage
@@ -52,6 +53,8 @@ class Stage:
     """Whether the axis is drawn logarithmically."""
     by_epoch: bool = False
     """Whether every epoch is shown, not only the best one."""
+    search_epochs: int = SEARCH_EPOCHS
+    """Epochs of the search whose choices final runs and ablations take if there are several."""
 
     @property
     def tunes(self) -> bool:

@@ -7,40 +7,45 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from mmpo_train import tables
-from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS_MEAN, LC_WIN_RATE, REWARD_ACCURACY, judge_checks_of
+from mmpo_train.metric_names import (
+    ARENA_WIN_RATE,
+    HARNESS_MEAN,
+    LC_WIN_RATE,
+    LENGTH_CONTROLLED,
+    REWARD_ACCURACY,
+    WIN_RATE,
+    judge_checks_of,
+)
 from mmpo_train.tables import Table
 from sweeps.plan.labels import with_deviation
+from sweeps.ranking.noise import Measured
+from sweeps.ranking.win_rates import RAW, RAW_SAID, length_controlled, shown_rate
 
 if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
     from sweeps.plan.stages import GridPoint
-
-METRICS = {
-    "reward accuracy": REWARD_ACCURACY,
-    "LM Harness, mean accuracy": HARNESS_MEAN,
-    "AlpacaEval, length-controlled win rate": LC_WIN_RATE,
-    "Arena-Hard, win rate": ARENA_WIN_RATE,
-}
-"""As tables name them -> as the ledger does."""
 
 
 def epoch_tables(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], axis_name: str) -> list[Table]:
     """A table for each metric that was measured, over all seeds; the peak epoch of each point is marked."""
     found = []
     epochs = range(1, max(point.trials[0].config.epochs for point in points) + 1)
-    for title, metric in METRICS.items():
+    for metric, title in _metrics(
+        [records[trial.digest] for p in points for trial in p.trials if trial.digest in records]
+    ):
         measured = {point.label: _by_epoch(point, records, metric) for point in points}
         if not any(measured.values()):
             continue
         rows, best = [], set()
         for number, (label, values) in enumerate(measured.items()):
-            rows.append((label, *(with_deviation(values[epoch]) if epoch in values else "missing" for epoch in epochs)))
+            rows.append((label, *(_cell(values[epoch]) if epoch in values else "missing" for epoch in epochs)))
             if values:
-                peak = max(values, key=lambda epoch: (mean(values[epoch]), -epoch))
+                peak = max(values, key=lambda epoch: (mean(one.value for one in values[epoch]), -epoch))
                 best.add((number, peak))
-        headers = ("", *(f"epoch {epoch}" for epoch in epochs))
-        about = _judge_checks(points, records, metric)
-        found.append(Table(f"{title}, {axis_name} by epoch (peak bold){about}", headers, rows, best=best))
+        marked = any(one.mark for values in measured.values() for some in values.values() for one in some)
+        about = f"{title}, {axis_name} by epoch (peak bold){f'; {RAW_SAID}' if marked else ''}"
+        about += _judge_checks(points, records, metric)
+        found.append(Table(about, ("", *(f"epoch {epoch}" for epoch in epochs)), rows, best=best))
     return found
 
 
@@ -49,7 +54,7 @@ def _judge_checks(points: Sequence[GridPoint], records: Mapping[str, TrialRecord
     said = []
     for name, metric in zip(("null answer", "order flips"), judge_checks_of(win_rate)):
         values = [value for point in points for some in _by_epoch(point, records, metric).values() for value in some]
-        said += [f"{name} {mean(values):.3f}"] if values else []
+        said += [f"{name} {mean(one.value for one in values):.3f}"] if values else []
     return f"; {', '.join(said)}" if said else ""
 
 
@@ -58,11 +63,39 @@ def as_markdown(found: Sequence[Table]) -> str:
     return "".join(f"**{one.title}**\n\n{tables.as_markdown(one, aligned=False)}\n\n" for one in found).rstrip("\n")
 
 
-def _by_epoch(point: GridPoint, records: Mapping[str, TrialRecord], metric: str) -> dict[int, list[float]]:
+def _metrics(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
+    """(metric, title) of what final runs are judged by. AlpacaEval's stands under the name of what was measured."""
+    rates = length_controlled({name: 0 for record in records for name in record.logged}) or LC_WIN_RATE
+    return [
+        (REWARD_ACCURACY, "reward accuracy"),
+        (HARNESS_MEAN, "LM Harness, mean accuracy"),
+        (rates, f"AlpacaEval, {LENGTH_CONTROLLED[rates]}"),
+        (WIN_RATE, "AlpacaEval, raw win rate"),
+        (ARENA_WIN_RATE, "Arena-Hard, win rate"),
+    ]
+
+
+def _by_epoch(point: GridPoint, records: Mapping[str, TrialRecord], metric: str) -> dict[int, list[Measured]]:
     """Epoch -> the seeds' values."""
-    values: dict[int, list[float]] = {}
+    values: dict[int, list[Measured]] = {}
     for trial in point.trials:
         if trial.digest in records:
-            for epoch, value in records[trial.digest].curve(metric):
-                values.setdefault(epoch, []).append(value)
+            for epoch, one in _of_trial(records[trial.digest], metric).items():
+                values.setdefault(epoch, []).append(one)
     return values
+
+
+def _of_trial(record: TrialRecord, metric: str) -> dict[int, Measured]:
+    if metric not in LENGTH_CONTROLLED:
+        return {epoch: Measured(value, None, "") for epoch, value in record.curve(metric)}
+    scores: dict[int, dict[str, float]] = {}
+    for name in sorted(record.logged):
+        if name.startswith((metric, WIN_RATE)):
+            for epoch, value in record.curve(name):
+                scores.setdefault(epoch, {})[name] = value
+    shown = {epoch: shown_rate(some, metric) for epoch, some in scores.items()}
+    return {epoch: one for epoch, one in shown.items() if one is not None}
+
+
+def _cell(seeds: Sequence[Measured]) -> str:
+    return with_deviation([one.value for one in seeds]) + (f" ({RAW})" if any(one.mark for one in seeds) else "")

@@ -24,6 +24,8 @@ class Measured:
     seeds: int = 1
     missing: int = 0
     """Seeds without this number."""
+    mark: str = ""
+    """What else it is than its name says."""
 
     @property
     def error(self) -> float | None:

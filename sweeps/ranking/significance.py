@@ -47,6 +47,24 @@ def t_test(differences: Sequence[float]) -> float:
     return float(2 * t.sf(abs(centre) / (spread / math.sqrt(count)), count - 1))
 
 
+def t_quantile(freedom: float) -> float:
+    """Half the width of a 95% interval in standard errors, by Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))
+
+
+def variance_test(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Two-sided p of the F test that two samples, of at least two numbers each, have the same variance."""
+    from scipy.stats import f
+
+    if stdev(theirs) == 0:
+        return 1.0 if stdev(ours) == 0 else 0.0
+    ratio = (stdev(ours) / stdev(theirs)) ** 2
+    shares = f.cdf(ratio, len(ours) - 1, len(theirs) - 1), f.sf(ratio, len(ours) - 1, len(theirs) - 1)
+    return float(min(1.0, 2 * min(shares)))
+
+
 def spread_test(deviation: float, noise: float, count: int) -> float:
     """Probability that noise alone gives `count` numbers this sample standard deviation or a larger one.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS, LENGTH_CONTROLLED, 
 from mmpo_train.tables import Table
 from sweeps.reporting.numbers import own_error
 from sweeps.reporting.page import MISSING, Block, Heading, Sheet, Text, write_page
-from sweeps.reporting.read import Trial, read_run
+from sweeps.reporting.read import Trial, read_files, read_run
 
 if TYPE_CHECKING:
     from sweeps.ledger.ledger import Ledger
@@ -157,14 +156,3 @@ def arena_answers(ledger: Ledger, one: Checkpoint) -> dict[str, str]:
 def _rows(text: str) -> list[dict[str, Any]]:
     """The objects of JSON lines; `splitlines` would break at a U+2028 in an answer."""
     return [json.loads(line) for line in text.split("\n") if line]
-
-
-def read_files(ledger: Ledger, run_id: str, folder: str, names: tuple[str, ...]) -> dict[str, str]:
-    """Name -> text of the files that are there."""
-    client, found = ledger.store.client, {}
-    with ledger.store.reading(), tempfile.TemporaryDirectory() as place:
-        there = {item.path for item in client.list_artifacts(run_id, folder)}
-        for name in names:
-            if f"{folder}/{name}" in there:
-                found[name] = Path(client.download_artifacts(run_id, f"{folder}/{name}", place)).read_text("utf-8")
-    return found

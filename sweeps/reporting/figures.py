@@ -12,6 +12,8 @@ from sweeps.figures.trade_off import Curve, Trajectory, colours_of, draw_curves,
 from sweeps.ledger.tags import baseline_of
 from sweeps.plan.labels import words
 from sweeps.plan.order import ABLATIONS, FINAL_RUNS, SEARCH
+from sweeps.ranking.reasons import listed
+from sweeps.ranking.win_rates import RAW_SAID
 from sweeps.reporting.missing import stage_missing
 from sweeps.reporting.numbers import epochs_of, length_controlled, measure
 from sweeps.reporting.page import Picture
@@ -71,6 +73,8 @@ def _trade_off(experiment: Experiment, stages: Sequence[StageRun], path: Path, t
     caption = (
         f"{title}. Numbers are epochs, arrows lead from one to the next. Error bars: {'; '.join(bars) or 'none'}. "
     )
+    if any(x.mark for line in trajectories for _, x, _ in line.epochs):
+        caption += f"Hollow markers {RAW_SAID}. "
     caption += ("Missing: " + " ".join(lacking)) if lacking else "Nothing is missing."
     return Picture(picture, caption, _SHOWS + title)
 
@@ -106,9 +110,10 @@ def curves(experiment: Experiment, folder: Path, suffix: str = "") -> list[Pictu
             curves=lines,
             colours=_colours(experiment, axis, [line.label for line in lines]),
             baseline=_baseline(stage),
+            winner=stage.winner,
         )
         without = [line.label for line in lines if not line.steps]
-        caption = f"{title}: validation reward accuracy over optimiser steps."
+        caption = f"{title}: validation reward accuracy over optimiser steps. {_alike(lines)}".rstrip()
         caption += f" Missing: nothing was logged for {', '.join(without)}." if without else ""
         pictures.append(Picture(path, caption, f"Reward accuracy over steps, {title}"))
     return pictures
@@ -124,6 +129,15 @@ def _colours(experiment: Experiment, axis: str, labels: Sequence[str]) -> dict[s
 
 def _axis(stage: StageRun) -> str:
     return stage.params.get("axis", "point")
+
+
+def _alike(lines: Sequence[Curve]) -> str:
+    """Which lines hide each other, as they have the same numbers."""
+    same: dict[tuple[object, ...], list[str]] = {}
+    for line in lines:
+        same.setdefault(line.steps, []).append(line.label)
+    groups = [listed(labels) for steps, labels in same.items() if steps and len(labels) > 1]
+    return f"On top of each other, with the same numbers: {'; '.join(groups)}." if groups else ""
 
 
 def _curve(label: str, seeds: Sequence[Sequence[tuple[int, float]]]) -> Curve:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, OF_SUITE, UNJUDGED_SHARES
 from mmpo_train.typed.programs import program_of
-from sweeps.plan.labels import words
+from sweeps.plan.labels import shown, words
 from sweeps.plan.order import search_of
 from sweeps.ranking.reasons import listed
 from sweeps.reporting.numbers import epochs_of, length_controlled, metrics_of
@@ -14,7 +15,7 @@ from sweeps.reporting.tables import stage_title
 
 def missing_sentences(experiment: Experiment) -> list[str]:
     """Stages that were not run, points without a result, epochs without an evaluation, and the starting model's."""
-    told = []
+    told = [f"Not in this report: search {other}; `--search` chooses it." for other in experiment.other_searches]
     finals = []
     for objective in experiment.objectives:
         for expected in search_of(objective):
@@ -23,6 +24,12 @@ def missing_sentences(experiment: Experiment) -> list[str]:
                 told.append(f"{objective}: {stage_title(name)}: not run (`{program_of(name)}`).")
                 continue
             told += _of_stage(stage)
+            decided = {field: experiment.chosen(field, objective) for field in expected.chosen(objective)}
+            for field in stage.disagreeing(decided):
+                was, now = (shown(field, value) for value in (param_number(stage.params, field), decided[field]))
+                told.append(
+                    f"{objective}: {stage_title(name)}: it was run with {words(field)} {was}; {now} is chosen now."
+                )
             others = len(experiment.runs_of(name, objective)) - 1
             if others:
                 runs = f"{others} other run{'s' if others > 1 else ''}"

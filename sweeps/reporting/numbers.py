@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import mean, stdev
 
 from eval_workers.tracking.store import param_number
@@ -13,16 +13,20 @@ from mmpo_train.metric_names import (
     HARNESS_MEAN,
     LC_WIN_RATE,
     LENGTH_CONTROLLED,
+    POLICY_ACCURACY,
     REWARD_ACCURACY,
+    WIN_RATE,
     by_judge,
     error_of,
 )
 from sweeps.ranking.noise import Measured
+from sweeps.ranking.win_rates import length_controlled as kind_of_rate
+from sweeps.ranking.win_rates import shown_rate
 from sweeps.reporting.read import Experiment, Point, StageRun, Trial
 
 POINT_HEADERS = (
     "experiment", "stage", "objective", "run", "axis", "point", "epoch", "metric",
-    "value", "noise", "noise_is", "seeds", "seeds_missing",
+    "value", "noise", "noise_is", "seeds", "seeds_missing", "mark",
 )  # fmt: skip
 
 
@@ -32,21 +36,30 @@ def measure(point: Point, metric: str, epoch: int) -> Measured | None:
     Its noise is the sample standard deviation over seeds where there are several, else the metric's own error.
     """
     known = [trial for trial in point.trials if trial.record.status == "finished"]
-    values = [trial.scores[metric][epoch] for trial in known if epoch in trial.scores.get(metric, {})]
-    if not values:
+    seeds = [one for one in (of_trial(trial, metric, epoch) for trial in known) if one is not None]
+    if not seeds:
         return None
-    missing = point.expected - len(values)
-    if len(values) > 1:
-        return Measured(
-            mean(values), stdev(values), f"standard deviation over {len(values)} seeds", len(values), missing
+    missing, mark = point.expected - len(seeds), max(one.mark for one in seeds)
+    if len(seeds) == 1:
+        return replace(seeds[0], missing=missing)
+    values, of = [one.value for one in seeds], f"standard deviation over {len(seeds)} seeds"
+    return Measured(mean(values), stdev(values), of, len(seeds), missing, mark)
+
+
+def of_trial(trial: Trial, metric: str, epoch: int) -> Measured | None:
+    """A checkpoint's number with its own error; a length-controlled rate that found nothing is the raw one, marked."""
+    if epoch not in trial.scores.get(metric, {}):
+        return None
+    if metric in LENGTH_CONTROLLED:
+        return shown_rate(
+            {name: by_epoch[epoch] for name, by_epoch in trial.scores.items() if epoch in by_epoch}, metric
         )
-    [trial] = [trial for trial in known if epoch in trial.scores.get(metric, {})]
-    return Measured(values[0], *own_error(trial, metric, epoch), 1, missing)
+    return Measured(trial.scores[metric][epoch], *own_error(trial, metric, epoch))
 
 
 def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]:
     """A metric's standard error within one run, and what it is."""
-    if metric == REWARD_ACCURACY and trial.pairs:
+    if metric in (REWARD_ACCURACY, POLICY_ACCURACY) and trial.pairs:
         share = trial.scores[metric][epoch]
         return math.sqrt(share * (1 - share) / trial.pairs), f"binomial standard error, {trial.pairs} pairs"
     own = trial.scores.get(error_of(metric), {})
@@ -64,8 +77,10 @@ def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]
 
 def length_controlled(stages: Sequence[StageRun]) -> str:
     """The kind of length-controlled win rate that was measured; the published one where there is none."""
-    measured = {name for stage in stages for point in stage.points for trial in point.trials for name in trial.scores}
-    return next((name for name in LENGTH_CONTROLLED if name in measured), LC_WIN_RATE)
+    measured = {
+        name: 0 for stage in stages for point in stage.points for trial in point.trials for name in trial.scores
+    }
+    return kind_of_rate(measured) or LC_WIN_RATE
 
 
 def epochs_of(stage: StageRun) -> range:
@@ -82,6 +97,8 @@ class Peak:
     epoch: int
     value: Measured
     other: Measured | None
+    raw: Measured | None
+    """The raw win rate there."""
 
 
 def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
@@ -91,7 +108,7 @@ def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
         for epoch in epochs_of(stage):
             value = measure(point, metric, epoch)
             if value is not None and (found is None or value.value > found.value.value):
-                found = Peak(point.label, epoch, value, measure(point, other, epoch))
+                found = Peak(point.label, epoch, value, measure(point, other, epoch), measure(point, WIN_RATE, epoch))
     return found
 
 
@@ -102,6 +119,7 @@ def metrics_of(stages: Sequence[StageRun]) -> dict[str, str]:
         REWARD_ACCURACY: "reward accuracy",
         HARNESS_MEAN: "LM Harness",
         rates: LENGTH_CONTROLLED[rates],
+        WIN_RATE: "raw win rate",
         ARENA_WIN_RATE: "Arena-Hard",
     }
     there = {name for stage in stages for point in stage.points for trial in point.trials for name in trial.scores}
@@ -127,7 +145,7 @@ def every_point(experiment: Experiment) -> Iterator[tuple[object, ...]]:
                     )
                     one = measure(point, metric, epoch)
                     if one is None:
-                        yield (*where, "", "", "", 0, point.expected)
+                        yield (*where, "", "", "", 0, point.expected, "")
                     else:
                         noise = "" if one.noise is None else one.noise
-                        yield (*where, one.value, noise, one.noise_is, one.seeds, one.missing)
+                        yield (*where, one.value, noise, one.noise_is, one.seeds, one.missing, one.mark)

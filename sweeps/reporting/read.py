@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import csv
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking.evaluations import EXPERIMENT as JUDGED_ALONE
+from eval_workers.tracking.store import param_number
 from mmpo_train.config import OBJECTIVE_FIELDS
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ACCURACY_CURVE, OF_SUITE
 from sweeps.ledger.records import COMPLETE, GRID, ChildRecord, TrialRecord, trial_record
 from sweeps.ledger.runs import BY_PERSON, WINNER, children_of
-from sweeps.ledger.tags import Hardware, hardware_of
+from sweeps.ledger.tags import Hardware, hardware_of, winner_of
+from sweeps.plan.order import DECIDED_IN, SEARCH
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -67,10 +72,25 @@ class StageRun:
     children: tuple[ChildRecord, ...]
     ranking: tuple[dict[str, Any], ...]
     """Rows of its table."""
+    study: tuple[dict[str, str], ...] = ()
+    """Lines of a study's table: metric, row, column, learning_rate and the value of a seed."""
 
     @property
     def finished(self) -> bool:
         return self.tags.get("stage.state") == "finished"
+
+    @property
+    def winner(self) -> str:
+        """Label of the point that won by rule or was chosen by a person; empty where none has."""
+        chosen = self.persons_choice
+        digest = chosen.digest if chosen is not None else self.tags.get("stage.winner_digest")
+        labels = (point.label for point in self.points for trial in point.trials if trial.record.digest == digest)
+        return next(labels, "")
+
+    def disagreeing(self, decided: Mapping[str, float | None]) -> list[str]:
+        """The fields of which the stage was run with another value than is decided."""
+        own = {name: param_number(self.params, name) for name in decided if name in self.params}
+        return [name for name, value in own.items() if decided[name] not in (None, value)]
 
     @property
     def persons_choice(self) -> ChildRecord | None:
@@ -89,6 +109,10 @@ class Experiment:
     trials: dict[str, Trial]
     starting_model: dict[str, float]
     """What it scored by itself; empty where nobody asked."""
+    search: str = ""
+    """The search that these stages belong to."""
+    other_searches: tuple[str, ...] = ()
+    """Those of the experiment that are left out."""
 
     @property
     def model(self) -> str:
@@ -109,9 +133,22 @@ class Experiment:
         return [stage for stage in self.stages if (stage.name, stage.objective) == (name, objective)]
 
     def stage(self, name: str, objective: str) -> StageRun | None:
-        """The run that counts: one in which a person has chosen before any other, then the last that ended."""
+        """The run that counts, as for later stages: of those with the values that earlier stages chose, if there are
+        any, one in which a person has chosen before any other, then the last that ended."""
         runs = self.runs_of(name, objective)
+        if name in SEARCH:
+            decided = {field: self.chosen(field, objective) for field in SEARCH[name].chosen(objective)}
+            runs = [run for run in runs if not run.disagreeing(decided)] or runs
         return max(runs, key=lambda run: (run.persons_choice is not None, run.finished, run.ended_ms), default=None)
+
+    def chosen(self, field: str, objective: str) -> float | None:
+        """The value of a tuned field that the search settled on: a person's, else the rule's; None where it is open."""
+        stage = self.stage(DECIDED_IN[field], objective)
+        if stage is None:
+            return None
+        if stage.persons_choice is not None:
+            return stage.persons_choice.number(field)
+        return winner_of(stage.tags, field) if stage.finished else None
 
 
 def experiments_of(ledger: Ledger) -> list[str]:
@@ -192,7 +229,26 @@ def _stage(ledger: Ledger, experiment_id: str, run: Run, trials: dict[str, Trial
         points=points,
         children=tuple(children_of(ledger.store, experiment_id, run.info.run_id)),
         ranking=tuple(dict(zip(table["columns"], row, strict=True)) for row in table["data"]),
+        study=_study(ledger, run),
     )
+
+
+def read_files(ledger: Ledger, run_id: str, folder: str, names: tuple[str, ...]) -> dict[str, str]:
+    """Name -> text of the files that are there."""
+    client, found = ledger.store.client, {}
+    with ledger.store.reading(), tempfile.TemporaryDirectory() as place:
+        there = {item.path for item in client.list_artifacts(run_id, folder)}
+        for name in names:
+            if f"{folder}/{name}" in there:
+                found[name] = Path(client.download_artifacts(run_id, f"{folder}/{name}", place)).read_text("utf-8")
+    return found
+
+
+def _study(ledger: Ledger, run: Run) -> tuple[dict[str, str], ...]:
+    if run.data.tags["stage.objective"]:
+        return ()
+    file = f"{run.data.tags['stage.name']}.csv"
+    return tuple(csv.DictReader(read_files(ledger, run.info.run_id, "tables", (file,)).get(file, "").splitlines()))
 
 
 def _judged_alone(ledger: Ledger, model: str) -> dict[str, float]:

@@ -39,6 +39,10 @@ FINDING = (
     "gradients as the full objective; only the scores, and with them reward accuracy, differ. What distinguishes these "
     "two lines in win rate and harness accuracy is noise."
 )
+HOW_TO_READ = (
+    "The thick line is the winner. `docs/reading-the-curves.md` says why chosen rewards fall, what saturation, length "
+    "bias and beta-blindness look like, and what to do."
+)
 BLIND_TO_BETA = (
     "For the same reason MMPO as published is stable by construction: neither beta nor r_eps nor the normalisation "
     "groups are in its gradient. With one seed its models differ over beta by rounding alone, and what its harness "
@@ -63,6 +67,7 @@ def _write(options: ReportOptions, ledger: Ledger) -> list[Path]:
             else []
         )
     from sweeps.reporting.read import read_experiment
+    from sweeps.reporting.searches import check_searches, of_search
 
     names = _experiments(options, ledger)
     experiments, absent = [], []
@@ -75,7 +80,15 @@ def _write(options: ReportOptions, ledger: Ledger) -> list[Path]:
             absent.append(str(error))
     if not experiments:
         raise InputError("; ".join(absent))
-    out = options.out or options.folder / "report" / _folder_of(names)
+    check_searches(options.search, experiments)
+    experiments = [of_search(one, options.search) for one in experiments]
+    for one in experiments:
+        others = "".join(f"\n  not in it: {other}" for other in one.other_searches)
+        chosen = "; --search KEY chooses another" if others else ""
+        console.print(f"{one.name}: search {one.search or 'none'}{chosen}{others}", highlight=False, markup=False)
+    called = _folder_of(names)
+    called += "".join(f", search {one.search.partition(' ')[0]}" for one in experiments if one.other_searches)[:60]
+    out = options.out or options.folder / "report" / called
     return report(experiments, out, ledger.uri, absent)
 
 
@@ -110,7 +123,7 @@ def _experiments(options: ReportOptions, ledger: Ledger) -> list[str]:
 
 
 def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Sequence[str] = ()) -> list[Path]:
-    """Writes report.md, report.html, csv/ and figures/ into `out`; returns the two pages.
+    """Writes report.md, report.html, report.json, csv/ and figures/ into `out`; returns the two pages.
 
     `absent`: why experiments that were asked for are not in it.
     """
@@ -118,19 +131,22 @@ def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Se
     from sweeps.reporting.figures import ablation, curves, trade_offs
     from sweeps.reporting.missing import missing_sentences
     from sweeps.reporting.numbers import POINT_HEADERS, every_point
+    from sweeps.reporting.opening import opening
     from sweeps.reporting.tables import SPREAD_HEADERS, peak_table, stability, tuned_table
 
     title = "Preference optimisation: " + "; ".join(one.name for one in experiments)
     blocks: list[Block] = [
         Heading(1, title),
-        Text(f"Read from MLflow at `{ledger}`. {_NOISE}"),
+        *(Text(f"{one.name}: search `{one.search}`.") for one in experiments if one.search),
         *(Text(f"Missing: {why}.") for why in absent),
-        Heading(2, "Tables 1 and 2: language ability against preference"),
-        peak_table(experiments, by_win_rate=False),
-        peak_table(experiments, by_win_rate=True),
-        Heading(2, "Table 3: tuned values"),
-        tuned_table(experiments),
+        *opening(experiments, out),
+        Heading(2, "How to read the numbers"),
+        Text(f"Read from MLflow at `{ledger}`. {_NOISE}"),
     ]
+    if searched := [one for one in experiments if one.objectives]:
+        blocks += [Heading(2, "Tables 1 and 2: language ability against preference")]
+        blocks += [peak_table(searched, by_win_rate=by_win_rate) for by_win_rate in (False, True)]
+        blocks += [Heading(2, "Table 3: tuned values"), tuned_table(searched)]
     spreads: list[tuple[object, ...]] = []
     for number, one in enumerate(experiments):
         several = len(experiments) > 1
@@ -147,7 +163,11 @@ def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Se
         blocks += [Heading(2, f"Beta-stability{about}")]
         blocks += [Text(BLIND_TO_BETA)] if "mmpo" in one.objectives else []
         blocks += [shown.named(suffix)] if shown.table.rows else [Text("Missing: no stage over beta is in the ledger.")]
-        blocks += [Heading(2, f"Reward accuracy in every stage{about}"), *curves(one, folder, suffix)]
+        blocks += [
+            Heading(2, f"Reward accuracy in every stage{about}"),
+            Text(HOW_TO_READ),
+            *curves(one, folder, suffix),
+        ]
         blocks += [Heading(2, f"Cost{about}"), cost_table(one).named(suffix), Heading(2, f"What is missing{about}")]
         lacking = missing_sentences(one)
         blocks += [Listing(tuple(lacking))] if lacking else [Text("Nothing.")]
@@ -200,6 +220,9 @@ class ReportOptions(Stored):
     """Report these objectives only. Default: all in the ledger."""
     plugin: Annotated[tuple[str, ...], Repeated] = ()
     """Plug-in that a trial's objective comes from. Default: none."""
+    search: tuple[str, ...] = ()
+    """Report this search, by the key that the report prints, if an experiment has several: with other settings, seed or
+    epochs, such as one of --quick. Default: the one that ended last."""
     out: Path | None = None
     """Folder to write to. Default: report/EXPERIMENT in the storage."""
     compare: tuple[str, ...] = ()

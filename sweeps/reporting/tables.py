@@ -10,8 +10,9 @@ from mmpo_train.tables import Table
 from sweeps.ledger.tags import winner_of
 from sweeps.plan.labels import shown, words
 from sweeps.plan.order import DECIDED_IN, FINAL_RUNS, SEARCH, tuned_grids
+from sweeps.ranking import paper_numbers
 from sweeps.ranking.noise import Measured, difference, spread
-from sweeps.reporting import paper_numbers
+from sweeps.ranking.win_rates import RAW, RAW_SAID
 from sweeps.reporting.numbers import (
     epochs_of,
     length_controlled,
@@ -41,7 +42,8 @@ def percent(measured: Measured | None) -> str:
     if measured is None:
         return MISSING
     noise = "" if measured.noise is None else f" ± {100 * measured.noise:.2f}"
-    return f"{100 * measured.value:.2f}{noise}" + (f" [{measured.missing} missing]" if measured.missing else "")
+    missing = f" [{measured.missing} missing]" if measured.missing else ""
+    return f"{100 * measured.value:.2f}{noise}{missing}" + (f" ({measured.mark})" if measured.mark else "")
 
 
 def tuned_table(experiments: Sequence[Experiment]) -> Sheet:
@@ -114,10 +116,11 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Sheet
             cells: list[str] = []
             measured = (best.value, best.other) if best else (None, None)
             for metric, ours, theirs in zip(metrics, measured, paper, strict=True):
-                comparable = theirs if metric in (HARNESS_MEAN, LC_WIN_RATE) else None
+                is_theirs = metric == HARNESS_MEAN or (metric == LC_WIN_RATE and not (ours and ours.mark))
+                comparable = theirs if is_theirs else None
                 cells += [percent(ours), MISSING if theirs is None else f"{theirs:.2f}", apart(ours, comparable)]
             where = f"beta {best.label}, epoch {best.epoch}" if best else MISSING
-            rows.append((model_name(experiment), objective, *cells, where))
+            rows.append((model_name(experiment), objective, *cells, percent(best.raw if best else None), where))
     finals = [final for one in experiments for name in one.objectives if (final := one.stage(FINAL_RUNS.name, name))]
     rate = LENGTH_CONTROLLED[length_controlled(finals)]
     first, second = ("peak win rate", "LM Harness there") if by_win_rate else ("peak LM Harness", "win rate there")
@@ -126,8 +129,10 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Sheet
         f"Table {number}. In percent, over all betas and epochs of the final runs; the win rate is the {rate} against "
         f"the starting model. A peak is the best of many, and so a little lucky."
     )
-    headers = ("model", "objective", first, "paper", "difference", second, "paper", "difference", "at")
-    return Sheet(f"table{number}", Table(caption, headers, rows, words=(0, 1, 8)))
+    if any(f"({RAW})" in cell for row in rows for cell in row):
+        caption += f" {RAW_SAID}."
+    headers = ("model", "objective", first, "paper", "difference", second, "paper", "difference", "raw win rate", "at")
+    return Sheet(f"table{number}", Table(caption, headers, rows, words=(0, 1, 9)))
 
 
 def apart(ours: Measured | None, theirs: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from mmpo_train.config import TrialConfig, identity
 from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked_values
 from mmpo_train.typed.programs import as_typed
-from sweeps.grids import MARGINS, SEARCH_SETTINGS
+from sweeps.grids import MARGINS, SEARCH_EPOCHS
 from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, GRID, SETTINGS, ChildRecord, StageRecord
 from sweeps.ledger.runs import BY_PERSON, BY_RULE, WINNER
 from sweeps.ledger.tags import WINNER_BY, winner_of
@@ -34,11 +34,14 @@ class Choice:
     field: str
     value: float
     said: str
+    epochs: int | None = None
+    """Those of the search that chose it; None where it was given."""
 
     @classmethod
-    def of(cls, field: str, value: float, how: str) -> Choice:
-        """A choice whose sentence begins with field and value."""
-        return cls(field, value, f"{words(field)} {shown(field, value)}: {how}")
+    def of(cls, field: str, value: float, how: str, run: StageRecord | None = None) -> Choice:
+        """A choice whose sentence begins with field and value. `run` is the stage that made it."""
+        epochs = None if run is None else _settings(run).get("epochs")
+        return cls(field, value, f"{words(field)} {shown(field, value)}: {how}", epochs)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Question:
     decided: Mapping[str, Any]
     """Fields that are chosen already; a stage counts only where it was run with them."""
     any_epochs: bool = False
-    """Whether a search of any length will do. One as long as the paper's comes first."""
+    """Whether a search of any length will do. One of `search_epochs` comes first."""
+    search_epochs: int = SEARCH_EPOCHS
     command: str = ""
     """The earlier stage's, where it was not run at all."""
 
@@ -100,13 +104,13 @@ def choose(ledger: Ledger | None, experiment: str, question: Question) -> Choice
         if by_rule is not None:
             same = by_rule == value
             where += ", as by rule" if same else f", instead of {shown(question.field, by_rule)} by rule"
-        return Choice.of(question.field, value, where)
+        return Choice.of(question.field, value, where, run)
     _require_whole(ledger, experiment, run, children[run.run_id], question)
     assert by_rule is not None
     measure = run.tags.get(WINNER_BY, "reward_accuracy")
     how = "" if measure == "reward_accuracy" else f", by {measure}"
     where = f"by rule in {run.title} (run {run.run_id}){how}{_at(run, question, beta)}"
-    return Choice.of(question.field, by_rule, where)
+    return Choice.of(question.field, by_rule, where, run)
 
 
 def _runs_that_count(runs: list[StageRecord], question: Question, beta: float | None) -> list[StageRecord]:
@@ -126,7 +130,7 @@ def _runs_that_count(runs: list[StageRecord], question: Question, beta: float | 
         raise Undecided(f"{question.subject} was run at {'; '.join(told)}: {question.advice()}")
 
     def fit(run: StageRecord) -> tuple[bool, bool]:
-        return _settings(run).get("epochs") == SEARCH_SETTINGS["epochs"], _fixed(run).get("beta", beta) == beta
+        return _settings(run).get("epochs") == question.search_epochs, _fixed(run).get("beta", beta) == beta
 
     closest = [run for run in agreeing if fit(run) == max(map(fit, agreeing))]
     return sorted(closest, key=lambda run: run.tags.get("stage.state") != "finished")
@@ -209,8 +213,7 @@ def _beta_now(ledger: Ledger, experiment: str, question: Question) -> float | No
     if question.field not in MARGINS or "beta" in question.decided:
         return question.decided.get("beta")
     try:
-        about_beta = Question("beta", question.base, question.decided, question.any_epochs)
-        return choose(ledger, experiment, about_beta).value
+        return choose(ledger, experiment, replace(question, field="beta")).value
     except Undecided:
         return None
 

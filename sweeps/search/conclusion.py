@@ -17,6 +17,7 @@ from mmpo_train.terminal import console
 from sweeps.figures.stage import plot_stage
 from sweeps.ledger.tags import Baseline, baseline_of, winner_tags
 from sweeps.plan.labels import words
+from sweeps.ranking.curve_signs import signs
 from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
 from sweeps.ranking.ranked import Candidate, Ranking
 from sweeps.ranking.winners import rank
@@ -65,6 +66,8 @@ def conclude(
     if baseline is not None:
         console.print(_starting_model(baseline), highlight=False)
     console.print(f"\n[bold]{escape(' '.join(sentences(stage, ranking)))}[/]", highlight=False)
+    for sign in signs(candidates, ranking.winner):
+        console.print(sign, highlight=False, soft_wrap=True, markup=False)
     by_epoch = epoch_tables(points, records, words(stage.axis)) if stage.by_epoch else []
     for table in by_epoch:
         console.print(for_terminal(table))

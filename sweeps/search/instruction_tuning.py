@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mmpo_train.config import parse_assignments
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION_LOSS
 from mmpo_train.model.folders import copy_model
-from mmpo_train.options import templated
+from mmpo_train.options import assigned_fields, templated
 from mmpo_train.recipes import find_recipe
 from mmpo_train.redaction import masked
 from mmpo_train.sft.trial import SFTTrial, change, sft_trial
 from mmpo_train.storage.manifest import write_folder
 from mmpo_train.storage.mirror import address_of, bring, is_here, place_of, publish
 from mmpo_train.terminal import console, preparing
-from mmpo_train.typed.programs import as_typed, program_of
+from mmpo_train.typed.programs import as_typed
 from sweeps.cluster.connection import cluster, leave, trial_resources
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
@@ -27,7 +25,8 @@ from sweeps.cost.of_trials import forecast_trials, hours_of
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.ledger.tags import HARDWARE
-from sweeps.plan.options import SFTOptions
+from sweeps.plan.commands import command
+from sweeps.plan.options import SFTOptions, SweepOptions
 from sweeps.search.checks import check_disk, check_storage
 
 if TYPE_CHECKING:
@@ -99,8 +98,8 @@ def _run(options: SFTOptions) -> None:
             highlight=False,
         )
         console.print("\nnext:", style="bold")
-        for command in (_next_command(options, folder), ledger.ui_command()):
-            console.print(f"  {as_typed(command)}", highlight=False, soft_wrap=True, markup=False)
+        for typed in (_next_command(options, folder), ledger.ui_command()):
+            console.print(f"  {as_typed(typed)}", highlight=False, soft_wrap=True, markup=False)
         console.print(f"  {ledger.page(experiment)}", highlight=False, soft_wrap=True, markup=False)
     finally:
         ledger.close()
@@ -118,14 +117,9 @@ def _say_what(inputs: SFTInputs, experiment: str) -> None:
 
 def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
     """The trial that the options describe. Raises InputError naming every bad field."""
-    if options.strict and options.drop_bad_rows:
-        raise InputError("--strict refuses bad rows and --drop-bad-rows drops them: give one of the two")
-    assigned = parse_assignments(options.set)
-    for name in ("model", "recipe", "dataset", "seed"):
-        if name in assigned:
-            raise InputError(f"use --{name} instead of --set {name}=…")
     named = {"seed": options.seed, **({"dataset": options.dataset} if options.dataset else {})}
-    trial = sft_trial(find_recipe(options.model, options.recipe), templated(options), named | assigned)
+    recipe = find_recipe(options.model, options.recipe)
+    trial = sft_trial(recipe, templated(options), named | assigned_fields(options))
     return change(trial, {"precision": precision}) if trial.precision == "auto" else trial
 
 
@@ -199,9 +193,5 @@ def _named(storage: Path, trial: SFTTrial, checkpoint: Path) -> Path:
 
 
 def _next_command(options: SFTOptions, folder: Path) -> str:
-    words = [program_of("stage1_lr"), "--model", shlex.quote(address_of(folder) or str(folder))]
-    for name in ("storage", "tracking_uri"):
-        value = getattr(options, name)
-        if value != SFTOptions.__dataclass_fields__[name].default:
-            words += [f"--{name.replace('_', '-')}", shlex.quote(masked(str(value)))]
-    return " ".join(words)
+    model, uri = address_of(folder) or str(folder), options.tracking_uri
+    return command("stage1_lr", SweepOptions(model=model, storage=options.storage, tracking_uri=uri))

@@ -24,6 +24,7 @@ from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.plan.labels import shown, words
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import TUNED, tuned_grids
+from sweeps.plan.searches import key_of
 from sweeps.plan.stages import known_objective
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
@@ -242,6 +243,8 @@ def _open_log(search: Search, ledger: Ledger, experiment: str) -> StageLog:
     params |= {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
     title = f"{NAME} {base.objective}"
     console.print(f"[bold]Joint search[/]: {base.objective}, {experiment}, {search.budget} trials", highlight=False)
-    log = ledger.open_stage(experiment, NAME, base.objective, key, title=title, params=params, note="Joint search")
+    log = ledger.open_stage(
+        experiment, NAME, base.objective, key, title=title, params=params, note="Joint search", search=key_of(base)
+    )
     log.log_text(CONFIG, as_yaml(program_of(NAME), in_force(options), leave_out=WHERE))
     return log

@@ -25,6 +25,7 @@ from sweeps.plan.commands import command, print_next, same_command
 from sweeps.plan.labels import option, words
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import DECIDED_IN, SEARCH, TUNED, SearchStage, next_script
+from sweeps.plan.searches import key_of
 from sweeps.plan.stages import GridPoint, Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
 from sweeps.ranking.measures import measure_of
@@ -249,7 +250,11 @@ def with_choices(
             else:
                 decided = {choice.field: choice.value for choice in choices}
                 earlier = command(DECIDED_IN[name], options, () if stage.tunes else ("epochs",))
-                question = Question(name, base, decided, any_epochs=not stage.tunes, command=earlier)
+                epochs = next((one.epochs for one in choices if one.epochs is not None), None)
+                # All values come from one search: that of the first.
+                asked = base if epochs is None else replace(base, {"epochs": epochs})
+                anywhere = not stage.tunes and epochs is None
+                question = Question(name, asked, decided, anywhere, stage.search_epochs, earlier)
                 choices.append(choose(ledger, experiment, question))
         except Undecided as why:
             if not options.dry_run:
@@ -270,6 +275,7 @@ def _open_log(
 ) -> StageLog:
     first = points[0].trials[0].config
     digests = [trial.digest for point in points for trial in point.trials]
+    epochs = next((one.epochs for one in choices if one.epochs is not None), None)
     log = ledger.open_stage(
         experiment,
         stage.name,
@@ -280,6 +286,7 @@ def _open_log(
         | {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
         | {choice.field: choice.value for choice in choices},
         note=stage.title,
+        search=key_of(first, None if stage.tunes else epochs or stage.search_epochs),
     )
     log.tag({f"chosen.{choice.field}": choice.said for choice in choices})
     fixed = {choice.field: choice.value for choice in choices}

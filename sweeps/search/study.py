@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from rich.markup import escape
 
-from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, digest_of, parse_assignments, replace, to_dict
+from mmpo_train.config import FINGERPRINTS, NEEDS_UNRELATED, TrialConfig, digest_of, parse_assignments, replace, to_dict
 from mmpo_train.data.sources import EMBEDDED
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION
@@ -39,6 +39,7 @@ _DATA_FIELDS = (
     "dataset",
     "negatives_from_rank",
     "worst_negatives",
+    "pair_every_negative",
     "noise_candidate",
     "holdout_seed",
     "truncation",
@@ -208,7 +209,7 @@ def _planned(trial: TrialConfig, place: str, options: StudyOptions, inputs: dict
     if key not in inputs:
         inputs[key] = identify(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     found = inputs[key].config
-    named = {name: getattr(found, name) for name in ("model_fingerprint", "data_fingerprint")}
+    named = {name: getattr(found, name) for name in FINGERPRINTS}
     label = place + (f", lr {trial.learning_rate:g}" if rates > 1 else "") + f", seed {trial.seed}"
     return Planned(replace(trial, named), inputs[key], label, label)
 

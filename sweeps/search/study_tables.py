@@ -14,6 +14,7 @@ from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table, as_csv, as_markdown
 from sweeps import grids
 from sweeps.plan.labels import with_deviation
+from sweeps.ranking.mc_po_numbers import PRINTED, Numbers
 
 if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
@@ -38,8 +39,10 @@ class Study:
     """Learning rates for a model without --learning-rates."""
     settings: Mapping[str, Any]
     """Fields that all trials share unless the user sets them."""
-    columns_are_epochs: bool = False
-    """Whether one trial fills a row, with epoch n in the n-th column."""
+    epochs: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    """(row, column) -> the epoch whose checkpoint it shows; the last where it is not there."""
+    printed: Numbers = field(default_factory=dict)
+    """What the paper prints in its place."""
     from_starting_model: bool = False
     """Whether each row also shows the starting model's score by its objective."""
 
@@ -90,11 +93,9 @@ def tabulate(study: Study, entries: Sequence[Entry], records: Mapping[str, Trial
     for metric, name in METRICS.items():
         cells: dict[tuple[str, str], Cell] = {}
         for row in study.rows:
-            for number, column in enumerate(study.columns):
-                place = (row, study.columns[0] if study.columns_are_epochs else column)
-                some = [entry for entry in entries if (entry.row, entry.column) == place]
-                epoch = number + 1 if study.columns_are_epochs else None
-                by_rate = _by_rate(some, records, name, epoch)
+            for column in study.columns:
+                some = [entry for entry in entries if (entry.row, entry.column) == (row, column)]
+                by_rate = _by_rate(some, records, name, study.epochs.get((row, column)))
                 measured = {rate: values for rate, values in by_rate.items() if values}
                 if measured:
                     best = chosen.setdefault((row, column), max(measured, key=lambda rate: mean(measured[rate])))
@@ -136,10 +137,29 @@ def _by_rate(
 
 
 def shown_tables(study: Study, tables: Sequence[StudyTable]) -> list[Table]:
-    """One for each metric, or a single one with a column for each metric where the study has one column."""
+    """One for each metric, or a single one with a column for each metric where the study has one column. The paper's
+    numbers stand beside ours: in the same table, or in one for each model and benchmark."""
     if len(study.columns) > 1:
-        return [_shown(study, [table], table.metric) for table in tables]
-    return [_shown(study, tables, study.title)]
+        ours = [_shown(study, [table], table.metric) for table in tables]
+        return ours + [_printed(study, name) for name in study.printed]
+    one = _shown(study, tables, study.title)
+    beside = [[_of_paper(study, name, row, study.columns[0]) for name in study.printed] for row in study.rows]
+    rows = [(*row, *numbers) for row, numbers in zip(one.rows, beside, strict=True)]
+    return [dataclasses.replace(one, headers=[*one.headers, *map(_headed, study.printed)], rows=rows)]
+
+
+def _headed(name: str) -> str:
+    return f"paper: {name}, %"
+
+
+def _printed(study: Study, name: str) -> Table:
+    rows = [(row, *(_of_paper(study, name, row, column) for column in study.columns)) for row in study.rows]
+    return Table(_headed(name), ["", *study.columns], rows)
+
+
+def _of_paper(study: Study, name: str, row: str, column: str) -> str:
+    value, deviation = study.printed[name].get((row, column), (None, None))
+    return "–" if value is None else f"{value:.2f}" + ("" if deviation is None else f" (±{deviation:.2f})")
 
 
 def _shown(study: Study, tables: Sequence[StudyTable], title: str) -> Table:
@@ -164,6 +184,8 @@ def _shown(study: Study, tables: Sequence[StudyTable], title: str) -> Table:
 def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tuple[Path, Path]:
     """The tables as Markdown, and every seed's number as a line of CSV; returns both paths."""
     lines = [f"# {study.title}", "", "mean (± sample standard deviation over seeds), final checkpoints", ""]
+    if study.printed:
+        lines += [PRINTED, ""]
     for shown in shown_tables(study, tables):
         lines += [f"## {shown.title}", ""] if shown.title != study.title else []
         lines += [as_markdown(shown, aligned=False), ""]

@@ -48,6 +48,7 @@ class Evaluators:
     def __init__(self, work: Work, workplace: Workplace) -> None:
         trials = [trial for trial, _ in work.trials.values()]
         self.storage, self.judge = name_of(work.storage), work.judge
+        self.judge_prompt = work.evaluation.judge_prompt
         self.workplace, settings, first = workplace, work.evaluation, trials[0]
         tiny = first.model == "tiny"
         self.reward = workplace.start(WarmReward)
@@ -86,7 +87,7 @@ class Evaluators:
             return ask(next(self.suites[suite]).evaluate, request)
         scores = ask(self.reward.evaluate, finished.checkpoint, *_validation(places), f"{artifacts}/{REWARD}")
         if self.judge:
-            about = finished.checkpoint, model, tokens, self.judge, f"{self.storage}/answers"
+            about = finished.checkpoint, model, tokens, self.judge, f"{self.storage}/answers", self.judge_prompt
             scores = ask(self.answering.add_win_rate, scores, *about)
         return scores
 

@@ -16,7 +16,7 @@ import pytest
 
 from mmpo_train.config import parse_assignments
 from mmpo_train.terminal import console
-from sweeps import grids, paper, stage1_lr
+from sweeps import grids, paper, report, stage1_lr
 from sweeps.ledger.ledger import connect
 from sweeps.paper import PaperOptions, steps_of
 from sweeps.plan.options import SweepOptions
@@ -24,6 +24,8 @@ from sweeps.search import conclusion
 from sweeps.trials import work_clock
 from tests.support.search import Search, no_picture, usual
 from tests.support.workers import REPOSITORY
+
+REPORT = paper._report
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def search(empty, tmp_path, monkeypatch):
     made.share(monkeypatch)
     monkeypatch.setattr(console, "_width", 200)
     monkeypatch.setattr(conclusion, "plot_stage", no_picture)
-    monkeypatch.setattr(paper, "_report", lambda options, searches: "")
+    monkeypatch.setattr(paper, "_report", lambda options, searches, keys: "")
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     return made
 
@@ -62,6 +64,38 @@ def test_quick_trains_the_whole_way_in_order_and_again_nothing(search):
     assert epochs == [1, 1, 2, 1, 1, 1]
     assert "3 of 3 searches complete" in printed
     assert "3 of 3 searches complete" in search(paper, *QUICK) and not search.trained
+
+
+def reported(search, *more):
+    """What the report's command printed."""
+    with console.capture() as captured:
+        report.main(["--storage", str(search.storage), *more])
+    return " ".join(captured.get().split())
+
+
+def test_a_full_search_and_a_quick_one_in_the_same_storage_do_not_mix(search, monkeypatch, tmp_path, capsys):
+    """Two epochs are best at 1e-6, one epoch is best at 5e-4. Each search goes on with its own rate, and so do the two
+    reports: table 3 has the rate with which the final runs were trained."""
+    monkeypatch.setattr(paper, "_report", REPORT)
+    search.outcome = lambda config: 25 + 5 * (config.learning_rate == (5e-4 if config.epochs == 1 else 1e-6))
+    keys = []
+    for epochs, rate, more in ((5, 1e-6, ()), (2, 5e-4, ("--quick",))):
+        printed = search(paper, "--objective", "mmpo", *REWARD_ALONE, *more)
+        finals = [one.data.params for one in search.runs(stage_name="final_runs")]
+        assert {float(one["learning_rate"]) for one in finals if one.get("epochs") == str(epochs)} == {rate}
+        keys += re.findall(r"search ([0-9a-f]{8}) ", printed)
+    assert len(set(keys)) == 2
+    for key, other, shown, epochs in zip(keys, keys[::-1], ("1e-6", "5e-4"), ("12345", "12"), strict=True):
+        printed = reported(search, "--search", key, "--out", str(tmp_path / key))
+        assert f"search {key} (" in printed and f"not in it: {other} (" in printed
+        assert f"search `{key} (" in (tmp_path / key / "report.md").read_text()
+        assert f"learning rate,{shown},by rule" in (tmp_path / key / "csv" / "table3.csv").read_text()
+        points = (tmp_path / key / "csv" / "points.csv").read_text().splitlines()
+        assert {line.split(",")[6] for line in points if ",final_runs," in line} == set(epochs)
+    with pytest.raises(SystemExit):
+        reported(search, "--search", "none")
+    told = " ".join(capsys.readouterr().err.split())
+    assert all(f"tiny on tiny: {key} (" in told for key in keys)
 
 
 def test_a_stage_that_fails_ends_its_objective_and_not_the_others(search, capsys):

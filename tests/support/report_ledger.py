@@ -16,6 +16,7 @@ from sweeps.plan.stages import GridPoint, Stage
 from sweeps.ranking.ranked import Candidate
 from sweeps.ranking.winners import rank
 from sweeps.ranking.wording import columns
+from sweeps.search.choices import stage_tags
 
 PAIRS = 100
 EXPERIMENT = "SmolLM2-360M on orca+ultrafeedback"
@@ -36,14 +37,17 @@ def made(
     finished: bool = True,
     experiment: str = EXPERIMENT,
     answers: Path | None = None,
+    search: str = "",
 ) -> str:
     """Records a stage as the sweep does, and returns its run. `scored` is by run name (`lr=5e-4`, `final b=0.05 s43`):
     every epoch's metrics, or why the trial diverged (`loss…`) or failed; a name that is not in it was never trained."""
     points = stage.points(base, None, seeds)
     settings = {"axis": stage.axis, "recipe": "smollm2-360m", "settings": "paper", **(params or {})}
     log = ledger.open_stage(
-        experiment, stage.name, base.objective, base.digest, title=stage.name, params=settings, note=""
+        experiment, stage.name, base.objective, base.digest, title=stage.name, params=settings, note="", search=search
     )
+    if stage.tunes:
+        log.tag(stage_tags(points[0].trials[0].config, stage.axis, ""))
     listed = [{"label": one.label, "digests": [trial.digest for trial in one.trials]} for one in points]
     log.log_json("points.json", listed)
     for trial in (trial for point in points for trial in point.trials):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -20,6 +21,7 @@ from eval_workers.judging.preference_judges import open_preference_judge
 from eval_workers.judging.specs import check_judge_spec
 from eval_workers.judging.verdicts import (
     LOSS,
+    MC_PO_PROMPT,
     PROMPT,
     TIE,
     WIN,
@@ -525,6 +527,14 @@ def test_a_prompt_of_ones_own_is_used_with_guarded_answers(server, tmp_path):
     assert judge.compare("Warum?", SHORT, LONG) == LOSS
     [request] = server.requests
     assert request.prompt.startswith("Frage <question-") and '{"json": 1}' in request.prompt
+
+
+def test_the_mc_po_papers_prompt_is_selected_by_its_name(server):
+    judge = open_judge(server.spec(), template=Path("mc_po"), limits=QUICK)
+    assert judge.compare("Warum?", SHORT, LONG) == LOSS
+    [request] = server.requests
+    assert "impartial judge" in request.prompt and "<verdict>tie</verdict>" in request.prompt
+    assert read_template(Path("mc_po")) == MC_PO_PROMPT
 
 
 def test_a_prompt_that_lacks_a_part_is_refused_with_all_it_lacks(tmp_path):

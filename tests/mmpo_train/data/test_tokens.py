@@ -67,12 +67,12 @@ def test_a_damaged_table_is_not_read(folder):
     path.write_bytes(path.read_bytes()[:-1] + b"\0")
     with pytest.raises(DamagedFolder, match=r"train\.parquet has changed"):
         read_table(folder, "train")
-    assert read_counts(folder) is None
+    assert read_counts(folder, CutCount) is None
 
 
 def test_counts_come_back_and_are_none_where_nothing_was_made(folder, tmp_path):
-    assert read_counts(folder) == {"train": CutCount(kept=2)}
-    assert read_counts(tmp_path / "elsewhere") is None
+    assert read_counts(folder, CutCount) == {"train": CutCount(kept=2)}
+    assert read_counts(tmp_path / "elsewhere", CutCount) is None
 
 
 def test_lengths_worked_by_hand(folder):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mmpo_train.chat.messages import Message
+from mmpo_train.data.tokens import read_counts, write_counts
 from mmpo_train.errors import InputError
 from mmpo_train.model.batches import collate
 from mmpo_train.sft.data import Chat
@@ -16,9 +17,7 @@ from mmpo_train.sft.tokens import (
     chats_key,
     encode_chats,
     learned_only,
-    read_chat_counts,
     read_chats,
-    write_counts,
     write_split,
 )
 from mmpo_train.storage.manifest import write_folder
@@ -146,9 +145,9 @@ def test_tables_come_back_as_they_were_written(rows, tmp_path):
     assert len(table) == 3 and table.lengths.tolist() == [4, 6, 2]
     assert table.token_ids.tolist() == list(range(1, 13))
     assert table.learned.tolist() == np.concatenate([mark for _, mark in rows]).tolist()
-    assert read_chat_counts(tmp_path / "tokens")["train"].tokens == 12
+    assert read_counts(tmp_path / "tokens", ChatCount)["train"].tokens == 12
     (tmp_path / "tokens" / "train-ids.bin").write_bytes(b"\0" * 48)
-    assert read_chat_counts(tmp_path / "tokens") is None
+    assert read_counts(tmp_path / "tokens", ChatCount) is None
 
 
 def test_a_taken_conversation_is_a_prompt_up_to_what_is_learned_and_a_completion(rows):

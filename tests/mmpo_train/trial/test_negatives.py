@@ -4,7 +4,9 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
+from mmpo_train.objectives.ranking import ranking_nce_loss
 from mmpo_train.trial.negatives import drawn_columns, weighted_columns
 
 PROMPTS = np.arange(2000)
@@ -24,6 +26,23 @@ def test_the_kernel_draws_in_proportion_to_the_exponential_of_the_scores():
     chi_squared = sum((counts[column] - wanted) ** 2 / wanted for column, wanted in expected.items())
     assert set(drawn[:, 0].tolist()) == {0} and set(counts) == set(expected)
     assert chi_squared < 18.5  # 0.1% of the chi-squared distribution with four degrees of freedom
+
+
+def test_with_w_0_the_chosen_completion_is_drawn_by_its_weight_and_teaches_nothing():
+    """Weights 2 : 1 : 1 : 2 : 1 : 3 over all six, the chosen one first. As its own negative its loss is log 2, without
+    a gradient (Eq. 7)."""
+    weights = (2, 1, 1, 2, 1, 3)
+    scores = np.tile(np.log(weights).astype(np.float32), (2000, 1))
+    drawn = weighted_columns(scores, SIX, 1, "kernel", 1, 1, PROMPTS, chosen_is_candidate=True)
+    counts = Counter(drawn[:, 1].tolist())
+    assert sum((counts[n] - 200 * weight) ** 2 / (200 * weight) for n, weight in enumerate(weights)) < 20.5
+    largest = weighted_columns(scores[:1], SIX[:1], 2, "max", 1, 1, PROMPTS[:1], chosen_is_candidate=True)
+    assert largest.tolist() == [[0, 5, 0]]
+    logps = torch.tensor([[-3.0]], requires_grad=True)
+    twice = torch.cat([logps, logps], dim=1)
+    loss = ranking_nce_loss(twice, torch.full((1, 2), -4.0), 0.1, torch.ones(1, 2, dtype=torch.bool))[0]
+    loss.sum().backward()
+    assert loss.item() == pytest.approx(np.log(2)) and logps.grad is not None and logps.grad.item() == 0
 
 
 def test_several_draws_are_different_candidates_and_the_first_is_the_one_drawn_alone():

@@ -20,8 +20,9 @@ def ledger(tmp_path_factory):
     opened.close()
 
 
-def open_stage(ledger, name="stage1_lr", objective="mmpo", grid="a"):
-    return ledger.open_stage(EXPERIMENT, name, objective, grid, title=f"{name} {objective}", params={}, note="")
+def open_stage(ledger, name="stage1_lr", objective="mmpo", grid="a", search="5ca85f17"):
+    title = f"{name} {objective}"
+    return ledger.open_stage(EXPERIMENT, name, objective, grid, title=title, params={}, note="", search=search)
 
 
 def tags(ledger):
@@ -51,8 +52,23 @@ def test_a_stages_view_finds_its_runs_and_the_objectives_those_of_all_stages(led
     ledger.flush(60)
     assert shown(ledger, stages["stage1_lr"].run_id) == {"trial of stage1_lr"}
     assert shown(ledger, stages["stage2_beta"].run_id) == {"trial of stage2_beta", "taken"}
-    assert shown(ledger, "mmpo-search") == {"trial of stage1_lr", "trial of stage2_beta"}
-    assert shown(ledger, dpo.run_id) == shown(ledger, "dpo-search") == {"of dpo"}
+    assert shown(ledger, "mmpo-5ca85f17") == {"trial of stage1_lr", "trial of stage2_beta"}
+    assert shown(ledger, dpo.run_id) == shown(ledger, "dpo-5ca85f17") == {"of dpo"}
+
+
+def test_a_view_of_a_search_has_no_trial_of_another_and_an_older_versions_trials_once_concluded(ledger):
+    """The second search is opened without its key first, as an older version did."""
+    older = open_stage(ledger, "stage3_margin", grid="old", search="")
+    config = replace(TrialConfig(), {"learning_rate": 0.04, "epochs": 1})
+    older.open_trial(config, "older", {}).finish(1)
+    ledger.flush(60)
+    log = open_stage(ledger, "stage3_margin", grid="old", search="b72e388b")
+    assert shown(ledger, "mmpo-b72e388b") == set()
+    log.mark_winner([config.digest])
+    ledger.flush(60)
+    assert shown(ledger, "mmpo-b72e388b") == {"older"}
+    assert "older" not in shown(ledger, "mmpo-5ca85f17")
+    assert open_stage(ledger, "stage3_margin", grid="old").tags["searches"] == "b72e388b 5ca85f17"
 
 
 def test_the_page_of_a_stage_is_its_view_and_opens_among_the_runs(ledger):

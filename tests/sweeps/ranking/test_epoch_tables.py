@@ -15,8 +15,8 @@ def point(label: str, *digests: str, epochs: int = 3) -> GridPoint:
 def record(**curves: list[float]) -> SimpleNamespace:
     """A trial's record with these metrics, a value for each epoch from the first."""
     named = {"reward": "validation/reward_accuracy", "harness": "harness/mean_accuracy", "alpaca": "alpaca/lc_win_rate"}
-    known = {named[name]: list(enumerate(values, 1)) for name, values in curves.items()}
-    return SimpleNamespace(curve=lambda metric: known.get(metric, []))
+    known = {named.get(name, name.replace("__", "/")): list(enumerate(values, 1)) for name, values in curves.items()}
+    return SimpleNamespace(curve=lambda metric: known.get(metric, []), logged=frozenset(known))
 
 
 def test_points_stand_against_epochs_with_each_peak_marked_and_gaps_as_missing():
@@ -34,6 +34,17 @@ def test_over_seeds_cells_are_mean_and_deviation():
     """0.2 and 0.4: mean 0.3, deviation 0.2 / sqrt(2)."""
     [sheet] = epoch_tables([point("0.01", "a", "b")], {"a": record(alpaca=[0.2]), "b": record(alpaca=[0.4])}, "beta")
     assert sheet.rows[0][:2] == ("0.01", "0.3000 (±0.1414)")
+
+
+def test_alpaca_eval_on_other_prompts_stands_under_its_own_name_and_raw_where_nothing_was_found():
+    """0.5 of the fit is its penalty's; the judgements gave 0.7. In epoch 2 the fit found something."""
+    scored = {"alpaca__lc_win_rate_minimal": [0.5, 0.6], "alpaca__win_rate": [0.7, 0.65]}
+    scored |= {f"{name}__gpt": values for name, values in scored.items()}
+    controlled, raw = epoch_tables([point("0.01", "a", epochs=2)], {"a": record(**scored)}, "beta")
+    assert controlled.title.startswith("AlpacaEval, length-controlled win rate without difficulties, beta by epoch")
+    assert controlled.rows == [("0.01", "0.7000 (raw)", "0.6000")] and controlled.best == {(0, 1)}
+    assert "(raw): the length control found nothing" in controlled.title
+    assert raw.title.startswith("AlpacaEval, raw win rate") and raw.rows == [("0.01", "0.7000", "0.6500")]
 
 
 def test_the_note_has_them_as_markdown():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from mmpo_train.config import replace
 from sweeps.ablations import AblationOptions, ablations
 from sweeps.final_runs import FinalOptions, final_runs
 from sweeps.ledger.ledger import connect
+from sweeps.ranking import paper_numbers
 from sweeps.report import main
-from sweeps.reporting import paper_numbers
 from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
 from sweeps.stage3_margin import Stage3Options, stage3
@@ -92,7 +93,8 @@ def seeded(storage, tmp_path_factory):
 
 def table(out: Path, name: str) -> list[list[str]]:
     with open(out / "csv" / f"{name}.csv") as stream:
-        return list(csv.reader(stream))[1:]
+        # An apostrophe keeps a spreadsheet from taking `+0.42, within noise` for a formula.
+        return [[cell.removeprefix("'") for cell in row] for row in csv.reader(stream)][1:]
 
 
 def test_the_papers_numbers_are_those_of_its_tables():
@@ -109,9 +111,9 @@ def test_table_1_has_the_peak_accuracy_with_its_win_rate_beside_the_papers(out):
     name = "SmolLM2-360M"
     assert table(out, "table1") == [
         [name, "mmpo", "37.00 ± 1.00", "36.58", "+0.42, within noise",
-         "65.00 ± 2.00", "66.47", "-1.47, within noise", "beta 0.05, epoch 2"],
+         "65.00 ± 2.00", "66.47", "-1.47, within noise", "–", "beta 0.05, epoch 2"],
         [name, "dpo", "40.00 ± 1.00", "36.62", "+3.38, beyond noise",
-         "30.00 ± 2.00", "57.06", "-27.06, beyond noise", "beta 0.05, epoch 1"],
+         "30.00 ± 2.00", "57.06", "-27.06, beyond noise", "–", "beta 0.05, epoch 1"],
     ]  # fmt: skip
 
 
@@ -119,8 +121,8 @@ def test_table_2_has_the_peak_win_rate_and_leaves_a_missing_accuracy_out(out):
     name = "SmolLM2-360M"
     assert table(out, "table2") == [
         [name, "mmpo", "70.00 ± 2.00", "67.50", "+2.50, within noise",
-         "36.50 ± 1.00", "36.53", "-0.03, within noise", "beta 0.5, epoch 1"],
-        [name, "dpo", "80.00 ± 2.00", "71.80", "+8.20, beyond noise", "–", "35.00", "–", "beta 0.05, epoch 2"],
+         "36.50 ± 1.00", "36.53", "-0.03, within noise", "–", "beta 0.5, epoch 1"],
+        [name, "dpo", "80.00 ± 2.00", "71.80", "+8.20, beyond noise", "–", "35.00", "–", "–", "beta 0.05, epoch 2"],
     ]  # fmt: skip
 
 
@@ -162,12 +164,12 @@ def test_over_seeds_the_noise_is_their_standard_deviation(seeded):
     point = table(seeded, "points")[0]
     assert point[5:8] == ["0.05", "1", "validation/reward_accuracy"]
     assert [float(cell) for cell in point[8:10]] == pytest.approx([0.65, 0.005**0.5])
-    assert point[11:] == ["2", "0"]
+    assert point[11:] == ["2", "0", ""]
 
 
 def test_a_model_that_the_paper_does_not_have_is_compared_with_nothing(seeded):
     assert all(row[5:] == ["–", "–"] for row in table(seeded, "table3"))
-    assert table(seeded, "table1") == [["tiny", "mmpo", *["–"] * 7]]
+    assert table(seeded, "table1") == [["tiny", "mmpo", *["–"] * 8]]
 
 
 def test_a_ledger_with_nothing_but_a_running_stage_1_has_a_report(storage, tmp_path):
@@ -176,7 +178,7 @@ def test_a_ledger_with_nothing_but_a_running_stage_1_has_a_report(storage, tmp_p
     assert table(tmp_path, "table3")[0] == [
         "SmolLM2-360M", "mmpo", "learning rate", "–", "not decided (running)", "5e-4", "–",
     ]  # fmt: skip
-    assert table(tmp_path, "table1")[0][2:] == ["–", "36.58", "–", "–", "66.47", "–", "–"]
+    assert table(tmp_path, "table1")[0][2:] == ["–", "36.58", "–", "–", "66.47", "–", "–", "–"]
     for said in (
         "Missing: no final runs are in the ledger.",
         "Missing: no ablations are in the ledger.",
@@ -187,6 +189,27 @@ def test_a_ledger_with_nothing_but_a_running_stage_1_has_a_report(storage, tmp_p
     ):
         assert said in markdown
     assert [path.name for path in (tmp_path / "figures").glob("*.png")] == ["curves_stage1_lr_mmpo.png"]
+
+
+def test_the_report_opens_with_the_recommendation_and_the_claims_and_has_them_as_json(out):
+    """Win rates: dpo 80 at epoch 2, mmpo 70. The noise is that of MMPO's betas: 60 and 70, 65 and 62 have a deviation
+    of 5.22 with 2 degrees of freedom, so that 10 points are within 4.30 x 5.22 x sqrt(2) = 31.8."""
+    headings = re.findall(r"^## (.*)", (out / "report.md").read_text(), re.M)
+    assert headings[:3] == ["Recommendation", "The papers' claims", "How to read the numbers"]
+    assert "Use dpo with learning rate 1e-4, beta 0.05: the checkpoint of epoch 2" in (out / "report.md").read_text()
+    written = json.loads((out / "report.json").read_text())
+    best, second = written["recommendation"]
+    assert (best["objective"], best["epoch"], best["score"]["value"], best["trained"]) == ("dpo", 2, 0.8, 3)
+    assert best["checkpoint"] == "checkpoints/epoch-0002" and best["gpu_hours"] == pytest.approx(4.0)
+    assert (second["objective"], second["values"]["beta"], second["epoch"]) == ("mmpo", 0.5, 1)
+    claims = {claim["claim"]: claim for claim in written["claims"]}
+    peak = claims["MMPO has less peak win rate than DPO (the paper: -4.30 points)"]
+    assert peak["effect"]["value"] == pytest.approx(-0.1) and peak["verdict"] == "within noise"
+    assert peak["effect"]["interval"][1] == pytest.approx(0.218, abs=1e-3)
+    assert "MMPO's 2 betas" in peak["effect"]["noise_is"]
+    assert claims["MMPO's win rate is stable over beta"]["verdict"] == "an identity"
+    assert claims["without in-batch normalisation the peak win rate is higher"]["verdict"] == "an identity"
+    assert claims["entropy maximisation lowers the peak win rate"]["verdict"] == "not measured"
 
 
 def test_cost_counts_a_trial_where_it_was_trained(out, seeded):
@@ -220,7 +243,7 @@ def test_what_is_missing_is_said_and_not_filled_in(out):
     ]
     assert "Missing: dpo: final runs: beta 0.5 has no result" in markdown.partition("figure1_mmpo_dpo")[2][:500]
     absent = [row for row in table(out, "points") if row[1:3] == ["final_runs", "dpo"] and row[5] == "0.5"]
-    assert absent and all(row[8:] == ["", "", "", "0", "1"] for row in absent)
+    assert absent and all(row[8:] == ["", "", "", "0", "1", ""] for row in absent)
 
 
 def test_the_finding_stands_at_the_ablations(out):

@@ -14,7 +14,7 @@ from mmpo_train.metric_names import HARNESS_MEAN, REWARD_ACCURACY
 from mmpo_train.model.reference import read_reference, write_logps
 from mmpo_train.terminal import console
 from mmpo_train.trial.metrics import validate
-from sweeps import ablations, axis, final_runs, stage1_lr, stage2_beta
+from sweeps import ablations, final_runs, stage1_lr, stage2_beta, stage3_margin
 from sweeps.ledger.ledger import connect
 from sweeps.plan.trials import Planned
 from sweeps.search import conclusion, scores, sharing
@@ -55,7 +55,7 @@ def test_final_runs_are_one_training_and_ablations_without_an_effect_on_the_grad
 
 
 def test_a_scored_trial_keeps_its_run_with_numbers_by_its_own_score_and_the_name_of_the_training(search):
-    search(stage1_lr, *RATES, "--set", "evaluations=reward,harness")
+    search(stage1_lr, *RATES)
     ledger = connect(None, search.storage)
     original = search.child("stage1_lr", "lr=1e-4")
     for epoch in (1, 2):
@@ -109,7 +109,7 @@ def test_where_beta_acts_on_the_gradient_every_beta_is_trained(search, more):
 
 
 def test_points_without_an_effect_on_the_entropys_gradient_share_it(search):
-    search(axis, "--axis", "r_eps", "--values", "0.1", "0.5", "0.9", "--set", "entropy=true", "--set", "beta=0.5")
+    search(stage3_margin, *GIVEN, "--beta", "0.5", "--margins", "0.1", "0.5", "0.9", "--set", "entropy=true")
     assert [one.r_eps for one in search.trained] == [0.1]
 
 

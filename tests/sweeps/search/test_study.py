@@ -10,8 +10,9 @@ from mmpo_train.config import OBJECTIVE_FIELDS
 from mmpo_train.errors import InputError
 from sweeps import grids
 from sweeps.axis import AxisOptions, axis_stage
-from sweeps.mc_po_studies import COUNTS, EPOCHS, METHODS, NEGATIVES, NOISE
+from sweeps.mc_po_studies import AUGMENTED, COUNTS, EPOCHS, METHODS, NEGATIVES, NOISE, ONLINE, STUDIES
 from sweeps.objectives import study_of
+from sweeps.ranking.mc_po_numbers import ALPACA, ARENA
 from sweeps.search.study import StudyOptions, plan_study
 from sweeps.search.study_tables import Entry, Study, shown_tables, tabulate, with_starting_model, write_tables
 
@@ -66,8 +67,42 @@ def test_table_3_has_one_two_and_three_negatives_and_table_4_three_epochs(tmp_pa
     assert [(one.objective, one.negatives) for one in counts] == [
         (name, count) for name in ("rnce", "mc_po") for count in (1, 2, 3)
     ]
-    [epochs] = [entry.planned.config for entry in plan_study(EPOCHS, options(tmp_path, seeds=1), "fp32")]
-    assert epochs.epochs == 3
+    epochs = plan_study(EPOCHS, options(tmp_path, seeds=1), "fp32")
+    assert [entry.planned.config.epochs for entry in epochs] == [1, 2, 3, 3, 3, 3]
+    assert len({entry.planned.digest for entry in epochs}) == 3, "the run of three epochs fills a row and a cell"
+
+
+def test_section_5_4_trains_dpo_on_every_pair_and_both_online_objectives(tmp_path):
+    by_row = {entry.row: entry.planned for entry in plan_study(AUGMENTED, options(tmp_path, seeds=1), "fp32")}
+    whole, augmented = by_row["DPO"].inputs.data, by_row["DPO, augmented"].inputs.data
+    assert len(augmented.train) == sum(len(example.completions) - 1 for example in whole.train)
+    assert {len(example.completions) for example in augmented.train} == {2}
+    assert augmented.validation == whole.validation and augmented.fingerprint != whole.fingerprint
+    assert by_row["DPO"].config.digest == by_row["DPO"].config.digest != by_row["DPO, augmented"].config.digest
+    online = [entry.planned.config.objective for entry in plan_study(ONLINE, options(tmp_path, seeds=1), "fp32")]
+    assert online == ["online_dpo", "on_mc_po"]
+
+
+def test_the_papers_numbers_are_those_of_its_tables_and_have_a_place_in_its_studies():
+    printed = METHODS.printed["Llama-3.1-8B-SFT, AlpacaEval 2"]
+    assert printed["mc_po", "final"] == (35.84, 0.31) and printed["dpo", "final"] == (33.74, 2.51)
+    assert COUNTS.printed["Llama-3.1-8B-SFT, Arena-Hard"]["MC-PO", "M = 3"] == (66.16, 0.13)
+    assert EPOCHS.printed["Llama-3.1-8B-SFT, AlpacaEval 2"]["MC-PO", "Epoch 2"] == printed["mc_po", "final"]
+    for study in STUDIES.values():
+        assert all(set(numbers) <= set(study.cells) for numbers in study.printed.values())
+    assert not NEGATIVES.printed, "Figure 2 has no numbers"
+
+
+def test_the_papers_numbers_stand_beside_ours(tmp_path):
+    """In the same table where the study has one column, else in a table for each model and benchmark."""
+    [noise] = shown_tables(NOISE, tabulate(NOISE, [entry("DPO", "final", 1e-4, "a")], {"a": record(e2=0.4)}))
+    assert noise.headers[1:] == ["win rate", *(f"paper: Llama-3.1-8B-SFT, {one}, %" for one in (ALPACA, ARENA))]
+    assert noise.rows[1] == ("DPO", "0.4000", "23.62 (±2.81)", "50.51 (±5.59)")
+    counts = tabulate(COUNTS, [entry("RNCE", "M = 1", 1e-4, "a")], {"a": record(e2=0.4)})
+    ours, alpaca, arena = shown_tables(COUNTS, counts)
+    assert ours.rows[0] == ("RNCE", "0.4000", "missing", "missing")
+    assert alpaca.rows[1] == ("MC-PO", "35.84 (±0.31)", "36.73 (±0.59)", "37.40 (±0.13)")
+    assert "Compare the order" in write_tables(NOISE, [], tmp_path)[0].read_text()
 
 
 def test_the_table_of_objectives_has_all_of_them(tmp_path):
@@ -124,9 +159,12 @@ def test_points_without_a_result_are_missing_and_never_filled(tmp_path):
 
 
 def test_epochs_as_columns_are_one_trials_checkpoints():
-    entries = [entry("MC-PO", "Epoch 1", 1e-4, "a", epochs=3)]
-    [table] = tabulate(EPOCHS, entries, {"a": record(e1=0.1, e2=0.3, e3=0.2)})
-    assert [str(table.cells["MC-PO", column]) for column in EPOCHS.columns] == ["0.1000", "0.3000", "0.2000"]
+    row = "MC-PO, one run of three epochs"
+    entries = [entry(row, column, 1e-4, "a", epochs=3) for column in EPOCHS.columns]
+    entries.append(entry("MC-PO", "Epoch 2", 1e-4, "b", epochs=2))
+    [table] = tabulate(EPOCHS, entries, {"a": record(e1=0.1, e2=0.3, e3=0.2), "b": record(e1=0.9, e2=0.5)})
+    assert [str(table.cells[row, column]) for column in EPOCHS.columns] == ["0.1000", "0.3000", "0.2000"]
+    assert str(table.cells["MC-PO", "Epoch 2"]) == "0.5000" and ("MC-PO", "Epoch 1") not in table.cells
 
 
 @pytest.mark.parametrize("objective", list(OBJECTIVE_FIELDS))
