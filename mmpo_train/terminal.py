@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from mmpo_train.trial.reports import Report
 
 
+_LOG_WIDTH = 120
+
+
 class _Screen(Console):
     """Shows no credential, whoever wrote the text: all that is printed as text comes through here."""
 
@@ -41,6 +44,9 @@ class _Screen(Console):
 
 console = _Screen(emoji=False)  # else `data:train:validation` shows a train
 _errors = _Screen(stderr=True, emoji=False)
+for _screen in (console, _errors):
+    if not _screen.is_terminal and not os.environ.get("COLUMNS"):  # a log: rich would cut tables to 80 columns
+        _screen.width = _LOG_WIDTH
 OptionsType = TypeVar("OptionsType")
 PARSING = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 """How every command line is parsed: without `--no-…` twins of flags, and without `None` as a value."""

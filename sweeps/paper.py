@@ -216,8 +216,9 @@ def _foresee(searches: list[list[Step]], runner: Runner) -> None:
     Fields that are not decided yet count with their defaults, which are points of the grids.
     """
     first = searches[0][0].options
-    kind = "GPU" if runner.place(wish_of(first), dry_run=True).use_gpu else "CPU"
-    headers = ("search", "stage", "to train", "shared", "steps", f"{kind}-hours", "on this cluster")
+    resources = runner.place(wish_of(first), dry_run=True)
+    kind = "GPU" if resources.use_gpu else "CPU"
+    headers = ("search", "stage", "to train", "shared", "steps", f"{kind}-hours", f"on {resources.place}")
     rows = []
     seen: set[str] = set()
     models: set[str] = set()

@@ -89,6 +89,8 @@ class TrialResources:
     """Part of that share that a worker asks Ray for; below 1 if evaluators share the GPU."""
     seat: Seat = Seat()
     """The evaluators' placement."""
+    in_process: bool = False
+    """Whether the trial runs in the command's own process."""
     note: str = ""
     """How the resources differ from the recipe's and why; empty if they do not."""
 
@@ -120,6 +122,11 @@ class TrialResources:
             "accelerator_type": self.accelerator_type,
             "backend": "nccl" if self.use_gpu and not logical_gpus() else "gloo",
         }
+
+    @property
+    def place(self) -> str:
+        """Where trials run, in words."""
+        return "this cluster" if os.environ.get("RAY_ADDRESS") and not self.in_process else "this machine"
 
     @property
     def precision(self) -> str:

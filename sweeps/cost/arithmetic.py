@@ -108,6 +108,7 @@ class Forecast:
     """GPU or CPU."""
     source: str
     price_per_gpu_hour: float | None = None
+    place: str = "this machine"
 
     @property
     def money(self) -> float | None:
@@ -116,8 +117,8 @@ class Forecast:
 
     def __str__(self) -> str:
         said = (
-            f"forecast: {self.steps:,} steps, {hours_text(self.hours, self.kind)}, "
-            f"about {duration(self.elapsed_seconds)} on this cluster"
+            f"forecast: {self.steps:,} step{'' if self.steps == 1 else 's'}, {hours_text(self.hours, self.kind)}, "
+            f"about {duration(self.elapsed_seconds)} on {self.place}"
         )
         if self.money is not None:
             said += f", {self.money:,.2f} at {self.price_per_gpu_hour:g} per GPU-hour"
@@ -211,18 +212,20 @@ def total(forecasts: Sequence[Forecast]) -> Forecast:
         forecasts[0].kind,
         "; ".join(sources),
         forecasts[0].price_per_gpu_hour,
+        forecasts[0].place,
     )
 
 
 def compared(forecast: Forecast, hours: float) -> str:
     """The real cost beside the forecast, in a sentence."""
-    ratio = f" ({hours / forecast.hours:.2f} times the forecast)" if forecast.hours else ""
-    return f"cost: {hours_text(hours, forecast.kind)}; forecast: {hours_text(forecast.hours, forecast.kind)}{ratio}"
+    ratio = f", {hours / forecast.hours:.2g} times the forecast" if forecast.hours else ""
+    return f"cost: {hours_text(hours, forecast.kind)}{ratio}"
 
 
 def hours_text(hours: float, kind: str) -> str:
     """Hours in words, such as `1.25 GPU-hours`."""
-    return f"{hours:,.{2 if hours >= 0.1 else 4}f} {kind}-hours"
+    text = f"{hours:,.{2 if hours >= 0.1 else 4}f}"
+    return f"{text} {kind}-hour{'' if text == '1.00' else 's'}"
 
 
 def duration(seconds: float) -> str:

@@ -88,7 +88,7 @@ def forecast_trials(
     """
     kind = "GPU" if resources.use_gpu else "CPU"
     if not todo:
-        return Forecast(0, 0, 0.0, 0.0, kind, "nothing to train", options.price_per_gpu_hour)
+        return Forecast(0, 0, 0.0, 0.0, kind, "nothing to train", options.price_per_gpu_hour, resources.place)
     inputs, first = todo[0].inputs, todo[0].config
     accelerators = resources.accelerators
     size = read_size(inputs.model_folder, find_recipe(options.model, options.recipe).name)
@@ -122,6 +122,7 @@ def forecast_trials(
         kind,
         speed.source,
         options.price_per_gpu_hour,
+        resources.place,
     )
 
 

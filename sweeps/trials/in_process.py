@@ -39,7 +39,8 @@ class InProcess:
         one = dataclasses.replace(wish, workers=1, min_workers=0, accelerator=wish.accelerator or ANY)
         nodes = local_nodes()
         found, note = place(one, nodes), "all in this process, without Ray"
-        return dataclasses.replace(found, cpus_per_worker=int(nodes.kinds[0].cpus), concurrent=1, note=note)
+        alone: dict[str, Any] = {"cpus_per_worker": int(nodes.kinds[0].cpus), "concurrent": 1, "in_process": True}
+        return dataclasses.replace(found, **alone, note=note)
 
     def prepare(self, inputs: Inputs, resources: TrialResources) -> tuple[Places, dict[str, CutCount]]:
         """Each phase is printed once; a progress bar would be in a debugger's way."""

@@ -17,8 +17,8 @@ def one_line(error: BaseException | None) -> str:
         if inner is None or inner is error:
             break
         error = inner
-    if (type(error).__module__, type(error).__name__) == ("ray.exceptions", "OutOfMemoryError"):
-        # Its last line is an address.
+    ended = (type(error).__module__, type(error).__name__) == ("ray.exceptions", "OutOfMemoryError")
+    if ended or "address the out of memory issue" in str(error):  # Ray's words, also where only the text came through
         return (
             "the node's memory ran out, so that Ray ended a process of the trial: run fewer trials at a time "
             "(--concurrent-trials), smaller passes (--set tokens_per_pass=…), or end other processes"

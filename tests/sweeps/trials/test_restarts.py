@@ -76,6 +76,8 @@ def test_the_reason_is_said_without_the_layers_it_came_through():
     assert one_line(WorkerGroupError("workers failed", {1: fault})) == "ValueError: second line"
     assert one_line(ControllerError(GaveUp("OSError: disk full (4 times)"))) == "OSError: disk full (4 times)"
     assert "memory ran out" in one_line(OutOfMemoryError("Task was killed.\nRefer to the documentation: https://docs"))
+    said = "1 worker killed.\nRefer to the documentation on how to address the out of memory issue: https://docs"
+    assert "memory ran out" in one_line(RuntimeError(said))
     assert one_line(DEAD).startswith("RayActorError: ") and one_line(None) == "NoneType: None"
 
 
