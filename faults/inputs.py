@@ -45,6 +45,6 @@ def write_inputs(folder: Path) -> tuple[Path, Path]:
 
 
 def command(model: Path, data: Path, storage: Path, epochs: int) -> list[str]:
-    """What `python -m mmpo_train` and the stages are told."""
+    """What `mmpo train` and the stages are told."""
     words = ["--model", str(model), "--dataset", str(data), "--storage", str(storage)]
     return words + [word for setting in (*SETTINGS, f"epochs={epochs}") for word in ("--set", setting)]

@@ -1,4 +1,4 @@
-"""The ring of the training core: `python -m mmpo_train`, from its command line to its checkpoints."""
+"""The ring of the training core: `mmpo train`, from its command line to its checkpoints."""
 
 from __future__ import annotations
 
