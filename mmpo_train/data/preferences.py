@@ -2,7 +2,7 @@
 
     load_preferences(["HuggingFaceH4/ultrafeedback_binarized:train_prefs:test_prefs", "data/pairs.json"])
 
-`rows.py` knows the formats of a row, `files.py` those of a file, `sources.py` the folders, hub datasets and splits.
+`rows.py` parses rows, `files.py` reads files, `sources.py` opens folders and hub datasets and chooses splits.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ EXPECTED = (
 )
 
 _ROW_BYTES, _MEASURED_BYTES = 1 << 10, 1 << 26
-"""What a row costs beside its texts, and after how much the memory is looked at."""
+"""Memory of a row besides its texts, and the amount of new data after which the free memory is checked."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class PreferenceData:
     train: tuple[PreferenceExample, ...]
     validation: tuple[PreferenceExample, ...]
     fingerprint: str
-    """SHA-256 over split, prompts and completions in order; where they were read from does not count."""
+    """SHA-256 over splits, prompts and completions in order, whatever file they were read from."""
     content: str
     """SHA-256 over prompts, best and worst completions of all rows: the same however they are split and chosen from."""
     audit: Audit
@@ -135,7 +135,7 @@ def _check_options(
 def _read_splits(
     source: Source, splits: Sequence[str], strict: bool, drop_bad_rows: bool, negatives_from_rank: int, audit: Audit
 ) -> dict[str, list[PreferenceExample]]:
-    """The examples of each split; InputError with every row of the source that must be refused."""
+    """The examples of each split. Raises InputError naming every row of the source that must be corrected."""
     examples: dict[str, list[PreferenceExample]] = {}
     refused = Problems()
     rows_read = 0
@@ -150,22 +150,22 @@ def _read_splits(
         examples[split] = reader.examples
         rows_read += reader.rows
         if not reader.rows:
-            raise InputError(f"{_name(source, split)} holds no rows: {EXPECTED}")
+            raise InputError(f"{_name(source, split)} has no rows; {EXPECTED}")
         if not reader.examples and not refused:
             raise InputError(f"{_name(source, split)}: none of {reader.rows} rows can be used\n{problems}\n{EXPECTED}")
     if refused:
         if strict:
-            remedy = "mend these rows, or leave out --strict"
+            remedy = "correct these rows, or leave out --strict"
         elif source.from_hub:
-            remedy = f"{EXPECTED}; pass --drop-bad-rows to leave these rows out, or train on a mended local copy"
+            remedy = f"{EXPECTED}; pass --drop-bad-rows to leave these rows out, or train on a corrected local copy"
         else:
-            remedy = f"{EXPECTED}; mend these rows, or pass --drop-bad-rows to leave them out"
+            remedy = f"{EXPECTED}; correct these rows, or pass --drop-bad-rows to leave them out"
         raise InputError(f"{source.address}: {len(refused)} of {rows_read} rows refused\n{refused}\n{remedy}")
     return examples
 
 
 class _Split:
-    """The examples of one split, and what its rows have said so far."""
+    """The examples of one split, while its rows are read."""
 
     def __init__(self, audit: Audit, strict: bool, negatives_from_rank: int) -> None:
         self.examples: list[PreferenceExample] = []
@@ -177,7 +177,7 @@ class _Split:
         self._unmeasured = 0
 
     def read(self, part: Part, split: str) -> Iterator[tuple[str, RowProblem]]:
-        """Adds the part's examples to `examples`, and gives place and problem of each row that is none."""
+        """Add the part's examples to `examples`; yields place and problem of each row that cannot be used."""
         counts = PartAudit(part.label, split)
         self._audit.parts.append(counts)
         rows, habits = with_habits(part.rows())

@@ -1,4 +1,4 @@
-"""The journal a trial's points are safe in before MLflow has them, held by one driver at a time."""
+"""The journal that keeps a trial's points safe until MLflow has them, held by one driver at a time."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ class TrialTaken(InputError):
 
 
 class Journal:
-    """A trial's append-only JSON lines, open for one driver at a time, that survive a kill at any byte.
+    """A trial's append-only file of JSON lines, open for one driver at a time. It survives a kill at any byte.
 
-    Entries have a `kind`. Those with `metrics` are kept unique: `fresh` drops every (step, metric) already
-    there, so a resumed trial that walks over old steps doubles nothing.
+    Entries have a `kind`. A metric is stored once per step: `fresh` drops every (step, metric) that is there already,
+    so that a resumed trial that repeats old steps stores nothing twice.
     """
 
     def __init__(self, folder: Path):
-        """Takes the trial's lock, cuts off a last line torn by a kill, and opens for appending.
+        """Take the trial's lock, remove an incomplete last line, and open the file for appending.
 
-        Raises TrialTaken, naming the holder, when another driver has the trial; the operating system gives
-        the lock back when a driver dies.
+        Raises TrialTaken, naming the holder, if another driver has the trial. The operating system releases the lock
+        when a driver dies.
         """
         folder.mkdir(parents=True, exist_ok=True)
         # thread_local=False: taken by the driver's thread, released by the ledger's.
@@ -63,7 +63,7 @@ class Journal:
         self._writing = threading.Lock()
 
     def fresh(self, step: int, metrics: Mapping[str, float]) -> dict[str, float | None]:
-        """The metrics not yet journaled at this step, values that are no finite number as None."""
+        """The metrics that the journal does not have at this step yet; None for values that are not finite."""
         return {
             name: float(value) if math.isfinite(value) else None
             for name, value in metrics.items()
@@ -90,13 +90,13 @@ class Journal:
         return entry
 
     def close(self) -> None:
-        """Another driver may have the trial from here on."""
+        """Release the trial, so that another driver can take it."""
         self._file.close()
         self._lock.release()
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    """The readable entries in order; none where there is no journal."""
+    """The readable entries in order; empty without a journal."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -155,7 +155,7 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _repair(path: Path) -> int:
-    """Bytes of the journal after a torn last line was cut off, or completed where only its newline is missing."""
+    """Size of the journal in bytes after an incomplete last line was removed, or its missing newline added."""
     content = path.read_bytes() if path.exists() else b""
     last = content.rpartition(b"\n")[2]
     if not last:

@@ -1,8 +1,8 @@
-"""The ledger: what was run, how it went and what was chosen, in MLflow.
+"""The ledger: the record of trials, their results and the choices made from them, in MLflow.
 
-One experiment per model and dataset, a parent run per stage and objective, a child run per trial. One thread
-writes, from journals that survive a kill: what a trial logs stands in `<storage>/trials/<digest>/points.jsonl`
-before MLflow hears of it.
+There is one experiment per model and dataset, a parent run per stage and objective, and a child run per trial. One
+thread writes, from journals that survive a kill: all that a trial logs is in `<storage>/trials/<digest>/points.jsonl`
+before it is sent to MLflow.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ log = logging.getLogger(__name__)
 
 READ_SECONDS, CLOSE_SECONDS = 60.0, 30.0
 FLUSH_SECONDS = 120.0
-"""How long the end of a sweep waits for MLflow while nothing gets through."""
+"""Time that the end of a sweep waits for MLflow without a single successful write."""
 
 
 def connect(tracking_uri: str | None, storage: Path) -> Ledger:
     """The ledger at an MLflow address, by default `sqlite:///<storage>/mlflow.db`.
 
-    Without a server, artifacts lie in `<storage>/mlartifacts`. Raises InputError within seconds for an address
+    Without a server, artifacts are stored in `<storage>/mlartifacts`. Raises InputError within seconds for an address
     that cannot be used.
     """
     address = addresses.resolve(tracking_uri, storage)
@@ -59,12 +59,12 @@ def connect(tracking_uri: str | None, storage: Path) -> Ledger:
 
 
 def connect_to_read(tracking_uri: str | None, storage: Path) -> Ledger | None:
-    """The ledger where there is one already; None where connecting would make one."""
+    """The ledger if it exists; None if connecting would create it."""
     return connect(tracking_uri, storage) if addresses.is_there(tracking_uri, storage) else None
 
 
 class Ledger:
-    """Readers wait for what was written before; writers return at once and one thread delivers in order."""
+    """Reading waits for earlier writes. Writing returns at once; one thread sends the writes in order."""
 
     def __init__(self, store: Store, storage: Path):
         self.store, self._storage = store, storage
@@ -85,7 +85,7 @@ class Ledger:
             return addresses.page(self.store.address, self.store.experiment_id(experiment))
 
     def require_free(self, digests: Sequence[str]) -> None:
-        """Raises TrialTaken when another driver has one of the trials."""
+        """Raises TrialTaken if another driver has one of the trials."""
         for digest in digests:
             self._trials.take(digest).close()
 
@@ -94,10 +94,10 @@ class Ledger:
         return self.find_trials(experiment, [digest]).get(digest)
 
     def find_trials(self, experiment: str, digests: Sequence[str]) -> dict[str, TrialRecord]:
-        """Digest -> record of the trials that are there, a complete one before any other.
+        """Digest -> record of the trials that the ledger has, complete ones preferred.
 
-        A trial that ended while MLflow was away is delivered from its journal first. Where several runs are
-        complete the oldest counts, and all others are tagged `duplicate_of`.
+        A trial that ended while MLflow could not be reached is sent from its journal first. Of several complete runs
+        the oldest counts, and all others are tagged `duplicate_of`.
         """
         self.flush(READ_SECONDS)
         runs = self._find_runs(experiment, digests)
@@ -147,7 +147,7 @@ class Ledger:
         return self._record(run)
 
     def find_stages(self, experiment: str, stage: str, objective: str) -> list[StageRecord]:
-        """The stage's runs, one for each grid, the latest last, with the tags as a person left them."""
+        """The stage's runs, one for each grid, the latest last, with the tags that a person may have changed."""
         self.flush(READ_SECONDS)
         with self.store.reading():
             experiment_id = self.store.experiment_id(experiment, create=False)
@@ -157,13 +157,13 @@ class Ledger:
         return [stage_record(run) for run in runs if "duplicate_of" not in run.data.tags]
 
     def find_children(self, experiment: str, stage_run_id: str) -> list[ChildRecord]:
-        """The runs below a stage, with the tags as a person left them."""
+        """The runs below a stage, with the tags that a person may have changed."""
         self.flush(READ_SECONDS)
         with self.store.reading():
             return children_of(self.store, self.store.experiment_id(experiment, create=False), stage_run_id)
 
     def json_artifact(self, run_id: str, path: str) -> Any:
-        """A JSON artifact of a run; None where it is missing or torn."""
+        """A JSON artifact of a run; None if it is missing or incomplete."""
         with self.store.reading():
             return self.store.json_artifacts(run_id, {path}).get(path)
 
@@ -172,11 +172,11 @@ class Ledger:
         return self.look_up_trials(experiment, [digest]).get(digest)
 
     def look_up_trials(self, experiment: str, digests: Sequence[str]) -> dict[str, TrialRecord]:
-        """The records as they stand. Unlike `find_trials` it writes nothing, not even what a journal holds."""
+        """The records at present. Unlike `find_trials` it writes nothing, not even from journals."""
         return self._records(self._find_runs(experiment, digests, mark=False))
 
     def curve(self, run_id: str, metric: str) -> Curve:
-        """A metric of a run."""
+        """The values of a metric of a run."""
         with self.store.reading():
             history = self.store.client.get_metric_history(run_id, metric)
         return sorted((point.step, point.value) for point in history)
@@ -219,9 +219,9 @@ class Ledger:
         return self._trials.open(opened, digest)
 
     def flush(self, timeout_seconds: float) -> None:
-        """Returns when all is delivered. Raises TimeoutError, saying where the rest is safe, when for so long nothing
-        was."""
-        safe = f"What the trials logged is safe in {self._trials.folder}; the same command, run again, delivers it."
+        """Return when all writes have been sent. Raises TimeoutError, naming the place of the others, if none succeeded
+        for this long."""
+        safe = f"What the trials logged is safe in {self._trials.folder}; run the same command again to send it."
         self._trials.delivery.flush(timeout_seconds, safe)
 
     def close(self) -> None:
@@ -241,7 +241,7 @@ class Ledger:
 
     def _record(self, run: Run) -> TrialRecord:
         if "trial.digest" not in run.data.tags:
-            raise InputError(f"run {run.info.run_id} of MLflow at {self.uri} is no trial: it has no tag trial.digest")
+            raise InputError(f"run {run.info.run_id} of MLflow at {self.uri} is not a trial: no tag trial.digest")
         with self.store.reading():
             artifacts = self.store.json_artifacts(run.info.run_id, {"trial.json", "validation"})
         for scored in artifacts.values():

@@ -1,7 +1,7 @@
-"""The runs below a stage's own: of the trials it began, and stand-ins for trials that were trained elsewhere.
+"""The runs below a stage's run: its own trials, and stand-ins for trials that another stage trained.
 
 A stand-in has the params and the numbers of the original, so that MLflow shows and compares all points of a stage. It
-has no `trial.digest`: the ledger never takes it for a trial.
+has no `trial.digest`, so the ledger does not treat it as a trial.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 WINNER, BY_RULE, BY_PERSON = "winner", "auto", "person"
-"""The tag that marks a stage's winner, and its two values: a program sets the first, a person the second."""
+"""The tag of a stage's winner, and its two values: set by the program, set by a person."""
 
 
 FEW = 10
-"""Up to so many trials are searched for one by one."""
+"""Most trials that are searched for one by one."""
 
 
 def children_of(store: Store, experiment_id: str, stage_run_id: str) -> list[ChildRecord]:
@@ -39,7 +39,7 @@ def children_of(store: Store, experiment_id: str, stage_run_id: str) -> list[Chi
 
 
 def take(store: Store, original_id: str, stage_run_id: str, stage: str, name: str) -> None:
-    """Make the stand-in of a trial below a stage, or bring it up to date. Done twice it changes nothing."""
+    """Create or update the stand-in of a trial below a stage. Repeating it changes nothing."""
     original = store.client.get_run(original_id)
     digest, origin = original.data.tags["trial.digest"], original.data.tags.get("stage.name", "")
     identity = {"ledger.kind": "taken", "taken.digest": digest, "mlflow.parentRunId": stage_run_id}
@@ -91,7 +91,7 @@ def mark_winner(
 
 
 def runs_that_count(store: Store, experiment_id: str, digests: Sequence[str], *, mark: bool) -> dict[str, Run]:
-    """Digest -> run of the trials that are there: a complete one before any other, then the oldest.
+    """Digest -> run of the trials that the ledger has: a complete run if there is one, then the oldest.
 
     `mark` tags the others with `duplicate_of`.
     """

@@ -1,7 +1,7 @@
-"""Views of MLflow's run list, saved with the experiment: whose runs, which columns, which charts.
+"""Views of MLflow's run list, saved with the experiment: filter, columns and charts.
 
-MLflow's pages keep a view as a tag of the experiment, `mlflow.sharedViewState.<key>`, list it under *Views* and open
-it at an address that ends in `viewStateShareKey=<key>`. Without one they show no params and a chart of every metric.
+MLflow stores a view as a tag of the experiment, `mlflow.sharedViewState.<key>`, lists it under *Views* and opens it at
+an address that ends in `viewStateShareKey=<key>`. Without a view it shows no params and a chart for every metric.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mmpo_train.metric_names import (
 from sweeps.ledger.records import SEARCHES
 
 VIEW, SHOWN = "mlflow.sharedViewState.", "viewStateShareKey"
-"""How the tag begins, and the part of an address that names a view."""
+"""Prefix of the tag, and the parameter of an address that names a view."""
 # Without it MLflow opens the experiment on its pages for traces.
 KIND = {"mlflow.experimentKind": "custom_model_development"}
 _WIDTHS = {
@@ -63,9 +63,9 @@ def save_views(store: Store, experiment_id: str, run_id: str, title: str, object
 
 
 def _saved(name: str, runs: str, without: str) -> str:
-    """A view of the runs of a filter, as MLflow's pages save it: the best first, all of them in the charts.
+    """A view of the runs of a filter, in MLflow's format: the best run first, all runs in the charts.
 
-    `without`: the column that would say the same in every row.
+    `without` is the column that would have the same value in every row.
     """
     columns = {column: width for column, width in _WIDTHS.items() if column != without}
     state = {
@@ -81,12 +81,12 @@ def _saved(name: str, runs: str, without: str) -> str:
             {"uuid": _SECTION, "name": "Choosing", "display": True, "isReordered": False, "columns": 2}
         ],
     }
-    # Views are listed in the order in which they were saved, which is of no matter here.
+    # MLflow lists views in the order of these times, which does not matter here.
     return json.dumps({"name": name, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)})
 
 
 def _charts() -> list[dict[str, Any]]:
-    """Those without values hide by themselves."""
+    """The charts. MLflow hides those without values."""
     axes = {"selectedParams": _AXES, "selectedMetrics": [REWARD_ACCURACY], "showAllRuns": True}
     both = {"xaxis": _metric(HARNESS_MEAN), "yaxis": _metric(LC_WIN_RATE)}
     return [
@@ -99,7 +99,7 @@ def _charts() -> list[dict[str, Any]]:
 
 
 def _line(metric: str) -> dict[str, Any]:
-    # Left to itself MLflow smooths curves, and the last point is no longer the value that was measured.
+    # By default MLflow smooths curves, so that the last point is not the measured value.
     as_measured = {"lineSmoothness": 0, "useGlobalLineSmoothing": False}
     return _chart(
         "LINE", metric, {"metricKey": metric, "selectedMetricKeys": [metric], "xAxisKey": "step", **as_measured}

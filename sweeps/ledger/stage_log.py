@@ -1,4 +1,4 @@
-"""A stage's way into the ledger: its parent run, its trials, and the tables and figures it is judged by."""
+"""The record of a stage: its parent run, its trials, its tables and figures."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
 
 NOTE, WRITTEN = "mlflow.note.content", "stage.note"
-"""The description that a person may change, and what was last written there."""
+"""The description, which a person may change, and the text that was last written there."""
 
 
 class StageLog:
-    """A stage's parent run. All writing returns at once; files must stay until they are delivered."""
+    """A stage's parent run. All writing returns at once; files must stay until they have been sent."""
 
     def __init__(self, trials: OpenTrials, experiment: str, run: Run, search: str = ""):
         self._trials, self._store, self._experiment = trials, trials.store, experiment
         self._experiment_id, self.run_id = run.info.experiment_id, run.info.run_id
         self.tags = dict(run.data.tags)
-        """As they were when the stage was opened, a person's changes included, and what was set since."""
+        """The tags when the stage was opened, with a person's changes, and those set since."""
         self._stage, self._search = self.tags["stage.name"], search
         self._metrics = dict(run.data.metrics)
         self._tables: list[dict[str, str]] = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
@@ -45,7 +45,8 @@ class StageLog:
         return f"{page(self._store.address, self._experiment_id)}&{SHOWN}={self.run_id}"
 
     def open_trial(self, config: TrialConfig, name: str, tags: Mapping[str, str]) -> TrialLog:
-        """The trial's log; its run is found or made in the background. Raises TrialTaken when another driver has it."""
+        """The trial's log. Its run is found or created in the background. Raises TrialTaken if another driver has
+        it."""
         margin = margin_of(config.objective)
         opened = {
             "kind": "opened",
@@ -67,7 +68,7 @@ class StageLog:
         return self._trials.open(opened, config.digest)
 
     def log_file(self, path: Path, artifact_folder: str = "") -> None:
-        """Store a file; HTML and images show in MLflow's pages."""
+        """Store a file. MLflow's pages show HTML and images."""
         if not path.is_file():
             raise FileNotFoundError(path)
         client = self._store.client
@@ -87,7 +88,7 @@ class StageLog:
         self._put(lambda: self._store.client.log_text(self.run_id, text, path), path)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Store a table MLflow can compare across runs, in the place of an earlier one of this name.
+        """Store a table that MLflow can compare across runs, replacing an earlier one of this name.
 
         MLflow's own `log_table` appends, so a resumed stage would list every trial twice.
         """
@@ -104,12 +105,12 @@ class StageLog:
         self._put(lambda: self._store.log_tags(self.run_id, tags), "tags")
 
     def describe(self, markdown: str) -> None:
-        """The run's description, unless a person has written one."""
+        """Set the run's description, unless a person has written one."""
         if self.tags.get(NOTE) == self.tags.get(WRITTEN):
             self.tag({NOTE: markdown, WRITTEN: markdown})
 
     def take(self, record: TrialRecord, name: str) -> None:
-        """Show a trial that another stage trained: a stand-in below this stage, made once, brought up to date."""
+        """Show a trial of another stage: create or update its stand-in below this stage."""
         self._put(lambda: take(self._store, record.run_id, self.run_id, self._stage, name), f"{name}, taken")
 
     def mark_winner(self, digests: Collection[str]) -> None:
@@ -125,13 +126,13 @@ class StageLog:
         self._put(lambda: self._store.log_metrics(self.run_id, batch), "the winner's numbers")
 
     def finish(self, winner: TrialRecord | None, tags: Mapping[str, Any]) -> None:
-        """All trials have ended; without a winner there is none to hand to the next stage."""
+        """Mark the stage as finished, with its winner if there is one."""
         chosen = {} if winner is None else {"stage.winner_run_id": winner.run_id, "stage.winner_digest": winner.digest}
         self.tag({"stage.state": "finished", **chosen, **tags})
         self._put(lambda: self._store.client.set_terminated(self.run_id, "FINISHED"), "the end")
 
     def fail(self, reason: str) -> None:
-        """The stage broke off and may be run again."""
+        """Mark the stage as failed; it can be run again."""
         self.tag({"stage.state": "failed", "stage.reason": reason})
         self._put(lambda: self._store.client.set_terminated(self.run_id, "FAILED"), "the end")
 

@@ -1,4 +1,4 @@
-"""Every epoch of every point: the tables of the final runs, points down and epochs across."""
+"""Tables of the final runs with a row for each point and a column for each epoch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def epoch_tables(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], axis_name: str) -> list[Table]:
-    """A table for each metric that was measured, over all seeds; the peak epoch of each point is marked."""
+    """A table of the means over seeds for each metric that was measured; each point's best epoch is marked."""
     found = []
     epochs = range(1, max(point.trials[0].config.epochs for point in points) + 1)
     for metric, title in _metrics(
@@ -59,7 +59,7 @@ def _judge_checks(points: Sequence[GridPoint], records: Mapping[str, TrialRecord
 
 
 def as_markdown(found: Sequence[Table]) -> str:
-    """The tables for a note."""
+    """The tables in Markdown."""
     return "".join(f"**{one.title}**\n\n{tables.as_markdown(one, aligned=False)}\n\n" for one in found).rstrip("\n")
 
 
@@ -76,7 +76,7 @@ def _metrics(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
 
 
 def _by_epoch(point: GridPoint, records: Mapping[str, TrialRecord], metric: str) -> dict[int, list[Measured]]:
-    """Epoch -> the seeds' values."""
+    """Epoch -> values of all seeds."""
     values: dict[int, list[Measured]] = {}
     for trial in point.trials:
         if trial.digest in records:

@@ -1,4 +1,4 @@
-"""Numbers with their noise: differences, spreads."""
+"""Measured numbers with their noise, their differences and their spread."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ Z = 1.96
 
 @dataclass(frozen=True)
 class Measured:
-    """A share from 0 to 1 with what it may be off by."""
+    """A share from 0 to 1, and its noise."""
 
     value: float
     """Mean over seeds."""
     noise: float | None
-    """Of one run; None where nobody knows."""
+    """Standard error of one run's number; None if not known."""
     noise_is: str
     seeds: int = 1
     missing: int = 0
-    """Seeds without this number."""
+    """Number of seeds without this number."""
     mark: str = ""
     """What else it is than its name says."""
 
     @property
     def error(self) -> float | None:
-        """Of the mean over seeds."""
+        """Standard error of the mean over seeds."""
         return None if self.noise is None else self.noise / math.sqrt(self.seeds)
 
 
 def difference(ours: Measured | None, paper_percent: float | None) -> tuple[float | None, bool | None]:
     """Ours minus the paper's, in percentage points, and whether noise explains it: |d| <= 1.96 noise sqrt(1 + 1/n).
 
-    The paper prints no errors: its one run is taken to be as noisy as one of ours, ours is a mean of n.
+    The paper prints no errors. Its one run is assumed to be as noisy as one of ours; ours is the mean of n.
     """
     if ours is None or paper_percent is None:
         return None, None
@@ -48,17 +48,17 @@ def difference(ours: Measured | None, paper_percent: float | None) -> tuple[floa
 
 @dataclass(frozen=True)
 class Spread:
-    """How far a metric moves over beta."""
+    """The variation of a metric over beta."""
 
     widest: float
     """Largest minus smallest."""
     deviation: float
     """Sample standard deviation over the betas."""
     noise: float | None
-    """What it would be if beta did nothing: root mean square of the points' errors."""
+    """Expected deviation if beta had no effect: root mean square of the points' errors."""
     noise_is: str
     p_value: float | None
-    """Of so large a spread by noise alone: chi squared of (k - 1) (deviation / noise)^2."""
+    """Probability that noise alone gives this deviation or more: chi squared of (k - 1) (deviation / noise)^2."""
 
     @property
     def ratio(self) -> float | None:
@@ -66,7 +66,7 @@ class Spread:
 
 
 def spread(points: Sequence[Measured]) -> Spread | None:
-    """Over the betas that have the metric; None with fewer than two."""
+    """The spread over the betas that have the metric; None for fewer than two."""
     if len(points) < 2:
         return None
     values, errors = [one.value for one in points], [one.error for one in points if one.error is not None]

@@ -1,4 +1,4 @@
-"""What a report lacks, as sentences. Nothing is filled in: a point that is not in the ledger is named here."""
+"""The gaps of a report, as sentences. Missing numbers are never filled in; they are named here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from sweeps.reporting.tables import stage_title
 
 
 def missing_sentences(experiment: Experiment) -> list[str]:
-    """Stages that were not run, points without a result, epochs without an evaluation, and the starting model's."""
+    """Stages that were not run, points without a result, and missing evaluations of epochs and of the starting
+    model."""
     told = [f"Not in this report: search {other}; `--search` chooses it." for other in experiment.other_searches]
     finals = []
     for objective in experiment.objectives:
@@ -60,7 +61,7 @@ def _of_stage(stage: StageRun) -> list[str]:
 
 
 def stage_missing(stage: StageRun) -> list[str]:
-    """What a picture of the stage lacks: points without a result, and epochs without an evaluation."""
+    """The gaps of a figure of the stage: points without a result, and epochs without an evaluation."""
     return _points_missing(stage) + evaluations_missing(stage)
 
 
@@ -87,7 +88,7 @@ def _state(status: str) -> str:
 
 
 def evaluations_missing(stage: StageRun) -> list[str]:
-    """Of trials that finished."""
+    """Missing evaluations of finished trials."""
     told = []
     where = f"{stage.objective}: {stage_title(stage.name)}"
     rates = length_controlled([stage])
@@ -103,14 +104,14 @@ def evaluations_missing(stage: StageRun) -> list[str]:
 
 
 def _unjudged(stage: StageRun) -> list[str]:
-    """Of each judge the largest share of answers that it gave no verdict on."""
+    """The largest share of answers, for each judge, on which it gave no verdict."""
     most: dict[str, float] = {}
     for trial in (trial for point in stage.points for trial in point.trials):
         for name, by_epoch in trial.scores.items():
             if name.startswith(tuple(UNJUDGED_SHARES.values())):
                 most[name] = max([most.get(name, 0.0), *by_epoch.values()])
     return [
-        f"`{name}` is up to {share:.1%}: so many answers have no verdict that counts, for either side."
+        f"`{name}` is up to {share:.1%}: this share of the answers has no verdict and counts for neither side."
         for name, share in sorted(most.items())
         if share
     ]

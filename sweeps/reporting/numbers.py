@@ -1,4 +1,4 @@
-"""A number of the report with its noise: over seeds, against the paper's, over beta. Standard library only."""
+"""Numbers of the report with their noise. Standard library only."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ POINT_HEADERS = (
 
 
 def measure(point: Point, metric: str, epoch: int) -> Measured | None:
-    """The point's number at an epoch, of trials that finished; None where no seed has it.
+    """The point's number at an epoch, over finished trials; None if no seed has it.
 
-    Its noise is the sample standard deviation over seeds where there are several, else the metric's own error.
+    The noise of several seeds is their sample standard deviation, that of one seed the metric's own error.
     """
     known = [trial for trial in point.trials if trial.record.status == "finished"]
     seeds = [one for one in (of_trial(trial, metric, epoch) for trial in known) if one is not None]
@@ -58,7 +58,7 @@ def of_trial(trial: Trial, metric: str, epoch: int) -> Measured | None:
 
 
 def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]:
-    """A metric's standard error within one run, and what it is."""
+    """A metric's standard error within one run, and its name."""
     if metric in (REWARD_ACCURACY, POLICY_ACCURACY) and trial.pairs:
         share = trial.scores[metric][epoch]
         return math.sqrt(share * (1 - share) / trial.pairs), f"binomial standard error, {trial.pairs} pairs"
@@ -69,14 +69,14 @@ def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]
     of_judges = by_judge(error_of(metric), "")
     judges = [name for name in trial.scores if name.startswith(of_judges) and epoch in trial.scores[name]]
     if judges:
-        # All judges read the same answers, so their errors may all point one way: the mean of them is the most it is.
+        # All judges read the same answers, so their errors may be fully correlated: their mean is an upper bound.
         of = "the judge's standard error" if len(judges) == 1 else f"mean of {len(judges)} judges' standard errors"
         return mean(trial.scores[name][epoch] for name in judges), of
     return None, "unknown"
 
 
 def length_controlled(stages: Sequence[StageRun]) -> str:
-    """The kind of length-controlled win rate that was measured; the published one where there is none."""
+    """The kind of length-controlled win rate that was measured; the published one if none was."""
     measured = {
         name: 0 for stage in stages for point in stage.points for trial in point.trials for name in trial.scores
     }
@@ -84,14 +84,14 @@ def length_controlled(stages: Sequence[StageRun]) -> str:
 
 
 def epochs_of(stage: StageRun) -> range:
-    """Epochs that the stage's trials were to have."""
+    """The epochs for which the stage's trials were planned."""
     asked = [int(param_number(trial.record.params, "epochs", 1)) for point in stage.points for trial in point.trials]
     return range(1, max(asked, default=0) + 1)
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The checkpoint with the most of one metric, and its share of another."""
+    """The checkpoint with the highest value of one metric, and its value of another."""
 
     label: str
     epoch: int
@@ -102,7 +102,7 @@ class Peak:
 
 
 def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
-    """Over all points and epochs; a tie goes to the earlier point, then to the earlier epoch."""
+    """The peak over all points and epochs. A tie goes to the earlier point, then to the earlier epoch."""
     found: Peak | None = None
     for point in stage.points:
         for epoch in epochs_of(stage):
@@ -113,7 +113,7 @@ def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
 
 
 def metrics_of(stages: Sequence[StageRun]) -> dict[str, str]:
-    """What these stages were judged by: metric -> name."""
+    """Metric -> name of the metrics that these stages measured."""
     rates = length_controlled(stages)
     named = {
         REWARD_ACCURACY: "reward accuracy",
@@ -127,7 +127,7 @@ def metrics_of(stages: Sequence[StageRun]) -> dict[str, str]:
 
 
 def every_point(experiment: Experiment) -> Iterator[tuple[object, ...]]:
-    """Rows under POINT_HEADERS of all runs of all stages; one that is missing has empty cells."""
+    """Rows under POINT_HEADERS for all runs of all stages; a missing number has empty cells."""
     for stage in experiment.stages:
         for point in stage.points:
             for epoch in epochs_of(stage):

@@ -1,4 +1,4 @@
-"""What a report is made of: every stage and trial of an experiment, read from MLflow and from nothing else."""
+"""The data of a report: every stage and trial of an experiment, read from MLflow alone."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Trial:
 
     @property
     def pairs(self) -> int:
-        """Validation pairs that it was scored on; 0 before the first checkpoint."""
+        """Number of validation pairs on which it was scored; 0 before the first checkpoint."""
         return len(self.record.evaluations[0].correct) if self.record.evaluations else 0
 
 
@@ -52,9 +52,9 @@ class Point:
 
     label: str
     trials: tuple[Trial, ...]
-    """Those that the ledger has, finished or not."""
+    """The trials that the ledger has, finished or not."""
     expected: int
-    """How many seeds were asked for."""
+    """Number of seeds that were planned."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ class StageRun:
     params: dict[str, str]
     ended_ms: int
     points: tuple[Point, ...]
-    """In the grid's order; none where the stage is a study."""
+    """The points in the grid's order; empty for a study."""
     children: tuple[ChildRecord, ...]
     ranking: tuple[dict[str, Any], ...]
-    """Rows of its table."""
+    """The rows of its ranking table."""
     study: tuple[dict[str, str], ...] = ()
     """Lines of a study's table: metric, row, column, learning_rate and the value of a seed."""
 
@@ -108,7 +108,7 @@ class Experiment:
     """The oldest first."""
     trials: dict[str, Trial]
     starting_model: dict[str, float]
-    """What it scored by itself; empty where nobody asked."""
+    """Scores of the starting model by itself; empty if it was not evaluated."""
     search: str = ""
     """The search that these stages belong to."""
     other_searches: tuple[str, ...] = ()
@@ -116,7 +116,7 @@ class Experiment:
 
     @property
     def model(self) -> str:
-        """As its trials name it."""
+        """The starting model, as its trials name it."""
         return next((trial.record.params.get("model", "") for trial in self.trials.values()), "")
 
     @property
@@ -125,7 +125,7 @@ class Experiment:
 
     @property
     def objectives(self) -> list[str]:
-        """In the order of the README's table."""
+        """The objectives, in the order of docs/objectives.md."""
         there = {stage.objective for stage in self.stages}
         return [name for name in OBJECTIVE_FIELDS if name in there]
 
@@ -159,7 +159,7 @@ def experiments_of(ledger: Ledger) -> list[str]:
 
 
 def read_experiment(ledger: Ledger, name: str, objectives: Sequence[str] = ()) -> Experiment:
-    """Everything of an experiment, or of some of its objectives. Raises InputError where there is none."""
+    """All data of an experiment, or of some of its objectives. Raises InputError if there are none."""
     store = ledger.store
     with store.reading():
         experiment_id = store.experiment_id(name, create=False)
@@ -179,7 +179,7 @@ def read_experiment(ledger: Ledger, name: str, objectives: Sequence[str] = ()) -
 
 
 def read_run(ledger: Ledger, run_id: str) -> Trial:
-    """One trial. Raises InputError where the run is none."""
+    """One trial. Raises InputError if the run is not a trial."""
     record = ledger.read_trial(run_id)
     with ledger.store.reading():
         return _trial(ledger, ledger.store.client.get_run(run_id), record)
@@ -190,7 +190,7 @@ def _counts(run: Run) -> bool:
 
 
 def _trials(ledger: Ledger, experiment_id: str, objectives: Sequence[str]) -> dict[str, Trial]:
-    """Of every digest the run that counts: complete before incomplete, then the oldest."""
+    """Digest -> trial, from the run that counts: a complete one, otherwise the oldest."""
     runs = [run for run in ledger.store.search(experiment_id, {"ledger.kind": "trial"}) if _counts(run)]
     runs = [run for run in runs if not objectives or run.data.params.get("objective") in objectives]
     runs.sort(key=lambda run: run.data.tags.get("trial.state") not in COMPLETE)

@@ -1,4 +1,5 @@
-"""What earlier stages chose: by rule, by a person in MLflow's pages, or on the command line, the last above all."""
+"""The values that earlier stages chose: by rule, or by a person in MLflow. An option on the command line overrules
+both."""
 
 from __future__ import annotations
 
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 
 class Undecided(InputError):
-    """An earlier stage has not decided yet."""
+    """An earlier stage has not chosen a value yet."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A field's value, and how it came to be chosen."""
+    """A field's value, and a sentence that says how it was chosen."""
 
     field: str
     value: float
@@ -46,18 +47,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Question:
-    """Which value a field has, asked for trials with the settings of `base`."""
+    """A request for a field's value, for trials with the settings of `base`."""
 
     field: str
     base: TrialConfig
-    """With its fingerprints."""
+    """The config, fingerprints included."""
     decided: Mapping[str, Any]
-    """Fields that are chosen already; a stage counts only where it was run with them."""
+    """Fields that are chosen already. A stage counts only if it was run with these values."""
     any_epochs: bool = False
     """Whether a search of any length will do. One of `search_epochs` comes first."""
     search_epochs: int = SEARCH_EPOCHS
     command: str = ""
-    """The earlier stage's, where it was not run at all."""
+    """The command of the earlier stage, for messages if it was not run at all."""
 
     @property
     def stage(self) -> str:
@@ -68,13 +69,13 @@ class Question:
         return f"{self.stage} of {self.base.objective}/{Path(self.base.model).name}"
 
     def advice(self, run: StageRecord | None = None) -> str:
-        """What a person can do about a stage that has not decided."""
+        """The next step for the user if the stage has not chosen a value."""
         typed = run.tags.get(COMMAND, self.command) if run is not None else self.command
         return f"run {as_typed(typed)}{' again' if run is not None else ''}, or pass {option(self.field)}"
 
 
 def stage_tags(base: TrialConfig, axis: str, command: str) -> dict[str, str]:
-    """What a stage's run must carry so that later ones know whether its winner is meant for them."""
+    """Tags of a stage's run by which later stages know whether its winner applies to them."""
     kept = {name: value for name, value in _plain(identity(base)).items() if name != axis}
     return {
         SETTINGS: json.dumps({name: value for name, value in kept.items() if name not in TUNED}),
@@ -84,11 +85,11 @@ def stage_tags(base: TrialConfig, axis: str, command: str) -> dict[str, str]:
 
 
 def choose(ledger: Ledger | None, experiment: str, question: Question) -> Choice:
-    """What the stage that decides the field has chosen: a person's choice, or else the winner by rule.
+    """The value that the field's stage has chosen: a person's choice, otherwise the winner by rule.
 
-    The stage may have been run several times: those with the question's settings count, for the rule the last that
-    ended. Raises Undecided where nothing is chosen, saying what is missing, and InputError where a person's choice
-    cannot be followed.
+    The stage may have been run several times. Runs with the question's settings count, for the rule the last that
+    ended. Raises Undecided, naming what is missing, if nothing is chosen, and InputError for an unusable choice of a
+    person.
     """
     runs = ledger.find_stages(experiment, question.stage, question.base.objective) if ledger is not None else []
     if ledger is None or not runs:
@@ -114,7 +115,7 @@ def choose(ledger: Ledger | None, experiment: str, question: Question) -> Choice
 
 
 def _runs_that_count(runs: list[StageRecord], question: Question, beta: float | None) -> list[StageRecord]:
-    """Those with the question's settings and with what is decided already, the one that counts for the rule first."""
+    """The runs with the question's settings and decided fields; the first is the one that counts for the rule."""
     latest_first = sorted(runs, key=lambda run: -run.ended_ms)
     fitting = [run for run in latest_first if not _differences(run, question)]
     if not fitting:
@@ -139,7 +140,7 @@ def _runs_that_count(runs: list[StageRecord], question: Question, beta: float | 
 def _persons_choice(
     runs: list[StageRecord], children: Mapping[str, list[ChildRecord]], question: Question
 ) -> tuple[StageRecord, ChildRecord | None]:
-    """The run that carries a person's tag, with its stage; or else the first stage."""
+    """The run with a person's tag and its stage; without such a run the first stage."""
     for run in runs:
         if run.tags.get(WINNER, "").strip():
             raise InputError(
@@ -209,7 +210,7 @@ def _differences(run: StageRecord, question: Question) -> list[str]:
 
 
 def _beta_now(ledger: Ledger, experiment: str, question: Question) -> float | None:
-    """What stage 2 chooses, for a margin asked for by final runs, which have betas of their own."""
+    """The beta of stage 2, for the margin of final runs, which have betas of their own."""
     if question.field not in MARGINS or "beta" in question.decided:
         return question.decided.get("beta")
     try:
@@ -219,7 +220,7 @@ def _beta_now(ledger: Ledger, experiment: str, question: Question) -> float | No
 
 
 def _at(run: StageRecord, question: Question, beta: float | None) -> str:
-    """At which beta a margin was tuned, for final runs."""
+    """The beta at which a margin was tuned, as the end of a sentence, for final runs."""
     was = _fixed(run).get("beta")
     if question.field not in MARGINS or "beta" in question.decided or was is None:
         return ""
@@ -236,11 +237,11 @@ def _fixed(run: StageRecord) -> dict[str, Any]:
 
 
 def _others(run: StageRecord, question: Question) -> list[str]:
-    """Fields with which the stage was run otherwise than is decided now."""
+    """Decided fields for which the stage was run with another value."""
     fixed = _fixed(run)
     return [name for name, value in question.decided.items() if fixed.get(name, value) != value]
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """As a tag gives them back: JSON's types, secrets masked."""
+    """The values as a tag returns them: with JSON's types, secrets masked."""
     return masked_values(json.loads(json.dumps(dict(values))))

@@ -1,4 +1,5 @@
-"""How often a trial's workers are started again: lost machines don't count, a fault of the program does."""
+"""How often a trial's workers are restarted: a few times after faults of the program, more often after lost
+machines."""
 
 from __future__ import annotations
 
@@ -13,18 +14,19 @@ from mmpo_train.trial.loop import Left
 from sweeps.trials.reasons import GaveUp, one_line
 
 MAX_FAULTS = 4
-"""The trial fails when its own code has raised so often without getting further: also out of memory, which makes
-passes smaller each time."""
+"""Errors of the trial's own code, without progress between them, after which it fails. Running out of memory counts
+too, and makes passes smaller each time."""
 MAX_LOSSES = 50
-"""And when its workers were lost so often without getting further, as where the kernel kills them for their memory."""
+"""Losses of workers, without progress between them, after which it fails, for example if the kernel kills them for
+their memory."""
 
 
 class Attempts(UserCallback):
-    """Counts what ends a trial's workers, in Train's controller; at the limit it raises GaveUp, which ends the trial.
+    """Counts the errors and losses of a trial's workers in Train's controller, and raises GaveUp at the limit.
 
-    Ray counts by itself, but takes the death of a node that was not announced for a failure like any other, and a
-    trial that runs for days may see many. Workers report as `safe` the step that a new attempt would go on from: both
-    counts begin anew when it has risen.
+    Ray's own count treats the unannounced death of a node like any other failure, and a trial that runs for days may
+    have many. Workers report as `safe` the step from which a new attempt would continue; when it rises, both counts
+    start again at 0.
     """
 
     def __init__(self) -> None:
@@ -32,13 +34,13 @@ class Attempts(UserCallback):
         self.faults = self.losses = 0
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Called by the controller for what all workers have reported."""
+        """Called by the controller with the reports of all workers."""
         step = metrics[0].get("safe", -1)
         if step > self.safe:
             self.safe, self.faults, self.losses = step, 0, 0
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Called by the controller, which starts the workers again where nothing is raised."""
+        """Called by the controller, which restarts the workers unless this raises."""
         errors = list(worker_exceptions.values())
         if any(is_preempted(error) for error in errors):
             return
@@ -52,29 +54,29 @@ class Attempts(UserCallback):
 
 
 class Leftovers(WorkerGroupCallback, ControllerCallback):
-    """Gives back the places of workers of which one was lost while they were being started: Ray 2.60 forgets them, and
-    whoever is started instead would wait for them for ever."""
+    """Frees the places of workers if one of them is lost during their start. Ray 2.60 does not free them, and the next
+    workers would wait for them forever."""
 
     def __init__(self) -> None:
         self.starting: Any = None
 
     def after_worker_group_start(self, worker_group: Any) -> None:
-        """Called when they have their places."""
+        """Called when the workers have their places."""
         self.starting = worker_group
 
     def after_worker_group_training_start(self, worker_group: Any) -> None:
-        """Called when they are at work, and Train knows of them."""
+        """Called when the workers run and Train knows them."""
         self.starting = None
 
     def before_controller_execute_failure_decision(self, failure_decision: Any) -> None:
-        """Called for any failure."""
+        """Called after any failure."""
         if self.starting is not None:
             self.starting.shutdown()
             self.starting = None
 
 
 def is_loss(error: Exception) -> bool:
-    """Whether an error says that a worker, or one that this one talked to, is no longer there."""
+    """Whether an error means that a worker, or one with which it communicated, was lost."""
     if isinstance(error, (RayError, WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError)):
         return not isinstance(error, RayTaskError)  # what another process has raised and survived
     # What collective operations of the others raise: NCCL's errors have a type, gloo's have a text.

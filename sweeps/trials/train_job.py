@@ -1,7 +1,7 @@
-"""One trial: a Tune function that drives one Ray Train job, and what the job's workers do.
+"""One trial: a Tune function that runs one Ray Train job, and the function of the job's workers.
 
-The trial's words travel upwards as plain values: worker -> Train controller -> Tune -> the stage's driver, which alone
-writes to MLflow and to the screen.
+Reports are plain values and go from worker to Train controller, to Tune, to the stage's driver. Only the driver writes
+to MLflow and to the screen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sweeps.trials.restarts import MAX_LOSSES, Attempts, Leftovers, is_loss
 
 
 def drive_trial(space: dict[str, Any]) -> None:
-    """Run one trial to its end: the function that Tune calls. It asks for next to nothing itself."""
+    """Run one trial to its end. Tune calls this function; it needs almost no resources itself."""
     run_job(space["job"], train_worker)
 
 
@@ -40,7 +40,7 @@ def run_job(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> No
             _trainer(job, worker).fit()
             return
         except (ControllerError, RayActorError) as error:
-            # Train starts workers again that are lost at their work, but not those lost while they are being started.
+            # Train restarts workers that are lost while they work, but not those lost during their start.
             if start == MAX_LOSSES or not is_loss(getattr(error, "controller_failure", error)):
                 raise
 
@@ -49,7 +49,7 @@ def _trainer(job: dict[str, Any], worker: Callable[[dict[str, Any]], None]) -> T
     resources = {"CPU": job["cpus_per_worker"]} | ({"GPU": job["gpus_per_worker"]} if job["use_gpu"] else {})
     is_elastic = job["min_workers"] < job["workers"]
     workers: Any = (job["min_workers"], job["workers"]) if is_elastic else job["workers"]
-    # Attempts knows when to end; a place on the cluster is waited for without end.
+    # `Attempts` has the limit; the wait for a place on the cluster has none.
     without_end: dict[str, Any] = {"max_preemption_failures": -1, "controller_failure_limit": -1}
     return Trainer(
         worker,
@@ -85,7 +85,7 @@ def begin(job: dict[str, Any]) -> None:
 
 
 def train_worker(job: dict[str, Any]) -> None:
-    """What each DeepSpeed worker of the trial does."""
+    """The function of each DeepSpeed worker of a trial."""
     import warnings
 
     warnings.filterwarnings("ignore")
@@ -112,10 +112,10 @@ def train_worker(job: dict[str, Any]) -> None:
 
 
 class Trainer(TorchTrainer):
-    """TorchTrainer whose controller runs in the trial's driver, which else would do nothing but wait for it.
+    """A TorchTrainer whose controller runs in the trial's driver, which would otherwise only wait for it.
 
-    Ray 2.60 gives it a process of its own, which imports Ray and torch once more before the workers begin to; and has
-    no public place for another policy of an elastic trial either. Nor is there an actor for Ray's datasets.
+    Ray 2.60 starts a process for the controller, which imports Ray and torch again before the workers do, and has no
+    public way to replace the scaling policy. The actor for Ray's datasets is left out too.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
@@ -134,9 +134,9 @@ class Trainer(TorchTrainer):
 
 
 class ToTune(UserCallback):
-    """Hands what the workers report to Tune. Its own callback for that has a process more for a queue between the two,
-    which may lie on a node that is lost."""
+    """Passes the workers' reports to Tune. Ray's own callback needs another process for a queue, which may be on a node
+    that is lost."""
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        """Called by the controller for what all workers have reported."""
+        """Called by the controller with the reports of all workers."""
         tune.report(metrics[0])

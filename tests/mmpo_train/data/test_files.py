@@ -62,9 +62,9 @@ def test_single_files_are_read_through_fsspec():
 def test_empty_files_are_named(tmp_path):
     (tmp_path / "empty.json").write_text(" \n")
     assert "empty.json is empty" in refusal([tmp_path / "empty.json"])
-    assert "holds no rows" in refusal([write(tmp_path / "list.json", [])])
+    assert "has no rows" in refusal([write(tmp_path / "list.json", [])])
     (tmp_path / "header.csv").write_text("prompt,chosen,rejected\n")
-    assert "holds no rows" in refusal([tmp_path / "header.csv"])
+    assert "has no rows" in refusal([tmp_path / "header.csv"])
 
 
 def test_broken_json_says_line_and_column(tmp_path):
