@@ -588,7 +588,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what is compared."""
+    """The versions of the libraries that are compared."""
     return {name: version(name) for name in ("torch", "transformers", "trl")}
 
 

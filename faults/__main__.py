@@ -18,7 +18,7 @@ from mmpo_train.terminal import console, run_program
 
 Name = Literal["ledger", "training", "judges", "stages"]
 SHARES: dict[Name, float] = {"ledger": 0.35, "training": 0.3, "judges": 0.3, "stages": 0.05}
-"""Of the cases. One at a whole stage takes as long as fifty of the others."""
+"""Each ring's share of the cases. A case of a whole stage takes as long as fifty of the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class FaultOptions:
     n: int = 40
     """Number of faults, over all rings."""
     seed: int = 0
-    """Of the random moments and places. 0 takes the time; it is printed."""
+    """Seed of the random moments and places; it is printed. 0 takes the time of day."""
     ring: tuple[Name, ...] = ("ledger", "training", "judges", "stages")
     """The rings at which faults are fired."""
     case: int = -1

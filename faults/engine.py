@@ -83,7 +83,7 @@ class Row:
 def run(
     rings: Sequence[Ring], cases: Mapping[str, int], seed: int, folder: Path, say: Callable[[str], None]
 ) -> dict[tuple[str, str], Row]:
-    """(Ring, kind) -> its counts, over so many cases of each ring. What fails is said with how to run it again."""
+    """(Ring, kind) -> its counts, over `cases` of each ring. What fails is said with how to run it again."""
     table: dict[tuple[str, str], Row] = {}
     for ring in rings:
         for number, kind in _drawn(ring, cases[ring.name]):

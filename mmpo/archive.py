@@ -16,7 +16,7 @@ DATABASE = "mlflow.db"
 _KEPT = ("mlartifacts", "report", "reports", "plots", "optuna", "trials")
 _CHECKPOINTS = ("checkpoints",)
 _NEVER = ("resume",)
-"""Of a trial, what only serves to resume it."""
+"""The part of a trial's folder that only serves to resume it."""
 
 
 def pack(storage: Path, target: Path, *, checkpoints: bool) -> int:

@@ -177,7 +177,7 @@ def _try(engine: Engine, table: TokenTable, passes: Passes, prompts: np.ndarray)
 
 
 def _foreseen(tried: list[tuple[int, float, float]], tokens: int) -> float:
-    """The share of memory of a pass of so many tokens: a straight line through the last two that were tried."""
+    """The share of memory that a pass of this number of tokens needs, by a straight line through the last two tried."""
     (fewer, less, _), (more, most, _) = tried[-2:]
     if more <= fewer or math.isinf(most):  # the table holds no more; or no more fits
         return most

@@ -151,7 +151,7 @@ class Preferences:
 
 
 def _require_reference(off: float, precision: str) -> None:
-    """Raise InputError where an untrained policy is so many nats a token off its reference."""
+    """Raise InputError if an untrained policy is `off` nats per token away from its reference, and that is too much."""
     if _OFF_REFERENCE["bf16" if precision == "bf16" else "fp32"] < off < math.inf:
         raise InputError(
             f"before its first step the policy's log-probabilities are {off:.3g} nats a token off those stored of its "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 HISTORY = "points.json"
 """The file of all points measured until then."""
 FORMAT = 1
-"""Of the states. Raised when a new version cannot continue from the states of an older one."""
+"""The states' format. Raise it when a new version cannot continue from the states of an older one."""
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ _OWN = frozenset(name for names in OBJECTIVE_FIELDS.values() for name in names)
 
 
 def telling(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a trial's identity, or a stage's record of it, what tells one search from another: the fields that no stage
-    tunes and that differ from the objective's defaults. A field that older records lack had its default."""
+    """The fields of a trial's identity, or of a stage's record of it, that tell one search from another: no stage tunes
+    them, and they differ from the objective's defaults. A field that older records lack had its default."""
     usual = to_dict(TrialConfig()) | objective_settings(settings.get("objective", ""))
     plain = masked_values({name: list(one) if isinstance(one, tuple) else one for name, one in settings.items()})
     return {name: value for name, value in plain.items() if name not in TUNED and value != usual.get(name)} | {

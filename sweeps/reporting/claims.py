@@ -223,7 +223,7 @@ def _over_betas(stage: StageRun | None, metric: str) -> list[Measured]:
 
 
 def _at_end(stage: StageRun | None, metric: str) -> Measured | None:
-    """Of the smallest beta."""
+    """The stage's last measurement at its smallest beta."""
     if stage is None or not stage.points:
         return None
     return measure(min(stage.points, key=_beta), metric, epochs_of(stage)[-1])

@@ -75,7 +75,7 @@ def of_search(experiment: Experiment, wanted: Sequence[str] = ()) -> Experiment:
     """
     searches = searches_of(experiment)
     named = [one for one in searches if _is_named(one, wanted)]
-    # Of a search of several objectives the most special key names them all.
+    # If a search has several objectives, its longest key names them all.
     one = max(named or searches[:1], key=lambda found: len(found.key), default=None)
     if one is None:
         return experiment
@@ -113,7 +113,7 @@ def _keys(stages: Sequence[StageRun]) -> dict[str, tuple[str, ...]]:
 def _key_by_choices(
     stage: StageRun, stages: Sequence[StageRun], keys: Mapping[str, tuple[str, ...]]
 ) -> tuple[str, ...]:
-    """Of the stages from which it took its values, as its tags name them."""
+    """The keys of the first stage from which this one took its values, as its tags name it."""
     said = " ".join(value for name, value in stage.tags.items() if name.startswith("chosen."))
     runs = set(_RUN.findall(said))
     made = (one for one in stages if one.run_id in runs or runs & {child.run_id for child in one.children})
@@ -121,7 +121,7 @@ def _key_by_choices(
 
 
 def _key_by_settings(stage: StageRun, stages: Sequence[StageRun]) -> tuple[str, ...]:
-    """Of the search with its settings, whose length it may differ from."""
+    """The keys of the search that has the same settings; the number of epochs may differ."""
     configs = [trial.record.config for point in stage.points for trial in point.trials if trial.record.config]
     if not configs:
         return ()

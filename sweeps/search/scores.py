@@ -76,7 +76,7 @@ def check_gradients(trials: Sequence[Planned]) -> float:
 
 
 def _folders(trial: Planned) -> tuple[Path, Path]:
-    """Of the token tables and the reference store, which have been made; they are fetched."""
+    """The local folders of the token tables and the reference store, fetched if they lie elsewhere."""
     from mmpo_train.prepare import reference_folder
 
     tokens = trial.inputs.tokens
