@@ -33,6 +33,7 @@ OTHER_VALUES = {
     "data_fingerprint": "e" * 64,
     "negatives_from_rank": 2,
     "worst_negatives": 1,
+    "pair_every_negative": True,
     "noise_candidate": "added",
     "holdout_seed": 7,
     "objective": "dpo",
@@ -51,6 +52,7 @@ OTHER_VALUES = {
     "undesirable_weight": 1.3,
     "negatives": 3,
     "negative_choice": "max",
+    "chosen_is_candidate": True,
     "segments": 2,
     "answer_temperatures": (0.7, 1.0),
     "judge": "openai:gpt",
@@ -82,7 +84,7 @@ OTHER_VALUES = {
     "zero_stage": 3,
     "gradient_checkpointing": "always",
 }
-RUNTIME = {"model", "dataset", "negatives_from_rank", "worst_negatives", "holdout_seed"}
+RUNTIME = {"model", "dataset", "negatives_from_rank", "worst_negatives", "pair_every_negative", "holdout_seed"}
 RUNTIME |= {
     "evaluations",
     "evaluate_every_epochs",
@@ -109,6 +111,7 @@ NEEDED_BY = {
     "undesirable_weight": "kto_original",
     "negatives": "mc_po",
     "negative_choice": "mc_po",
+    "chosen_is_candidate": "mc_po",
     "segments": "on_mc_po",
     "answer_temperatures": "on_mc_po",
     "judge": "on_mc_po",

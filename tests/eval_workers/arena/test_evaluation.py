@@ -137,8 +137,9 @@ def test_what_the_judge_fails_on_is_counted_and_left_out(
     assert {request.shown("question") for request in server.requests[asked:]} == {"one"}
 
 
-def test_without_any_judgement_there_is_no_win_rate(server, answering, four, checkpoint, model_folder, tmp_path):
+def test_without_any_judgement_there_is_no_win_rate(server, four, checkpoint, model_folder, tmp_path):
     server.fault_of = lambda request: judge_server.REFUSED
+    answering = Answering(tmp_path / "verdicts.sqlite")
     arena = ArenaHard(answering, ArenaSettings(questions=four, judge=server.spec(), form="labels", **CHEAP))
     metrics = arena(checkpoint, starting_model=model_folder, artifacts=tmp_path / "out")
     assert set(metrics) == {
