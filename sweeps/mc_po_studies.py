@@ -128,7 +128,7 @@ STUDIES = {
 
 @dataclass(frozen=True, kw_only=True)
 class MCPOOptions(StudyOptions):
-    """Repeat a study of the MC-PO paper, with the paper's numbers beside ours. Default data: tiny_ranked."""
+    """Repeat a study of the MC-PO paper beside its numbers. Data: tiny_ranked."""
 
     study: Literal["methods", "noise", "counts", "epochs", "negatives", "augmented", "online"] = "noise"
     """methods is Table 1 with Appendix B.1's seven learning rates, noise is Table 2, counts is Table 3 (M = 1, 2, 3),

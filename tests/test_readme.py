@@ -161,7 +161,8 @@ def test_commands_parse(command, tmp_path, monkeypatch):
 def test_sweeps_run_as_far_as_the_list_of_trials(name, model_folder, tmp_path, monkeypatch, capsys):
     program, arguments = PREVIEWED[name]
     monkeypatch.chdir(tmp_path)
-
+    (tmp_path / "sweep.yaml").write_text("{}")
+    (tmp_path / "mine.py").write_text(re.findall(r"```python\n(.*?)```", PAGES["docs/plugins.md"], re.DOTALL)[0])
     for path in paths_of(arguments, "--dataset"):
         path.parent.mkdir(parents=True, exist_ok=True)
         rows = [{"prompt": f"Question {n}?", "chosen": f"Yes {n}.", "rejected": f"No {n}."} for n in range(160)]

@@ -137,7 +137,7 @@ def test_in_one_process_without_ray_and_deepspeed_the_same_command_gives_the_sam
     words = command(model_folder, data, tmp_path / "runs", "--runner", "process")[2:]
     program = f"{WITHOUT}\nfrom sweeps.stage1_lr import main\nmain(sys.argv[2:])"
     printed = run_python(program, json.dumps(["ray", "deepspeed"]), *words)
-    assert "1e-3 wins" in printed and "stage2_beta.py" in printed and "--runner process" in printed
+    assert "1e-3 wins" in printed and "mmpo stage2" in printed and "--runner process" in printed
     here = runs_in(tmp_path / "runs")
 
     def history(runs: dict[str, Any], rate: str, name: str) -> dict[int, float]:

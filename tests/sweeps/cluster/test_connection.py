@@ -64,7 +64,7 @@ def test_a_ray_that_cannot_start_says_why_and_what_to_do(monkeypatch):
     """It refuses an object store of one byte."""
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(cluster, "_LOCAL_OBJECT_STORE_BYTES", 1)
-    with pytest.raises(InputError, match="Ray could not be started on this machine: .* 1 bytes.*-m sweeps.doctor"):
+    with pytest.raises(InputError, match="Ray could not be started on this machine: .* 1 bytes.*mmpo doctor"):
         start()
     import ray
 

@@ -191,7 +191,8 @@ def test_a_stage_that_lacks_an_earlier_one_leaves_no_ledger_behind(search, capsy
     assert "has not been run" in search.fails(capsys, stage2_beta)
     assert not (search.storage / "mlflow.db").exists()
     search(stage2_beta, "--learning-rate", "1e-4", *BETAS)
-    assert [one.beta for one in search.trained] == [0.05, 0.1] and (search.storage / "mlflow.db").exists()
+    assert [one.beta for one in search.trained] == [0.05]  # the other beta has the same model
+    assert (search.storage / "mlflow.db").exists()
 
 
 def test_without_a_finished_stage_the_next_one_says_what_is_missing(search, capsys):
