@@ -55,6 +55,15 @@ def mlflow_server(database: Path, log: Path) -> Iterator[str]:
             server.wait(30)
 
 
+def view_of_search(database: Path, objective: str) -> str:
+    """The key of the view of stages 1 to 3 of the objective's search, in a ledger with one experiment and search."""
+    from mlflow import MlflowClient
+
+    begins = f"mlflow.sharedViewState.{objective}-"
+    [key] = [tag for tag in MlflowClient(f"sqlite:///{database}").get_experiment("1").tags if tag.startswith(begins)]
+    return key.removeprefix("mlflow.sharedViewState.")
+
+
 def _wait_for(address: str, server: subprocess.Popen) -> None:
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while server.poll() is None and time.monotonic() < deadline:

@@ -100,11 +100,11 @@ def picture_mlflow(database: Path, folder: Path) -> None:
     from selenium.webdriver.common.by import By
     from selenium.webdriver.support.ui import WebDriverWait
 
-    from makers.browser import chromium, mlflow_server
+    from makers.browser import chromium, mlflow_server, view_of_search
 
     with mlflow_server(database, folder / "server.txt") as host, chromium(folder / "profile", _WIDTH, _HEIGHT) as page:
         address = f"http://{host}/#/experiments/1/runs?workflowType=machine_learning"
-        page.get(f"{address}&viewStateShareKey=mmpo-search&compareRunsMode=CHART")
+        page.get(f"{address}&viewStateShareKey={view_of_search(database, 'mmpo')}&compareRunsMode=CHART")
         patient = WebDriverWait(page, 240)
         patient.until(lambda browser: len(browser.find_elements(By.CSS_SELECTOR, ".dimension")) == 4)
         for name in ("Hide banner", "Close"):  # of the shared view, and of MLflow's assistant

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from makers.browser import chromium, mlflow_server
+from makers.browser import chromium, mlflow_server, view_of_search
 from tests.support.workers import REPOSITORY
 
 pytestmark = [
@@ -47,7 +47,7 @@ class Search:
     def __init__(self, model: Path, data: Path, storage: Path, browser: Any):
         self.words = ["--model", str(model), "--dataset", str(data), "--storage", str(storage)]
         self.words += [word for setting in SETTINGS for word in ("--set", setting)]
-        self.server, self.browser = "", browser
+        self.database, self.server, self.browser = storage / "mlflow.db", "", browser
         self.pages: dict[str, str] = {}
         """Script -> the address that it printed."""
 
@@ -148,7 +148,8 @@ def test_parallel_coordinates_draw_every_run_of_a_stage_and_of_a_search(search: 
     search.wait_for("Parallel Coordinates", "2 matching runs")
     rates, betas, margins, _ = search.axes()
     assert (len(rates), betas[0], betas[-1], margins) == (1, 0.05, 0.1, [0.6])
-    all_stages = re.sub(r"viewStateShareKey=\w+", "viewStateShareKey=mmpo-search", search.pages["stage1_lr"])
+    key = view_of_search(search.database, "mmpo")
+    all_stages = re.sub(r"viewStateShareKey=\w+", f"viewStateShareKey={key}", search.pages["stage1_lr"])
     search.open(f"{all_stages}&compareRunsMode=CHART")
     search.wait_for("stages 1 to 3 of mmpo", "3 matching runs", "lr=1e-3", "lr=3e-3", "beta=0.05")
     rates, betas, _, _ = search.axes()
