@@ -22,7 +22,7 @@ from eval_workers.judging.judges import open_judge
 from eval_workers.judging.preference_judges import open_preference_judge
 from eval_workers.judging.verdicts import JudgeFailed, read_verdict
 from mmpo_train.tables import Table, as_markdown
-from tests.support.judge_server import JudgeServer, Request
+from tests.support.standins.judge_server import JudgeServer, Request
 
 QUESTIONS = (
     ("What is the capital of France?", "The capital of France is Paris."),

@@ -13,7 +13,7 @@ from typing import Any
 
 from faults import files, processes
 from faults.engine import Case, Found, NotFired
-from tests.support.judge_server import WITHOUT_VERDICT, Fault, JudgeServer, Request
+from tests.support.standins.judge_server import WITHOUT_VERDICT, Fault, JudgeServer, Request
 
 PAIRS = 40
 AT_ONCE = 8

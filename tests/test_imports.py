@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.missing import WITHOUT, run_python
+from tests.support.standins.missing import WITHOUT, run_python
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGES = ("mmpo", "mmpo_train", "eval_workers", "sweeps")

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.autoscaled import Cluster, autoscaled
-from tests.support.hosts import missing, within
+from tests.support.standins.autoscaled import Cluster, autoscaled
+from tests.support.standins.hosts import missing, within
 
 pytestmark = [
     pytest.mark.cluster,

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import Host, Hosts, hosts, missing, within
-from tests.support.local_cluster import rendered
+from tests.support.standins.hosts import Host, Hosts, hosts, missing, within
+from tests.support.standins.local_cluster import rendered
 
 pytestmark = [
     pytest.mark.cluster,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.hosts import Hosts, hosts, missing, within
+from tests.support.standins.hosts import Hosts, hosts, missing, within
 
 _DAEMONS = "/usr/sbin:/usr/bin"
 _LACKING = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name, path=_DAEMONS)]

@@ -20,7 +20,7 @@ from mmpo_train.model.policy import load_model, load_tokenizer, save_model
 from mmpo_train.storage.manifest import write_folder
 from mmpo_train.trial.checkpoint import write_trial
 from tests.support.checkpoints import tiny_tasks
-from tests.support.judge_server import JudgeServer
+from tests.support.standins.judge_server import JudgeServer
 
 
 @pytest.fixture(scope="module")

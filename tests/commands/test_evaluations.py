@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import evaluation_command
-from tests.support.judge_server import Fault, JudgeServer
+from tests.support.standins.judge_server import Fault, JudgeServer
 from tests.support.workers import REPOSITORY
 
 pytestmark = pytest.mark.slow

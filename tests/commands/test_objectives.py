@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.judge_server import Fault, JudgeServer
+from tests.support.standins.judge_server import Fault, JudgeServer
 from tests.support.workers import REPOSITORY
 
 pytestmark = pytest.mark.slow

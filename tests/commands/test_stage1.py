@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.commands import SETTINGS
-from tests.support.missing import WITHOUT, run_python
+from tests.support.standins.missing import WITHOUT, run_python
 from tests.support.workers import REPOSITORY
 
 

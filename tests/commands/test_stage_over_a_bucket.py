@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import evaluation_command
-from tests.support.judge_server import JudgeServer
+from tests.support.standins.judge_server import JudgeServer
 from tests.support.workers import REPOSITORY
 
 RAY = Path(sys.executable).with_name("ray")

@@ -19,7 +19,7 @@ from mmpo_train.model.batches import collate
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_tokenizer
 from mmpo_train.trial.segments import read_segment, segment_request
-from tests.support.judge_server import SERVER_ERROR, Fault, JudgeServer, shortest_wins
+from tests.support.standins.judge_server import SERVER_ERROR, Fault, JudgeServer, shortest_wins
 from tests.support.training import EVERY_STEP, curve
 from tests.support.workers import train_jobs
 

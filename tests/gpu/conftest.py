@@ -7,7 +7,7 @@ import torch
 
 from mmpo_train.devices import own_device
 from mmpo_train.model import attention
-from tests.support.kernel import stand_in
+from tests.support.standins.kernel import stand_in
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 
 from mmpo_train.options import Options
 from mmpo_train.terminal import run_program
-from tests.support.missing import run_python
+from tests.support.standins.missing import run_python
 
 
 def ending(program, capsys):

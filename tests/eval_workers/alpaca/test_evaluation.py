@@ -16,7 +16,7 @@ from mmpo_train.config import replace as with_values
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, save_model
 from mmpo_train.tiny import rows as tiny
-from tests.support.judge_server import NO_VERDICT, Fault, JudgeServer
+from tests.support.standins.judge_server import NO_VERDICT, Fault, JudgeServer
 
 MOST = 12
 

@@ -11,9 +11,9 @@ from eval_workers.arena.data import read_answers, read_questions
 from eval_workers.arena.evaluation import ArenaHard, ArenaSettings
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, save_model
-from tests.support import judge_server
 from tests.support.arena_folders import NEW, OLD, folder_with, new_answer, old_answer
-from tests.support.judge_server import Fault, JudgeServer
+from tests.support.standins import judge_server
+from tests.support.standins.judge_server import Fault, JudgeServer
 
 CHEAP = {"checked_pairs": 0, "max_new_tokens": 6, "precision": "fp32"}
 # As upstream's two games: the candidate is B in the first, A in the second.

@@ -20,8 +20,8 @@ from eval_workers.judging.clients import Limits
 from eval_workers.judging.judges import ProgrammaticJudge, open_judge
 from eval_workers.judging.verdicts import read_template
 from mmpo_train.errors import InputError
-from tests.support import judge_server
-from tests.support.judge_server import Fault, JudgeServer
+from tests.support.standins import judge_server
+from tests.support.standins.judge_server import Fault, JudgeServer
 
 QUICK = Limits(timeout_seconds=5.0, transport_retries=1)
 OURS, THEIRS = "The candidate's answer.", "The baseline's answer, which is longer."

@@ -33,8 +33,8 @@ from eval_workers.judging.verdicts import (
     verdict_keys,
 )
 from mmpo_train.errors import InputError
-from tests.support import judge_server
-from tests.support.judge_server import Fault, JudgeServer
+from tests.support.standins import judge_server
+from tests.support.standins.judge_server import Fault, JudgeServer
 from tests.support.workers import REPOSITORY
 
 KEY = "sk-test-0123456789abcdef"

@@ -20,8 +20,8 @@ from eval_workers.judging.preference_judges import open_preference_judge
 from eval_workers.judging.preference_specs import CLAUDE, check_preference_spec
 from eval_workers.judging.verdicts import LOSS, TIE, WIN, JudgeFailed
 from mmpo_train.errors import InputError
-from tests.support import judge_server
-from tests.support.judge_server import Fault, JudgeServer
+from tests.support.standins import judge_server
+from tests.support.standins.judge_server import Fault, JudgeServer
 from tests.support.workers import REPOSITORY
 
 KEY = "sk-test-0123456789abcdef"

@@ -7,7 +7,7 @@ import pytest
 
 from eval_workers.tracking.evaluations import EXPERIMENT, Evaluations
 from mmpo_train.errors import InputError
-from tests.support.mlflow_server import MlflowServer
+from tests.support.standins.mlflow_server import MlflowServer
 
 SCORES = {"alpaca/win_rate": 0.5, "harness/mean_accuracy": 0.25, "arena_hard/win_rate": float("nan")}
 

@@ -25,7 +25,7 @@ from mmpo_train.model.scoring import ScoredTable, model_forward, score_pairs
 from mmpo_train.objectives import build_objective
 from mmpo_train.trial.preferences import accumulate
 from tests.support import workers
-from tests.support.kernel import stand_in
+from tests.support.standins.kernel import stand_in
 from tests.support.training import job, losses
 
 STAGES = (0, 1, 2, 3)
@@ -117,7 +117,7 @@ def test_a_model_whose_positions_are_fp32_reaches_the_kernel_too(kernel):
 @pytest.mark.slow
 def test_every_zero_stage_reaches_the_kernel(bf16_prepared, config, tmp_path):
     trials = [job(config, bf16_prepared.places, tmp_path / str(stage), zero_stage=stage) for stage in STAGES]
-    call = {"call": "tests.support.kernel", "trials": trials, "places": trials[0]["places"]}
+    call = {"call": "tests.support.standins.kernel", "trials": trials, "places": trials[0]["places"]}
     [results] = workers.train_jobs([call], workers=1)
     for result in results:
         assert len(losses(result)) == 4 and result["kernel_calls"] > 8, result["error"]

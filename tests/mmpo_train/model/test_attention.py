@@ -14,8 +14,8 @@ from mmpo_train.model.batches import collate
 from mmpo_train.model.layouts import best_layout
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import PACKED_ATTENTION
-from tests.support.kernel import by_sequence, windowed
 from tests.support.models import PACKABLE, random_model
+from tests.support.standins.kernel import by_sequence, windowed
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ from mmpo_train.trial.run import run_trial
 from mmpo_train.trial.segments import segment_request
 from sweeps.search.instruction_tuning import _named
 from sweeps.stage1_lr import main
-from tests.support.judge_server import JudgeServer, shortest_wins
+from tests.support.standins.judge_server import JudgeServer, shortest_wins
 
 
 class Lost(Exception):

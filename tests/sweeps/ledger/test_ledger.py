@@ -21,7 +21,7 @@ from sweeps.ledger.journal import TrialTaken, read_entries
 from sweeps.ledger.ledger import Ledger, connect
 from sweeps.ledger.records import TrialRecord
 from sweeps.ledger.stage_log import StageLog
-from tests.support.mlflow_server import MlflowServer
+from tests.support.standins.mlflow_server import MlflowServer
 
 EXPERIMENT = "tiny on tiny"
 CONFIG = TrialConfig(learning_rate=5e-4)

@@ -19,8 +19,8 @@ from sweeps.trials.in_process import InProcess
 from sweeps.trials.listener import Listener
 from sweeps.trials.runner import running
 from sweeps.trials.work import Work
-from tests.support.judge_server import JudgeServer, shortest_wins
 from tests.support.search import Kept
+from tests.support.standins.judge_server import JudgeServer, shortest_wins
 
 WISH = Wish(recipe=RECIPES["tiny"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from tests.support.hosts import Hosts
+from tests.support.standins.hosts import Hosts
 from tests.support.workers import REPOSITORY
 
 LOCAL = "cluster.local.yaml"

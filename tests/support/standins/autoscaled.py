@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.hosts import Host, hosts
+from tests.support.standins.hosts import Host, hosts
 from tests.support.workers import REPOSITORY
 
 PORT = 6379
