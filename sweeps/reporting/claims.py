@@ -60,9 +60,10 @@ def mmpo_claims(experiment: Experiment) -> list[Found]:
 def beta_floor(final: StageRun | None, metric: str) -> Floor | None:
     """The noise between equal trainings: how far MMPO's betas differ at the same seed and epoch.
 
-    None where the loss is not Listing 1's, or where the betas share one training and were not trained by themselves.
+    None where the stage's points differ in more than beta or r_eps, where the loss is not Listing 1's, or where they share
+    one training and were not trained by themselves.
     """
-    if final is None or final.objective != "mmpo" or not _as_published(final):
+    if final is None or not is_one_training(final):
         return None
     groups: dict[tuple[str, int], list[float]] = {}
     for trial in (trial for point in final.points for trial in point.trials):

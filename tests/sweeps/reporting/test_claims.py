@@ -94,6 +94,11 @@ def test_betas_that_share_one_training_measure_no_noise():
     assert beta_floor(final("dpo", DPO), "harness/mean_accuracy") is None
 
 
+def test_learning_rates_are_no_replicates_of_one_training():
+    runs = {rate: trial(rate, *both) for rate, both in MMPO.items()}
+    assert beta_floor(stage("stage1_lr", "mmpo", "learning_rate", runs), "harness/mean_accuracy") is None
+
+
 def test_without_the_auxiliary_term_beta_is_no_identity():
     runs = {beta: trial(beta, *both, auxiliary=False) for beta, both in DPO.items()}
     found = mmpo_claims(experiment(stage("final_runs", "mmpo", "beta", runs)))
