@@ -60,8 +60,8 @@ def mmpo_claims(experiment: Experiment) -> list[Found]:
 def beta_floor(final: StageRun | None, metric: str) -> Floor | None:
     """The noise between equal trainings: how far MMPO's betas differ at the same seed and epoch.
 
-    None where the stage's points differ in more than beta or r_eps, where the loss is not Listing 1's, or where they share
-    one training and were not trained by themselves.
+    None where the points differ in more than beta or r_eps, where the loss is not Listing 1's, or where they share one
+    training and were not trained by themselves.
     """
     if final is None or not is_one_training(final):
         return None
