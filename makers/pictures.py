@@ -52,7 +52,7 @@ def record() -> None:
     console.record = True
     with mock.patch.object(Board, "live", pictured):
         stage1_lr.main([])
-    write_svg("stage1-end.svg")
+    write_svg("stage1-end.svg", begins="cost: ")
     [figure] = Path("runs/plots").glob("stage1_lr-*.png")
     shutil.copyfile(figure, DOCS / "stage1.png")
     stage2_beta.main(["--betas", "0.05", "0.1"])
@@ -82,15 +82,19 @@ def pictured(board: Any) -> Iterator[None]:
         watcher.join()
 
 
-def write_svg(name: str) -> None:
-    """Write what the console has shown since the last picture, long lines wrapped, without fonts from elsewhere."""
+def write_svg(name: str, begins: str = "") -> None:
+    """Write what the console has shown since the last picture, long lines wrapped, without fonts from elsewhere.
+
+    The picture begins with the line in which `begins` stands first.
+    """
     from rich.console import Console
     from rich.text import Text
 
     from mmpo_train.terminal import console
 
     sheet = Console(record=True, width=console.width, file=io.StringIO(), force_terminal=True)
-    sheet.print(Text.from_ansi(console.export_text(styles=True).strip("\n")))
+    shown = console.export_text(styles=True).strip("\n")
+    sheet.print(Text.from_ansi(shown[shown.rfind("\n", 0, shown.index(begins)) + 1 :]))
     svg = re.sub(r"@font-face \{.*?\}|<!--.*?-->", "", sheet.export_svg(title=TITLE), flags=re.DOTALL)
     (DOCS / name).write_text(svg)
 

@@ -218,8 +218,9 @@ def total(forecasts: Sequence[Forecast]) -> Forecast:
 
 def compared(forecast: Forecast, hours: float) -> str:
     """The real cost beside the forecast, in a sentence."""
-    ratio = f", {hours / forecast.hours:.2g} times the forecast" if forecast.hours else ""
-    return f"cost: {hours_text(hours, forecast.kind)}{ratio}"
+    ratio = f"{hours / forecast.hours:.2g}" if forecast.hours else ""
+    beside = ", as forecast" if ratio == "1" else f", {ratio} times the forecast" if ratio else ""
+    return f"cost: {hours_text(hours, forecast.kind)}{beside}"
 
 
 def hours_text(hours: float, kind: str) -> str:

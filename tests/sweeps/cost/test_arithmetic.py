@@ -116,7 +116,8 @@ def test_money_is_shown_where_there_is_a_price_and_a_gpu():
 
 
 def test_cost_is_said_beside_the_forecast():
-    assert compared(Forecast(1, 1, 2.0, 1.0, "GPU", ""), 3.0) == ("cost: 3.00 GPU-hours, 1.5 times the forecast")
+    assert compared(Forecast(1, 1, 2.0, 1.0, "GPU", ""), 3.0) == "cost: 3.00 GPU-hours, 1.5 times the forecast"
+    assert compared(Forecast(1, 1, 2.0, 1.0, "GPU", ""), 2.02) == "cost: 2.02 GPU-hours, as forecast"
 
 
 @pytest.mark.parametrize(
