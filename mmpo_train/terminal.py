@@ -121,7 +121,9 @@ def told_by_signal() -> Iterator[Callable[[], int]]:
         if told:
             raise ended_by(number)
         told = number
-        console.print("ending: states to continue from are being written; Ctrl-C again ends at once", highlight=False)
+        said = "ending: states to continue from are being written; Ctrl-C again ends at once"
+        # By a thread of its own: the main one may be in the middle of a print, which cannot be entered twice.
+        threading.Thread(target=console.print, args=(said,), kwargs={"highlight": False}).start()
 
     if threading.current_thread() is not threading.main_thread():
         yield lambda: 0
