@@ -198,7 +198,7 @@ def _drive(storage: Path, uri: str | None, clock: Callable[[], float]) -> None:
                 time.sleep(0.005)
             log.finish(12.5)
         ledger.flush(100)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: the run says what ended it, as a stage does
         if log is not None and not log.ended:
             log.fail("interrupted")
         raise

@@ -135,13 +135,17 @@ class Stages:
             _no_run_is_running(case)
         return stage.finish()
 
-    def _part(self, case: Case, part: str) -> float:
+    def _victim(self, case: Case, part: str) -> tuple[Stage, psutil.Process]:
+        """A stage in the midst of its work, and one of its processes of this part. Raises NotFired."""
         stage = self._begin(case)
         stage.to_midst()
         victims = [one for one in stage.look() if PARTS[part] in _title(one)]
         if not victims:
             raise NotFired(f"no process of {part}")
-        victim = case.random.choice(victims)
+        return stage, case.random.choice(victims)
+
+    def _part(self, case: Case, part: str) -> float:
+        stage, victim = self._victim(case, part)
         victim.kill()
         began = time.monotonic()
         if stage.end() == 0:
@@ -152,12 +156,7 @@ class Stages:
         return stage.finish()
 
     def _stopped(self, case: Case, part: str) -> float:
-        stage = self._begin(case)
-        stage.to_midst()
-        victims = [one for one in stage.look() if PARTS[part] in _title(one)]
-        if not victims:
-            raise NotFired(f"no process of {part}")
-        victim = case.random.choice(victims)
+        stage, victim = self._victim(case, part)
         victim.suspend()
         time.sleep(case.random.uniform(1, 20))
         victim.resume()

@@ -77,7 +77,7 @@ class InProcess:
                     train_here(trial, places, hear, ask=ask, told_to_go=lambda: bool(told()), **how)
                 except Left:
                     raise ended_by(told()) from None
-                except Exception as error:
+                except Exception as error:  # whatever ended the trial is in the ledger before it ends the command
                     listener.trained(digest, one_line(error))
                     raise
                 listener.trained(digest)

@@ -2,39 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from mmpo_train.config import TrialConfig
-from mmpo_train.terminal import console
 from mmpo_train.typed.options_file import read_options
 from mmpo_train.typed.programs import as_typed
 from sweeps import ablations, final_runs, stage1_lr, stage2_beta, stage3_margin
 from sweeps.ledger.ledger import connect
-from sweeps.search import conclusion, stage
-from tests.support.search import Search, no_picture, usual
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """An empty ledger; making its tables takes seconds."""
-    folder = tmp_path_factory.mktemp("database")
-    connect(None, folder).close()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def search(database, tmp_path, monkeypatch):
-    storage = tmp_path / "runs"
-    storage.mkdir()
-    shutil.copy(database, storage / "mlflow.db")
-    made = Search(storage)
-    made.share(monkeypatch)
-    monkeypatch.setattr(console, "_width", 200)
-    monkeypatch.setattr(conclusion, "plot_stage", no_picture)
-    return made
+from sweeps.search import stage
+from tests.support.search import Search, usual
 
 
 @pytest.mark.parametrize(("objective", "counts"), [("mmpo", (6, 0, 0)), ("dpo", (6, 3, 0)), ("simpo", (6, 3, 5))])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 import numpy as np
 import pytest
 
@@ -12,36 +10,15 @@ from mmpo_train.config import replace
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import HARNESS_MEAN, REWARD_ACCURACY
 from mmpo_train.model.reference import read_reference, write_logps
-from mmpo_train.terminal import console
 from mmpo_train.trial.metrics import validate
 from sweeps import ablations, final_runs, stage1_lr, stage2_beta, stage3_margin
 from sweeps.ledger.ledger import connect
 from sweeps.plan.trials import Planned
-from sweeps.search import conclusion, scores, sharing
-from tests.support.search import PAIRS, Search, no_picture, usual
+from sweeps.search import scores, sharing
+from tests.support.search import PAIRS, usual
 
 RATES = ("--learning-rates", "1e-4", "5e-5")
 GIVEN = ("--learning-rate", "1e-4")
-
-
-@pytest.fixture(scope="module")
-def database(tmp_path_factory):
-    """An empty ledger; making its tables takes seconds."""
-    folder = tmp_path_factory.mktemp("database")
-    connect(None, folder).close()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def search(database, tmp_path, monkeypatch):
-    storage = tmp_path / "runs"
-    storage.mkdir()
-    shutil.copy(database, storage / "mlflow.db")
-    made = Search(storage)
-    made.share(monkeypatch)
-    monkeypatch.setattr(console, "_width", 200)
-    monkeypatch.setattr(conclusion, "plot_stage", no_picture)
-    return made
 
 
 def test_final_runs_are_one_training_and_ablations_without_an_effect_on_the_gradient_are_it_too(search):
