@@ -20,7 +20,7 @@ from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.model.reference import UNRELATED, MapShards, ensure_reference, reference_key
 from mmpo_train.sft.tiny import build_tiny
 from mmpo_train.storage.manifest import lock
-from mmpo_train.storage.mirror import ensure
+from mmpo_train.storage.mirror import ensure_once
 from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
 from mmpo_train.trial.places import Places
 
@@ -106,9 +106,9 @@ def reference_folder(inputs: Inputs) -> Path:
 
 
 def build_starting_model(inputs: Inputs, say: Say) -> None:
-    """Make `tiny` where it is asked for and not there yet."""
+    """Make `tiny` where it is asked for and this machine has not made it yet."""
     if inputs.config.model == "tiny":
-        ensure(inputs.model_folder, lambda staging: build_tiny(staging, say))
+        ensure_once(inputs.model_folder, lambda staging: build_tiny(staging, say))
 
 
 def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:

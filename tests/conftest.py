@@ -31,6 +31,14 @@ def pytest_runtest_setup(item):
             pytest.skip("needs a GPU, and is run by `make gpu-test`")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory):
+    """Nothing that an earlier version of the code has made on this machine, above all no `tiny`, is read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMPO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def preference_rows():
     """Forty rows {prompt, chosen, rejected} whose completions differ in length, the longer one on either side."""

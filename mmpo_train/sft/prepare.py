@@ -24,7 +24,7 @@ from mmpo_train.sft.data import ChatData, load_chats
 from mmpo_train.sft.tokens import ChatCount, chats_key, encode_chats, write_split
 from mmpo_train.sft.trial import SFTTrial, change
 from mmpo_train.storage.manifest import seal, stage
-from mmpo_train.storage.mirror import ensure
+from mmpo_train.storage.mirror import ensure, ensure_once
 from mmpo_train.tiny.model import build_untrained
 from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
 
@@ -117,7 +117,7 @@ def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, C
     trial, storage, model = inputs.config, inputs.storage, inputs.model_folder
     if trial.model == "tiny":
         quieten()
-        ensure(model, build_untrained)
+        ensure_once(model, build_untrained)
     model = for_all_nodes(model, trial.model, storage, say)
     tokens = inputs.tokens
     counts = ensure_tokens(tokens, ChatCount, lambda: _tokenise(inputs, tokens), say)

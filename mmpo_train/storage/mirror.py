@@ -112,6 +112,24 @@ def ensure(folder: Path, fill: Callable[[Path], None]) -> None:
             write_folder(folder, fill)
 
 
+def ensure_once(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Have a sealed folder as from `ensure`, but fill it once per machine: each storage gets a copy of the cache's.
+
+    Its name must say what it is made of. Without a cache that can be written it is filled here.
+    """
+    kept = _cache() / "made" / folder.name
+
+    def copy(staging: Path) -> None:
+        there = next(path for path in kept.parents if path.exists())
+        if not os.access(there, os.W_OK):
+            fill(staging)
+            return
+        ensure(kept, fill)
+        shutil.copytree(kept, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+
+    ensure(folder, copy)
+
+
 def fetch_children(folder: Path) -> None:
     """Fetch every sealed folder directly inside this one."""
     if address := address_of(folder):
