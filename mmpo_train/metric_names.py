@@ -5,6 +5,8 @@ A name is a group, which ends with a slash, and the quantity. The number of a si
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 TRAIN = "train/"
 """Group of an optimiser step's metrics."""
 CURVE = "validation_curve/"
@@ -58,6 +60,13 @@ UNJUDGED_SHARES = {"alpaca": f"{ALPACA}unjudged_share", "arena": f"{ARENA}unjudg
 def error_of(metric: str) -> str:
     """The name of a metric's standard error."""
     return f"{metric}_error"
+
+
+def errors_of(metric: str, there: Collection[str]) -> list[str]:
+    """The names of its standard errors that are there: its own, or those of its judges."""
+    group, quantity, *judge = metric.split("/", 2)
+    own = "/".join([error_of(f"{group}/{quantity}"), *judge])
+    return [own] if own in there else sorted(name for name in there if name.startswith(by_judge(own, "")))
 
 
 def judge_checks_of(win_rate: str) -> tuple[str, str]:

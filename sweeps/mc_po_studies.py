@@ -10,7 +10,6 @@ from typing import Literal
 
 from mmpo_train.terminal import run_program
 from sweeps import grids
-from sweeps.ranking import mc_po_numbers
 from sweeps.search.study import StudyOptions, run_study
 from sweeps.search.study_tables import Study
 
@@ -27,7 +26,6 @@ METHODS = Study(
     columns=("final",),
     cells={(name, "final"): {"objective": name} | _SIMPO.get(name, {}) for name in grids.MC_PO_METHODS},
     settings=_SETTINGS,
-    printed=mc_po_numbers.METHODS,
     learning_rates=grids.mc_po_learning_rates,
 )
 
@@ -42,7 +40,6 @@ NOISE = Study(
         ("MC-PO", "final"): {"objective": "mc_po", "noise_candidate": "added"},
     },
     settings=_SETTINGS,
-    printed=mc_po_numbers.NOISE,
 )
 
 COUNTS = Study(
@@ -56,7 +53,6 @@ COUNTS = Study(
         for count in (1, 2, 3)
     },
     settings=_SETTINGS,
-    printed=mc_po_numbers.COUNTS,
 )
 
 _LENGTHS = {f"Epoch {count}": count for count in (1, 2, 3)}
@@ -71,7 +67,6 @@ EPOCHS = Study(
     | {(_ONE_RUN, column): {"objective": "mc_po", "epochs": max(_LENGTHS.values())} for column in _LENGTHS},
     epochs={(_ONE_RUN, column): count for column, count in _LENGTHS.items()},
     settings=_SETTINGS,
-    printed=mc_po_numbers.EPOCHS,
 )
 
 AUGMENTED = Study(
@@ -85,7 +80,6 @@ AUGMENTED = Study(
         ("MC-PO", "final"): {"objective": "mc_po"},
     },
     settings=_SETTINGS,
-    printed=mc_po_numbers.AUGMENTED,
 )
 
 ONLINE = Study(
@@ -95,7 +89,6 @@ ONLINE = Study(
     columns=("final",),
     cells={("online DPO", "final"): {"objective": "online_dpo"}, ("OnMC-PO", "final"): {"objective": "on_mc_po"}},
     settings=_SETTINGS,
-    printed=mc_po_numbers.ONLINE,
 )
 
 NEGATIVES = Study(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Literal
 
-from sweeps.ranking.noise import Measured, Z
-from sweeps.ranking.significance import t_quantile
+from sweeps.ranking.noise import Measured
+from sweeps.ranking.significance import Z, t_quantile
 
 Verdict = Literal["holds", "within noise", "an identity", "contradicted", "not measured"]
 

@@ -106,3 +106,13 @@ ONLINE = _columns(
     {"online DPO": ((72.63, None), (73.28, None)), "OnMC-PO": ((72.63, 0.21), (77.71, 0.85))},
 )
 """Section 5.4."""
+
+OF_STUDY: Mapping[str, Numbers] = {
+    "mc_po_table1": METHODS,
+    "mc_po_table2": NOISE,
+    "mc_po_table3": COUNTS,
+    "mc_po_table4": EPOCHS,
+    "mc_po_augmented": AUGMENTED,
+    "mc_po_online": ONLINE,
+}
+"""Name of a study -> what the paper prints in its place."""

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from sweeps.ranking.significance import spread_test
-
-Z = 1.96
+from sweeps.ranking.significance import Z, spread_test
 
 
 @dataclass(frozen=True)

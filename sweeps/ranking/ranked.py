@@ -26,6 +26,8 @@ class Candidate:
     """1 for each validation pair whose chosen completion scored higher; the same pairs, in order, for all trials."""
     measure: float | None = None
     """The number by which points are chosen, if it is another than the share of right pairs."""
+    error: float | None = None
+    """Its standard error; None if it is not known."""
     training: str = ""
     """Name of its training: points that share it have the same model. Empty if it is not known."""
     score: str = ""
@@ -51,10 +53,11 @@ class Ranked:
     accuracy: float | None = None
     """Mean over seeds: reward accuracy, or what the points are chosen by."""
     interval: tuple[float, float] | None = None
-    """Wilson's 95% interval of a share of pairs; None for another measure."""
+    """Of 95%: Wilson's for a share of pairs, else 1.96 standard errors; None where these are not known."""
     p_value: float | None = None
     """That it is as good as the winner: of the exact sign test over pairs; with several seeds the larger of that and of
-    the paired t-test over seeds. None for the winner, and for what cannot be compared with it."""
+    the paired t-test over seeds. By another measure, of the paired t-test over seeds, else of its standard errors. None
+    for the winner, and for what cannot be compared with it."""
     seeds: tuple[Candidate, ...] = ()
     """The same epoch of every seed."""
 

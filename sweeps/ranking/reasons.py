@@ -38,9 +38,9 @@ def reason_of(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int, by:
         lead = 100 * (winner.accuracy - second.accuracy)
         by_how_much = f"{lead:.1f} {'point' if f'{lead:.1f}' == '1.0' else 'points'}"
         sure = f", {p_text(second.p_value)}" if second.p_value is not None else "; not tested"
-        first = f"{name} wins: {share}, {by_how_much} above the next ({second.candidate.label}{sure})."
         if by and by not in SHARES_OF_PAIRS:
-            first = f"{name} wins: {share}, above {second.candidate.label} with {second.accuracy:.4f}; not tested."
+            by_how_much = f"{winner.accuracy - second.accuracy:.4f}"
+        first = f"{name} wins: {share}, {by_how_much} above the next ({second.candidate.label}{sure})."
     if not near:
         return first
     return (

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from statistics import NormalDist, mean, stdev
 
 SIGNIFICANCE = 0.05
+Z = 1.96
+"""Half the width of a 95% interval, in standard errors."""
 
 
 def wilson_interval(successes: float, trials: int) -> tuple[float, float]:
@@ -34,6 +36,13 @@ def sign_test(ours: Sequence[int], theirs: Sequence[int]) -> float:
     ours_better = sum(1 for our, their in zip(ours, theirs, strict=True) if our > their)
     discordant = sum(1 for our, their in zip(ours, theirs, strict=True) if our != their)
     return float(binomtest(ours_better, discordant).pvalue) if discordant else 1.0
+
+
+def difference_test(difference: float, error: float) -> float:
+    """Two-sided p of the normal test that a difference with this standard error is 0."""
+    if error == 0:
+        return 1.0 if difference == 0 else 0.0
+    return 2 * NormalDist().cdf(-abs(difference) / error)
 
 
 def t_test(differences: Sequence[float]) -> float:

@@ -6,13 +6,14 @@ that decides a pair, however: where points have different scores their accuracie
 the same model there is nothing to compare but the score.
 """
 
+import math
 from collections.abc import Sequence
 from statistics import mean
 
 from mmpo_train.errors import InputError
 from sweeps.ranking.ranked import SHARES_OF_PAIRS, Candidate, Ranked, Ranking
 from sweeps.ranking.reasons import reason_of
-from sweeps.ranking.significance import sign_test, t_test, wilson_interval
+from sweeps.ranking.significance import Z, difference_test, sign_test, t_test, wilson_interval
 
 
 def rank(candidates: Sequence[Candidate], *, by: str = "", must_choose: bool = True) -> Ranking:
@@ -48,10 +49,39 @@ def rank(candidates: Sequence[Candidate], *, by: str = "", must_choose: bool = T
 def _ranked(seeds: tuple[Candidate, ...], pairs: int, by: str, winners: tuple[Candidate, ...] | None) -> Ranked:
     accuracy = _total(seeds) / len(seeds) / (pairs if seeds[0].measure is None else 1)
     interval = wilson_interval(accuracy * pairs, pairs) if not by or by in SHARES_OF_PAIRS else None
+    error = seeds[0].error
+    if interval is None and error is not None and len(seeds) == 1:
+        interval = accuracy - Z * error, accuracy + Z * error
     p_value = None
-    if winners is not None and winners is not seeds and not by and winners[0].score == seeds[0].score:
-        p_value = _p_value(winners, seeds)
+    if winners is not None and winners is not seeds:
+        if not by and winners[0].score == seeds[0].score:
+            p_value = _p_value(winners, seeds)
+        elif by and not _is_one_model(winners, seeds):
+            p_value = _p_value_by_measure(winners, seeds)
     return Ranked(seeds[0], accuracy, interval, p_value, seeds)
+
+
+def _is_one_model(ours: Sequence[Candidate], theirs: Sequence[Candidate]) -> bool:
+    return bool(ours[0].training) and [one.training for one in ours] == [one.training for one in theirs]
+
+
+def _p_value_by_measure(ours: Sequence[Candidate], theirs: Sequence[Candidate]) -> float | None:
+    """p of the paired t-test over seeds, where both have the same ones, at least two; else by the standard errors.
+
+    All points are measured on the same pairs, prompts or documents, which standard errors do not know: their test is
+    then less likely to find a difference than a paired one.
+    """
+    if _paired(ours, theirs):
+        return t_test([a.share - b.share for a, b in zip(ours, theirs, strict=True)])
+    errors = [one.error for one in (*ours, *theirs)]
+    if len(errors) > 2 or None in errors:
+        return None
+    return difference_test(ours[0].share - theirs[0].share, math.hypot(*(error or 0.0 for error in errors)))
+
+
+def _paired(ours: Sequence[Candidate], theirs: Sequence[Candidate]) -> bool:
+    """Whether both have the same seeds, at least two."""
+    return len(ours) > 1 and [one.seed for one in ours] == [one.seed for one in theirs]
 
 
 def _best_epoch(scored: Sequence[Candidate]) -> tuple[Candidate, ...]:
@@ -76,7 +106,7 @@ def _p_value(ours: Sequence[Candidate], theirs: Sequence[Candidate]) -> float:
     counts if both points have the same seeds, at least two.
     """
     over_pairs = sign_test(_summed(ours), _summed(theirs))
-    if len(ours) < 2 or [one.seed for one in ours] != [one.seed for one in theirs]:
+    if not _paired(ours, theirs):
         return over_pairs
     return max(over_pairs, t_test([mean(a.correct) - mean(b.correct) for a, b in zip(ours, theirs, strict=True)]))
 

@@ -11,7 +11,8 @@ def cost_table(experiment: Experiment) -> Sheet:
     rows, total_trained, total_seconds, total_hours = [], 0, 0.0, 0.0
     for stage in experiment.stages:
         begun = [child.digest for child in stage.children if "trial.digest" in child.tags]
-        trained = [experiment.trials[digest] for digest in begun if digest in experiment.trials]
+        recorded = [experiment.trials[digest] for digest in begun if digest in experiment.trials]
+        trained = [trial for trial in recorded if not trial.record.shares]
         reused = sum("taken.digest" in child.tags for child in stage.children)
         timed = [trial for trial in trained if trial.record.seconds is not None]
         untimed = len(trained) - len(timed)
@@ -23,6 +24,7 @@ def cost_table(experiment: Experiment) -> Sheet:
                 stage_title(stage.name),
                 stage.objective or "several",
                 str(len(trained)),
+                str(len(recorded) - len(trained)),
                 str(reused),
                 MISSING if trained and not timed else f"{seconds:,.0f}",
                 _hours(gpus, hours),
@@ -35,14 +37,25 @@ def cost_table(experiment: Experiment) -> Sheet:
         total_seconds += seconds
         total_hours += hours
     known = f"{total_hours:.2f}" if total_hours else MISSING
-    rows.append(("all", "", str(total_trained), "", f"{total_seconds:,.0f}", known, "", "", ""))
-    headers = ("stage", "objective", "trained", "reused", "seconds", "GPU-hours", "on", "without time", "state")
+    rows.append(("all", "", str(total_trained), "", "", f"{total_seconds:,.0f}", known, "", "", ""))
+    headers = (
+        "stage",
+        "objective",
+        "trained",
+        "scored",
+        "reused",
+        "seconds",
+        "GPU-hours",
+        "on",
+        "without time",
+        "state",
+    )
     caption = (
         "Cost of every stage: wall-clock seconds of the trials that it trained, evaluation included, added up over "
-        "trials. A reused trial is counted where it was trained. Trials that did not finish have no time, and one that "
-        "was interrupted has the time since its last start."
+        "trials. A scored point shares another's training. A reused trial is counted where it was trained. Trials that "
+        "did not finish have no time, and one that was interrupted has the time since its last start."
     )
-    return Sheet("cost", Table(caption, headers, rows, words=(0, 1, 6, 8)))
+    return Sheet("cost", Table(caption, headers, rows, words=(0, 1, 7, 9)))
 
 
 def _hours(gpus: list[float | None], hours: float) -> str:

@@ -16,8 +16,8 @@ from mmpo_train.metric_names import (
     POLICY_ACCURACY,
     REWARD_ACCURACY,
     WIN_RATE,
-    by_judge,
     error_of,
+    errors_of,
 )
 from sweeps.ranking.noise import Measured
 from sweeps.ranking.win_rates import length_controlled as kind_of_rate
@@ -62,17 +62,15 @@ def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]
     if metric in (REWARD_ACCURACY, POLICY_ACCURACY) and trial.pairs:
         share = trial.scores[metric][epoch]
         return math.sqrt(share * (1 - share) / trial.pairs), f"binomial standard error, {trial.pairs} pairs"
-    own = trial.scores.get(error_of(metric), {})
-    if epoch in own:
-        whose = "bootstrap's standard error" if metric == ARENA_WIN_RATE else "standard error over the tasks' documents"
-        return own[epoch], whose
-    of_judges = by_judge(error_of(metric), "")
-    judges = [name for name in trial.scores if name.startswith(of_judges) and epoch in trial.scores[name]]
-    if judges:
-        # All judges read the same answers, so their errors may be fully correlated: their mean is an upper bound.
-        of = "the judge's standard error" if len(judges) == 1 else f"mean of {len(judges)} judges' standard errors"
-        return mean(trial.scores[name][epoch] for name in judges), of
-    return None, "unknown"
+    names = errors_of(metric, [name for name, by_epoch in trial.scores.items() if epoch in by_epoch])
+    if not names:
+        return None, "unknown"
+    if names == [error_of(metric)]:
+        of = "bootstrap's standard error" if metric == ARENA_WIN_RATE else "standard error over the tasks' documents"
+    else:
+        of = "the judge's standard error" if len(names) == 1 else f"mean of {len(names)} judges' standard errors"
+    # All judges read the same answers, so their errors may be fully correlated: their mean is an upper bound.
+    return mean(trial.scores[name][epoch] for name in names), of
 
 
 def length_controlled(stages: Sequence[StageRun]) -> str:

@@ -146,7 +146,8 @@ def _trained(experiment: Experiment, objective: str) -> list[Trial]:
         for child in stage.children
         if "trial.digest" in child.tags
     ]
-    return [experiment.trials[digest] for digest in begun if digest in experiment.trials]
+    known = [experiment.trials[digest] for digest in begun if digest in experiment.trials]
+    return [trial for trial in known if not trial.record.shares]
 
 
 def measure_name(metric: str) -> str:

@@ -127,12 +127,13 @@ def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Se
 
     `absent`: why experiments that were asked for are not in it.
     """
+    from sweeps.ranking.mc_po_numbers import PRINTED
     from sweeps.reporting.cost import cost_table
     from sweeps.reporting.figures import ablation, curves, trade_offs
     from sweeps.reporting.missing import missing_sentences
     from sweeps.reporting.numbers import POINT_HEADERS, every_point
     from sweeps.reporting.opening import opening
-    from sweeps.reporting.tables import SPREAD_HEADERS, peak_table, stability, tuned_table
+    from sweeps.reporting.tables import SPREAD_HEADERS, peak_table, stability, study_tables, tuned_table
 
     title = "Preference optimisation: " + "; ".join(one.name for one in experiments)
     blocks: list[Block] = [
@@ -168,6 +169,12 @@ def report(experiments: Sequence[Experiment], out: Path, ledger: str, absent: Se
             Text(HOW_TO_READ),
             *curves(one, folder, suffix),
         ]
+        if studies := study_tables(one):
+            blocks += [
+                Heading(2, f"Studies{about}"),
+                Text(f"Mean (± deviation over seeds) of final checkpoints. {PRINTED}"),
+            ]
+            blocks += [sheet.named(suffix) for sheet in studies]
         blocks += [Heading(2, f"Cost{about}"), cost_table(one).named(suffix), Heading(2, f"What is missing{about}")]
         lacking = missing_sentences(one)
         blocks += [Listing(tuple(lacking))] if lacking else [Text("Nothing.")]

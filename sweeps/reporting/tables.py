@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, LENGTH_CONTROLLED
 from mmpo_train.tables import Table
-from sweeps.ledger.tags import winner_of
+from sweeps.ledger.tags import WINNER_BY, winner_of
 from sweeps.plan.labels import shown, words
 from sweeps.plan.order import DECIDED_IN, FINAL_RUNS, SEARCH, tuned_grids
 from sweeps.ranking import paper_numbers
 from sweeps.ranking.noise import Measured, difference, spread
+from sweeps.ranking.study_sheets import from_lines, study_sheets
 from sweeps.ranking.win_rates import RAW, RAW_SAID
 from sweeps.reporting.numbers import (
     epochs_of,
@@ -80,7 +83,8 @@ def _choice(stage: StageRun | None, field: str) -> tuple[float | None, str]:
     value = winner_of(stage.tags, field)
     if not stage.finished or value is None:
         return None, f"not decided ({stage.tags.get('stage.state', 'running')})"
-    return value, "by rule"
+    measure = stage.tags.get(WINNER_BY, "reward_accuracy")
+    return value, "by rule" if measure == "reward_accuracy" else f"by rule, by {measure}"
 
 
 def _apart(stage: StageRun | None, field: str, ours: float | None, theirs: float | None) -> str:
@@ -189,6 +193,19 @@ def stability(experiment: Experiment) -> tuple[Sheet, tuple[tuple[object, ...], 
     )
     headers = ("objective", "stage", "metric", "by beta", "widest", "deviation", "noise", "ratio", "", "noise is")
     return Sheet("beta_stability", Table(caption, headers, rows, words=(0, 1, 2, 3, 8, 9))), tuple(every)
+
+
+def study_tables(experiment: Experiment) -> list[Sheet]:
+    """The tables of each study, its last run that finished, beside what the paper prints."""
+    found = []
+    for study in {stage.name: stage for stage in experiment.stages if stage.study and stage.finished}.values():
+        rows, columns = (list(dict.fromkeys(line[name] for line in study.study)) for name in ("row", "column"))
+        shown = from_lines(study.study, int(param_number(study.params, "seeds", 1)))
+        title = f"Study `{study.name}`"
+        for number, one in enumerate(study_sheets(study.name, title, rows, columns, shown), 1):
+            named = one if one.title == title else dataclasses.replace(one, title=f"{title}: {one.title}")
+            found.append(Sheet(f"{study.name}_{number}", named))
+    return found
 
 
 SPREAD_HEADERS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -11,7 +12,7 @@ from rich.markup import escape
 
 from mmpo_train.acting_fields import score_of
 from mmpo_train.config import digest_of
-from mmpo_train.metric_names import ACCURACY_CURVE, LOSS, REWARD_ACCURACY
+from mmpo_train.metric_names import ACCURACY_CURVE, LOSS, REWARD_ACCURACY, errors_of
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
 from sweeps.figures.stage import plot_stage
@@ -19,7 +20,7 @@ from sweeps.ledger.tags import Baseline, baseline_of, winner_tags
 from sweeps.plan.labels import words
 from sweeps.ranking.curve_signs import signs
 from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
-from sweeps.ranking.ranked import Candidate, Ranking
+from sweeps.ranking.ranked import SHARES_OF_PAIRS, Candidate, Ranking
 from sweeps.ranking.winners import rank
 from sweeps.ranking.wording import columns, note, ranking_table, sentences
 
@@ -103,6 +104,7 @@ def _candidates(
             found.append(Candidate(label=point.label, value=point.value, seed=seed, state=state, extra=extra))
             continue
         measured = dict(record.curve(by)) if by else {}
+        errors = _errors(record, by) if measured else {}
         own: dict[str, Any] = {"label": point.label, "value": point.value, "seed": seed, "training": trial.training}
         own |= {
             "score": digest_of(score_of(trial.config)),
@@ -114,6 +116,7 @@ def _candidates(
                 epoch=scored.epoch,
                 correct=scored.correct,
                 measure=measured.get(scored.epoch),
+                error=errors.get(scored.epoch),
                 extra={"digest": trial.digest, "checkpoint": scored.checkpoint, "metrics": scored.metrics},
             )
             for scored in record.evaluations
@@ -122,6 +125,18 @@ def _candidates(
         nothing = Candidate(label=point.label, value=point.value, state=f"no {by}", extra={"digest": trial.digest})
         found += of_epochs or [nothing]
     return found
+
+
+def _errors(record: TrialRecord, metric: str) -> dict[int, float]:
+    """Epoch -> standard error of what points are chosen by; several judges' errors may be correlated: their mean."""
+    if metric in SHARES_OF_PAIRS:
+        shares = dict(record.curve(metric))
+        pairs = {scored.epoch: len(scored.correct) for scored in record.evaluations}
+        return {
+            epoch: math.sqrt(share * (1 - share) / pairs[epoch]) for epoch, share in shares.items() if epoch in pairs
+        }
+    curves = [dict(record.curve(name)) for name in errors_of(metric, record.logged)]
+    return {epoch: mean(curve[epoch] for curve in curves) for epoch in set.intersection(*map(set, curves or [{}]))}
 
 
 def _take(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], log: StageLog) -> dict[str, str]:

@@ -24,9 +24,10 @@ from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
+from sweeps.ranking.study_sheets import study_sheets
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
-from sweeps.search.study_tables import Entry, Study, shown_tables, tabulate, with_starting_model, write_tables
+from sweeps.search.study_tables import Entry, Study, tabulate, with_starting_model, write_tables
 from sweeps.search.train import find_records, train_planned
 from sweeps.trials.runner import Runner, running
 
@@ -122,7 +123,7 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions) -> None:
                 tables = [with_starting_model(table, started) for table in tables]
             folder = options.folder / "reports"
             markdown, as_csv = write_tables(study, tables, folder)
-            for table in shown_tables(study, tables):
+            for table in study_sheets(study.name, study.title, study.rows, study.columns, tables):
                 console.print(for_terminal(table))
             failed = [record for record in records.values() if record.status in ("failed", "diverged")]
             if failed:

@@ -9,20 +9,16 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from mmpo_train.metric_names import ANSWERS_WIN_RATE, POLICY_ACCURACY, REWARD_ACCURACY, REWARD_MARGIN
+from mmpo_train.metric_names import REWARD_MARGIN
 from mmpo_train.storage.whole_file import write_whole
-from mmpo_train.tables import Table, as_csv, as_markdown
+from mmpo_train.tables import as_csv, as_markdown
 from sweeps import grids
-from sweeps.plan.labels import with_deviation
-from sweeps.ranking.mc_po_numbers import PRINTED, Numbers
+from sweeps.ranking.mc_po_numbers import OF_STUDY, PRINTED
+from sweeps.ranking.study_sheets import LINES, METRICS, OF_JUDGE, Cell, StudyTable, as_lines, study_sheets
 
 if TYPE_CHECKING:
     from sweeps.ledger.records import TrialRecord
     from sweeps.plan.trials import Planned
-
-METRICS = {"win rate": ANSWERS_WIN_RATE, "reward accuracy": REWARD_ACCURACY, "policy accuracy": POLICY_ACCURACY}
-"""Name in tables -> metric in the ledger. The first that was measured decides between learning rates. The win rate is
-against the starting model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +37,6 @@ class Study:
     """Fields that all trials share unless the user sets them."""
     epochs: Mapping[tuple[str, str], int] = field(default_factory=dict)
     """(row, column) -> the epoch whose checkpoint it shows; the last where it is not there."""
-    printed: Numbers = field(default_factory=dict)
-    """What the paper prints in its place."""
     from_starting_model: bool = False
     """Whether each row also shows the starting model's score by its objective."""
 
@@ -57,31 +51,6 @@ class Entry:
     learning_rate: float
 
 
-@dataclass(frozen=True)
-class StudyTable:
-    """One metric of a study."""
-
-    metric: str
-    cells: Mapping[tuple[str, str], Cell]
-    starting_model: Mapping[str, float] = field(default_factory=dict)
-    """Row -> score of the starting model by the row's objective."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """The numbers of a cell's seeds at its best learning rate."""
-
-    values: tuple[float, ...]
-    learning_rate: float
-    missing: int
-    """Number of seeds without a result."""
-    rates_tried: int = 1
-
-    def __str__(self) -> str:
-        rate = f", lr {self.learning_rate:g}" if self.rates_tried > 1 else ""
-        return f"{with_deviation(self.values)}{rate}" + (f" [{self.missing} missing]" if self.missing else "")
-
-
 def tabulate(study: Study, entries: Sequence[Entry], records: Mapping[str, TrialRecord]) -> list[StudyTable]:
     """A table for each metric that was measured: mean and sample standard deviation over seeds.
 
@@ -90,7 +59,7 @@ def tabulate(study: Study, entries: Sequence[Entry], records: Mapping[str, Trial
     """
     tables = []
     chosen: dict[tuple[str, str], float] = {}
-    for metric, name in METRICS.items():
+    for metric, name in (METRICS | OF_JUDGE).items():
         cells: dict[tuple[str, str], Cell] = {}
         for row in study.rows:
             for column in study.columns:
@@ -113,7 +82,7 @@ def with_starting_model(table: StudyTable, rows: Mapping[str, Mapping[str, float
 
     Log-ratios of an untrained policy are all 0; every pair is then a tie and counts 0.5.
     """
-    name = METRICS[table.metric]
+    name = (METRICS | OF_JUDGE)[table.metric]
     known = {row: scores for row, scores in rows.items() if name in scores}
     even = {row for row, scores in known.items() if scores[name] == 0 and scores[REWARD_MARGIN] == 0}
     return dataclasses.replace(
@@ -136,66 +105,15 @@ def _by_rate(
     return values
 
 
-def shown_tables(study: Study, tables: Sequence[StudyTable]) -> list[Table]:
-    """One for each metric, or a single one with a column for each metric where the study has one column. The paper's
-    numbers stand beside ours: in the same table, or in one for each model and benchmark."""
-    if len(study.columns) > 1:
-        ours = [_shown(study, [table], table.metric) for table in tables]
-        return ours + [_printed(study, name) for name in study.printed]
-    one = _shown(study, tables, study.title)
-    beside = [[_of_paper(study, name, row, study.columns[0]) for name in study.printed] for row in study.rows]
-    rows = [(*row, *numbers) for row, numbers in zip(one.rows, beside, strict=True)]
-    return [dataclasses.replace(one, headers=[*one.headers, *map(_headed, study.printed)], rows=rows)]
-
-
-def _headed(name: str) -> str:
-    return f"paper: {name}, %"
-
-
-def _printed(study: Study, name: str) -> Table:
-    rows = [(row, *(_of_paper(study, name, row, column) for column in study.columns)) for row in study.rows]
-    return Table(_headed(name), ["", *study.columns], rows)
-
-
-def _of_paper(study: Study, name: str, row: str, column: str) -> str:
-    value, deviation = study.printed[name].get((row, column), (None, None))
-    return "–" if value is None else f"{value:.2f}" + ("" if deviation is None else f" (±{deviation:.2f})")
-
-
-def _shown(study: Study, tables: Sequence[StudyTable], title: str) -> Table:
-    headers = [""]
-    filled: list[list[str]] = []
-    best: set[tuple[int, int]] = set()
-    for table in tables:
-        highest = max(mean(cell.values) for cell in table.cells.values())
-        for column in study.columns:
-            texts = []
-            for number, row in enumerate(study.rows):
-                cell, started = table.cells.get((row, column)), table.starting_model.get(row)
-                best |= {(number, len(headers))} if cell is not None and mean(cell.values) == highest else set()
-                texts.append(
-                    ("" if started is None else f"{started:.4f} → ") + ("missing" if cell is None else str(cell))
-                )
-            headers.append(column if len(study.columns) > 1 else table.metric)
-            filled.append(texts)
-    return Table(title, headers, list(zip(study.rows, *filled, strict=True)), best=best)
-
-
 def write_tables(study: Study, tables: Sequence[StudyTable], folder: Path) -> tuple[Path, Path]:
     """The tables as Markdown, and every seed's number as a line of CSV; returns both paths."""
     lines = [f"# {study.title}", "", "mean (± sample standard deviation over seeds), final checkpoints", ""]
-    if study.printed:
+    if study.name in OF_STUDY:
         lines += [PRINTED, ""]
-    for shown in shown_tables(study, tables):
+    for shown in study_sheets(study.name, study.title, study.rows, study.columns, tables):
         lines += [f"## {shown.title}", ""] if shown.title != study.title else []
         lines += [as_markdown(shown, aligned=False), ""]
-    values = (
-        (table.metric, row, column, cell.learning_rate, value)
-        for table in tables
-        for (row, column), cell in table.cells.items()
-        for value in cell.values
-    )
     markdown, csv = folder / f"{study.name}.md", folder / f"{study.name}.csv"
     write_whole(markdown, "\n".join(lines))
-    write_whole(csv, as_csv(("metric", "row", "column", "learning_rate", "value"), values))
+    write_whole(csv, as_csv(LINES, as_lines(tables)))
     return markdown, csv

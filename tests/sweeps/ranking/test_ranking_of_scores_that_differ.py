@@ -85,14 +85,18 @@ def test_with_a_measure_that_compares_the_same_points_have_a_winner_by_it():
     ]
     ranking = rank(given, by=HARNESS_MEAN, must_choose=False)
     assert ranking.winner is not None and ranking.winner.candidate.label == "0.5" and not ranking.scores_differ
-    assert "0.5 wins: harness/mean_accuracy 0.9000, above 1.0 with 0.7000; not tested." in said(ranking)
+    assert "0.5 wins: harness/mean_accuracy 0.9000, 0.2000 above the next (1.0; not tested)." in said(ranking)
     assert ranking.rows[0].interval is None
+    known = rank([dataclasses.replace(one, error=0.06) for one in given], by=HARNESS_MEAN)
+    # 0.2 / (0.06 sqrt(2)) = 2.357 standard errors: p = 0.0184; 0.3 are 3.536: p = 0.0004
+    assert [row.p_value for row in known.rows[1:]] == pytest.approx([0.01842, 0.000407], rel=1e-3)
+    assert known.rows[0].interval == pytest.approx((0.7824, 1.0176)) and "(1.0, p = 0.018)" in said(known)
     shares = rank(given, by=POLICY_ACCURACY)
     assert shares.rows[0].interval == pytest.approx((0.8506, 0.9343), abs=1e-3), "Wilson's of 180 of 200"
 
 
 def test_one_model_by_a_measure_that_compares_is_taken_as_first_in_the_grid():
-    given = [dataclasses.replace(one, measure=0.7) for one in SAME]
+    given = [dataclasses.replace(one, measure=0.7, error=0.1) for one in SAME]
     text = said(rank(given, by=POLICY_ACCURACY))
     assert text.startswith("These 3 points are the same model. 0.0 is taken as first in the grid")
 

@@ -11,6 +11,7 @@ from sweeps.reporting.claims import beta_floor, mmpo_claims
 from sweeps.reporting.mc_po_claims import mc_po_claims
 from sweeps.reporting.read import Experiment, Point, StageRun, Trial
 from sweeps.reporting.recommendation import candidates, values_of
+from sweeps.reporting.tables import study_tables
 
 ERROR = 0.01
 
@@ -120,7 +121,7 @@ def study(name: str, cells: dict[tuple[str, str], list[float]]) -> StageRun:
         for (row, column), values in cells.items()
         for value in values
     ]
-    return StageRun(name, name, "", {"stage.state": "finished"}, {}, 1, (), (), (), tuple(rows))
+    return StageRun(name, name, "", {"stage.state": "finished"}, {"seeds": "2"}, 1, (), (), (), tuple(rows))
 
 
 def test_mc_pos_claims_are_judged_by_the_seeds_of_its_studies():
@@ -134,6 +135,15 @@ def test_mc_pos_claims_are_judged_by_the_seeds_of_its_studies():
     assert told["with noise MC-PO is better than DPO"] == "contradicted"
     assert told["MC-PO gains from three negatives"] == "not measured"
     assert len(found) == 16
+
+
+def test_a_studys_table_in_the_report_has_its_seeds_and_the_papers_numbers():
+    [sheet] = study_tables(
+        experiment(study("mc_po_table2", {("DPO", "final"): [0.5, 0.52], ("MC-PO", "final"): [0.4]}))
+    )
+    assert sheet.table.title == "Study `mc_po_table2`" and sheet.table.headers[1] == "win rate"
+    assert sheet.table.rows[0][:2] == ("DPO", "0.5100 (±0.0141)") and "23.62 (±2.81)" in sheet.table.rows[0]
+    assert sheet.table.rows[1][1] == "0.4000 [1 missing]"
 
 
 def test_the_best_of_the_ten_leaves_mc_po_and_its_online_form_out():

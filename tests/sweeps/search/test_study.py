@@ -12,13 +12,18 @@ from sweeps import grids
 from sweeps.axis import AxisOptions, axis_stage
 from sweeps.mc_po_studies import AUGMENTED, COUNTS, EPOCHS, METHODS, NEGATIVES, NOISE, ONLINE, STUDIES
 from sweeps.objectives import study_of
-from sweeps.ranking.mc_po_numbers import ALPACA, ARENA
+from sweeps.ranking.mc_po_numbers import ALPACA, ARENA, OF_STUDY
+from sweeps.ranking.study_sheets import study_sheets
 from sweeps.search.study import StudyOptions, plan_study
-from sweeps.search.study_tables import Entry, Study, shown_tables, tabulate, with_starting_model, write_tables
+from sweeps.search.study_tables import Entry, Study, tabulate, with_starting_model, write_tables
 
 
 def options(tmp_path, **fields):
     return StudyOptions(storage=tmp_path, **fields)
+
+
+def sheets(study, tables):
+    return study_sheets(study.name, study.title, study.rows, study.columns, tables)
 
 
 def test_appendix_b1_of_mc_po_is_seven_learning_rates_times_three_seeds_for_every_method(tmp_path):
@@ -84,22 +89,22 @@ def test_section_5_4_trains_dpo_on_every_pair_and_both_online_objectives(tmp_pat
 
 
 def test_the_papers_numbers_are_those_of_its_tables_and_have_a_place_in_its_studies():
-    printed = METHODS.printed["Llama-3.1-8B-SFT, AlpacaEval 2"]
+    printed = OF_STUDY[METHODS.name]["Llama-3.1-8B-SFT, AlpacaEval 2"]
     assert printed["mc_po", "final"] == (35.84, 0.31) and printed["dpo", "final"] == (33.74, 2.51)
-    assert COUNTS.printed["Llama-3.1-8B-SFT, Arena-Hard"]["MC-PO", "M = 3"] == (66.16, 0.13)
-    assert EPOCHS.printed["Llama-3.1-8B-SFT, AlpacaEval 2"]["MC-PO", "Epoch 2"] == printed["mc_po", "final"]
+    assert OF_STUDY[COUNTS.name]["Llama-3.1-8B-SFT, Arena-Hard"]["MC-PO", "M = 3"] == (66.16, 0.13)
+    assert OF_STUDY[EPOCHS.name]["Llama-3.1-8B-SFT, AlpacaEval 2"]["MC-PO", "Epoch 2"] == printed["mc_po", "final"]
     for study in STUDIES.values():
-        assert all(set(numbers) <= set(study.cells) for numbers in study.printed.values())
-    assert not NEGATIVES.printed, "Figure 2 has no numbers"
+        assert all(set(numbers) <= set(study.cells) for numbers in OF_STUDY.get(study.name, {}).values())
+    assert NEGATIVES.name not in OF_STUDY, "Figure 2 has no numbers"
 
 
 def test_the_papers_numbers_stand_beside_ours(tmp_path):
     """In the same table where the study has one column, else in a table for each model and benchmark."""
-    [noise] = shown_tables(NOISE, tabulate(NOISE, [entry("DPO", "final", 1e-4, "a")], {"a": record(e2=0.4)}))
+    [noise] = sheets(NOISE, tabulate(NOISE, [entry("DPO", "final", 1e-4, "a")], {"a": record(e2=0.4)}))
     assert noise.headers[1:] == ["win rate", *(f"paper: Llama-3.1-8B-SFT, {one}, %" for one in (ALPACA, ARENA))]
     assert noise.rows[1] == ("DPO", "0.4000", "23.62 (±2.81)", "50.51 (±5.59)")
     counts = tabulate(COUNTS, [entry("RNCE", "M = 1", 1e-4, "a")], {"a": record(e2=0.4)})
-    ours, alpaca, arena = shown_tables(COUNTS, counts)
+    ours, alpaca, arena = sheets(COUNTS, counts)
     assert ours.rows[0] == ("RNCE", "0.4000", "missing", "missing")
     assert alpaca.rows[1] == ("MC-PO", "35.84 (±0.31)", "36.73 (±0.59)", "37.40 (±0.13)")
     assert "Compare the order" in write_tables(NOISE, [], tmp_path)[0].read_text()
@@ -202,7 +207,7 @@ def test_the_starting_models_number_stands_before_the_trained_ones(tmp_path):
         "simpo": {"validation/reward_accuracy": 0.6, "validation/reward_margin": -0.1},
     }
     tables = [with_starting_model(table, started) for table in tabulate(study, entries, records)]
-    [sheet] = shown_tables(study, tables)
+    [sheet] = sheets(study, tables)
     assert sheet.headers == ["", "win rate", "reward accuracy"]
     assert sheet.rows == [("dpo", "0.4000", "0.5000 → 0.8000"), ("simpo", "0.6000", "0.6000 → 0.7000")]
     assert sheet.best == {(1, 1), (0, 2)}
