@@ -133,7 +133,7 @@ def test_a_finished_trial_of_an_older_ledger_is_judged_again_where_its_log_proba
 def test_a_stage_chooses_by_the_measure_that_is_named_and_the_next_one_says_so(search, capsys):
     search.logratio = lambda config: 0.9 if config.learning_rate == 5e-5 else 0.5
     printed = search(stage1_lr, *RATES, "--choose-by", "logratio_accuracy")
-    assert "5e-5 wins: validation/logratio_accuracy 0.9000, 40.0 points above the next (1e-4; not tested)" in printed
+    assert "5e-5 wins: validation/logratio_accuracy 0.9000, 40.0 points above the next (1e-4, p < 0.001)" in printed
     assert search.child("stage1_lr", "lr=5e-5").data.tags["winner"] == "auto"
     [parent] = search.runs(ledger_kind="stage")
     assert parent.data.tags["winner.by"] == "validation/logratio_accuracy"
