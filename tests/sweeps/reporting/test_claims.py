@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, cast
 
 import pytest
 
-from sweeps.ledger.records import Evaluation, TrialRecord
+from sweeps.ledger.records import ChildRecord, Evaluation, TrialRecord
 from sweeps.reporting.claims import beta_floor, mmpo_claims
+from sweeps.reporting.cost import cost_table
 from sweeps.reporting.mc_po_claims import mc_po_claims
 from sweeps.reporting.read import Experiment, Point, StageRun, Trial
 from sweeps.reporting.recommendation import candidates, values_of
@@ -144,6 +146,14 @@ def test_a_studys_table_in_the_report_has_its_seeds_and_the_papers_numbers():
     assert sheet.table.title == "Study `mc_po_table2`" and sheet.table.headers[1] == "win rate"
     assert sheet.table.rows[0][:2] == ("DPO", "0.5100 (±0.0141)") and "23.62 (±2.81)" in sheet.table.rows[0]
     assert sheet.table.rows[1][1] == "0.4000 [1 missing]"
+
+
+def test_a_point_that_shares_a_training_costs_nothing():
+    trials = {"a": trial("a", (0, 0), (0, 0)), "b": trial("b", (0, 0), (0, 0), {"shares": "a"})}
+    begun = [ChildRecord(name, name, name, "finished", "", {}, {"trial.digest": name}) for name in trials]
+    one = dataclasses.replace(stage("stage2_beta", "mmpo", "beta", {}), children=tuple(begun))
+    row = cost_table(dataclasses.replace(experiment(one), trials=trials)).table.rows[0]
+    assert row[2:6] == ("1", "1", "0", "1,800")
 
 
 def test_the_best_of_the_ten_leaves_mc_po_and_its_online_form_out():

@@ -215,16 +215,16 @@ def test_the_report_opens_with_the_recommendation_and_the_claims_and_has_them_as
 def test_cost_counts_a_trial_where_it_was_trained(out, seeded):
     """1800 seconds a trial on four GPUs are two GPU-hours; a diverged trial has no time."""
     assert table(out, "cost") == [
-        ["stage 1, learning rate", "mmpo", "2", "0", "3,600", "4.00", "4 x L40", "", "finished"],
-        ["stage 2, beta", "mmpo", "1", "1", "1,800", "2.00", "4 x L40", "", "finished"],
-        ["stage 3, margin", "mmpo", "1", "1", "1,800", "2.00", "4 x L40", "", "finished"],
-        ["final runs", "mmpo", "2", "0", "3,600", "4.00", "4 x L40", "", "finished"],
-        ["ablations", "mmpo", "2", "1", "1,800", "2.00", "4 x L40", "1", "finished"],
-        ["stage 1, learning rate", "dpo", "2", "0", "1,800", "2.00", "4 x L40", "1", "finished"],
-        ["final runs", "dpo", "1", "0", "1,800", "2.00", "4 x L40", "", "finished"],
-        ["all", "", "11", "", "16,200", "18.00", "", "", ""],
+        ["stage 1, learning rate", "mmpo", "2", "0", "0", "3,600", "4.00", "4 x L40", "", "finished"],
+        ["stage 2, beta", "mmpo", "1", "0", "1", "1,800", "2.00", "4 x L40", "", "finished"],
+        ["stage 3, margin", "mmpo", "1", "0", "1", "1,800", "2.00", "4 x L40", "", "finished"],
+        ["final runs", "mmpo", "2", "0", "0", "3,600", "4.00", "4 x L40", "", "finished"],
+        ["ablations", "mmpo", "2", "0", "1", "1,800", "2.00", "4 x L40", "1", "finished"],
+        ["stage 1, learning rate", "dpo", "2", "0", "0", "1,800", "2.00", "4 x L40", "1", "finished"],
+        ["final runs", "dpo", "1", "0", "0", "1,800", "2.00", "4 x L40", "", "finished"],
+        ["all", "", "11", "", "", "16,200", "18.00", "", "", ""],
     ]
-    assert table(seeded, "cost")[0][4:7] == ["7,200", "no GPU", "1 x CPU"]
+    assert table(seeded, "cost")[0][5:8] == ["7,200", "no GPU", "1 x CPU"]
 
 
 def test_what_is_missing_is_said_and_not_filled_in(out):
