@@ -18,6 +18,7 @@ from mmpo_train.metric_names import (
     WIN_RATE,
     error_of,
     errors_of,
+    judge_checks_of,
 )
 from sweeps.ranking.noise import Measured
 from sweeps.ranking.win_rates import length_controlled as kind_of_rate
@@ -97,6 +98,8 @@ class Peak:
     other: Measured | None
     raw: Measured | None
     """The raw win rate there."""
+    checks: tuple[Measured | None, ...]
+    """There: the null answer's win rate and the share of verdicts that change with the order."""
 
 
 def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
@@ -106,7 +109,9 @@ def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
         for epoch in epochs_of(stage):
             value = measure(point, metric, epoch)
             if value is not None and (found is None or value.value > found.value.value):
-                found = Peak(point.label, epoch, value, measure(point, other, epoch), measure(point, WIN_RATE, epoch))
+                checks = tuple(measure(point, name, epoch) for name in judge_checks_of(WIN_RATE))
+                raw = measure(point, WIN_RATE, epoch)
+                found = Peak(point.label, epoch, value, measure(point, other, epoch), raw, checks)
     return found
 
 

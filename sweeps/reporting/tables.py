@@ -124,7 +124,8 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Sheet
                 comparable = theirs if is_theirs else None
                 cells += [percent(ours), MISSING if theirs is None else f"{theirs:.2f}", apart(ours, comparable)]
             where = f"beta {best.label}, epoch {best.epoch}" if best else MISSING
-            rows.append((model_name(experiment), objective, *cells, percent(best.raw if best else None), where))
+            judged = (best.raw, *best.checks) if best else (None, None, None)
+            rows.append((model_name(experiment), objective, *cells, *map(percent, judged), where))
     finals = [final for one in experiments for name in one.objectives if (final := one.stage(FINAL_RUNS.name, name))]
     rate = LENGTH_CONTROLLED[length_controlled(finals)]
     first, second = ("peak win rate", "LM Harness there") if by_win_rate else ("peak LM Harness", "win rate there")
@@ -135,8 +136,11 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Sheet
     )
     if any(f"({RAW})" in cell for row in rows for cell in row):
         caption += f" {RAW_SAID}."
-    headers = ("model", "objective", first, "paper", "difference", second, "paper", "difference", "raw win rate", "at")
-    return Sheet(f"table{number}", Table(caption, headers, rows, words=(0, 1, 9)))
+    headers = (
+        "model", "objective", first, "paper", "difference", second, "paper", "difference",
+        "raw win rate", "null answer", "order flips", "at",
+    )  # fmt: skip
+    return Sheet(f"table{number}", Table(caption, headers, rows, words=(0, 1, 11)))
 
 
 def apart(ours: Measured | None, theirs: float | None) -> str:
