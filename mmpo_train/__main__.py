@@ -43,8 +43,8 @@ def train(options: TrainOptions) -> tuple[Path, str]:
     from mmpo_train.model.reference import in_process
     from mmpo_train.prepare import identify, materialise
     from mmpo_train.storage.mirror import check_access
+    from mmpo_train.training import train_here
     from mmpo_train.trial.loop import Left
-    from mmpo_train.trial.reports import train_here
 
     if config.precision == "auto":
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()

@@ -27,6 +27,7 @@ LOSS = f"{TRAIN}loss"
 GRADIENT_NORM = f"{TRAIN}gradient_norm"
 STEP_SECONDS = f"{TRAIN}step_seconds"
 PAIRS_PER_SECOND = f"{TRAIN}pairs_per_second"
+CONVERSATIONS_PER_SECOND = f"{TRAIN}conversations_per_second"
 TOKENS_PER_SECOND = f"{TRAIN}tokens_per_second"
 
 ACCURACY_CURVE = f"{CURVE}reward_accuracy"

@@ -27,6 +27,7 @@ from mmpo_train.storage.manifest import seal, stage
 from mmpo_train.storage.mirror import ensure, ensure_once
 from mmpo_train.tiny.model import build_untrained
 from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
+from mmpo_train.trial.places import Places
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,6 @@ class SFTInputs:
         trial = self.config
         key = chats_key(trial.data_fingerprint, trial.model_fingerprint, trial.max_tokens, trial.turns)
         return self.storage / "tokens" / key
-
-
-@dataclass(frozen=True)
-class SFTPlaces:
-    """Folders on which instruction tuning runs."""
-
-    model: Path
-    tokens: Path
-    trials: Path
-
-    def trial(self, trial: SFTTrial) -> Path:
-        """The trial's own folder."""
-        return self.trials / trial.digest
 
 
 def identify_sft(trial: SFTTrial, storage: Path, *, strict: bool = False, drop_bad_rows: bool = False) -> SFTInputs:
@@ -112,7 +100,7 @@ def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
     return target
 
 
-def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, ChatCount]]:
+def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[Places, dict[str, ChatCount]]:
     """Places of model and token tables, made if missing or damaged, and how much tokenisation cut."""
     trial, storage, model = inputs.config, inputs.storage, inputs.model_folder
     if trial.model == "tiny":
@@ -121,7 +109,8 @@ def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[SFTPlaces, dict[str, C
     model = for_all_nodes(model, trial.model, storage, say)
     tokens = inputs.tokens
     counts = ensure_tokens(tokens, ChatCount, lambda: _tokenise(inputs, tokens), say)
-    return SFTPlaces(model, tokens, storage / "trials"), counts
+    unused = storage / "reference"  # instruction tuning reads no reference log-probabilities
+    return Places(model, tokens, unused, unused, storage / "trials"), counts
 
 
 def _tokenise(inputs: SFTInputs, folder: Path) -> dict[str, ChatCount]:

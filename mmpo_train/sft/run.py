@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,11 @@ from mmpo_train.engines.passes import Passes
 from mmpo_train.events import Send
 from mmpo_train.model.batches import collate, epoch_order, plan_passes
 from mmpo_train.objectives.reference_point import RunningMean
-from mmpo_train.sft.prepare import SFTPlaces
 from mmpo_train.sft.tokens import ChatTable, learned_only, read_chats
 from mmpo_train.sft.trial import SFTTrial
 from mmpo_train.storage.manifest import verify
 from mmpo_train.trial.loop import Step
+from mmpo_train.trial.places import Places
 from mmpo_train.trial.run import MakeEngine, Running, run_task
 
 _TRIED_CONVERSATIONS = 4096
@@ -28,13 +29,14 @@ _TRIED_CONVERSATIONS = 4096
 
 def run_sft(
     trial: SFTTrial,
-    places: SFTPlaces,
+    places: Places,
     make_engine: MakeEngine,
     send: Send,
     say: Callable[[str], None] = lambda text: None,
     safe: Callable[[int], None] = lambda step: None,
+    **how: Any,
 ) -> None:
-    """Tune a model to the end of its epochs, as `run_task` does."""
+    """Tune a model to the end of its epochs. `how`: watched, judged and told_to_go, as of `run_task`."""
 
     def conversations(running: Running) -> Conversations:
         verify(places.tokens)
@@ -42,7 +44,8 @@ def run_sft(
         return Conversations(train, validation, running.engine, partial(epoch_order, len(train), trial.seed))
 
     needed = (places.model, places.tokens)
-    run_task(trial, trial.engine_config(), places.trial(trial), needed, conversations, make_engine, send, say, safe)
+    config, folder = trial.engine_config(), places.trial(trial)
+    run_task(trial, config, folder, needed, conversations, make_engine, send, say, safe, **how)
 
 
 class Conversations:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import SFT, TRIAL, TrialConfig, from_dict, to_dict
 from mmpo_train.model.policy import save_model
@@ -16,21 +16,12 @@ from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.storage.manifest import seal, stage
 from mmpo_train.storage.mirror import publish
 from mmpo_train.storage.whole_file import write_whole
+from mmpo_train.trial.places import AnyTrial
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from mmpo_train.engines.engine import Engine
-
-
-class AnyTrial(Protocol):
-    """The parts of a config that a trial's folder needs, for preference training and instruction tuning."""
-
-    @property
-    def digest(self) -> str: ...
-
-    @property
-    def epochs(self) -> int: ...
 
 
 def checkpoint_folder(trial_folder: Path, epoch: int) -> Path:

@@ -2,8 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from mmpo_train.config import TrialConfig
+
+class AnyTrial(Protocol):
+    """The parts of a config that a trial's folder needs, for preference training and instruction tuning."""
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def epochs(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -13,10 +22,11 @@ class Places:
     model: Path
     tokens: Path
     reference: Path
+    """Reference log-probabilities, which instruction tuning does not read."""
     unrelated: Path
     """Reference log-probabilities of completions of other prompts; made for objectives that need them (KTO)."""
     trials: Path
 
-    def trial(self, config: TrialConfig) -> Path:
+    def trial(self, trial: AnyTrial) -> Path:
         """Folder of a trial."""
-        return self.trials / config.digest
+        return self.trials / trial.digest

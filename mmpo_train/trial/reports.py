@@ -5,23 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mmpo_train.config import TrialConfig
-from mmpo_train.engines.torch_engine import TorchEngine
 from mmpo_train.events import Finished, Point
 from mmpo_train.trial.early_stop import Stopped
 from mmpo_train.trial.loop import Diverged
-from mmpo_train.trial.places import Places
-from mmpo_train.trial.run import run_trial
 
 Report = Callable[[dict[str, Any]], None]
 """Takes one of: `points` (tuples as `Point`) with `finished` (as `Finished`, or None); `said`, a message for the user;
 `safe`, the step up to which nothing can be lost; `diverged` or `stopped`, the reason why training ended. Every worker
 calls it."""
-
-
-def train_here(trial: TrialConfig, places: Places, report: Report, **more: Any) -> str:
-    """Train a trial in this process with the plain engine, and report on it. `more`: arguments of `run_trial`."""
-    return report_on(lambda **hears: run_trial(trial, places, TorchEngine, **hears, **more), report)
 
 
 def report_on(run: Callable[..., None], report: Report) -> str:

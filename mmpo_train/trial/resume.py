@@ -24,7 +24,8 @@ from mmpo_train.metric_names import EPOCH
 from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.storage.manifest import is_whole, seal, stage
 from mmpo_train.storage.mirror import fetch, fetch_children, publish, withdraw, withdraw_others
-from mmpo_train.trial.checkpoint import AnyTrial, checkpoint_folder, read_facts, read_reference_point, write_trial
+from mmpo_train.trial.checkpoint import checkpoint_folder, read_facts, read_reference_point, write_trial
+from mmpo_train.trial.places import AnyTrial
 
 if TYPE_CHECKING:
     from mmpo_train.engines.engine import Engine

@@ -27,11 +27,11 @@ from mmpo_train.model.reference import UNRELATED, read_reference, read_split
 from mmpo_train.model.scoring import ScoredTable
 from mmpo_train.storage.manifest import DamagedFolder
 from mmpo_train.storage.mirror import address_of, fetch, is_here, name_of, need, publish, withdraw
-from mmpo_train.trial.checkpoint import AnyTrial, checkpoint_folder, save_policy, write_trial
+from mmpo_train.trial.checkpoint import checkpoint_folder, save_policy, write_trial
 from mmpo_train.trial.early_stop import wait_for_leave
 from mmpo_train.trial.loop import Diverged, Task, train
 from mmpo_train.trial.outbox import Outbox
-from mmpo_train.trial.places import Places
+from mmpo_train.trial.places import AnyTrial, Places
 from mmpo_train.trial.preferences import Preferences
 from mmpo_train.trial.resume import Progress, forget_states, is_lost, keep_state, resume
 from mmpo_train.trial.segments import Ask, Segment, first_step, read_segment, segment_request

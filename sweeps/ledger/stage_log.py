@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking.addresses import page
-from mmpo_train.config import TrialConfig, to_dict
+from mmpo_train.config import TrialConfig
 from sweeps.grids import margin_of
 from sweeps.ledger.open_trials import OpenTrials
 from sweeps.ledger.records import SEARCHES
 from sweeps.ledger.runs import mark_winner, take
 from sweeps.ledger.saved_views import SHOWN
-from sweeps.ledger.source import source_tags
-from sweeps.ledger.trial_log import TrialLog, now_ms
+from sweeps.ledger.trial_log import TrialLog, now_ms, opening
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -48,23 +47,11 @@ class StageLog:
         """The trial's log. Its run is found or created in the background. Raises TrialTaken if another driver has
         it."""
         margin = margin_of(config.objective)
-        opened = {
-            "kind": "opened",
-            "timestamp_ms": now_ms(),
-            "experiment": self._experiment,
-            "parent": self.run_id,
-            "name": name,
-            "tags": {
-                "stage.name": self._stage,
-                **source_tags(),
-                **({SEARCHES: self._search} if self._search else {}),
-                **tags,
-            },
-            "config": to_dict(config),
-            # MLflow's parallel coordinates have no log axis, and leave out runs that lack one of the params.
-            "log10_learning_rate": round(math.log10(config.learning_rate), 4),
-            "margin": getattr(config, margin) if margin else 0.0,
-        }
+        searches = {SEARCHES: self._search} if self._search else {}
+        labels = {"stage.name": self._stage, **searches, **tags}
+        opened = opening(config, self._experiment, name, labels, self.run_id)
+        # MLflow's parallel coordinates leave out runs that lack one of the params.
+        opened["margin"] = getattr(config, margin) if margin else 0.0
         return self._trials.open(opened, config.digest)
 
     def log_file(self, path: Path, artifact_folder: str = "") -> None:

@@ -17,15 +17,35 @@ from typing import Any
 
 from eval_workers.tracking.delivery import Delivery
 from eval_workers.tracking.store import METRICS_PER_BATCH, Store
+from mmpo_train.config import TrialConfig, to_dict
 from mmpo_train.events import Point
 from mmpo_train.metric_names import REWARD_ACCURACY, harness_task
+from mmpo_train.sft.trial import SFTTrial
 from sweeps.ledger.journal import Journal, judged_suites
+from sweeps.ledger.source import source_tags
 from sweeps.ledger.tags import ending_tags
 
 PACKAGES = (
     "torch", "ray", "deepspeed", "transformers", "peft", "datasets", "bitsandbytes", "mlflow", "lm-eval", "numpy",
 )  # fmt: skip
 _METRIC_NAME = re.compile(r"[/\w.\-: ]{1,250}")
+
+
+def opening(
+    trial: TrialConfig | SFTTrial, experiment: str, name: str, tags: Mapping[str, str], parent: str = ""
+) -> dict[str, Any]:
+    """The first entry of a trial's journal, from which its MLflow run is made, for `Ledger.open_trial`."""
+    return {
+        "kind": "opened",
+        "timestamp_ms": now_ms(),
+        "experiment": experiment,
+        "parent": parent,
+        "name": name,
+        "tags": {**source_tags(), **tags},
+        "config": to_dict(trial),
+        # MLflow's parallel coordinates have no log axis.
+        "log10_learning_rate": round(math.log10(trial.learning_rate), 4),
+    }
 
 
 class TrialLog:

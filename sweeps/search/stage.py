@@ -14,8 +14,7 @@ from mmpo_train.terminal import console, preparing, print_examples, run_program
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.cluster.placement import wish_of
-from sweeps.cost.arithmetic import Forecast, compared
-from sweeps.cost.of_trials import forecast_trials, hours_of
+from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import FLUSH_SECONDS
 from sweeps.ledger.records import GRID
@@ -34,7 +33,7 @@ from sweeps.search.choices import Choice, Question, Undecided, choose, stage_tag
 from sweeps.search.conclusion import conclude
 from sweeps.search.scores import starting_models
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
-from sweeps.search.train import find_records, train_planned
+from sweeps.search.train import find_records, say_cost, train_planned
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
@@ -190,7 +189,7 @@ def _run(
         ledger.flush(FLUSH_SECONDS)
         known = find_records(ledger, experiment, trials)
         if todo:
-            _compare(forecast, known, todo, log, resources.accelerators)
+            say_cost(forecast, known, [trial.digest for trial in todo], log, resources.accelerators)
         script = next_script(stage.name, objective)
         following = command(script, options) if script else ""
         measure = measure_of(options.choose_by, trials[0].config.evaluations)
@@ -207,20 +206,6 @@ def _run(
         reasons = sorted({record.reason for record in known.values() if record.reason})
         raise InputError(f"{ranking.reason} Reasons: {'; '.join(reasons)}")
     return StageOutcome(points, todo, known, ranking)
-
-
-def _compare(
-    forecast: Forecast, records: dict[str, TrialRecord], todo: list[Planned], log: StageLog, accelerators: float
-) -> None:
-    """Say, and tag the stage with, what was foreseen and what it cost."""
-    hours = hours_of(records, [trial.digest for trial in todo], accelerators)
-    if hours is None:
-        console.print("cost: not known, as not all of these trials finished", highlight=False)
-        return
-    console.print(compared(forecast, hours), highlight=False, soft_wrap=True)
-    log.tag(
-        {"forecast.hours": f"{forecast.hours:.4g}", "forecast.source": forecast.source, "cost.hours": f"{hours:.4g}"}
-    )
 
 
 def _say_persons_choice(ledger: Ledger, experiment: str, log: StageLog) -> None:

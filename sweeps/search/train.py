@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpo_train.config import TrialConfig
 from mmpo_train.terminal import console, print_examples
 from sweeps.cluster.placement import hardware, wish_of
+from sweeps.cost.arithmetic import Forecast, compared
+from sweeps.cost.of_trials import hours_of
 from sweeps.ledger.records import COMPLETE
 from sweeps.ledger.tags import HARDWARE, TRAINING
 from sweeps.plan.options import SweepOptions
@@ -22,6 +23,7 @@ from sweeps.trials.work import Work
 if TYPE_CHECKING:
     from mmpo_train.data.tokens import CutCount
     from mmpo_train.prepare import Inputs
+    from mmpo_train.sft.tokens import ChatCount
     from mmpo_train.trial.places import Places
     from sweeps.ledger.ledger import Ledger
     from sweeps.ledger.records import TrialRecord
@@ -82,13 +84,14 @@ def train_planned(
                 log.log_table("examples", print_examples(one, options.show_examples))
     check()
     ledger.require_free([trial.digest for trial in todo])
-    by_digest = {trial.digest: trial for trial in todo}
+    planned = {trial.digest: trial for trial in todo}
     trials = {trial.digest: (trial.config, places[id(trial.inputs)]) for trial in todo}
     rows = {trial.digest: Row(trial.label, trial.config.epochs) for trial in todo}
 
-    def open_log(config: TrialConfig) -> TrialLog:
-        one = by_digest[config.digest]
-        return log.open_trial(config, one.run_name, {HARDWARE: str(hardware(resources)), TRAINING: one.training})
+    def open_log(digest: str) -> TrialLog:
+        one = planned[digest]
+        tags = {HARDWARE: str(hardware(resources)), TRAINING: one.training}
+        return log.open_trial(one.config, one.run_name, tags)
 
     board = Board(console, f"{title}, {resources} each", axis, rows, resources.concurrent)
     about: dict[str, Any] = {"storage": options.folder, "evaluation": options.evaluation, "judge": judge}
@@ -96,7 +99,25 @@ def train_planned(
     return runner.train(work, Listener(work, open_log, board, goes_on))
 
 
-def _print_audit(inputs: Inputs, counts: dict[str, CutCount], log: StageLog, name: str) -> None:
+def say_cost(
+    forecast: Forecast,
+    records: Mapping[str, TrialRecord],
+    digests: Sequence[str],
+    log: StageLog | TrialLog,
+    accelerators: float,
+) -> None:
+    """Print what training was forecast to cost and what it cost, and tag the stage or the trial with both."""
+    hours = hours_of(records, digests, accelerators)
+    if hours is None:
+        console.print("cost: not known, as not all of these trials finished", highlight=False)
+        return
+    console.print(compared(forecast, hours), highlight=False, soft_wrap=True)
+    log.tag(
+        {"forecast.hours": f"{forecast.hours:.4g}", "forecast.source": forecast.source, "cost.hours": f"{hours:.4g}"}
+    )
+
+
+def _print_audit(inputs: Inputs, counts: Mapping[str, CutCount | ChatCount], log: StageLog, name: str) -> None:
     audit = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
     _say_once("\n".join(audit))
     log.log_json(name, {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}})

@@ -13,7 +13,15 @@ from rich.live import Live
 from rich.table import Table
 
 from mmpo_train.events import Point
-from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, LOSS, PAIRS_PER_SECOND, STEP_SECONDS
+from mmpo_train.metric_names import (
+    ACCURACY_CURVE,
+    CONVERSATIONS_PER_SECOND,
+    EPOCH,
+    LOSS,
+    LOSS_CURVE,
+    PAIRS_PER_SECOND,
+    STEP_SECONDS,
+)
 
 _STATE_STYLES = {
     "training": "bold",
@@ -37,12 +45,16 @@ class Row:
 
     label: str
     epochs: int
+    tuning: bool = False
+    """Whether it is an instruction tuning."""
     state: str = "waiting"
     epoch: float = 0.0
     step: int = 0
     loss: float | None = None
-    reward_accuracy: float | None = None
-    pairs_per_second: float | None = None
+    score: float | None = None
+    """Reward accuracy, or a tuning's validation loss."""
+    per_second: float | None = None
+    """Pairs, or a tuning's conversations."""
     seconds_per_epoch: float | None = None
 
     def update(self, points: list[Point]) -> None:
@@ -52,8 +64,8 @@ class Row:
                 continue
             self.step, self.epoch = point.step, point.metrics[EPOCH]
             self.loss = point.metrics.get(LOSS, self.loss)  # none where all prompts were dropped
-            self.pairs_per_second = point.metrics[PAIRS_PER_SECOND]
-            self.reward_accuracy = point.metrics.get(ACCURACY_CURVE, self.reward_accuracy)
+            self.per_second = point.metrics[CONVERSATIONS_PER_SECOND if self.tuning else PAIRS_PER_SECOND]
+            self.score = point.metrics.get(LOSS_CURVE if self.tuning else ACCURACY_CURVE, self.score)
             self.seconds_per_epoch = point.metrics[STEP_SECONDS] * point.step / max(point.metrics[EPOCH], 1e-9)
 
     @property
@@ -69,6 +81,10 @@ class Board:
 
     def __init__(self, console: Console, title: str, axis: str, rows: dict[str, Row], concurrent: int) -> None:
         self.console, self.title, self.axis, self.rows, self.concurrent = console, title, axis, rows, concurrent
+        tunings = any(row.tuning for row in rows.values())
+        self.scored, self.learned = (
+            ("validation loss", "conversations/s") if tunings else ("reward accuracy", "pairs/s")
+        )
         self.started = time.monotonic()
         self.drawn = False
 
@@ -89,8 +105,8 @@ class Board:
         """Print a line about a trial if there is no live table."""
         if not self.drawn:
             row = self.rows[digest]
-            accuracy = "" if row.reward_accuracy is None else f", reward accuracy {row.reward_accuracy:.4f}"
-            self.console.print(f"{self.axis} {row.label}: {what} (step {row.step}{accuracy})", highlight=False)
+            score = "" if row.score is None else f", {self.scored} {row.score:.4f}"
+            self.console.print(f"{self.axis} {row.label}: {what} (step {row.step}{score})", highlight=False)
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -113,8 +129,8 @@ class Board:
             ("epoch", "right"),
             ("step", "right"),
             ("loss", "right"),
-            ("reward accuracy", "right"),
-            ("pairs/s", "right"),
+            (self.scored, "right"),
+            (self.learned, "right"),
             ("time left", "right"),
         ):
             table.add_column(name, justify=justify)  # type: ignore[arg-type]
@@ -125,8 +141,8 @@ class Board:
                 f"{row.epoch:.2f}/{row.epochs}" if row.step else "",
                 str(row.step or ""),
                 _number(row.loss, ".3f"),
-                _number(row.reward_accuracy, ".4f"),
-                _number(row.pairs_per_second, ".0f"),
+                _number(row.score, ".4f"),
+                _number(row.per_second, ".0f"),
                 _duration(row.seconds_left) if row.state == "training" else "",
                 style=_STATE_STYLES.get(row.state, ""),
             )
@@ -138,7 +154,7 @@ class Board:
         if len(rows) <= room:
             return rows
         under_way = [row for row in rows if row.state not in (*_ENDED, "waiting")]
-        ended = sorted((row for row in rows if row.state in _ENDED), key=lambda row: -(row.reward_accuracy or 0.0))
+        ended = sorted((row for row in rows if row.state in _ENDED), key=lambda row: -(row.score or 0.0))
         waiting = [row for row in rows if row.state == "waiting"]
         kept = {id(row) for row in [*under_way[: room - _BEST], *ended, *waiting][:room]}
         return [row for row in rows if id(row) in kept]

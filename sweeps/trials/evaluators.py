@@ -15,7 +15,8 @@ from sweeps.trials.reasons import one_line
 
 if TYPE_CHECKING:
     from mmpo_train.events import Finished
-    from mmpo_train.trial.places import Places
+    from mmpo_train.training import Trial
+    from mmpo_train.trial.places import AnyTrial, Places
     from sweeps.plan.options import SweepEvaluation
     from sweeps.trials.work import Work
 
@@ -46,10 +47,17 @@ class Evaluators:
     """Evaluates the checkpoints of trials."""
 
     def __init__(self, work: Work, workplace: Workplace) -> None:
-        trials = [trial for trial, _ in work.trials.values()]
+        self.workplace = workplace
+        self.judged = [(trial, places) for trial, places in work.trials.values() if isinstance(trial, TrialConfig)]
+        """Trials with checkpoints to evaluate. Instruction tuning is evaluated by its own loop."""
+        self.waiting: dict[Any, Judgement] = {}
+        """By the reference of what will come of it."""
+        if not self.judged:
+            return
+        trials = [trial for trial, _ in self.judged]
         self.storage, self.judge = name_of(work.storage), work.judge
         self.judge_prompt = work.evaluation.judge_prompt
-        self.workplace, settings, first = workplace, work.evaluation, trials[0]
+        settings, first = work.evaluation, trials[0]
         tiny = first.model == "tiny"
         self.reward = workplace.start(WarmReward)
         self.answering: Any = None
@@ -62,16 +70,18 @@ class Evaluators:
             suite: cycle([workplace.start(WarmSuite, suite, *common) for _ in range(settings.actors_per_suite)])
             for suite in suites_of(trials)
         }
-        self.waiting: dict[Any, Judgement] = {}
-        """Evaluations in progress, by the reference to their result."""
 
     def close(self) -> None:
         """Give their GPUs back for what the same command does next."""
         self.workplace.close()
 
-    def starting_model(self, trial: TrialConfig, places: Places) -> Any:
-        """A reference to the starting model's metrics by the trial's objective."""
-        return self.workplace.ask(self.reward.starting_model, to_dict(trial), *_validation(places))
+    def starting_models(self) -> dict[str, Any]:
+        """Digest -> a reference to the starting model's metrics by the trial's objective."""
+        ask = self.workplace.ask
+        return {
+            trial.digest: ask(self.reward.starting_model, to_dict(trial), *_validation(places))
+            for trial, places in self.judged
+        }
 
     def submit(self, trial: TrialConfig, places: Places, finished: Finished, known: Collection[str] = ()) -> None:
         """Send a checkpoint to all its evaluators but those whose results are `known`."""
@@ -112,14 +122,17 @@ def wanted_suites(trial: TrialConfig, epoch: int) -> list[str]:
     return [REWARD, *(suites_of([trial]) if others else ())]
 
 
-def judged_epochs(trial: TrialConfig, places: Places) -> list[int]:
-    """The epochs whose checkpoints have been judged by all that judge them, and are not needed again."""
+def judged_epochs(trial: Trial, places: Places) -> list[int]:
+    """The epochs whose checkpoints have been judged by all that judge them, and are not needed again. Those of an
+    instruction tuning stay needed: they are its result."""
+    if not isinstance(trial, TrialConfig):
+        return []
     known = judged_suites(read_entries(places.trial(trial) / FILE_NAME))
     epochs = range(1, trial.epochs + 1)
     return [epoch for epoch in epochs if set(wanted_suites(trial, epoch)) <= known.get(epoch, set())]
 
 
-def artifacts_folder(places: Places, trial: TrialConfig, epoch: int) -> Path:
+def artifacts_folder(places: Places, trial: AnyTrial, epoch: int) -> Path:
     """Folder for the tables and samples of an epoch's evaluations."""
     return places.trial(trial).resolve() / "evaluations" / f"epoch-{epoch:04d}"
 

@@ -15,9 +15,9 @@ from sweeps.cluster.discovery import local_nodes
 from sweeps.cluster.placement import TrialResources, Wish, place
 
 if TYPE_CHECKING:
-    from mmpo_train.data.tokens import CutCount
     from mmpo_train.prepare import Inputs
-    from mmpo_train.trial.places import Places
+    from mmpo_train.sft.prepare import SFTInputs
+    from mmpo_train.training import Prepared
     from sweeps.trials.listener import Listener
     from sweeps.trials.work import Work
 
@@ -42,18 +42,18 @@ class InProcess:
         alone: dict[str, Any] = {"cpus_per_worker": int(nodes.kinds[0].cpus), "concurrent": 1, "in_process": True}
         return dataclasses.replace(found, **alone, note=note)
 
-    def prepare(self, inputs: Inputs, resources: TrialResources) -> tuple[Places, dict[str, CutCount]]:
+    def prepare(self, inputs: Inputs | SFTInputs, resources: TrialResources) -> Prepared:
         """Each phase is printed once; a progress bar would be in a debugger's way."""
         from mmpo_train.model.reference import in_process
-        from mmpo_train.prepare import materialise
+        from mmpo_train.training import materialise
 
         say_once = functools.cache(lambda what: console.print(f"{what} …", style="dim", highlight=False))
         return materialise(inputs, in_process, lambda what, share: say_once(what))
 
     def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:
         """Train in the given order. A trial that diverges is recorded as such; any other error is raised."""
+        from mmpo_train.training import train_here
         from mmpo_train.trial.loop import Left
-        from mmpo_train.trial.reports import train_here
         from sweeps.trials.evaluators import Evaluators, judged_epochs
         from sweeps.trials.reasons import one_line
 
@@ -81,8 +81,7 @@ class InProcess:
                     listener.trained(digest, one_line(error))
                     raise
                 listener.trained(digest)
-            starting = evaluators.starting_model
-            return {digest: evaluators.workplace.value(starting(*trial)) for digest, trial in work.trials.items()}
+            return {digest: scores.value for digest, scores in evaluators.starting_models().items()}
 
     def stop(self) -> None:
         """Nothing is held."""

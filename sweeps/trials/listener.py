@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmpo_train.config import TrialConfig
 from mmpo_train.data.rendering import facts
 from mmpo_train.events import Finished, Point
-from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, REWARD_ACCURACY
+from mmpo_train.metric_names import ACCURACY_CURVE, EPOCH, LOSS_CURVE, REWARD_ACCURACY, VALIDATION_LOSS
 from mmpo_train.storage.mirror import fetch_files
 from mmpo_train.trial.early_stop import GO_ON, STOP, write_answer
 from sweeps.cluster.head import with_last_words
@@ -39,7 +39,7 @@ class Listener:
     def __init__(
         self,
         work: Work,
-        open_log: Callable[[TrialConfig], TrialLog],
+        open_log: Callable[[str], TrialLog],
         board: Board,
         goes_on: GoesOn | None = None,
     ) -> None:
@@ -47,8 +47,8 @@ class Listener:
         self.trials, self.workers = work.trials, work.resources.workers
         self.open_log, self.board, self.goes_on = open_log, board, goes_on
         self.evaluators: Evaluators
-        self.accuracies: dict[tuple[str, float], float] = {}
-        """Digest and epoch -> the training loop's reward accuracy at the epoch's end."""
+        self.validations: dict[tuple[str, float], dict[str, float]] = {}
+        """Digest and epoch -> the training loop's metrics at the epoch's end."""
         self.logs: dict[str, TrialLog] = {}
         self.clocks: dict[str, WorkClock] = {}
         self.sent_to_judge: set[tuple[str, int]] = set()
@@ -85,7 +85,7 @@ class Listener:
         """Open the trial's record: it waits for its resources, or has them."""
         self.clocks[digest] = WorkClock(self.workers)
         trial, places = self.trials[digest]
-        self.logs[digest] = self.open_log(trial)
+        self.logs[digest] = self.open_log(digest)
         self.logs[digest].tag({f"rendering.{name}": value for name, value in facts(places.model).items()})
         self.board.set_state(digest, "placing")
 
@@ -100,8 +100,8 @@ class Listener:
             self.board.set_state(digest, "training")
             self.logs[digest].points(points)
             for point in points:
-                if ACCURACY_CURVE in point.metrics:
-                    self.accuracies[digest, point.metrics[EPOCH]] = point.metrics[ACCURACY_CURVE]
+                if {ACCURACY_CURVE, LOSS_CURVE} & point.metrics.keys():
+                    self.validations[digest, point.metrics[EPOCH]] = point.metrics
         if report.get("finished"):
             self._finished(digest, Finished(*report["finished"]))
         if report.get("said"):
@@ -114,7 +114,7 @@ class Listener:
         """The trial's training has ended; `failure` says what went wrong."""
         if failure:
             self.troubles[digest] = ("failed", failure)
-        else:
+        elif self.evaluators.are_judging(digest):
             self.board.set_state(digest, "judging")
         self.unjudged.add(digest)
         self._end_where_judged(digest)
@@ -135,12 +135,16 @@ class Listener:
     def _finished(self, digest: str, finished: Finished) -> None:
         trial, places = self.trials[digest]
         if self.goes_on is not None and finished.epoch < trial.epochs:
-            leave = self.goes_on(digest, finished.epoch, self.accuracies[digest, finished.epoch])
+            leave = self.goes_on(digest, finished.epoch, self.validations[digest, finished.epoch][ACCURACY_CURVE])
             write_answer(places.trial(trial), finished.epoch, GO_ON if leave else STOP)
         if (digest, finished.epoch) not in self.sent_to_judge:
             self.sent_to_judge.add((digest, finished.epoch))
             self.board.line(digest, f"epoch {finished.epoch} done")
-            self.evaluators.submit(trial, places, finished, self._recalled(digest, finished))
+            if isinstance(trial, TrialConfig):
+                self.evaluators.submit(trial, places, finished, self._recalled(digest, finished))
+                return
+            loss = self.validations[digest, finished.epoch][LOSS_CURVE]
+            self.logs[digest].evaluated(finished.epoch, {VALIDATION_LOSS: loss}, (), finished.checkpoint)
 
     def _recalled(self, digest: str, finished: Finished) -> set[str]:
         """What had judged the epoch before an interruption; its files are handed over again."""
@@ -149,7 +153,7 @@ class Listener:
         for suite in known - {REWARD}:
             self._hand_over(Judgement(digest, finished, suite))
         if REWARD in known:
-            self.board.rows[digest].reward_accuracy = log.reward_accuracy(finished.epoch)
+            self.board.rows[digest].score = log.reward_accuracy(finished.epoch)
         return known
 
     def _hand_over(self, one: Judgement) -> None:
@@ -161,7 +165,7 @@ class Listener:
     def _judged(self, one: Judgement, scores: dict[str, Any]) -> None:
         log, metrics, finished = self.logs[one.digest], scores["metrics"], one.finished
         if one.suite == REWARD:
-            self.board.rows[one.digest].reward_accuracy = metrics[REWARD_ACCURACY]
+            self.board.rows[one.digest].score = metrics[REWARD_ACCURACY]
             log.evaluated(finished.epoch, metrics, scores["correct"], finished.checkpoint)
             return
         tags = {f"evaluation.{one.suite}.{name}": value for name, value in scores.get("facts", {}).items()}

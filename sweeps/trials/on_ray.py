@@ -12,9 +12,9 @@ from sweeps.cluster.evaluator_seats import seat_evaluators
 from sweeps.cluster.placement import TrialResources, Wish, concurrency
 
 if TYPE_CHECKING:
-    from mmpo_train.data.tokens import CutCount
     from mmpo_train.prepare import Inputs
-    from mmpo_train.trial.places import Places
+    from mmpo_train.sft.prepare import SFTInputs
+    from mmpo_train.training import Prepared
     from sweeps.trials.listener import Listener
     from sweeps.trials.work import Work
 
@@ -35,9 +35,9 @@ class OnRay:
             console.print(said, style="dim", highlight=False, soft_wrap=True)
         return dataclasses.replace(resources, seat=seat)
 
-    def prepare(self, inputs: Inputs, resources: TrialResources) -> tuple[Places, dict[str, CutCount]]:
+    def prepare(self, inputs: Inputs | SFTInputs, resources: TrialResources) -> Prepared:
         """The reference model runs on all nodes of the cluster."""
-        from mmpo_train.prepare import materialise
+        from mmpo_train.training import materialise
 
         reach(self.verbose)
         with preparing() as say:
@@ -58,7 +58,7 @@ class OnRay:
 
         evaluators = Evaluators(work, Actors(seat.options, seat.actors if seat.gpus >= 1 else 0))
         with listener.board.live(), listener.at_work(evaluators):
-            baselines = {digest: evaluators.starting_model(*trial) for digest, trial in work.trials.items()}
+            baselines = evaluators.starting_models()
             tune_trials(work, listener, at_a_time)
             return {digest: evaluators.workplace.value(scores) for digest, scores in baselines.items()}
 

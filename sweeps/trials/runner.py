@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 from mmpo_train.errors import InputError
 
 if TYPE_CHECKING:
-    from mmpo_train.data.tokens import CutCount
     from mmpo_train.prepare import Inputs
-    from mmpo_train.trial.places import Places
+    from mmpo_train.sft.prepare import SFTInputs
+    from mmpo_train.training import Prepared
     from sweeps.cluster.placement import TrialResources, Wish
     from sweeps.plan.options import SweepOptions
     from sweeps.trials.listener import Listener
@@ -24,8 +24,8 @@ class Runner(Protocol):
     def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
         """The resources of a trial, and how many run at a time. Raises InputError if a trial can never run."""
 
-    def prepare(self, inputs: Inputs, resources: TrialResources) -> tuple[Places, dict[str, CutCount]]:
-        """Make what the trials read, as `prepare.materialise` does."""
+    def prepare(self, inputs: Inputs | SFTInputs, resources: TrialResources) -> Prepared:
+        """Make what the trials read, as `training.materialise` does."""
 
     def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:
         """Train and evaluate all trials; the listener receives their reports. Returns the starting model's metrics by

@@ -90,21 +90,17 @@ def train_worker(job: dict[str, Any]) -> None:
 
     warnings.filterwarnings("ignore")
     from eval_workers.actors import ask_for_segment
-    from mmpo_train.config import from_dict
     from mmpo_train.engines.deepspeed_engine import zero_engine
-    from mmpo_train.storage.mirror import place_of
+    from mmpo_train.training import from_plain, run
     from mmpo_train.trial.loop import Left
-    from mmpo_train.trial.places import Places
     from mmpo_train.trial.reports import report_on
-    from mmpo_train.trial.run import run_trial
 
     begin(job)
-    places = Places(**{name: place_of(path) for name, path in job["places"].items()})
-    trial = from_dict(job["config"])
+    trial, places = from_plain(job)
     folder, how = places.trial(trial), {"watched": job["watched"], "judged": job["judged"]}
-    run = partial(run_trial, trial, places, zero_engine, ask=ask_for_segment, told_to_go=told_to_go(folder), **how)
+    work = partial(run, trial, places, zero_engine, ask=ask_for_segment, told_to_go=told_to_go(folder), **how)
     try:
-        report_on(run, ray.train.report)
+        report_on(work, ray.train.report)
     except Left:
         if not is_leaving(folder):
             raise  # its node is taken away: it is started again on another one

@@ -10,9 +10,8 @@ from typing import Any
 
 from ray import tune
 
-from mmpo_train.config import TrialConfig, to_dict
-from mmpo_train.storage.mirror import name_of
 from mmpo_train.terminal import told_by_signal
+from mmpo_train.training import Trial, as_plain
 from mmpo_train.trial.places import Places
 from sweeps.cluster.connection import ray_storage
 from sweeps.cluster.leaving import Leaving
@@ -62,14 +61,13 @@ def _tuner(work: Work, listener: Listener, leaving: Leaving, at_a_time: Callable
     )
 
 
-def _job(work: Work, trial: TrialConfig, places: Places, watched: bool) -> dict[str, Any]:
+def _job(work: Work, trial: Trial, places: Places, watched: bool) -> dict[str, Any]:
     return {
         "digest": trial.digest,
-        "config": to_dict(trial),
-        "places": {name: name_of(path) for name, path in vars(places).items()},
         "ray_storage": ray_storage(work.storage),
         "watched": watched,
         "judged": judged_epochs(trial, places),
+        **as_plain(trial, places),
         **work.resources.job(),
     }
 

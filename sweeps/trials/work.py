@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpo_train.config import TrialConfig
+from mmpo_train.training import Trial
 from mmpo_train.trial.places import Places
 from sweeps.cluster.placement import TrialResources, Wish
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """Trials to train and evaluate."""
+    """Preference trials, or instruction tunings, to train and evaluate."""
 
-    trials: Mapping[str, tuple[TrialConfig, Places]]
+    trials: Mapping[str, tuple[Trial, Places]]
     """By digest."""
     storage: Path
     wish: Wish

@@ -114,7 +114,6 @@ def out_of_memory(make_engine: Any, *, step: int, where: str, worker: int = 0) -
 
 def _run(job: dict[str, Any], make_engine: Any) -> dict[str, Any]:
     from mmpo_train.config import from_dict
-    from mmpo_train.sft.prepare import SFTPlaces
     from mmpo_train.sft.run import run_sft
     from mmpo_train.sft.trial import SFTTrial, change
     from mmpo_train.trial.loop import Diverged
@@ -144,7 +143,7 @@ def _run(job: dict[str, Any], make_engine: Any) -> dict[str, Any]:
     paths = {name: Path(path) for name, path in job["places"].items()}
     try:
         if job.get("sft"):
-            run_sft(change(SFTTrial(), job["config"]), SFTPlaces(**paths), make_engine, send, safe=safe)
+            run_sft(change(SFTTrial(), job["config"]), Places(**paths), make_engine, send, safe=safe)
         else:
             run_trial(from_dict(job["config"]), Places(**paths), make_engine, send, ask, safe=safe)
     except Diverged as reason:

@@ -60,3 +60,12 @@ def test_a_frame_of_a_thousand_trials_takes_less_than_half_of_the_time_between_f
     for _ in range(4):
         drawn(board)
     assert (time.process_time() - started) / 4 < 0.125  # of the 0.25 s between frames
+
+
+def test_a_tuning_s_row_has_its_validation_loss_and_conversations():
+    row = Row("tiny", 2, tuning=True, state="training")
+    metrics = {"train/epoch": 1.0, "train/loss": 2.0, "train/conversations_per_second": 9.0, "train/step_seconds": 1.0}
+    row.update([Point(7, 0, metrics | {"validation_curve/loss": 1.25})])
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    printed = drawn(Board(console, "instruction tuning", "tuning", {"a": row}, 1))
+    assert "validation loss" in printed and "1.2500" in printed and "conversations/s" in printed

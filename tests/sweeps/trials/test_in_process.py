@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from mmpo_train.config import replace
+from mmpo_train.config import TrialConfig, replace
 from mmpo_train.errors import InputError
 from mmpo_train.recipes import RECIPES
+from mmpo_train.sft.prepare import identify_sft, materialise_sft
+from mmpo_train.sft.trial import SFTTrial, change
 from mmpo_train.trial.checkpoint import checkpoint_folder
 from sweeps.cluster.placement import Wish
 from sweeps.plan.options import SweepEvaluation, SweepOptions
@@ -27,19 +31,24 @@ WISH = Wish(recipe=RECIPES["tiny"])
 
 def trained(prepared: Any, *changes: dict[str, Any], goes_on: Any = None, **about: Any) -> dict[str, Kept]:
     """Train the prepared trial with each of the changes; what was kept of every trial that began, in order."""
-    trials = {config.digest: (config, prepared.places) for config in (replace(prepared.config, one) for one in changes)}
+    configs = [replace(prepared.config, one) for one in changes]
+    return trained_in({one.digest: (one, prepared.places) for one in configs}, prepared.storage, goes_on, **about)
+
+
+def trained_in(trials: dict[str, Any], storage: Path, goes_on: Any = None, **about: Any) -> dict[str, Kept]:
+    """The same of trials with their places."""
     runner, logs = InProcess(), {}
-    usual = {"storage": prepared.storage, "wish": WISH, "evaluation": SweepEvaluation()}
+    usual = {"storage": storage, "wish": WISH, "evaluation": SweepEvaluation()}
     work = Work(trials=trials, resources=runner.place(WISH), **usual | about)
-    rows = {digest: Row(digest, trial.epochs) for digest, (trial, _) in trials.items()}
+    rows = {digest: Row(digest, trial.epochs, isinstance(trial, SFTTrial)) for digest, (trial, _) in trials.items()}
     board = Board(Console(file=io.StringIO()), "trials", "trial", rows, 1)
 
-    def open_log(trial: Any) -> Kept:
-        return logs.setdefault(trial.digest, Kept())
+    def open_log(digest: str) -> Kept:
+        return logs.setdefault(digest, Kept())
 
     try:
         baselines = runner.train(work, Listener(work, open_log, board, goes_on))
-        assert list(baselines) == list(trials)
+        assert list(baselines) == [digest for digest, (trial, _) in trials.items() if isinstance(trial, TrialConfig)]
     finally:
         trained.logs = list(logs.values())
     return logs
@@ -99,3 +108,17 @@ def test_a_study_s_win_rate_stands_beside_the_reward_accuracy(prepared):
         [log] = trained(prepared, {"beta": 0.25, "max_completion_tokens": 12}, judge=server.spec()).values()
     [(_, metrics)] = log.evaluations
     assert 0 <= metrics["answers/win_rate"] <= 1 and "validation/reward_accuracy" in metrics
+
+
+def test_a_tuning_is_recorded_with_the_loop_s_own_validation_loss(prepared, preference_rows, tmp_path):
+    chats = tmp_path / "chats.jsonl"
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in preference_rows]
+    chats.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {"model": prepared.config.model, "dataset": str(chats), "conversations_per_step": 8, "epochs": 2}
+    inputs = identify_sft(change(SFTTrial(), values | {"precision": "fp32", "validate_every_steps": 1}), tmp_path)
+    places, _ = materialise_sft(inputs, lambda what, share: None)
+    [log] = trained_in({inputs.config.digest: (inputs.config, places)}, tmp_path).values()
+    curve = log.curve("validation_curve/loss")
+    steps = max(curve)
+    assert log.evaluations == [(1, {"validation/loss": curve[steps // 2]}), (2, {"validation/loss": curve[steps]})]
+    assert log.end[0] == "finish" and curve[steps] < curve[1]

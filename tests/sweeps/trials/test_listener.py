@@ -59,7 +59,7 @@ def hearing(
     about = {"storage": folder, "wish": Wish(recipe=RECIPES["tiny"]), "evaluation": SweepEvaluation()}
     work = Work(trials={DIGEST: (TRIAL, places)}, resources=TrialResources(1, False, 1, 1), **about)
     console, log = Console(file=io.StringIO(), width=200), Kept(known=known or {})
-    listener = Listener(work, lambda trial: log, Board(console, "mmpo", "beta", {DIGEST: Row("0.1", 2)}, 1))
+    listener = Listener(work, lambda digest: log, Board(console, "mmpo", "beta", {DIGEST: Row("0.1", 2)}, 1))
     with listener.at_work(Evaluators(work, judges)):
         listener.begun(DIGEST)
         for report in reports:
