@@ -133,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a study from the command line."""
 
     def program(options: MCPOOptions) -> None:
-        run_study(STUDIES[options.study], options)
+        run_study(STUDIES[options.study], options, "mc_po_studies")
 
     run_program(MCPOOptions, program, "mmpo mc-po-studies", arguments)
 

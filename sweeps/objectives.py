@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Train and compare from the command line."""
 
     def program(options: ObjectivesOptions) -> None:
-        run_study(study_of(options.objectives), options)
+        run_study(study_of(options.objectives), options, "objectives")
 
     run_program(ObjectivesOptions, program, "mmpo objectives", arguments)
 

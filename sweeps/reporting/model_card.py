@@ -27,6 +27,7 @@ from mmpo_train.terminal import console
 from sweeps.ledger.tags import baseline_of
 from sweeps.reporting.compare import Checkpoint, checkpoint_of
 from sweeps.reporting.numbers import own_error
+from sweeps.reporting.read import judged_alone
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -92,7 +93,7 @@ def write_card(
 
         try:
             if with_checkpoint:
-                _push_checkpoint(one, push_to_hub)
+                push_checkpoint(one, push_to_hub)
             where = card.push_to_hub(push_to_hub, commit_message="Model card from mmpo-sweeps")
         except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
             raise InputError(f"the hub did not take the card for {push_to_hub}: {masked(str(error))[:400]}") from None
@@ -100,7 +101,7 @@ def write_card(
     return path
 
 
-def _push_checkpoint(one: Checkpoint, repository: str) -> None:
+def push_checkpoint(one: Checkpoint, repository: str) -> None:
     """Upload the model's own files, and nothing else that lies in the checkpoint's folder."""
     from huggingface_hub import HfApi
 
@@ -174,14 +175,15 @@ def card_text(ledger: Ledger, one: Checkpoint, repository: str = "", licence: st
 
 
 def _starting_model(ledger: Ledger, one: Checkpoint) -> dict[str, float]:
-    """Metric -> what the starting model scores, of those that the trial's stage knows."""
+    """Metric -> what the starting model scores: by itself (`mmpo judge`), and of what the trial's stage knows."""
+    alone = judged_alone(ledger, one.trial.record.params.get("model", ""))
     with ledger.store.reading():
         parent = one.trial.record.parent
         baseline = baseline_of(ledger.store.client.get_run(parent).data.tags) if parent else None
     if baseline is None:
-        return {}
+        return alone
     own = {} if baseline.line is None else {REWARD_ACCURACY: baseline.line}
-    return {POLICY_ACCURACY: baseline.policy_accuracy, **own}
+    return {**alone, POLICY_ACCURACY: baseline.policy_accuracy, **own}
 
 
 def evaluations(one: Checkpoint, config: TrialConfig) -> list[EvalResult]:

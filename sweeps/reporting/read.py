@@ -175,7 +175,7 @@ def read_experiment(ledger: Ledger, name: str, objectives: Sequence[str] = ()) -
         trials = _trials(ledger, experiment_id, objectives)
         read = tuple(_stage(ledger, experiment_id, run, trials) for run in stages)
     model = next((trial.record.params.get("model", "") for trial in trials.values()), "")
-    return Experiment(name, read, trials, _judged_alone(ledger, model))
+    return Experiment(name, read, trials, judged_alone(ledger, model))
 
 
 def read_run(ledger: Ledger, run_id: str) -> Trial:
@@ -251,7 +251,7 @@ def _study(ledger: Ledger, run: Run) -> tuple[dict[str, str], ...]:
     return tuple(csv.DictReader(read_files(ledger, run.info.run_id, "tables", (file,)).get(file, "").splitlines()))
 
 
-def _judged_alone(ledger: Ledger, model: str) -> dict[str, float]:
+def judged_alone(ledger: Ledger, model: str) -> dict[str, float]:
     """What `mmpo judge MODEL --mlflow-uri …` recorded of the starting model; the last value of each."""
     with ledger.store.reading():
         experiment_id = ledger.store.experiment_id(JUDGED_ALONE, create=False)

@@ -12,11 +12,12 @@ from mmpo_train.config import FINGERPRINTS, NEEDS_UNRELATED, TrialConfig, digest
 from mmpo_train.data.sources import EMBEDDED
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION
-from mmpo_train.options import NotTaken, base_config
+from mmpo_train.options import NotTaken, base_config, in_force
 from mmpo_train.recipes import objective_settings
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
-from mmpo_train.typed.programs import as_typed
+from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
+from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.arithmetic import total
 from sweeps.cost.of_trials import forecast_trials
@@ -65,16 +66,18 @@ class StudyOptions(SweepOptions):
     another endpoint. Default: tiny's own judge on tiny's data, none on other data."""
 
 
-def run_study(study: Study, options: StudyOptions) -> None:
+def run_study(study: Study, options: StudyOptions, script: str) -> None:
     """Train the trials that the ledger lacks, then print the tables and write them as Markdown and CSV.
+
+    `script` is the command's file, for the options that the study's run keeps.
 
     Raises InputError for a user's mistake before anything is started.
     """
     with running(options) as runner:
-        _run_on(runner, study, options)
+        _run_on(runner, study, options, script)
 
 
-def _run_on(runner: Runner, study: Study, options: StudyOptions) -> None:
+def _run_on(runner: Runner, study: Study, options: StudyOptions, script: str) -> None:
     from sweeps.ledger.ledger import connect
 
     check_storage(options)
@@ -104,6 +107,7 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions) -> None:
             params={"rows": ", ".join(study.rows), "columns": ", ".join(study.columns), "seeds": str(options.seeds)},
             note=study.title,
         )
+        log.log_text(CONFIG, as_yaml(program_of(script), in_force(options), leave_out=WHERE))
         try:
             discard_shared(todo, known, ledger)
             if todo:

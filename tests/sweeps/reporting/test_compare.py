@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import replace as copy
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from huggingface_hub import ModelCard
 
+from eval_workers.tracking.evaluations import EXPERIMENT as EVALUATED
 from mmpo_train.config import to_dict
 from sweeps.final_runs import FinalOptions, final_runs
 from sweeps.ledger.ledger import connect
 from sweeps.report import main
 from sweeps.reporting.compare import config_differences
+from sweeps.reporting.model_card import checkpoint_of, push_checkpoint
 from tests.support.report_ledger import EXPERIMENT, answers_in, config, judged, made
 
 OURS = {f"Question {n}?": f"Answer {n}.\n`a|b` <b>bold</b>" for n in range(6)}
@@ -135,6 +138,45 @@ def test_a_card_is_pushed_only_where_a_repository_is_named(runs, tmp_path, monke
         main([*command, "--push-to-hub", "me/card"])
     said = " ".join(capsys.readouterr().err.split())
     assert stop.value.code == 2 and "the hub did not take the card for me/card" in said and "abcdefgh" not in said
+
+
+def test_a_checkpoint_is_pushed_with_the_files_of_its_model_and_no_others(runs, tmp_path, monkeypatch):
+    storage, ours, _, _ = runs
+    ledger = connect(None, storage)
+    one = checkpoint_of(ledger, ours)
+    ledger.close()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "trial.json", "notes.md", "optimizer.bin"):
+        (tmp_path / name).write_text("{}")
+    [*others, last] = one.trial.record.evaluations
+    record = copy(one.trial.record, evaluations=(*others, copy(last, checkpoint=str(tmp_path))))
+    asked = []
+
+    class Hub:
+        def create_repo(self, repository, **how):
+            asked.append((repository, how))
+
+        def upload_folder(self, **how):
+            asked.append((how["repo_id"], sorted(how["allow_patterns"])))
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    push_checkpoint(copy(one, trial=copy(one.trial, record=record)), "me/model")
+    assert asked == [
+        ("me/model", {"private": True, "exist_ok": True}),
+        ("me/model", ["config.json", "model.safetensors", "tokenizer.json"]),
+    ]
+
+
+def test_the_starting_models_own_scores_stand_beside_the_checkpoints(runs, tmp_path):
+    storage, ours, _, _ = runs
+    ledger = connect(None, storage)
+    client = ledger.store.client
+    run = client.create_run(ledger.store.experiment_id(EVALUATED, create=True))
+    client.log_param(run.info.run_id, "path", "/home/me/models/my-sft")
+    client.log_metric(run.info.run_id, "harness/mean_accuracy", 0.3125)
+    ledger.close()
+    main(["--storage", str(storage), "--card", f"{ours}:1", "--out", str(tmp_path)])
+    [line] = [line for line in (tmp_path / "card" / "README.md").read_text().splitlines() if "| mean zero-shot" in line]
+    assert line.split("|")[3].strip() == "0.3600" and line.split("|")[5].strip() == "0.3125"
 
 
 @pytest.mark.parametrize(
