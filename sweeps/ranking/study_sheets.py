@@ -57,7 +57,7 @@ def as_lines(tables: Sequence[StudyTable]) -> Iterator[tuple[object, ...]]:
 
 
 def from_lines(lines: Sequence[Mapping[str, str]], seeds: int) -> list[StudyTable]:
-    """The tables of these lines, without the starting model; each cell was planned with so many `seeds`."""
+    """The tables of these lines, without the starting model; `seeds` is the number that each cell was planned with."""
     rates = len({line["learning_rate"] for line in lines})
     found: dict[str, dict[tuple[str, str], Cell]] = {}
     for line in lines:
