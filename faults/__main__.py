@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from faults.engine import Ring, Row, as_markdown, one, run
+from faults.engine import Ring, Row, Table, as_markdown, one, run
 from mmpo_train.terminal import console, run_program
 
 Name = Literal["ledger", "training", "judges", "stages"]
@@ -52,7 +52,7 @@ def _fire(options: FaultOptions) -> None:
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    table: dict[tuple[str, str], Row] = {}
+    table: Table = {}
     shares = sum(SHARES[name] for name in options.ring)
     for name in options.ring:
         inputs = folder / f"{name}-inputs"
@@ -64,8 +64,13 @@ def _fire(options: FaultOptions) -> None:
             one(ring, kind, options.case, seed, folder, say, table.setdefault((name, kind), Row()))
             continue
         count = max(1, round(options.n * SHARES[name] / shares))
-        table |= run([ring], {name: count}, seed, folder, say)
-        _write(options, table, seed, time.monotonic() - began)
+        try:
+            for so_far in run(ring, count, seed, folder, say):
+                table |= so_far
+                _write(options, table, seed, time.monotonic() - began)
+        except KeyboardInterrupt:
+            say("interrupted: the table has the cases until now")
+            break
     say(as_markdown(table))
     if any(row.lost + row.doubled + row.hung + row.failed for row in table.values()):
         sys.exit(1)
@@ -89,7 +94,7 @@ def _ring(name: Name) -> Callable[[Path], Ring]:
     return Stages
 
 
-def _write(options: FaultOptions, table: dict[tuple[str, str], Row], seed: int, seconds: float) -> None:
+def _write(options: FaultOptions, table: Table, seed: int, seconds: float) -> None:
     if options.out is not None:
         machine = f"{os.cpu_count()} CPU cores, {platform.platform()}, {time.strftime('%Y-%m-%d')}"
         head = f"Seed {seed}, {seconds / 60:.0f} minutes on {machine}.\n\n"

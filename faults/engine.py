@@ -6,7 +6,7 @@ from __future__ import annotations
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -80,21 +80,18 @@ class Row:
     seconds: list[float] = field(default_factory=list)
 
 
-def run(
-    rings: Sequence[Ring], cases: Mapping[str, int], seed: int, folder: Path, say: Callable[[str], None]
-) -> dict[tuple[str, str], Row]:
-    """(Ring, kind) -> its counts, over `cases` of each ring. What fails is said with how to run it again."""
-    table: dict[tuple[str, str], Row] = {}
-    for ring in rings:
-        for number, kind in _drawn(ring, cases[ring.name]):
-            one(ring, kind, number, seed, folder, say, table.setdefault((ring.name, kind), Row()))
-    return table
+Table = dict[tuple[str, str], Row]
+"""(Ring, kind) -> its counts."""
 
 
-def _drawn(ring: Ring, cases: int) -> Iterator[tuple[int, str]]:
-    """Each kind in turn: none is left out, whatever the count."""
+def run(ring: Ring, cases: int, seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Table]:
+    """The table so far, after each of the cases; each kind in turn. What fails is said with how to run it again."""
+    table: Table = {}
     names = list(ring.kinds)
-    return ((number, names[number % len(names)]) for number in range(cases))
+    for number in range(cases):
+        kind = names[number % len(names)]
+        one(ring, kind, number, seed, folder, say, table.setdefault((ring.name, kind), Row()))
+        yield table
 
 
 def one(ring: Ring, kind: str, number: int, seed: int, folder: Path, say: Callable[[str], None], row: Row) -> None:
@@ -127,7 +124,7 @@ def one(ring: Ring, kind: str, number: int, seed: int, folder: Path, say: Callab
         say(f"    {problem}")
 
 
-def as_markdown(table: Mapping[tuple[str, str], Row]) -> str:
+def as_markdown(table: Table) -> str:
     """The table of docs/faults.md."""
     lines = [
         "| at | kind | fired | lost | doubled | hung | failed | seconds to recover, median and most |",

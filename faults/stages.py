@@ -27,7 +27,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PARTS = {
     "the trial's driver": "ray::ImplicitFunc",
     "a worker": "ray::RayTrainWorker",
-    "the evaluator": "ray::RewardAccuracyActor",
+    "the evaluator": "ray::WarmReward",
     "raylet": "raylet",
     "GCS": "gcs_server",
 }
