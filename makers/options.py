@@ -43,6 +43,7 @@ Some settings come from the environment:
 | `RAY_ADDRESS` | the Ray cluster to run on; without it a sweep starts Ray on this machine |
 | `MMPO_CACHE` | cache of each machine: the model `tiny`, and copies from a bucket; default `~/.cache/mmpo-sweeps` |
 | `MMPO_LOGICAL_GPUS=1` | Ray schedules by GPU count but training runs on CPUs, to test a cluster file without GPUs |
+| `MMPO_WARM_PROCESSES=0` | each worker of a trial trains in its own process: [debugging](debugging.md) |
 | `OPENAI_API_KEY`, `ANTHROPIC_API_KEY` | keys of the judges; there is no option for them |
 | `AWS_REGION`, `AWS_ENDPOINT_URL` and AWS's credentials | access to a bucket, on every machine |
 """

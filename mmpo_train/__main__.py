@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
 def train(options: TrainOptions) -> tuple[Path, str]:
     """Prepare the inputs and train; returns the trial's folder, and why it diverged or nothing. Raises InputError."""
     from mmpo_train.config import ONLINE_OBJECTIVES, replace
-    from mmpo_train.errors import InputError
+    from mmpo_train.errors import InputError, Left
     from mmpo_train.options import base_config
     from mmpo_train.terminal import console, ended_by, preparing, print_examples, told_by_signal, training_bar
     from mmpo_train.typed.programs import as_typed
@@ -44,7 +44,6 @@ def train(options: TrainOptions) -> tuple[Path, str]:
     from mmpo_train.prepare import identify, materialise
     from mmpo_train.storage.mirror import check_access
     from mmpo_train.training import train_here
-    from mmpo_train.trial.loop import Left
 
     if config.precision == "auto":
         has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()

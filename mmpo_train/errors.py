@@ -22,6 +22,10 @@ class Interrupted(KeyboardInterrupt):
         """Whether the libraries' own endings would hang."""
 
 
+class Left(Exception):
+    """The trial was told to go, and has written a state to continue from."""
+
+
 def complaints(checks: Iterable[Callable[[], object]]) -> list[str]:
     """The messages of all checks that raise InputError, so that all bad fields are named at once."""
     found = []

@@ -45,6 +45,7 @@ ORDER = (
     "sweeps/grids",
     "sweeps/plan sweeps/ledger",
     "sweeps/cluster sweeps/ranking",
+    "sweeps/workers",
     "sweeps/cost sweeps/figures sweeps/trials",
     "sweeps/search sweeps/reporting sweeps/doctor",
     " ".join(f"sweeps/{script}" for script in SCRIPTS),
@@ -62,13 +63,13 @@ PLAIN = (
 # Each heavy library has one door: nobody else imports it, at the top of a file or inside a function.
 DOORS = {
     "ray": {
+        "sweeps/workers/ray_worker.py",
         "sweeps/trials/train_job.py",
         "sweeps/trials/restarts.py",
         "sweeps/trials/elastic.py",
         "sweeps/trials/tune.py",
         "sweeps/cluster/connection.py",
         "sweeps/cluster/head.py",
-        "sweeps/cluster/leaving.py",
         "sweeps/trials/concurrency.py",
         "sweeps/cluster/accelerators.py",
         "sweeps/cluster/discovery.py",

@@ -51,6 +51,20 @@ def zero_engine(module: CompletionLogps, config: TrialConfig) -> Engine:
     return DeepSpeedEngine(module, config) if config.zero_stage else TorchEngine(module, config)
 
 
+def import_deepspeed() -> Any:
+    """The library, for this process's devices."""
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    with _not_imported("mlflow"):  # takes longer than all else of it, for an auto-tuner that nobody calls
+        import deepspeed
+
+    # Its shared-memory extension is for inference only. Compiling it takes half a minute, and a process that is killed
+    # meanwhile leaves a lock for which every later one waits forever.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    return deepspeed
+
+
 class DeepSpeedEngine:
     """`Engine` on DeepSpeed: weights, gradients and optimiser states spread as the ZeRO stage, 1 to 3, says.
 
@@ -59,16 +73,7 @@ class DeepSpeedEngine:
     """
 
     def __init__(self, module: CompletionLogps, config: TrialConfig) -> None:
-        if not torch.cuda.is_available():
-            os.environ["DS_ACCELERATOR"] = "cpu"
-        with _not_imported("mlflow"):  # takes longer than all else of it, for an auto-tuner that nobody calls
-            import deepspeed
-
-        # Its shared-memory extension is for inference only. Compiling it takes half a minute, and a process that is
-        # killed meanwhile leaves a lock for which every later one waits forever.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-
+        deepspeed = import_deepspeed()
         deepspeed.init_distributed(dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False)
         self.worker, self.workers = dist.get_rank(), dist.get_world_size()
         round_weights(module, config.precision)

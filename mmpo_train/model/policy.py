@@ -238,6 +238,14 @@ def load_weights(model: PreTrainedModel, folder: Path) -> None:
     model.tie_weights()
 
 
+def import_transformers() -> None:
+    """Import what loading a model and its tokenizer needs, for the processes that are forked from this one."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig  # noqa: F401
+    from transformers.integrations import sdpa_attention  # noqa: F401
+
+    quieten()
+
+
 def quieten() -> None:
     """Switch off progress bars and advice of transformers and what it imports; the program has its own."""
     import torch

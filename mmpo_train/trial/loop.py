@@ -15,6 +15,7 @@ from mmpo_train.config import TrialConfig
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.engines.engine import Engine
 from mmpo_train.engines.passes import Passes
+from mmpo_train.errors import Left
 from mmpo_train.metric_names import CURVE, EPOCH, GRADIENT_NORM, LEARNING_RATE, STEP_SECONDS, TOKENS_PER_SECOND, TRAIN
 from mmpo_train.model.batches import consecutive
 from mmpo_train.model.layouts import is_out_of_memory
@@ -30,10 +31,6 @@ within an epoch. Called on every worker."""
 
 class OutOfMemory(Exception):
     """A pass did not fit in memory, and this engine cannot try a smaller one in the middle of a step."""
-
-
-class Left(Exception):
-    """The trial was told to go, and has written a state to continue from."""
 
 
 class Diverged(Exception):

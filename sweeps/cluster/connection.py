@@ -23,7 +23,7 @@ from mmpo_train.typed.plugins import ENVIRONMENT
 from mmpo_train.typed.programs import as_typed
 from sweeps.cluster.discovery import cluster_nodes, local_nodes, local_resources, nodes_now
 from sweeps.cluster.head import is_head_lost, leave_head, watch_head
-from sweeps.cluster.nodes import Nodes
+from sweeps.cluster.nodes import WARM_PROCESSES, Nodes
 from sweeps.cluster.placement import NoRoom, TrialResources, Wish, assumed, place
 from sweeps.cluster.ray_folder import check_ray_folder, guard_token, own_folder
 
@@ -149,7 +149,7 @@ def _connect(verbose: bool) -> None:
     warnings.filterwarnings("ignore")
     import ray
 
-    handed_on = (*_ENVIRONMENT, *_STORE_SETTINGS, ENVIRONMENT)
+    handed_on = (*_ENVIRONMENT, *_STORE_SETTINGS, ENVIRONMENT, WARM_PROCESSES)
     environment = {name: os.environ[name] for name in handed_on if name in os.environ}
     arguments: dict[str, Any] = {
         "log_to_driver": verbose,

@@ -45,12 +45,3 @@ class Leaving:
 def is_leaving(trial_folder: Path) -> bool:
     """Whether the driver has told the trial's workers to go."""
     return (trial_folder / _FILE).exists()
-
-
-def told_to_go(trial_folder: Path) -> Callable[[], bool]:
-    """A function for a worker: whether the driver or Ray has told it to go. Ray's own `get_preemption_info` waits for
-    all workers at each call."""
-    from ray.train.v2._internal.execution.context import get_train_context
-
-    notice = get_train_context().preemption_context
-    return lambda: notice.preemption_info is not None or is_leaving(trial_folder)

@@ -10,6 +10,8 @@ ACCELERATOR = "accelerator_type:"
 """Prefix of Ray's resource that names the type of a node's GPUs."""
 HEAD_NODE = "node:__internal_head__"
 """Ray's resource of the head node, which no spot market takes away."""
+WARM_PROCESSES = "MMPO_WARM_PROCESSES"
+"""A variable; 0 makes the workers of trials train by themselves, each anew."""
 
 
 @dataclass(frozen=True)

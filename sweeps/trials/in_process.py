@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, Left
 from mmpo_train.terminal import console, ended_by, told_by_signal
 from sweeps.cluster.accelerators import ANY
 from sweeps.cluster.discovery import local_nodes
@@ -53,7 +53,6 @@ class InProcess:
     def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:
         """Train in the given order. A trial that diverges is recorded as such; any other error is raised."""
         from mmpo_train.training import train_here
-        from mmpo_train.trial.loop import Left
         from sweeps.trials.evaluators import Evaluators, judged_epochs
         from sweeps.trials.reasons import one_line
 

@@ -40,6 +40,9 @@ class OnRay:
         from mmpo_train.training import materialise
 
         reach(self.verbose)
+        from sweeps.workers.ray_worker import warm_up
+
+        warm_up("GPU" if resources.use_gpu else "CPU")
         with preparing() as say:
             shards = map_on_cluster(resources, lambda share: say("reference log-probabilities", share))
             return materialise(inputs, shards, say)

@@ -10,7 +10,7 @@ from ray.train import UserCallback
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
 from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 
-from mmpo_train.trial.loop import Left
+from mmpo_train.errors import Left
 from sweeps.trials.reasons import GaveUp, one_line
 
 MAX_FAULTS = 4

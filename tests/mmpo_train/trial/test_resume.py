@@ -16,9 +16,8 @@ import torch
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.engines.optimizers import moments
 from mmpo_train.engines.torch_engine import TorchEngine
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, Left
 from mmpo_train.storage.manifest import seal, verify
-from mmpo_train.trial.loop import Left
 from mmpo_train.trial.run import run_trial
 from tests.support.training import EVERY_STEP, job, losses
 from tests.support.workers import train_jobs

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import ray
-import ray.train
 import ray.tune
 import torch
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
@@ -18,6 +17,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from mmpo_train.errors import InputError
 from sweeps.trials.restarts import MAX_FAULTS, MAX_LOSSES, Attempts, GaveUp, is_loss, one_line
+from sweeps.workers.warm import Ask
 
 DEAD = WorkerHealthCheckFailedError("A worker health check failed.", RayActorError())
 PREEMPTED = WorkerHealthCheckFailedError("A worker health check failed.", RayActorError(preempted=True))
@@ -81,22 +81,22 @@ def test_the_reason_is_said_without_the_layers_it_came_through():
     assert one_line(DEAD).startswith("RayActorError: ") and one_line(None) == "NoneType: None"
 
 
-def always_raises(job: dict[str, Any]) -> None:
-    """A worker with a fault."""
+def always_raises(job: dict[str, Any], ask: Ask) -> None:
+    """A task with a fault."""
     count(job)
-    ray.train.report({"safe": 7})
+    ask("report", {"safe": 7})
     raise ValueError("no such column")
 
 
-def dies_five_times(job: dict[str, Any]) -> None:
-    """A worker whose process is killed five times before it comes to its end."""
+def dies_five_times(job: dict[str, Any], ask: Ask) -> None:
+    """A task whose process is killed five times before it comes to its end."""
     if count(job) <= 5:
         os.kill(os.getpid(), signal.SIGKILL)
-    ray.train.report({"safe": 7})
+    ask("report", {"safe": 7})
 
 
 def count(job: dict[str, Any]) -> int:
-    """How many workers of the job have begun, with this one."""
+    """How many tasks of the job have begun, with this one."""
     with open(job["tally"], "a") as stream:
         stream.write("begun\n")
     return len(Path(job["tally"]).read_text().splitlines())

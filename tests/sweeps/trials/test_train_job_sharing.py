@@ -10,19 +10,19 @@ import ray
 from mmpo_train.recipes import RECIPES
 from sweeps.cluster.nodes import NodeKind, Nodes
 from sweeps.cluster.placement import Wish, place
+from sweeps.workers.training import begun
+from sweeps.workers.warm import Ask
 
 
-def meet(job: dict[str, Any]) -> None:
-    """A worker that ends when as many are there at the same time as a GPU has places, and fails without them."""
-    from sweeps.trials.train_job import begin
-
-    begin(job)
-    there = Path(job["meeting"])
-    (there / job["digest"]).touch()
-    end = time.monotonic() + 120
-    while len(list(there.iterdir())) < job["expected"]:
-        assert time.monotonic() < end, "the other trial was not started"
-        time.sleep(0.1)
+def meet(job: dict[str, Any], ask: Ask) -> None:
+    """A task that ends when as many are there at the same time as a GPU has places, and fails without them."""
+    with begun(job, ask):
+        there = Path(job["meeting"])
+        (there / job["digest"]).touch()
+        end = time.monotonic() + 120
+        while len(list(there.iterdir())) < job["expected"]:
+            assert time.monotonic() < end, "the other trial was not started"
+            time.sleep(0.1)
 
 
 def drive(space: dict[str, Any]) -> None:
