@@ -237,6 +237,10 @@ def _differences(uri: str, storage: Path) -> tuple[list[str], list[str]]:
                 lost.append(f"{name} of {rate}: {len(points)} points")
             if len(points) > len({point.step for point in points}):
                 doubled.append(f"{name} of {rate}: {len(points)} points")
+        models = client.search_logged_models([experiment.experiment_id], f"source_run_id = '{run.info.run_id}'")
+        epochs = Counter(model.tags["epoch"] for model in models if len(model.metrics) == 1)
+        lost += [f"a model of {rate}"] * (EPOCHS - len(epochs))
+        doubled += [f"model of epoch {epoch} of {rate}" for epoch, count in epochs.items() if count > 1]
         judged = [item.path for item in client.list_artifacts(run.info.run_id, "validation")]
         if judged != [f"validation/epoch-{epoch:04d}.json" for epoch in range(1, EPOCHS + 1)]:
             lost.append(f"evaluations: {judged}")

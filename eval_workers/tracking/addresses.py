@@ -102,6 +102,13 @@ def unreachable(address: Address, why: str) -> InputError:
     """The error for an address nobody usable answers at, credentials taken out."""
     if address.database and is_damaged(why):
         return InputError(damaged_database(address.database, masked(why)))
+    if "database schema" in why:
+        keep = f"cp {address.database} {address.database}.before" if address.database else "as its manual says"
+        return InputError(
+            f"another version of MLflow wrote the ledger {address.shown}. Stop all programs that write to it, keep a "
+            f"copy ({keep}), type `mlflow db upgrade {shlex.quote(address.shown)}` (with the password, if it has one), "
+            "then give the same command. If a newer MLflow wrote it, install that version instead."
+        )
     return InputError(
         f"MLflow at {address.shown} cannot be used: {masked(why)[:400]}\n"
         f"Start a server ({SERVER_ADVICE}), correct {address.option}, or leave out {address.option}."

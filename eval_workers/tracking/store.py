@@ -1,4 +1,4 @@
-"""The project's operations on MLflow: experiments, runs found by tags, params, artifacts. The one file that imports it.
+"""The project's operations on MLflow: experiments, runs found by tags, params, artifacts.
 
 Credentials are taken out of every text on its way there.
 """

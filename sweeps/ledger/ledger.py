@@ -17,6 +17,7 @@ from eval_workers.tracking.store import Store
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import OF_SUITE, VALIDATION
 from mmpo_train.storage.mirror import address_of
+from sweeps.ledger.chosen import REGISTERED, persons_run
 from sweeps.ledger.moved import checkpoint_now, settle
 from sweeps.ledger.open_trials import OpenTrials
 from sweeps.ledger.records import (
@@ -161,6 +162,12 @@ class Ledger:
         self.flush(READ_SECONDS)
         with self.store.reading():
             return children_of(self.store, self.store.experiment_id(experiment, create=False), stage_run_id)
+
+    def persons_version(self, stage: StageRecord) -> str:
+        """The trial's run that a person chose by moving the alias of the stage's registered model; empty if nobody
+        did."""
+        with self.store.reading():
+            return persons_run(self.store, stage.tags.get(REGISTERED, ""))
 
     def json_artifact(self, run_id: str, path: str) -> Any:
         """A JSON artifact of a run; None if it is missing or incomplete."""

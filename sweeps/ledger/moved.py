@@ -7,8 +7,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from eval_workers.tracking.models import CHECKPOINT
+
 ARTIFACTS = "mlartifacts"
-_COLUMNS = (("experiments", "artifact_location"), ("runs", "artifact_uri"))
+_COLUMNS = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+_CHECKPOINTS = (("logged_model_tags", "tag_value", "tag_key"), ("model_version_tags", "value", "key"))
+"""Where tags of models name checkpoints: table, column of the value, column of the name."""
 
 
 def settle(database: Path) -> None:
@@ -21,17 +32,25 @@ def settle(database: Path) -> None:
         return
     connection = sqlite3.connect(database, timeout=20)
     try:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if "experiments" not in tables:
             return
         places = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         for (place,) in places:
             old = _folder(place or "")
             if old is not None and old != here:
-                for table, column in _COLUMNS:  # names from the list above
-                    connection.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} = ? OR {column} LIKE ?",
-                        (here.as_uri(), len(place) + 1, place, f"{place}/%"),
-                    )
+                before, now = str(old.parent), str(here.parent)
+                moves = [(table, column, "1", place, here.as_uri()) for table, column in _COLUMNS]
+                moves += [
+                    (table, column, f"{key} = '{CHECKPOINT}'", before, now) for table, column, key in _CHECKPOINTS
+                ]
+                for table, column, which, was, new in moves:  # names from the lists above
+                    if table in tables:
+                        connection.execute(
+                            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                            f"WHERE {which} AND ({column} = ? OR {column} LIKE ?)",
+                            (new, len(was) + 1, was, f"{was}/%"),
+                        )
         connection.commit()
     finally:
         connection.close()

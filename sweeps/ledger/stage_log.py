@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking.addresses import page
+from eval_workers.tracking.datasets import datasets_of, log_datasets
 from mmpo_train.config import TrialConfig
 from sweeps.grids import margin_of
+from sweeps.ledger.chosen import Contender, register
 from sweeps.ledger.open_trials import OpenTrials
 from sweeps.ledger.records import SEARCHES
 from sweeps.ledger.runs import mark_winner, take
@@ -20,6 +22,7 @@ from sweeps.ledger.trial_log import TrialLog, now_ms, opening
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
+    from mmpo_train.prepare import Inputs
     from sweeps.ledger.records import TrialRecord
 
 NOTE, WRITTEN = "mlflow.note.content", "stage.note"
@@ -34,7 +37,7 @@ class StageLog:
         self._experiment_id, self.run_id = run.info.experiment_id, run.info.run_id
         self.tags = dict(run.data.tags)
         """The tags when the stage was opened, with a person's changes, and those set since."""
-        self._stage, self._search = self.tags["stage.name"], search
+        self._stage, self._search, self._title = self.tags["stage.name"], search, run.info.run_name
         self._metrics = dict(run.data.metrics)
         self._tables: list[dict[str, str]] = json.loads(self.tags.get("mlflow.loggedArtifacts", "[]"))
 
@@ -48,11 +51,19 @@ class StageLog:
         it."""
         margin = margin_of(config.objective)
         searches = {SEARCHES: self._search} if self._search else {}
-        labels = {"stage.name": self._stage, **searches, **tags}
+        said = f"A trial of {self._stage}. Its checkpoints are in {self._trials.folder / config.digest}."
+        labels = {"stage.name": self._stage, NOTE: said, **searches, **tags}
         opened = opening(config, self._experiment, name, labels, self.run_id)
         # MLflow's parallel coordinates leave out runs that lack one of the params.
         opened["margin"] = getattr(config, margin) if margin else 0.0
         return self._trials.open(opened, config.digest)
+
+    def log_data(self, inputs: Inputs) -> None:
+        """List the preference data of the stage's trials, with the number of examples."""
+        data, config = inputs.data, inputs.config
+        rows = {"train": len(data.train), "validation": len(data.validation)}
+        datasets = datasets_of(config.dataset, config.data_fingerprint, rows)
+        self._put(lambda: log_datasets(self._store, self.run_id, datasets), "the data")
 
     def log_file(self, path: Path, artifact_folder: str = "") -> None:
         """Store a file. MLflow's pages show HTML and images."""
@@ -104,6 +115,11 @@ class StageLog:
         """Tag the runs of these trials as the winner by rule, and no others."""
         ids = (self._experiment_id, self.run_id)
         self._put(lambda: mark_winner(self._store, *ids, digests, self._search), "the winner's tag")
+
+    def register(self, contenders: Sequence[Contender]) -> None:
+        """Show the best points as versions of the stage's registered model; the alias is on the first, the winner."""
+        about = (self.run_id, self._experiment, self._title, contenders)
+        self._put(lambda: register(self._store, *about), "the registered model")
 
     def score(self, epoch: int, metrics: Mapping[str, float | None]) -> None:
         """The winner's numbers as metrics of the stage, so that stages compare in MLflow's table."""

@@ -11,11 +11,13 @@ import re
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval_workers.tracking.datasets import datasets_of, log_datasets
 from eval_workers.tracking.delivery import Delivery
+from eval_workers.tracking.models import Checkpoints, log_checkpoints
 from eval_workers.tracking.store import METRICS_PER_BATCH, Store
 from mmpo_train.config import TrialConfig, to_dict
 from mmpo_train.events import Point
@@ -28,6 +30,8 @@ from sweeps.ledger.tags import ending_tags
 PACKAGES = (
     "torch", "ray", "deepspeed", "transformers", "peft", "datasets", "bitsandbytes", "mlflow", "lm-eval", "numpy",
 )  # fmt: skip
+_OF_MODELS = ("model", "dataset", "objective", "learning_rate", "beta", "margin", "epochs", "seed")
+"""Params of a trial that its models have too."""
 _METRIC_NAME = re.compile(r"[/\w.\-: ]{1,250}")
 
 
@@ -55,7 +59,7 @@ class TrialLog:
         """Queue the run's opening and all entries that the journal already has, with their own timestamps."""
         self._store, self._delivery = store, delivery
         self._journal: Journal | None = held
-        self.digest = held.digest
+        self._opened, self.digest = opened, held.digest
         self.run_id: str | None = None
         """Known once the run's opening has been sent."""
         self.ended = False
@@ -65,7 +69,7 @@ class TrialLog:
         self._is_damaged = held.is_damaged
         self._there: set[tuple[str, int]] = set()
         """Metrics and steps that MLflow has and a damaged journal may not: with another time they would be doubled."""
-        self._put(lambda: self._deliver_opening(opened), "the opening")
+        self._put(self._deliver_opening, "the opening")
         self._send([entry for entry in held.entries if "metrics" in entry])
         for entry in held.entries:
             if entry["kind"] == "evaluation":
@@ -144,6 +148,9 @@ class TrialLog:
     def end_as_journaled(self, end: Mapping[str, Any]) -> None:
         """Send an end that the journal has and MLflow lacks."""
         self.ended = True
+        judged = [entry for entry in self._journal.entries if "epoch" in entry] if self._journal is not None else []
+        if judged:
+            self._put(lambda: self._deliver_models(judged), "the models")
         self._put(lambda: self._deliver_end(end), "the end", self.let_go)
 
     def hand_over(self) -> Journal | None:
@@ -189,9 +196,7 @@ class TrialLog:
 
     def _send(self, entries: Sequence[Mapping[str, Any]]) -> None:
         with self._mutex:
-            for entry in entries:
-                finite = ((name, value) for name, value in entry["metrics"].items() if value is not None)
-                self._unsent += [(name, value, entry["timestamp_ms"], entry["step"]) for name, value in finite]
+            self._unsent += _values(entries)
             if self._sending or not self._unsent:
                 return
             self._sending = True  # the job already queued takes these points along
@@ -202,26 +207,30 @@ class TrialLog:
 
     # The methods below run in the writer's thread. Without a run its opening was refused, which was logged then.
 
-    def _deliver_opening(self, opened: Mapping[str, Any]) -> None:
-        store = self._store
+    def _deliver_opening(self) -> None:
+        store, opened = self._store, self._opened
         # By its journal, not by its digest alone: another driver with its own storage may be running the same trial,
         # and without that run's journal we would write points twice.
         identity = {"trial.digest": self.digest, "trial.journal": opened["journal"]}
         parent = {"mlflow.parentRunId": opened["parent"]} if opened["parent"] else {}
-        tags = {"ledger.kind": "trial", **parent, **opened["tags"]}
+        running, config = {"trial.state": "running"}, opened["config"]
+        tags = {"ledger.kind": "trial", **parent, **opened["tags"], **running}
         experiment_id = store.experiment_id(opened["experiment"])
         run = store.find_or_create(experiment_id, identity, tags, opened["name"], opened["timestamp_ms"])
         run_id = run.info.run_id
-        store.client.update_run(run_id, status="RUNNING")
-        store.log_tags(run_id, {"trial.state": "running"})
+        if run.info.status != "RUNNING":
+            store.client.update_run(run_id, status="RUNNING")
+        if run.data.tags.get("trial.state") != running["trial.state"]:
+            store.log_tags(run_id, running)
         if "trial.reason" in run.data.tags:
             store.client.delete_tag(run_id, "trial.reason")
-        axes = {name: opened[name] for name in ("log10_learning_rate", "margin") if name in opened}
-        store.log_params(run, {**opened["config"], **axes})
-        described = {"trial.json": opened["config"], "environment.json": environment()}
-        there = store.json_artifacts(run_id, set(described))
+        described = {"trial.json": config, "environment.json": environment()}
+        there = store.json_artifacts(run_id, set(described)) if run.data.params else {}  # a new run has none
         for path in described.keys() - there.keys():
             store.log_json(run_id, described[path], path)
+        log_datasets(store, run_id, datasets_of(config.get("dataset", ()), config.get("data_fingerprint", "")))
+        axes = {name: opened[name] for name in ("log10_learning_rate", "margin") if name in opened}
+        store.log_params(run, {**config, **axes})
         if self._is_damaged:
             self._there = self._store.points_of(run)
         self.run_id = run_id
@@ -258,6 +267,14 @@ class TrialLog:
         if self.run_id is not None:
             self._store.log_tags(self.run_id, tags)
 
+    def _deliver_models(self, judged: Sequence[Mapping[str, Any]]) -> None:
+        if self.run_id is not None:
+            config = {**self._opened["config"], "margin": self._opened.get("margin")}
+            params = {name: config[name] for name in _OF_MODELS if config.get(name) is not None}
+            paths = {entry["epoch"]: entry["checkpoint"] for entry in judged if entry["kind"] == "evaluation"}
+            scores = [one for one in _values(judged) if (one[0], one[3]) not in self._there]
+            log_checkpoints(self._store, self.run_id, Checkpoints(self._opened["name"], paths, params, scores))
+
     def _deliver_end(self, end: Mapping[str, Any]) -> None:
         if self.run_id is not None:
             self._store.log_tags(self.run_id, ending_tags(end["state"], end["reason"], end["seconds"]))
@@ -268,6 +285,16 @@ class TrialLog:
                     here = self._store.address.shown
                     self._journal.append({"kind": "delivered", "ledger": here, "run_id": self.run_id})
         self.let_go()
+
+
+def _values(entries: Iterable[Mapping[str, Any]]) -> list[tuple[str, float, int, int]]:
+    """(name, value, timestamp in ms, step) of the finite metrics."""
+    return [
+        (name, value, entry["timestamp_ms"], entry["step"])
+        for entry in entries
+        for name, value in entry["metrics"].items()
+        if value is not None
+    ]
 
 
 @functools.cache

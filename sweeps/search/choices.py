@@ -14,6 +14,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.redaction import masked_values
 from mmpo_train.typed.programs import as_typed
 from sweeps.grids import MARGINS, SEARCH_EPOCHS
+from sweeps.ledger.chosen import ALIAS, REGISTERED
 from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, GRID, SETTINGS, ChildRecord, StageRecord
 from sweeps.ledger.runs import BY_PERSON, BY_RULE, WINNER
 from sweeps.ledger.tags import WINNER_BY, winner_of
@@ -97,7 +98,8 @@ def choose(ledger: Ledger | None, experiment: str, question: Question) -> Choice
     beta = _beta_now(ledger, experiment, question)
     counting = _runs_that_count(runs, question, beta)
     children = {run.run_id: ledger.find_children(experiment, run.run_id) for run in counting}
-    run, person = _persons_choice(counting, children, question)
+    moved = {run.run_id: ledger.persons_version(run) for run in counting}
+    run, person = _persons_choice(counting, children, moved, question)
     by_rule = winner_of(run.tags, question.field)
     if person is not None:
         value = person.number(question.field)
@@ -138,9 +140,15 @@ def _runs_that_count(runs: list[StageRecord], question: Question, beta: float | 
 
 
 def _persons_choice(
-    runs: list[StageRecord], children: Mapping[str, list[ChildRecord]], question: Question
+    runs: list[StageRecord],
+    children: Mapping[str, list[ChildRecord]],
+    moved: Mapping[str, str],
+    question: Question,
 ) -> tuple[StageRecord, ChildRecord | None]:
-    """The run with a person's tag and its stage; without such a run the first stage."""
+    """The run with a person's tag, or with the alias if a person moved it, and its stage; without one the first stage.
+
+    `moved`: a stage's run -> the trial's run whose version a person gave the alias, or nothing.
+    """
     for run in runs:
         if run.tags.get(WINNER, "").strip():
             raise InputError(
@@ -152,6 +160,7 @@ def _persons_choice(
         for child in children[run.run_id]
         if child.tags.get(WINNER, "").strip() not in ("", BY_RULE)
     ]
+    by_alias = [(run, _with_alias(run, children[run.run_id], moved[run.run_id])) for run in runs if moved[run.run_id]]
     for _, child in tagged:
         named = f"run {child.name} ({child.run_id}) has the tag {WINNER}={child.tags[WINNER]}"
         if child.tags[WINNER].strip() != BY_PERSON:
@@ -159,10 +168,23 @@ def _persons_choice(
         if child.state != "finished":
             ending = f"{child.state}: {child.reason}" if child.reason else child.state
             raise InputError(f"{named}, but its trial has no result ({ending}); choose one that finished")
-    if len({child.params[question.field] for _, child in tagged}) > 1:
-        named = " and ".join(f"{child.name} ({child.run_id})" for _, child in tagged)
-        raise InputError(f"{question.subject}: {named} have the tag {WINNER}={BY_PERSON}; leave it on one of them")
-    return tagged[0] if tagged else (runs[0], None)
+    if len({child.params[question.field] for _, child in tagged + by_alias}) > 1:
+        named = " and ".join(f"{child.name} ({child.run_id})" for _, child in tagged + by_alias)
+        alias = f", or the alias {ALIAS} that a person moved" if by_alias else ""
+        raise InputError(
+            f"{question.subject}: {named} have the tag {WINNER}={BY_PERSON}{alias}; leave it on one of them"
+        )
+    return (tagged + by_alias)[0] if tagged or by_alias else (runs[0], None)
+
+
+def _with_alias(run: StageRecord, children: list[ChildRecord], trial_run_id: str) -> ChildRecord:
+    found = [child for child in children if trial_run_id in (child.run_id, child.tags.get("taken_from"))]
+    if not found:
+        raise InputError(
+            f"the alias {ALIAS} of the registered model {run.tags[REGISTERED]!r} is on a version of run "
+            f"{trial_run_id}, which is not below {run.title} ({run.run_id}); move it to a version of a run that is"
+        )
+    return found[0]
 
 
 def _require_whole(

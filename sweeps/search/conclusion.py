@@ -16,11 +16,12 @@ from mmpo_train.metric_names import ACCURACY_CURVE, LOSS, REWARD_ACCURACY, error
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
 from sweeps.figures.stage import plot_stage
+from sweeps.ledger.chosen import Contender
 from sweeps.ledger.tags import Baseline, baseline_of, winner_tags
 from sweeps.plan.labels import words
 from sweeps.ranking.curve_signs import signs
 from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
-from sweeps.ranking.ranked import SHARES_OF_PAIRS, Candidate, Ranking
+from sweeps.ranking.ranked import SHARES_OF_PAIRS, Candidate, Ranked, Ranking
 from sweeps.ranking.winners import rank
 from sweeps.ranking.wording import columns, note, ranking_table, sentences
 
@@ -160,8 +161,16 @@ def _record_winner(stage: Stage, ranking: Ranking, records: Mapping[str, TrialRe
     one = winner.candidate
     accuracy = mean(mean(seed.correct) for seed in winner.seeds)
     log.score(one.epoch, one.extra["metrics"] | {REWARD_ACCURACY: accuracy})
+    log.register([_contender(stage, row, records, ranking.by) for row in ranking.results])
     tags = winner_tags(stage.axis, one.value, one.epoch, accuracy, ranking.reason, ranking.by)
     log.finish(records[one.extra["digest"]], tags)
+
+
+def _contender(stage: Stage, row: Ranked, records: Mapping[str, TrialRecord], by: str) -> Contender:
+    one = row.candidate
+    said = f"{words(stage.axis)} {one.label}, epoch {one.epoch}: {by or 'reward accuracy'} {row.accuracy:.4f}"
+    digests = [seed.extra["digest"] for seed in row.seeds]
+    return Contender(records[one.extra["digest"]], one.epoch, digests, said)
 
 
 def _curves(

@@ -247,4 +247,5 @@ def _open_log(search: Search, ledger: Ledger, experiment: str) -> StageLog:
         experiment, NAME, base.objective, key, title=title, params=params, note="Joint search", search=key_of(base)
     )
     log.log_text(CONFIG, as_yaml(program_of(NAME), in_force(options), leave_out=WHERE))
+    log.log_data(search.inputs)
     return log

@@ -209,8 +209,10 @@ def _run(
 
 
 def _say_persons_choice(ledger: Ledger, experiment: str, log: StageLog) -> None:
+    stages = ledger.find_stages(experiment, log.tags["stage.name"], log.tags["stage.objective"])
+    moved = {ledger.persons_version(one) for one in stages if one.run_id == log.run_id} - {""}
     for child in ledger.find_children(experiment, log.run_id):
-        if child.tags.get(WINNER) == BY_PERSON:
+        if child.tags.get(WINNER) == BY_PERSON or moved & {child.run_id, child.tags.get("taken_from")}:
             console.print(f"run {child.name} was chosen by a person: later stages take that one", highlight=False)
 
 
@@ -283,6 +285,7 @@ def _open_log(
         {"label": point.label, "digests": [trial.digest for trial in point.trials]} for point in points
     ]
     log.log_json(GRID, listed)
+    log.log_data(points[0].trials[0].inputs)
     return log
 
 

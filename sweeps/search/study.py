@@ -108,6 +108,8 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions, script: str) ->
             note=study.title,
         )
         log.log_text(CONFIG, as_yaml(program_of(script), in_force(options), leave_out=WHERE))
+        for inputs in {id(trial.inputs): trial.inputs for trial in planned}.values():
+            log.log_data(inputs)
         try:
             discard_shared(todo, known, ledger)
             if todo:
