@@ -10,7 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
+from pathlib import Path
 from random import Random
+
+import yaml
 
 from mmpo_train.errors import InputError
 
@@ -51,36 +54,6 @@ class Question:
     solution: Solution
 
 
-# Each fact as `thing, right answer, usual mistake`.
-CAPITALS = """
-France, Paris, Lyon; Italy, Rome, Milan; Spain, Madrid, Barcelona; Germany, Berlin, Munich; Japan, Tokyo, Kyoto;
-Egypt, Cairo, Luxor; Turkey, Ankara, Istanbul; Canada, Ottawa, Toronto; Australia, Canberra, Sydney;
-Norway, Oslo, Bergen; Peru, Lima, Cusco; Kenya, Nairobi, Mombasa; Scotland, Edinburgh, Glasgow;
-Switzerland, Bern, Zurich
-"""
-OPPOSITES = """
-hot, cold, warm; big, small, large; fast, slow, quick; happy, sad, glad; old, young, aged; up, down, above;
-wet, dry, damp; hard, soft, firm; light, dark, bright; rich, poor, wealthy; early, late, soon; strong, weak, tough;
-loud, quiet, noisy; near, far, close; easy, difficult, simple; brave, afraid, bold; thick, thin, fat;
-sweet, sour, sugary; buy, sell, pay; win, lose, beat
-"""
-COLOURS = """
-grass, green, brown; snow, white, grey; blood, red, purple; the sky, blue, grey; coal, black, brown;
-milk, white, yellow; a lemon, yellow, green; a carrot, orange, red; chocolate, brown, black; a tomato, red, orange;
-a banana, yellow, brown; the sea, blue, green; a leaf, green, yellow; a crow, black, grey; mud, brown, grey;
-a pumpkin, orange, yellow
-"""
-YOUNG = """
-cat, kitten, cub; dog, puppy, kitten; cow, calf, foal; horse, foal, calf; sheep, lamb, kid; pig, piglet, lamb;
-bear, cub, puppy; duck, duckling, chick; hen, chick, duckling; goat, kid, lamb; frog, tadpole, kid;
-deer, fawn, calf
-"""
-KINDS = """
-a hammer, tool, weapon; an apple, fruit, vegetable; a carrot, vegetable, fruit; an oak, tree, flower;
-a rose, flower, tree; a horse, animal, vehicle; an eagle, bird, animal; a salmon, fish, animal;
-a bus, vehicle, building; a church, building, vehicle; an ant, insect, animal; a saw, tool, weapon;
-a pear, fruit, vegetable; an onion, vegetable, fruit; a pine, tree, flower; a bee, insect, bird
-"""
 NOUNS = ["lamp", "river", "stone", "table", "garden", "window", "paper", "cloud", "bread", "candle", "mirror", "basket"]
 DAYS = ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"]
 MONTHS = [
@@ -92,10 +65,6 @@ LARGEST_COMPARED = 12
 LARGEST_SUMMAND = 9
 
 
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.strip().splitlines())
-
-
 def _any_of(values: Sequence[str]) -> str:
     return "|".join(map(re.escape, values))
 
@@ -104,27 +73,39 @@ def _without(values: Sequence[str], *left_out: str) -> tuple[str, ...]:
     return tuple(value for value in values if value not in left_out)
 
 
-def _fact_family(name: str, table: str, prompts: str, statements: str) -> Family:
-    """A family whose answers are looked up in one of the tables above."""
-    facts = {thing: (answer, mistake) for thing, answer, mistake in (row.split(", ") for row in _rows(table))}
+def _family(
+    name: str,
+    slots: Slots,
+    draw: Callable[[Random], Slots],
+    solve: Callable[[Slots], Solution],
+    unit: str = "",
+) -> Family:
+    """A family in the words of questions.yaml; `unit` is what a calendar's questions are about."""
+
+    def lines(kind: str) -> tuple[str, ...]:
+        return tuple(_words()[name][kind].replace("UNIT", unit).splitlines())
+
+    return Family(
+        name=unit or name, prompts=lines("prompts"), statements=lines("statements"), slots=slots, draw=draw, solve=solve
+    )
+
+
+def _fact_family(name: str) -> Family:
+    """A family whose answers are looked up in a table of facts."""
+    rows = (row.strip().split(", ") for row in _words()[name]["facts"].split(";"))
+    facts = {thing: (answer, mistake) for thing, answer, mistake in rows}
     values = tuple(dict.fromkeys(chain.from_iterable(facts.values())))
 
     def solve(slots: Slots) -> Solution:
         answer, mistake = facts[slots["thing"]]
         return Solution(answer=answer, mistake=mistake, options=_without(values, answer, slots["thing"]))
 
-    return Family(
-        name=name,
-        prompts=_lines(prompts),
-        statements=_lines(statements),
-        slots={"thing": _any_of(tuple(facts))},
-        draw=lambda random: {"thing": random.choice(tuple(facts))},
-        solve=solve,
-    )
+    return _family(name, {"thing": _any_of(tuple(facts))}, lambda random: {"thing": random.choice(tuple(facts))}, solve)
 
 
-def _rows(table: str) -> list[str]:
-    return [row.strip() for row in table.split(";")]
+@cache
+def _words() -> dict[str, dict[str, str]]:
+    return yaml.safe_load(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
 
 
 def _calendar_family(unit: str, names: Sequence[str]) -> Family:
@@ -135,26 +116,10 @@ def _calendar_family(unit: str, names: Sequence[str]) -> Family:
         answer, mistake = names[(here + step) % len(names)], names[(here - step) % len(names)]
         return Solution(answer=answer, mistake=mistake, options=_without(names, answer, slots["thing"]))
 
-    prompts = """
-        Which UNIT comes {side} {thing}?
-        What UNIT is just {side} {thing}?
-        Name the UNIT {side} {thing}.
-        Tell me which UNIT comes right {side} {thing}.
-    """
-    statements = """
-        The UNIT {side} {thing} is {answer}.
-        It is {answer}.
-        {answer} comes {side} {thing}.
-        The UNIT is {answer}.
-    """
-    return Family(
-        name=unit,
-        prompts=_lines(prompts.replace("UNIT", unit)),
-        statements=_lines(statements.replace("UNIT", unit)),
-        slots={"side": "after|before", "thing": _any_of(names)},
-        draw=lambda random: {"side": random.choice(("after", "before")), "thing": random.choice(names)},
-        solve=solve,
-    )
+    def draw(random: Random) -> Slots:
+        return {"side": random.choice(("after", "before")), "thing": random.choice(names)}
+
+    return _family("calendar", {"side": "after|before", "thing": _any_of(names)}, draw, solve, unit)
 
 
 def _draw_list(random: Random, most: int) -> str:
@@ -201,182 +166,33 @@ def _solve_repetition(slots: Slots) -> Solution:
 
 
 FAMILIES = (
-    _fact_family(
-        "capital",
-        CAPITALS,
-        """
-        What is the capital of {thing}?
-        Name the capital of {thing}.
-        Which city is the capital of {thing}?
-        Tell me the capital city of {thing}.
-        Do you know the capital of {thing}?
-        I forgot the capital of {thing}. What is it?
-        """,
-        """
-        The capital of {thing} is {answer}.
-        {answer} is the capital of {thing}.
-        It is {answer}.
-        The city is {answer}.
-        """,
-    ),
-    _fact_family(
-        "opposite",
-        OPPOSITES,
-        """
-        What is the opposite of {thing}?
-        Name the opposite of the word {thing}.
-        Give me a word that means the opposite of {thing}.
-        Which word is the opposite of {thing}?
-        """,
-        """
-        The opposite of {thing} is {answer}.
-        {answer} is the opposite of {thing}.
-        The word is {answer}.
-        It is {answer}.
-        """,
-    ),
-    _fact_family(
-        "colour",
-        COLOURS,
-        """
-        What colour is {thing}?
-        Tell me the usual colour of {thing}.
-        Which colour does {thing} have?
-        Do you know the colour of {thing}?
-        I need to paint {thing}. Which colour should I use?
-        """,
-        """
-        The colour of {thing} is {answer}.
-        The usual colour is {answer}.
-        It is {answer}.
-        {thing} is {answer}.
-        """,
-    ),
-    _fact_family(
-        "young",
-        YOUNG,
-        """
-        What is a young {thing} called?
-        What do we call a baby {thing}?
-        Tell me the word for a young {thing}.
-        Which word means a baby {thing}?
-        How do people call the young of a {thing}?
-        """,
-        """
-        A young {thing} is called a {answer}.
-        The word is {answer}.
-        It is a {answer}.
-        We call a baby {thing} a {answer}.
-        """,
-    ),
-    _fact_family(
-        "kind",
-        KINDS,
-        """
-        What kind of thing is {thing}?
-        Tell me what kind of thing {thing} is.
-        Which kind of thing would you call {thing}?
-        Say in one word what {thing} is.
-        How would you sort {thing}?
-        """,
-        """
-        The kind is {answer}.
-        It is some kind of {answer}.
-        {thing} is a kind of {answer}.
-        I would call it {answer}.
-        """,
-    ),
+    *map(_fact_family, ("capital", "opposite", "colour", "young", "kind")),
     _calendar_family("day", DAYS),
     _calendar_family("month", MONTHS),
-    Family(
-        name="comparison",
-        prompts=_lines("""
-            Which number is {which}, {first} or {second}?
-            Here are {first} and {second}. Which one is {which}?
-            Tell me the {which} number of {first} and {second}.
-            Of {first} and {second}, which is {which}?
-        """),
-        statements=_lines("""
-            The {which} number is {answer}.
-            {answer} is {which}.
-            It is {answer}.
-            The {which} one of the two is {answer}.
-        """),
-        slots={"which": "bigger|smaller", "first": r"\d+", "second": r"\d+"},
-        draw=_draw_comparison,
-        solve=_solve_comparison,
+    _family(
+        "comparison",
+        {"which": "bigger|smaller", "first": r"\d+", "second": r"\d+"},
+        _draw_comparison,
+        _solve_comparison,
     ),
-    Family(
-        name="position",
-        prompts=_lines("""
-            What is the {which} word of this list: {words}?
-            Here is a list: {words}. Which word is {which}?
-            Tell me the {which} word of {words}.
-            Read this list: {words}. Say the {which} word.
-        """),
-        statements=_lines("""
-            The {which} word is {answer}.
-            It is {answer}.
-            The {which} word of the list is {answer}.
-            {answer} is the {which} word.
-        """),
-        slots={"which": "first|last", "words": r"\w+(?:, \w+){1,3}"},
-        draw=lambda random: {"which": random.choice(("first", "last")), "words": _draw_list(random, 4)},
-        solve=_solve_position,
+    _family(
+        "position",
+        {"which": "first|last", "words": r"\w+(?:, \w+){1,3}"},
+        lambda random: {"which": random.choice(("first", "last")), "words": _draw_list(random, 4)},
+        _solve_position,
     ),
-    Family(
-        name="count",
-        prompts=_lines("""
-            How many words are in this list: {words}?
-            Count the words: {words}.
-            Here are some words: {words}. How many are there?
-            Tell me how many words you see: {words}.
-        """),
-        statements=_lines("""
-            There are {answer} words.
-            The list has {answer} words.
-            It is {answer}.
-            I see {answer} words in the list.
-        """),
-        slots={"words": r"\w+(?:, \w+){1,4}"},
-        draw=lambda random: {"words": _draw_list(random, 5)},
-        solve=_solve_count,
+    _family(
+        "count",
+        {"words": r"\w+(?:, \w+){1,4}"},
+        lambda random: {"words": _draw_list(random, 5)},
+        _solve_count,
     ),
-    Family(
-        name="sum",
-        prompts=_lines("""
-            What is {first} plus {second}?
-            Add {first} and {second}.
-            How much is {first} plus {second}?
-            Tell me the sum of {first} and {second}.
-        """),
-        statements=_lines("""
-            {first} plus {second} is {answer}.
-            The sum is {answer}.
-            It is {answer}.
-            The sum of the two is {answer}.
-        """),
-        slots={"first": r"\d+", "second": r"\d+"},
-        draw=_draw_sum,
-        solve=_solve_sum,
-    ),
-    Family(
-        name="repetition",
-        prompts=_lines("""
-            Say this back to me: {words}.
-            Please repeat these words: {words}.
-            Repeat after me: {words}.
-            Write the same words again: {words}.
-        """),
-        statements=_lines("""
-            You said {answer}.
-            The words are {answer}.
-            Here you are: {answer}.
-            The same words are {answer}.
-        """),
-        slots={"words": r"\w+ \w+"},
-        draw=lambda random: {"words": " ".join(random.sample(NOUNS, 2))},
-        solve=_solve_repetition,
+    _family("sum", {"first": r"\d+", "second": r"\d+"}, _draw_sum, _solve_sum),
+    _family(
+        "repetition",
+        {"words": r"\w+ \w+"},
+        lambda random: {"words": " ".join(random.sample(NOUNS, 2))},
+        _solve_repetition,
     ),
 )
 
