@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from eval_workers.suites import EvaluationSettings
+from eval_workers.settings import EvaluationSettings
 from mmpo_train.options import STORAGE, Stored
 
 

@@ -8,7 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval_workers.suites import Evaluate, EvaluationSettings, build
+from eval_workers.settings import EvaluationSettings
+from eval_workers.suites import Evaluate, build
 from mmpo_train.config import TRIAL, TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION

@@ -30,7 +30,8 @@ class WarmSuite:
     """Holds one evaluation of `suites`, and runs it on one checkpoint folder after the other."""
 
     def __init__(self, suite: str, settings: dict[str, Any], storage: str, tiny: bool, precision: str) -> None:
-        from eval_workers.suites import EvaluationSettings, build
+        from eval_workers.settings import EvaluationSettings
+        from eval_workers.suites import build
 
         self.suite = suite
         self.run = build(suite, EvaluationSettings(**settings), place_of(storage), tiny=tiny, precision=precision)

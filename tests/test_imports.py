@@ -32,7 +32,7 @@ ORDER = (
     "mmpo_train/options mmpo_train/prepare",
     "mmpo_train/terminal mmpo_train/training",
     "mmpo_train/merge mmpo_train/__main__",
-    "eval_workers/checkpoint_folders eval_workers/warm_model",
+    "eval_workers/settings eval_workers/checkpoint_folders eval_workers/warm_model",
     "eval_workers/judging",
     "eval_workers/tracking eval_workers/answers",
     "eval_workers/alpaca eval_workers/arena eval_workers/harness",

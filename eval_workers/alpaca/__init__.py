@@ -1,3 +1,3 @@
 """AlpacaEval 2: answers to its prompts against a baseline's, with length control (`length_control.py`, on
-scikit-learn). The door is `evaluation.AlpacaEval`; its settings are in `settings.py`.
+scikit-learn). The door is `evaluation.AlpacaEval`.
 """

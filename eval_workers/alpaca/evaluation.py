@@ -11,12 +11,21 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from eval_workers.alpaca.data import Outputs, read_length_data, read_outputs, read_prompts, write_outputs
+from eval_workers.alpaca.data import (
+    OFFICIAL,
+    TINY,
+    Outputs,
+    read_length_data,
+    read_outputs,
+    read_prompts,
+    write_outputs,
+)
 from eval_workers.alpaca.length_control import (
     Judged,
     LengthControlled,
@@ -24,15 +33,17 @@ from eval_workers.alpaca.length_control import (
     length_controlled_win_rate,
     win_rate,
 )
-from eval_workers.alpaca.settings import AlpacaSettings
 from eval_workers.answers.answering import Answering
+from eval_workers.answers.sampling import Sampling
 from eval_workers.judging.checks import judge_checks, spread
 from eval_workers.judging.costs import Cost
 from eval_workers.judging.judges import JudgeCount, judge_pairs
 from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge
+from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
+from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import facts
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, complaints
 from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, UNJUDGED_SHARES, WIN_RATE, by_judge, error_of
 from mmpo_train.model.folders import fingerprint, local_folder
 from mmpo_train.storage.whole_file import write_whole
@@ -43,29 +54,42 @@ logger = logging.getLogger(__name__)
 class AlpacaEval:
     """AlpacaEval with its prompts, judges and baseline answers, kept from one checkpoint to the next."""
 
-    def __init__(self, answering: Answering, settings: AlpacaSettings) -> None:
-        """Raises InputError if prompts, difficulties or a judge are not available. Asks nothing yet."""
-        self.answering, self.settings = answering, settings
-        every_prompt = read_prompts(settings.prompts)
+    def __init__(
+        self, answering: Answering, settings: EvaluationSettings, *, tiny: bool, precision: str, seed: int = 0
+    ) -> None:
+        """Raises InputError if prompts, difficulties or a judge are not available. Asks nothing yet.
+
+        The sampling is that of the paper's author; tiny answers greedily. The seed decides on the answers, and on which
+        of two is shown first.
+        """
+        self.answering, self.settings, self.precision = answering, settings, precision
+        specs = settings.judges or ((TINY,) if tiny else USUAL_JUDGES)
+        if wrong := complaints(partial(check_preference_spec, spec) for spec in specs):
+            raise InputError("; ".join(wrong))
+        temperature, top_p, most = (0.0, 1.0, 128) if tiny else (0.95, 0.8, 4096)
+        most = settings.max_answer_tokens or most
+        self.sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=most, seed=seed)
+        source = settings.alpaca_prompts or (TINY if tiny else OFFICIAL)
+        every_prompt = read_prompts(source)
         some = spread(len(every_prompt), settings.limit or len(every_prompt))
         self.prompts = [every_prompt[place] for place in some]
         self.difficulty, self.gamed = read_length_data(
-            settings.prompts,
+            source,
             every_prompt,
-            difficulty=settings.difficulty,
-            gamed=settings.gamed,
-            gamed_sha256=settings.gamed_sha256,
+            difficulty=settings.alpaca_difficulty,
+            gamed=settings.alpaca_gamed,
+            gamed_sha256=settings.alpaca_gamed_sha256,
         )
         self.judges: dict[str, PreferenceJudge] = {}
         """The judges by their names in metrics."""
-        for spec in settings.judges:
+        for spec in specs:
             judge = open_preference_judge(
                 spec,
-                seed=settings.seed,
+                seed=seed,
                 cache=answering.verdicts,
-                template=settings.template,
+                template=settings.judge_prompt,
                 both_orders=settings.both_orders,
-                cap_usd=settings.cap_usd,
+                cap_usd=settings.cap_usd or None,
             )
             name = metric_name(judge.name)
             if name in self.judges:
@@ -122,7 +146,8 @@ class AlpacaEval:
         metrics |= _with_means(rates)
         metrics |= _spent(costs, [judge.spent() for judge in self.judges.values()])
         self.facts = facts(_tokenizer_folder(checkpoint))
-        summary = {"settings": asdict(self.settings), "rendering": self.facts, "judges": fits, "metrics": metrics}
+        settings = {**self.settings.plain(), **asdict(self.sampling), "precision": self.precision}
+        summary = {"settings": settings, "rendering": self.facts, "judges": fits, "metrics": metrics}
         write_whole(artifacts / "alpaca_eval.json", json.dumps(summary, indent=1, default=str) + "\n")
         return metrics
 
@@ -188,7 +213,7 @@ class AlpacaEval:
         # Several actors may want the same model's answers at once; the first one generates, the others find them.
         with FileLock(f"{path}.lock"):
             answers, texts = self.answering.replies(
-                path, policy, mark, tokenizer_folder, self.prompts, self.settings.sampling(), self.settings.precision
+                path, policy, mark, tokenizer_folder, self.prompts, self.sampling, self.precision
             )
         return Outputs(
             generator="/".join(policy.resolve().parts[-3:]),
@@ -202,7 +227,7 @@ class AlpacaEval:
         folders = dict.fromkeys((policy, _tokenizer_folder(policy)))
         self._folder.mkdir(parents=True, exist_ok=True)
         marks = [fingerprint(folder, self._folder / "fingerprints.json") for folder in folders]
-        return digest_of([*marks, self.settings.precision])
+        return digest_of([*marks, self.precision])
 
 
 def metric_name(judge: str) -> str:

@@ -6,10 +6,10 @@ import json
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from filelock import FileLock
 
@@ -18,13 +18,14 @@ from eval_workers.answers.generation import Answer
 from eval_workers.answers.sampling import Sampling
 from eval_workers.arena.data import Question, read_answers, read_questions, usual_baseline, write_answers, write_rows
 from eval_workers.arena.games import Game, bootstrap, by_label, open_labels_judge, play_once, play_two
-from eval_workers.judging.checks import PAIRS, judge_checks
+from eval_workers.judging.checks import judge_checks
 from eval_workers.judging.costs import PRICES, Purse, read_price
 from eval_workers.judging.judges import Judge, JudgeCount, open_judge
 from eval_workers.judging.specs import IN_THIS_PROCESS, check_judge_spec
+from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import facts
-from mmpo_train.errors import InputError, complaints
+from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, UNJUDGED_SHARES, arena_category, error_of
 from mmpo_train.model.folders import fingerprint
 from mmpo_train.storage.whole_file import write_whole
@@ -32,74 +33,32 @@ from mmpo_train.storage.whole_file import write_whole
 logger = logging.getLogger(__name__)
 
 STARTING_MODEL = "starting_model"
-Form = Literal["verdict", "labels"]
 
 # Tiny's answers are a sentence, and its model has no more than 4096 positions for prompt and answer.
 _TINY_MAX_NEW_TOKENS = 256
 _PRICE = ",price="
-
-
-@dataclass(frozen=True, kw_only=True)
-class ArenaSettings:
-    """Questions, baseline, sampling and judge."""
-
-    questions: Path | None = None
-    """Folder in upstream's form; None takes tiny's validation prompts."""
-    baseline: str = ""
-    """A model of model_answer, or 'starting_model'; empty for upstream's own (for tiny, the starting model)."""
-    judge: str = "tiny"
-    """Name of the judge, followed by `,price=IN/OUT` in USD per million tokens if its price is not known."""
-    cap_usd: float | None = None
-    """The most that the judge may cost during the life of this object, in USD."""
-    form: Form = "verdict"
-    """One game with a verdict as in the MC-PO paper, or upstream's two games with five labels."""
-    template: Path | None = None
-    """A file with another prompt for the judge."""
-    max_new_tokens: int = 4096
-    """Longest answer in tokens."""
-    temperature: float = 0.0
-    """Sampling temperature; 0 takes the likeliest token."""
-    precision: str = "bf16"
-    """Precision of the answering model, 'bf16' or 'fp32'."""
-    seed: int = 0
-    """Seed of the sampling, of the order in which answers are shown (verdict form) and of the bootstrap."""
-    checked_pairs: int = PAIRS
-    """Pairs on which the judge is checked (`judging/checks.py`); 0 asks nothing more."""
-    rounds: int = 100
-    """Rounds of the bootstrap."""
-    limit: int = 0
-    """Number of questions to use, the first ones; 0 uses all."""
-
-    def __post_init__(self) -> None:
-        wrong = []
-        if self.form not in get_args(Form):
-            wrong.append(f"form is '{self.form}', expected verdict or labels")
-        if self.precision not in ("bf16", "fp32"):
-            wrong.append(f"precision is '{self.precision}', expected bf16 or fp32")
-        if self.rounds < 2:
-            wrong.append(f"rounds is {self.rounds}, expected 2 or more")
-        if self.checked_pairs < 0:
-            wrong.append(f"checked_pairs is {self.checked_pairs}, expected 0 (none) or more")
-        if self.limit < 0:
-            wrong.append(f"limit is {self.limit}, expected 0 (all) or more")
-        if self.questions is None and self.baseline not in ("", STARTING_MODEL):
-            wrong.append(f"baseline is '{self.baseline}', but tiny's questions have answers of {STARTING_MODEL} only")
-        wrong += complaints((lambda: check_judge_spec(self.judge.partition(_PRICE)[0]), self.sampling))
-        if wrong:
-            raise InputError("; ".join(wrong))
-
-    def sampling(self) -> Sampling:
-        """The sampling of every answer."""
-        most = self.max_new_tokens if self.questions else min(self.max_new_tokens, _TINY_MAX_NEW_TOKENS)
-        return Sampling(temperature=self.temperature, max_new_tokens=most, seed=self.seed)
+_ROUNDS = 100
+"""Rounds of the bootstrap."""
 
 
 class ArenaHard:
     """Arena-Hard with its questions, baseline answers and judge, kept from one checkpoint to the next."""
 
-    def __init__(self, answering: Answering, settings: ArenaSettings) -> None:
-        self.answering, self.settings = answering, settings
-        folder, name = settings.questions, settings.baseline
+    def __init__(
+        self, answering: Answering, settings: EvaluationSettings, *, precision: str, judge: str = "tiny", seed: int = 0
+    ) -> None:
+        """Answers are greedy. The seed decides which of two is shown first (verdict form), and on the bootstrap.
+
+        Without a folder of questions they are tiny's validation prompts. `judge` may end with `,price=IN/OUT` in USD
+        per million tokens. Raises InputError.
+        """
+        self.answering, self.settings, self.precision, self.seed = answering, settings, precision, seed
+        folder, name = settings.arena_questions, settings.arena_baseline
+        if folder is None and name not in ("", STARTING_MODEL):
+            raise InputError(f"baseline is '{name}', but tiny's questions have answers of {STARTING_MODEL} only")
+        most = settings.max_answer_tokens or 4096
+        most = most if folder else min(most, _TINY_MAX_NEW_TOKENS)
+        self.sampling = Sampling(temperature=0.0, max_new_tokens=most, seed=seed)
         self.questions = read_questions(folder, settings.limit) if folder else _tiny_questions(settings.limit)
         categories = {question.category for question in self.questions}
         if len({*map(_metric_name, categories)}) < len(categories):
@@ -112,10 +71,17 @@ class ArenaHard:
         """Question -> answer of the baseline, unless that is the starting model."""
         for model in sorted(set(self.baselines) - {STARTING_MODEL}):
             asked = [one for one, baseline in zip(self.questions, self.baselines) if baseline == model]
-            assert folder is not None  # the settings were checked
+            assert folder is not None  # see above
             self.kept_answers |= zip((one.name for one in asked), read_answers(folder, model, asked))
-        self.purse = _purse(settings)
-        self.judge = _open(settings, answering.verdicts, self.purse)
+        spec, _, price = judge.partition(_PRICE)
+        parts = check_judge_spec(spec)
+        self.purse: Purse | None = None
+        """The purse that pays for the judge; None for tiny's own."""
+        if parts.service not in IN_THIS_PROCESS:
+            self.purse = Purse(spec, read_price(price) if price else PRICES.get(parts.model), settings.cap_usd or None)
+        given: dict[str, Any] = {"cache": answering.verdicts, "template": settings.judge_prompt, "purse": self.purse}
+        labels = settings.arena_form == "labels"
+        self.judge: Judge = open_labels_judge(spec, **given) if labels else open_judge(spec, seed=seed, **given)
         self._folder = answering.verdicts.parent / "arena_hard"
 
     def __call__(self, checkpoint: Path, *, starting_model: Path, artifacts: Path) -> dict[str, float]:
@@ -135,7 +101,7 @@ class ArenaHard:
         lengths, name = [len(answer.ids) for answer in answers], checkpoint.absolute().name
         write_answers(artifacts, name, self.questions, ours, lengths)
         theirs = self._baseline_answers(starting_model, artifacts)
-        play = play_once if self.settings.form == "verdict" else play_two
+        play = play_once if self.settings.arena_form == "verdict" else play_two
         games, count = play(self.judge, [question.text for question in self.questions], ours, theirs)
         write_rows(artifacts / "judgments.jsonl", self._judgments(name, games))
         metrics = {
@@ -152,7 +118,8 @@ class ArenaHard:
         _report(count)
         metrics |= self._rates(games) | self._checks(ours, theirs)
         self.facts = facts(starting_model)
-        summary = {"settings": asdict(self.settings), "rendering": self.facts, "metrics": metrics}
+        settings = {**self.settings.plain(), **asdict(self.sampling), "precision": self.precision}
+        summary = {"settings": settings, "rendering": self.facts, "metrics": metrics}
         write_whole(artifacts / "arena_hard.json", json.dumps(summary, indent=1, default=str) + "\n")
         return metrics
 
@@ -163,8 +130,8 @@ class ArenaHard:
         rate = bootstrap(
             [game.points for _, game in pairs],
             [game.weight for _, game in pairs],
-            rounds=self.settings.rounds,
-            seed=self.settings.seed,
+            rounds=_ROUNDS,
+            seed=self.seed,
         )
         metrics = {
             ARENA_WIN_RATE: rate.rate,
@@ -172,7 +139,7 @@ class ArenaHard:
             f"{ARENA_WIN_RATE}_high": rate.high,
             error_of(ARENA_WIN_RATE): rate.error,
         }
-        if self.settings.form == "labels":
+        if self.settings.arena_form == "labels":
             plain, played = (sum(values) for values in zip(*((game.plain_points, game.games) for _, game in pairs)))
             metrics[f"{ARENA}plain_win_rate"] = plain / played
         of_category: dict[str, list[Game]] = {}
@@ -186,7 +153,7 @@ class ArenaHard:
 
     def _checks(self, ours: Sequence[str], theirs: Sequence[str]) -> dict[str, float]:
         """What `judge_checks` finds."""
-        as_shown = partial(by_label, self.judge) if self.settings.form == "labels" else None
+        as_shown = partial(by_label, self.judge) if self.settings.arena_form == "labels" else None
         texts = [question.text for question in self.questions], ours, theirs
         found = judge_checks(self.judge, *texts, self.settings.checked_pairs, as_shown)
         return {f"{ARENA}{name}": value for name, value in found.items()}
@@ -194,10 +161,8 @@ class ArenaHard:
     def _answers(self, policy: Path, starting_model: Path, path: Path) -> tuple[list[Answer], list[str]]:
         """One answer to each question, as ids and as text, saved to `path` as they come."""
         marks = [fingerprint(folder, self._folder / "fingerprints.json") for folder in (policy, starting_model)]
-        name, questions = digest_of([*marks, self.settings.precision]), [question.text for question in self.questions]
-        return self.answering.replies(
-            path, policy, name, starting_model, questions, self.settings.sampling(), self.settings.precision
-        )
+        name, questions = digest_of([*marks, self.precision]), [question.text for question in self.questions]
+        return self.answering.replies(path, policy, name, starting_model, questions, self.sampling, self.precision)
 
     def _baseline_answers(self, starting_model: Path, artifacts: Path) -> list[str]:
         if STARTING_MODEL not in self.baselines:
@@ -219,29 +184,13 @@ class ArenaHard:
                 "model": model,
                 "baseline": baseline,
                 "judge": self.judge.name,
-                "form": self.settings.form,
+                "form": self.settings.arena_form,
                 "labels": list(game.labels) if game else None,
                 "points": game.points if game else None,
                 "weight": game.weight if game else 0,
             }
             for question, baseline, game in zip(self.questions, self.baselines, games, strict=True)
         ]
-
-
-def _purse(settings: ArenaSettings) -> Purse | None:
-    """The purse that pays for the judge; None for tiny's own. Raises InputError for a cap without a price."""
-    spec, _, price = settings.judge.partition(_PRICE)
-    parts = check_judge_spec(spec)
-    if parts.service in IN_THIS_PROCESS:
-        return None
-    return Purse(spec, read_price(price) if price else PRICES.get(parts.model), settings.cap_usd)
-
-
-def _open(settings: ArenaSettings, cache: Path, purse: Purse | None) -> Judge:
-    spec, _, _ = settings.judge.partition(_PRICE)
-    if settings.form == "labels":
-        return open_labels_judge(spec, cache=cache, template=settings.template, purse=purse)
-    return open_judge(spec, seed=settings.seed, cache=cache, template=settings.template, purse=purse)
 
 
 def _tiny_questions(limit: int) -> list[Question]:

@@ -21,6 +21,8 @@ WEIGHTED = {
 }
 """Published annotators of alpaca_eval 0.6.6 -> the OpenAI model they ask."""
 CLAUDE = "claude-haiku-4-5-20251001"
+USUAL_JUDGES = (next(iter(WEIGHTED)), CLAUDE)
+"""AlpacaEval's judges if none are named."""
 KNOWN = (
     f"tiny, {', '.join(WEIGHTED)}, {CLAUDE}, openai:MODEL, anthropic:MODEL, weighted:MODEL, any of these but tiny with "
     "@http://host:port/v1 and with ,price=IN/OUT, or hf:FOLDER"

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 from eval_workers.judging.specs import DEFAULT_URLS, JudgeSpec, key_of, key_variable
-from eval_workers.suites import EvaluationSettings
+from eval_workers.settings import EvaluationSettings
 from eval_workers.tracking import addresses
 from eval_workers.tracking.store import Store
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
@@ -160,12 +160,11 @@ def _place(name: str) -> str:
 
 def _asked(trial: TrialConfig, settings: EvaluationSettings) -> list[JudgeSpec]:
     """The judges over the network that the trial would ask. Raises InputError for a malformed name."""
-    from eval_workers.alpaca.settings import AlpacaSettings
-    from eval_workers.judging.preference_specs import check_preference_spec
+    from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
     from eval_workers.judging.specs import check_judge_spec
 
     found = [check_judge_spec(trial.judge)] if trial.objective in ONLINE_OBJECTIVES else []
-    own = ("tiny",) if trial.model == "tiny" else AlpacaSettings().judges
+    own = ("tiny",) if trial.model == "tiny" else USUAL_JUDGES
     if "alpaca" in trial.evaluations:
         found += [check_preference_spec(spec).client for spec in settings.judges or own]
     if "arena" in trial.evaluations:

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from eval_workers.suites import EvaluationSettings
+from eval_workers.settings import EvaluationSettings
 from mmpo_train.options import Assignments, NotTaken, Options, Repeated
 from mmpo_train.sft.trial import SFTTrial
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from eval_workers.__main__ import main
-from eval_workers.suites import EvaluationSettings, build
+from eval_workers.settings import EvaluationSettings
+from eval_workers.suites import build
 from eval_workers.tracking.evaluations import Evaluations
 from mmpo_train.config import EVALUATIONS, replace
 from mmpo_train.errors import InputError
@@ -155,3 +156,10 @@ def test_scores_that_mlflow_never_took_are_on_disk_and_said_to_be(
 def test_a_suite_that_cannot_run_says_what_it_wants(suite: str, wants: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=wants):
         build(suite, EvaluationSettings(), tmp_path, tiny=False, precision="fp32")
+
+
+@pytest.mark.parametrize("suite", ["harness", "alpaca", "arena"])
+def test_counts_below_0_are_all_named_before_anything_is_read(suite: str, tmp_path: Path) -> None:
+    wrong = EvaluationSettings(limit=-1, checked_pairs=-2, max_answer_tokens=-3)
+    with pytest.raises(InputError, match=r"limit is -1, .*; checked_pairs is -2, .*; max_answer_tokens is -3"):
+        build(suite, wrong, tmp_path, tiny=True, precision="fp32")

@@ -109,7 +109,7 @@ def test_an_actor_that_dies_is_replaced_and_its_work_done_again(model_folder: Pa
 import json, sys, time
 import ray
 from eval_workers.actors import Actors
-from eval_workers.suites import EvaluationSettings
+from eval_workers.settings import EvaluationSettings
 from eval_workers.warm_evaluators import WarmSuite
 from tests.support.checkpoints import tiny_tasks
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)

@@ -9,9 +9,11 @@ from eval_workers.alpaca import data as alpaca_data
 from eval_workers.alpaca.data import read_prompts
 from eval_workers.alpaca.evaluation import AlpacaEval, metric_name
 from eval_workers.alpaca.length_control import Judged, length_controlled_win_rate
-from eval_workers.alpaca.settings import AlpacaSettings, tiny_settings
 from eval_workers.answers.answering import Answering
+from eval_workers.answers.sampling import Sampling
 from eval_workers.judging.checks import NULL_ANSWER
+from eval_workers.judging.preference_specs import USUAL_JUDGES
+from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import replace as with_values
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, save_model
@@ -21,11 +23,10 @@ from tests.support.standins.judge_server import NO_VERDICT, Fault, JudgeServer
 MOST = 12
 
 
-def settings(**values):
-    """Cheap ones: prompts of tiny, short answers."""
-    usual = {"prompts": "tiny", "judges": ("tiny",), "max_new_tokens": MOST, "precision": "fp32", "limit": 24}
-    usual["checked_pairs"] = 0
-    return AlpacaSettings(**usual | values)
+def alpaca(answering, *, seed=0, **values):
+    """A cheap one: prompts of tiny, short answers, the author's sampling, no check of the judges."""
+    usual = {"alpaca_prompts": "tiny", "judges": ("tiny",), "max_answer_tokens": MOST, "limit": 24, "checked_pairs": 0}
+    return AlpacaEval(answering, EvaluationSettings(**usual | values), tiny=False, precision="fp32", seed=seed)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +70,7 @@ def lines(path):
 
 
 def test_a_checkpoint_that_is_the_baseline_wins_half(answering, model_folder, tmp_path):
-    metrics = AlpacaEval(answering, settings())(model_folder, baseline=model_folder, artifacts=tmp_path / "out")
+    metrics = alpaca(answering)(model_folder, baseline=model_folder, artifacts=tmp_path / "out")
     assert metrics["alpaca/win_rate"] == metrics["alpaca/win_rate/tiny"] == 0.5
     assert metrics["alpaca/win_rate_error/tiny"] == 0.0
     assert metrics["alpaca/lc_win_rate_minimal/tiny"] == pytest.approx(0.5)
@@ -79,7 +80,7 @@ def test_a_checkpoint_that_is_the_baseline_wins_half(answering, model_folder, tm
 
 def test_metrics_and_files_say_what_was_answered_and_judged(answering, checkpoint, good_answers, tmp_path):
     """tiny's judge is right by rules, so the preferences are computed again from the outputs that were written."""
-    evaluate = AlpacaEval(answering, settings(limit=0))
+    evaluate = alpaca(answering, limit=0)
     metrics = evaluate(checkpoint, baseline=good_answers, artifacts=tmp_path)
     outputs = json.loads((tmp_path / "outputs.json").read_text())
     assert [row["instruction"] for row in outputs] == [row["prompt"] for row in tiny.preference_examples("validation")]
@@ -116,7 +117,7 @@ def test_metrics_and_files_say_what_was_answered_and_judged(answering, checkpoin
 def test_an_interrupted_run_goes_on_where_it_was(answering, checkpoint, model_folder, tmp_path, monkeypatch):
     """Killed after the second batch; another object finishes, and the answers are those of a run without a break."""
     monkeypatch.setattr("eval_workers.answers.generation.TOKENS_PER_BATCH", 300)
-    whole = AlpacaEval(Answering(tmp_path / "elsewhere" / "verdicts.sqlite"), settings())
+    whole = alpaca(Answering(tmp_path / "elsewhere" / "verdicts.sqlite"))
     whole(checkpoint, baseline=model_folder, artifacts=tmp_path / "whole")
 
     class Killed(Exception):
@@ -134,10 +135,10 @@ def test_an_interrupted_run_goes_on_where_it_was(answering, checkpoint, model_fo
 
     monkeypatch.setattr(type(answering.generator), "run", run)
     with pytest.raises(Killed):
-        AlpacaEval(answering, settings())(checkpoint, baseline=model_folder, artifacts=tmp_path / "cut")
+        alpaca(answering)(checkpoint, baseline=model_folder, artifacts=tmp_path / "cut")
     before = sum(made)
     assert 0 < before < 24
-    AlpacaEval(Answering(answering.verdicts), settings())(checkpoint, baseline=model_folder, artifacts=tmp_path / "cut")
+    alpaca(Answering(answering.verdicts))(checkpoint, baseline=model_folder, artifacts=tmp_path / "cut")
     assert sum(made) == 2 * 24
     for name in ("outputs.json", "baseline_outputs.json", "annotations.jsonl"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
@@ -147,7 +148,7 @@ def test_the_baseline_answers_once_wherever_its_folder_stands(
     answering, checkpoint, model_folder, tokenizer, tmp_path, monkeypatch
 ):
     """Found by content: by the same object, by another one, and for a copy of the model."""
-    evaluate = AlpacaEval(answering, settings())
+    evaluate = alpaca(answering)
     evaluate(checkpoint, baseline=model_folder, artifacts=tmp_path / "one")
     batches = []
     ran = type(answering.generator).run
@@ -156,11 +157,9 @@ def test_the_baseline_answers_once_wherever_its_folder_stands(
     )
     save_model(load_model(model_folder), tokenizer, tmp_path / "copy")
     evaluate(checkpoint, baseline=tmp_path / "copy", artifacts=tmp_path / "two")
-    AlpacaEval(Answering(answering.verdicts), settings())(
-        checkpoint, baseline=model_folder, artifacts=tmp_path / "three"
-    )
+    alpaca(Answering(answering.verdicts))(checkpoint, baseline=model_folder, artifacts=tmp_path / "three")
     assert batches == []
-    AlpacaEval(answering, settings(seed=1))(checkpoint, baseline=model_folder, artifacts=tmp_path / "four")
+    alpaca(answering, seed=1)(checkpoint, baseline=model_folder, artifacts=tmp_path / "four")
     assert sum(map(len, batches)) == 2 * 24
     first, fourth = (json.loads((tmp_path / name / "outputs.json").read_text()) for name in ("one", "four"))
     assert sum(one["output"] != other["output"] for one, other in zip(first, fourth)) > 12
@@ -172,9 +171,7 @@ def test_adapters_are_rendered_with_their_base_models_template(
     """A folder of LoRA adapters has no config.json; fresh ones change nothing, so each answer draws."""
     model = load_model(model_folder, config=with_values(base_config, {"lora_rank": 2}))
     save_model(model, tokenizer, tmp_path / "adapters")
-    metrics = AlpacaEval(answering, settings())(
-        tmp_path / "adapters", baseline=model_folder, artifacts=tmp_path / "out"
-    )
+    metrics = alpaca(answering)(tmp_path / "adapters", baseline=model_folder, artifacts=tmp_path / "out")
     assert metrics["alpaca/win_rate"] == 0.5
 
 
@@ -182,7 +179,7 @@ def test_a_judge_that_fails_is_counted_and_what_it_costs_is_told(answering, chec
     """One prompt never gets a verdict. The price is 1 and 2 USD per million tokens; a second run pays for nothing new
     but the two tries at the prompt that failed."""
     spec = f"{server.spec()},price=1/2"
-    one = AlpacaEval(answering, settings(judges=(spec, "tiny")))
+    one = alpaca(answering, judges=(spec, "tiny"))
     lost = one.prompts[5]
     server.fault_of = lambda request: NO_VERDICT if request.shown("question") == lost else Fault()
     metrics = one(checkpoint, baseline=model_folder, artifacts=tmp_path)
@@ -212,7 +209,7 @@ def test_a_judge_that_fails_is_counted_and_what_it_costs_is_told(answering, chec
 
 def test_a_cap_stops_before_it_is_exceeded(answering, checkpoint, model_folder, server, tmp_path):
     spec = f"{server.spec()},price=5/10"
-    capped = AlpacaEval(answering, settings(judges=(spec,), cap_usd=0.03))
+    capped = alpaca(answering, judges=(spec,), cap_usd=0.03)
     with pytest.raises(InputError, match="exceed the cap of 0.03 USD"):
         capped(checkpoint, baseline=model_folder, artifacts=tmp_path)
     assert capped.judges["openai_scripted"].spent().usd <= 0.03
@@ -233,14 +230,15 @@ def test_the_published_form_alone_has_the_published_name(answering, checkpoint, 
     server.verdict = lambda request: "AB"[len(request.prompt) % 2]
 
     def names(**values):
-        given = {"prompts": str(tmp_path / "prompts.json"), "difficulty": tmp_path / "difficulty.json", "limit": 0}
-        evaluate = AlpacaEval(answering, settings(**given | {"judges": (server.spec(),)} | values))
+        files = {"alpaca_prompts": str(tmp_path / "prompts.json"), "alpaca_difficulty": tmp_path / "difficulty.json"}
+        given = files | {"limit": 0}
+        evaluate = alpaca(answering, **given | {"judges": (server.spec(),)} | values)
         metrics = evaluate(checkpoint, baseline=model_folder, artifacts=tmp_path)
         return metrics, evaluate, {name.split("/")[1] for name in metrics if "lc_" in name}
 
     assert names()[2] == {"lc_win_rate_noreg", "lc_win_rate_noreg_error"}
-    assert names(gamed=tmp_path / "gamed.json", limit=30)[2] == {"lc_win_rate_part", "lc_win_rate_part_error"}
-    metrics, evaluate, found = names(gamed=tmp_path / "gamed.json")
+    assert names(alpaca_gamed=tmp_path / "gamed.json", limit=30)[2] == {"lc_win_rate_part", "lc_win_rate_part_error"}
+    metrics, evaluate, found = names(alpaca_gamed=tmp_path / "gamed.json")
     assert found == {"lc_win_rate", "lc_win_rate_error"}
     judged = [
         Judged(row["instruction"], row["preference"] - 1, len(row["output_2"]), len(row["output_1"]))
@@ -250,7 +248,7 @@ def test_the_published_form_alone_has_the_published_name(answering, checkpoint, 
     assert metrics["alpaca/lc_win_rate"] == metrics["alpaca/lc_win_rate/openai_scripted"] == expected.rate
     assert metrics["alpaca/lc_win_rate_error/openai_scripted"] == expected.standard_error
     with pytest.raises(InputError, match="expected 00"):
-        names(gamed=tmp_path / "gamed.json", gamed_sha256="00" * 32)
+        names(alpaca_gamed=tmp_path / "gamed.json", alpaca_gamed_sha256="00" * 32)
 
 
 def test_beside_a_win_rate_stand_that_of_the_null_answer_and_the_order_flips(
@@ -259,7 +257,7 @@ def test_beside_a_win_rate_stand_that_of_the_null_answer_and_the_order_flips(
     """tiny's judge cannot be talked to and sees no order; one that believes the note lets it win always, and prefers
     whatever is shown first otherwise."""
     server.verdict = lambda request: "B" if NULL_ANSWER in request.shown("answer-b") else "A"
-    one = AlpacaEval(answering, settings(judges=("tiny", server.spec()), limit=6, checked_pairs=4))
+    one = alpaca(answering, judges=("tiny", server.spec()), limit=6, checked_pairs=4)
     metrics = one(checkpoint, baseline=good_answers, artifacts=tmp_path)
     found = {name: value for name, value in metrics.items() if "null" in name or "flip" in name}
     assert found == {
@@ -313,7 +311,7 @@ def test_the_official_prompts_come_from_the_hub_or_its_cache(tmp_path, monkeypat
 def test_a_baseline_without_an_answer_to_each_prompt_is_refused(answering, checkpoint, good_answers, tmp_path):
     rows = json.loads(good_answers.read_text())
     good_answers.write_text(json.dumps(rows[1:]))
-    one = AlpacaEval(answering, settings())
+    one = alpaca(answering)
     with pytest.raises(InputError, match="no answer to 1 of 24 prompts"):
         one(checkpoint, baseline=good_answers, artifacts=tmp_path / "out")
     good_answers.write_text('{"instruction": 1}')
@@ -321,24 +319,30 @@ def test_a_baseline_without_an_answer_to_each_prompt_is_refused(answering, check
         one(checkpoint, baseline=good_answers, artifacts=tmp_path / "out")
 
 
-def test_wrong_settings_are_told_all_at_once():
+def test_unknown_judges_are_told_all_at_once(answering):
     with pytest.raises(InputError) as caught:
-        settings(precision="fp8", limit=-1, judges=("nobody",), temperature=-1.0, top_p=0.0)
-    for part in ("precision is 'fp8'", "limit is -1", "'nobody' is unknown", "temperature is -1.0", "top_p is 0.0"):
-        assert part in str(caught.value)
-    with pytest.raises(InputError, match="judges is empty"):
-        settings(judges=())
+        alpaca(answering, judges=("nobody", "tiny", "neither"))
+    assert "'nobody' is unknown" in str(caught.value) and "'neither' is unknown" in str(caught.value)
 
 
-def test_settings_are_those_of_the_papers_author_and_tiny_is_greedy():
-    author = AlpacaSettings()
-    assert (author.temperature, author.top_p, author.max_new_tokens) == (0.95, 0.8, 4096)
-    assert tiny_settings().sampling().temperature == 0
+def test_sampling_is_that_of_the_papers_author_and_tinys_is_greedy(answering):
+    author, tinys = (
+        AlpacaEval(
+            answering,
+            EvaluationSettings(alpaca_prompts="tiny", judges=() if tiny else ("tiny",)),
+            tiny=tiny,
+            precision="fp32",
+        )
+        for tiny in (False, True)
+    )
+    assert author.sampling == Sampling(temperature=0.95, top_p=0.8, max_new_tokens=4096)
+    assert tinys.sampling == Sampling(temperature=0.0, max_new_tokens=128) and list(tinys.judges) == ["tiny"]
+    assert USUAL_JUDGES == ("weighted_alpaca_eval_gpt-4o-mini-2024-07-18", "claude-haiku-4-5-20251001")
 
 
 def test_a_limit_takes_prompts_from_all_over_and_judges_have_names_for_metrics(answering):
-    some = AlpacaEval(answering, settings(limit=4)).prompts
+    some = alpaca(answering, limit=4).prompts
     assert some == [read_prompts("tiny")[place] for place in (0, 128, 256, 384)]
     assert metric_name("weighted:some/model+prompt-1@http://host:1/v1") == "weighted_some_model_prompt-1"
     with pytest.raises(InputError, match="two judges would both be called 'tiny'"):
-        AlpacaEval(answering, settings(judges=("tiny", "tiny")))
+        alpaca(answering, judges=("tiny", "tiny"))

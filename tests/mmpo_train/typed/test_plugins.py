@@ -90,7 +90,8 @@ def test_a_trial_asks_for_its_plug_in_and_refuses_another_version(plugin):
 def test_judges_and_evaluations_are_found_by_their_names(plugin, tmp_path):
     from eval_workers.judging.judges import open_judge
     from eval_workers.judging.preference_judges import open_preference_judge
-    from eval_workers.suites import EvaluationSettings, build
+    from eval_workers.settings import EvaluationSettings
+    from eval_workers.suites import build
 
     load_and_try([plugin(SQUARED)])
     assert open_judge("shortest").compare("?", "ab", "abc") == 1

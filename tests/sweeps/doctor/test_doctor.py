@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from eval_workers.suites import EvaluationSettings
+from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.errors import InputError
 from sweeps.doctor import machine as doctor_machine
