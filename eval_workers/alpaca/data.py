@@ -32,7 +32,11 @@ class Outputs(NamedTuple):
 
 
 def read_prompts(source: str) -> list[str]:
-    """The distinct prompts of a source (`AlpacaSettings.prompts`). Raises InputError."""
+    """The distinct prompts of a source: OFFICIAL (the 805, from the hub or its cache), TINY (validation prompts of the
+    embedded data), or a file (JSON list or JSONL of {instruction} or {prompt}, or one prompt a line).
+
+    Raises InputError.
+    """
     if source == TINY:
         from mmpo_train.tiny.rows import preference_examples
 
