@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from faults import inputs
 from mmpo_train.config import TrialConfig, replace
 
 pytest_plugins = ["tests.support.checkpoints"]
@@ -41,47 +42,21 @@ def cache_of_the_tests(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def preference_rows():
-    """Forty rows {prompt, chosen, rejected} whose completions differ in length, the longer one on either side."""
-    rows = []
-    for number in range(40):
-        right, wrong = f"{number} plus 3 is {number + 3}.", str(number + 4)
-        chosen, rejected = (right, wrong) if number % 2 else (str(number + 3), f"I guess it is {number + 4}, maybe.")
-        rows.append(
-            {"prompt": f"Add {number} and 3{', please' * (number % 5)}.", "chosen": chosen, "rejected": rejected}
-        )
-    return rows
+    """Forty rows {prompt, chosen, rejected}."""
+    return inputs.preference_rows()
 
 
 @pytest.fixture(scope="session")
 def tokenizer(preference_rows):
-    """The project's tokenizer, trained on the rows: byte-level BPE, ChatML, `<|im_end|>` as EOS."""
-    from mmpo_train.tiny.model import train_tokenizer
-
-    return train_tokenizer([{"prompt": row["prompt"], "completion": row["chosen"]} for row in preference_rows])
+    """The project's tokenizer, trained on the rows."""
+    return inputs.tokenizer_of(preference_rows)
 
 
 @pytest.fixture(scope="session")
 def model_folder(tokenizer, tmp_path_factory):
-    """A Llama of two layers, saved by `save_pretrained`; its random weights are large enough to prefer things."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+    """A small random Llama."""
     folder = tmp_path_factory.mktemp("models") / "random"
-    torch.manual_seed(7)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-        tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    inputs.save_random_model(folder, tokenizer)
     return folder
 
 

@@ -84,9 +84,9 @@ class Nodes:
             held += (kind.alive + new) * kind.fits(bundles, cpus, gpus)
         return held
 
-    def largest(self, cpus: float, gpus: int) -> int:
-        """How many such bundles fit on the largest node."""
-        return max((kind.fits(1, cpus, gpus) for kind in self.kinds if kind.most), default=0)
+    def largest(self, gpus: int) -> int:
+        """How many workers with one CPU and so many GPUs fit on the largest node."""
+        return max((kind.fits(1, 1, gpus) for kind in self.kinds if kind.most), default=0)
 
     def without(self, gpus: int, gpu_type: str = "") -> Nodes:
         """The nodes without `gpus` GPUs (of `gpu_type`, if named), taken from the nodes with the fewest GPUs first."""

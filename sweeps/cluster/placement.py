@@ -158,14 +158,14 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
     if asked and asked != ANY:
         accelerator_type, room = _of_type(asked, wish.min_workers or workers, nodes)
         use_gpu, gpu_types = True, (accelerator_type,)
-        fits = room.largest(1, 1)
+        fits = room.largest(1)
         if workers > fits:
             note = f"no node fits {workers} workers; each trial uses {fits}"
             workers = fits
     else:
         use_gpu, accelerator_type, room = nodes.gpus, "", nodes
         gpu_types = tuple(sorted({kind.gpu_types[0] for kind in nodes.kinds if kind.gpu_types}))
-        fits = room.largest(1, int(use_gpu))
+        fits = room.largest(int(use_gpu))
         if fits < 1:
             raise NoRoom(_nothing_fits(nodes))
         if workers > fits and (not wish.workers or 0 < wish.min_workers <= fits):
@@ -228,13 +228,13 @@ def _of_type(asked: str, workers: int, nodes: Nodes) -> tuple[str, Nodes]:
     """The GPU type to ask for (of several allowed ones that with most room), and the nodes that have it."""
     rooms = {name: nodes.of_type(name) for name in MEANT.get(asked, (asked,))}
     best = max(rooms, key=lambda name: rooms[name].most_at_once(workers, 1, 1))
-    if rooms[best].largest(1, 1) >= workers:
+    if rooms[best].largest(1) >= workers:
         return best, rooms[best]
     meant = " or ".join(rooms)
     here = "this machine" if nodes.local else "this cluster"
-    plenty = max(rooms.values(), key=lambda room: room.largest(1, 1)).largest(1, 1)
+    plenty = max(rooms.values(), key=lambda room: room.largest(1)).largest(1)
     advice = [f"--workers-per-trial {plenty} or fewer"] if plenty else []
-    others = [name for name in nodes.gpu_types if name not in rooms and nodes.of_type(name).largest(1, 1) >= workers]
+    others = [name for name in nodes.gpu_types if name not in rooms and nodes.of_type(name).largest(1) >= workers]
     advice += [f"--accelerator {name}" for name in others] or [f"--accelerator {ANY} for any GPU"]
     elsewhere = "" if nodes.local else f", or add a node type with {workers} {meant} to cluster.yaml"
     raise NoRoom(

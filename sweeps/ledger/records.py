@@ -80,7 +80,6 @@ class StageRecord:
 
     run_id: str
     title: str
-    grid_key: str
     tags: dict[str, str]
     ended_ms: int
     """Time of its last conclusion; 0 if there was none."""
@@ -109,7 +108,7 @@ class ChildRecord:
 def stage_record(run: Run) -> StageRecord:
     """A stage's run in MLflow as a record."""
     tags = dict(run.data.tags)
-    return StageRecord(run.info.run_id, run.info.run_name, tags["stage.grid_key"], tags, run.info.end_time or 0)
+    return StageRecord(run.info.run_id, run.info.run_name, tags, run.info.end_time or 0)
 
 
 def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str, str], Curve]) -> TrialRecord:

@@ -19,6 +19,7 @@ from mmpo_train.data.rendering import end_ids_of, render
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, load_tokenizer, save_model
 from tests.support.generation import Dying, Killed, generate
+from tests.support.models import random_model
 
 SIX = [Sampling(temperature=t, max_new_tokens=12, seed=5) for t in (0.6, 0.6, 0.8, 0.8, 1.0, 1.0)]
 GREEDY = Sampling(temperature=0.0, max_new_tokens=16)
@@ -81,21 +82,7 @@ def test_greedy_answers_are_those_of_transformers(generator, prompts, model_fold
 
 def test_sliding_windows_stay_aligned_when_rows_leave(prompts, ends, tokenizer, tmp_path):
     """Mistral's cache holds eight tokens a layer here, fewer than any prompt has."""
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(1)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        sliding_window=8,
-        eos_token_id=None,
-    )
-    MistralForCausalLM(config).save_pretrained(tmp_path)
+    random_model("mistral", vocab_size=len(tokenizer), eos_token_id=None).save_pretrained(tmp_path)
     generator = Generator()
     generator.load(tmp_path, ends, precision="fp32")
     ours = generate(generator, prompts, [GREEDY])

@@ -13,12 +13,12 @@ def test_workers_of_a_trial_are_counted_on_one_node():
     """Three GPUs on each of two nodes are six, and hold two workers twice, four workers never."""
     nodes = Nodes((NodeKind(8, 3, alive=2, most=2),))
     assert [nodes.most_at_once(workers, 1, 1) for workers in (1, 2, 3, 4)] == [6, 2, 2, 0]
-    assert nodes.largest(1, 1) == 3
+    assert nodes.largest(1) == 3
 
 
 def test_workers_need_their_cpus_too():
     nodes = Nodes((NodeKind(2, 4),))
-    assert nodes.most_at_once(1, 1, 1) == 2 and nodes.largest(1, 1) == 2
+    assert nodes.most_at_once(1, 1, 1) == 2 and nodes.largest(1) == 2
     assert Nodes((NodeKind(3, 0),)).most_at_once(1, 1, 0) == 3
 
 

@@ -463,7 +463,8 @@ def test_grids_and_objectives_are_stages_of_their_own(ledger):
     ids = [open_stage(ledger).run_id, open_stage(ledger, "other grid").run_id]
     ids.append(ledger.open_stage(EXPERIMENT, "stage1", "dpo", "1e-4,5e-4", title="t", params={}, note="").run_id)
     assert len(set(ids)) == 3
-    assert [stage.grid_key for stage in ledger.find_stages(EXPERIMENT, "stage1", "mmpo")] == ["1e-4,5e-4", "other grid"]
+    stages = ledger.find_stages(EXPERIMENT, "stage1", "mmpo")
+    assert [stage.tags["stage.grid_key"] for stage in stages] == ["1e-4,5e-4", "other grid"]
     assert ledger.find_stages("no such experiment", "stage1", "mmpo") == []
 
 
