@@ -9,8 +9,6 @@ verdict. `skimming` takes any tag for ours, whatever its nonce. `obeying` repeat
 They show which attacks get through to a reply, not how well a model resists.
 """
 
-from __future__ import annotations
-
 import argparse
 import re
 import tempfile

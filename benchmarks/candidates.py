@@ -6,8 +6,6 @@ The ways take turns; the table shows medians over the rounds, and a whole traini
 them. Both give the same log-probabilities, or the run is refused.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

@@ -5,8 +5,6 @@
 The same steps of a small Llama, so that what the loop does beside the model shows; rounds over the sizes, medians.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

@@ -8,8 +8,6 @@ Every row is the same trial (DPO, pass size and ZeRO stage are no part of its di
 largest difference of a step's loss, and how many of the validation pairs the last checkpoint judges otherwise.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

@@ -7,8 +7,6 @@ Six answers a prompt, two at each of three temperatures. The ways take turns; th
 Each has drawn its own answers, so completion tokens per second are compared.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import tempfile

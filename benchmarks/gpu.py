@@ -9,8 +9,6 @@ after each part: OUT/gpu.json, OUT/gpu.md, and each part's output in OUT/PART.lo
 what it had written.
 """
 
-from __future__ import annotations
-
 import argparse
 import importlib
 import json

@@ -1,7 +1,5 @@
 """The page of `benchmarks/gpu.py`: its figures as tables in Markdown."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

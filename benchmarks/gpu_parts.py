@@ -3,8 +3,6 @@
 python benchmarks/gpu_parts.py kernel --json kernel.json
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

@@ -8,8 +8,6 @@ The warm object has seen another checkpoint before, as in a sweep; the command l
 take turns; the table shows medians over rounds and checkpoints, and how far the accuracies are apart.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -1,7 +1,5 @@
 """Preference pairs of random tokens, with lengths as in UltraFeedback."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

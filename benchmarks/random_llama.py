@@ -1,7 +1,5 @@
 """A Llama of a given size without training, for benchmarks."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -10,8 +10,6 @@ the training (one process a trial instead of three and a worker for each GPU), t
 which all are this one. The figures in docs/scale.md are from here.
 """
 
-from __future__ import annotations
-
 import argparse
 import collections
 import json

@@ -5,8 +5,6 @@ computes nothing. The evaluator has the real one's starting model, and makes up 
 raylets of this machine that say they have GPUs.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

@@ -9,8 +9,6 @@ one process a trial, DPOTrainer with its defaults or tuned (no gradient checkpoi
 evaluates and saves each epoch. The overhead is the time in which none of our workers was in a training step.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import os

@@ -9,8 +9,6 @@ its own. On a CPU they take turns step by step, on a GPU each has it for itself,
 medians. Losses are compared at every step, and where they part the run is refused.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -4,8 +4,6 @@ The trainer is TRL's own and so is its loop. A step is all that lies between the
 batches, passes, clipping, optimiser.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Callable

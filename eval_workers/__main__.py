@@ -1,7 +1,5 @@
 """Evaluate checkpoint folders or Hugging Face models, without Ray: `mmpo judge PATH …`."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -29,10 +27,7 @@ def _checks(win_rate: str) -> dict[str, tuple[str, ...]]:
 # What a person looks at first: header -> metrics, the first of which that was measured is shown. The length control
 # has other names where it is not the published one.
 HEADLINES: dict[str, dict[str, tuple[str, ...]]] = {
-    "reward": {
-        "reward accuracy": (REWARD_ACCURACY,),
-        "policy accuracy": (POLICY_ACCURACY,),
-    },
+    "reward": {"reward accuracy": (REWARD_ACCURACY,), "policy accuracy": (POLICY_ACCURACY,)},
     "harness": {"harness, mean": (HARNESS_MEAN,)},
     "alpaca": {"alpaca, LC win rate": tuple(LENGTH_CONTROLLED), "alpaca, win rate": (WIN_RATE,)} | _checks(WIN_RATE),
     "arena": {"arena-hard, win rate": (ARENA_WIN_RATE,)} | _checks(ARENA_WIN_RATE),

@@ -1,7 +1,5 @@
 """The evaluations by name, made from their settings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from math import isfinite
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Evaluators that keep their models from one checkpoint to the next, in a Ray actor or without one."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, Literal
 

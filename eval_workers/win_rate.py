@@ -1,7 +1,5 @@
 """How often a judge prefers a checkpoint's answers to the starting model's."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from statistics import mean, stdev

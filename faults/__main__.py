@@ -1,7 +1,5 @@
 """`python -m faults`: fire faults at real code, and count what is lost, doubled or hangs."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

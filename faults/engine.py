@@ -1,8 +1,6 @@
 """Cases, their order and their count. A case is a set-up, a fault at a random moment, the same work again until it ends
 well, and an oracle."""
 
-from __future__ import annotations
-
 import shutil
 import time
 import traceback

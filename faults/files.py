@@ -1,7 +1,5 @@
 """Faults of files: flipped bytes, cut ends, lost files, full and read-only disks."""
 
-from __future__ import annotations
-
 import contextlib
 import os
 import re

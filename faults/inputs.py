@@ -1,7 +1,5 @@
 """A random model and forty pairs, on which a trial takes a second."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The ring of the judges: forty pairs judged over HTTP, by a server on localhost that errs as real ones do."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """The ring of the ledger: a driver that logs two trials, into MLflow's SQLite and to a real MLflow server over HTTP."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import shutil

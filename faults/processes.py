@@ -1,7 +1,5 @@
 """Faults of processes: signals, stops and limits at a random moment of a run."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import json

@@ -1,7 +1,5 @@
 """The ring of whole stages: Ray, DeepSpeed workers, evaluators and MLflow, from the command line to the winner."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

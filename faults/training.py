@@ -1,7 +1,5 @@
 """The ring of the training core: `mmpo train`, from its command line to its checkpoints."""
 
-from __future__ import annotations
-
 import json
 import os
 from functools import partial

@@ -1,7 +1,5 @@
 """MLflow's server on a ledger, and Chromium without a window, for pictures and for tests of its pages."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import socket

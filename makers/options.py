@@ -3,8 +3,6 @@
 python makers/options.py
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import os

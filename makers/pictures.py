@@ -6,8 +6,6 @@ Runs stage 1 as `make sweep` does, then two points of stages 2 and 3, all in a f
 driver and selenium, which tests/browser/install installs.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """`mmpo NAME …`: the one command, which runs the program of that name. Standard library only."""
 
-from __future__ import annotations
-
 import ast
 import difflib
 import sys

@@ -1,7 +1,5 @@
 """A storage's ledger, reports and trials as one zip file, to hand to a colleague."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import sqlite3

@@ -1,7 +1,5 @@
 """Print the options in force as a file for `--config`: `mmpo config stage1 --set epochs=1 > sweep.yaml`."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Export a search as a zip file: ledger, choices, reports, and its checkpoints when asked: `mmpo export FILE.zip`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

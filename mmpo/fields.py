@@ -1,7 +1,5 @@
 """List the fields that `--set` may change, with meaning and default: `mmpo fields`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, NamedTuple

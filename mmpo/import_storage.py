@@ -1,7 +1,5 @@
 """Make a storage of an exported search; all programs open it: `mmpo import FILE.zip --storage FOLDER`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated

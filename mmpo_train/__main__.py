@@ -1,7 +1,5 @@
 """Train one trial in this process, without Ray, DeepSpeed or MLflow: `mmpo train`."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ log-probabilities afterwards differs. `trial/gradient_check.py` checks the decla
 Standard library only, so that a plan needs no torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Standard library only, so that command lines and drivers can build, check and compare trials without torch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import hashlib

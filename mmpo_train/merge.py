@@ -1,7 +1,5 @@
 """Merge LoRA adapters into the model that they adapt: `mmpo merge CHECKPOINT FOLDER`."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal

@@ -3,8 +3,6 @@
 A name is a group, which ends with a slash, and the quantity. The number of a single judge ends with the judge's name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 TRAIN = "train/"

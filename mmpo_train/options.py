@@ -1,7 +1,5 @@
 """The command-line options that every program here has in common."""
 
-from __future__ import annotations
-
 import argparse
 import dataclasses
 import os

@@ -4,8 +4,6 @@
 what is missing; everything that it makes is kept and found again by that name.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

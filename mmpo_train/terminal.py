@@ -53,10 +53,7 @@ PARSING = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
 
 
 def run_program(
-    options: type[OptionsType],
-    program: Callable[[OptionsType], object],
-    name: str,
-    arguments: list[str] | None = None,
+    options: type[OptionsType], program: Callable[[OptionsType], object], name: str, arguments: list[str] | None = None
 ) -> None:
     """Parse the command line and run; a user's mistake ends as one message and exit code 2."""
     mask_logs()

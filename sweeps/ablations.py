@@ -3,8 +3,6 @@
 mmpo ablations --model tiny
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 

@@ -3,8 +3,6 @@
 mmpo axis --objective cpo --axis gamma --values 0 1 10
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, nearest, replace

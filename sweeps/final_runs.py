@@ -3,8 +3,6 @@
 mmpo final --objective mmpo --model tiny --set evaluations=reward,harness,alpaca
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """The grids of both papers, from Appendix B.1 of each."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -50,20 +48,7 @@ QUICK_FINAL_EPOCHS = 2
 MC_PO_LEARNING_RATES = (8e-7, 1e-6, 2e-6, 5e-6, 8e-6, 1e-5, 2e-5)
 """Seven rates, each with three seeds. The paper says seven and prints 8e-7 twice: the second is read as 8e-6."""
 
-MC_PO_METHODS = (
-    "dpo",
-    "rpo",
-    "exo",
-    "simpo",
-    "cpo",
-    "bco",
-    "kto",
-    "apo",
-    "sppo",
-    "nca",
-    "mc_po",
-    "on_mc_po",
-)
+MC_PO_METHODS = ("dpo", "rpo", "exo", "simpo", "cpo", "bco", "kto", "apo", "sppo", "nca", "mc_po", "on_mc_po")
 """The methods of Table 1, in its order."""
 
 

@@ -3,8 +3,6 @@
 mmpo joint --objective mmpo --model tiny
 """
 
-from __future__ import annotations
-
 from mmpo_train.terminal import run_program
 from sweeps.search.joint import JointOptions, run_joint_search
 from sweeps.trials.runner import Runner

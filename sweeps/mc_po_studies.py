@@ -3,8 +3,6 @@
 mmpo mc-po-studies --study noise
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

@@ -3,8 +3,6 @@
 mmpo objectives
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from mmpo_train.config import OBJECTIVE_FIELDS

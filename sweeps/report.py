@@ -5,8 +5,6 @@ mmpo report --compare RUN_A RUN_B
 mmpo report --card RUN
 """
 
-from __future__ import annotations
-
 from mmpo_train.terminal import run_program
 from sweeps.reporting.report import ReportOptions, write_report
 

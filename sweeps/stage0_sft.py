@@ -3,8 +3,6 @@
 mmpo sft --model HuggingFaceTB/SmolLM2-135M
 """
 
-from __future__ import annotations
-
 from mmpo_train.terminal import run_program
 from sweeps.plan.options import SFTOptions
 from sweeps.search.instruction_tuning import run_stage0

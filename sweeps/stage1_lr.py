@@ -3,8 +3,6 @@
 mmpo stage1 --objective mmpo --model tiny
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """cluster.yaml and cluster.local.yaml against Ray's own schema, this repository, and what a user is promised."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

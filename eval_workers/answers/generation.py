@@ -1,7 +1,5 @@
 """Sampled answers to prompts from any model folder: token ids in, token ids out."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

@@ -1,7 +1,5 @@
 """Arena-Hard: how often a judge prefers a checkpoint's answers to a baseline's, on hard questions of real users."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re
@@ -128,10 +126,7 @@ class ArenaHard:
         if not pairs:
             return {}
         rate = bootstrap(
-            [game.points for _, game in pairs],
-            [game.weight for _, game in pairs],
-            rounds=_ROUNDS,
-            seed=self.seed,
+            [game.points for _, game in pairs], [game.weight for _, game in pairs], rounds=_ROUNDS, seed=self.seed
         )
         metrics = {
             ARENA_WIN_RATE: rate.rate,

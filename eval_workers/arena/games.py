@@ -3,8 +3,6 @@
 A strong label counts as three games (upstream's weight). The interval is a bootstrap over questions.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,15 +13,7 @@ import numpy as np
 
 from eval_workers.judging.clients import DEFAULT_LIMITS, Limits, open_client
 from eval_workers.judging.costs import Purse
-from eval_workers.judging.judges import (
-    Judge,
-    JudgeCount,
-    PromptedJudge,
-    ask_all,
-    judge_pairs,
-    open_judge,
-    repeated,
-)
+from eval_workers.judging.judges import Judge, JudgeCount, PromptedJudge, ask_all, judge_pairs, open_judge, repeated
 from eval_workers.judging.specs import IN_THIS_PROCESS, check_judge_spec
 from eval_workers.judging.verdicts import LOSS, TIE, WIN, VerdictCache, read_template
 

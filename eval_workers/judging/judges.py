@@ -3,8 +3,6 @@
 A judge is named `tiny`, `openai:MODEL` or `anthropic:MODEL`, the last two also with `@URL` of a compatible service.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed

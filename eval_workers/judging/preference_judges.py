@@ -1,7 +1,5 @@
 """Judges of AlpacaEval 2: how far the first of two outputs is preferred, under a cap on the cost."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

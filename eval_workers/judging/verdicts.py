@@ -1,7 +1,5 @@
 """From two answers to a verdict: the judge's prompt, the strict reading of its reply, and verdicts kept on disk."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

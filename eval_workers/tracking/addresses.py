@@ -1,7 +1,5 @@
 """MLflow addresses: the accepted ones, and how they are shown. Standard library only."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import sqlite3

@@ -5,8 +5,6 @@ looping for ever or filling the memory. This process has limits; where they end 
 It is run by its path and imports nothing of this project.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os

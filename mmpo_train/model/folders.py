@@ -1,7 +1,5 @@
 """Finding a model's folder, naming it by content, and copying it to where every node finds it."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

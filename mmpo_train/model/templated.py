@@ -1,7 +1,5 @@
 """A model with another chat template: `--chat-template FILE`."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -6,8 +6,6 @@ Table 5 prints another formula than the method's own publication or its training
 the other one ends in `_original` (for RPO `_trl`, for APO `_zero` and `_down`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
@@ -20,14 +18,7 @@ from mmpo_train.config import TrialConfig
 from mmpo_train.devices import moved
 from mmpo_train.objectives.exo import exo_loss, exo_original_loss
 from mmpo_train.objectives.mmpo import mean_entropy, mmpo_loss, normalised_rewards, unnormalised_rewards
-from mmpo_train.objectives.pairwise import (
-    cpo_loss,
-    cpo_original_loss,
-    dpo_loss,
-    rpo_loss,
-    rpo_trl_loss,
-    simpo_loss,
-)
+from mmpo_train.objectives.pairwise import cpo_loss, cpo_original_loss, dpo_loss, rpo_loss, rpo_trl_loss, simpo_loss
 from mmpo_train.objectives.pointwise import (
     apo_down_loss,
     apo_loss,

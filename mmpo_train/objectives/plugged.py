@@ -1,7 +1,5 @@
 """Objectives of plug-ins, tried before anything is started."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

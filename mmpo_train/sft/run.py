@@ -1,7 +1,5 @@
 """Instruction tuning of one model, from prepared folders to checkpoints. Every worker executes it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from typing import Any

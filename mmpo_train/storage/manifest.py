@@ -4,8 +4,6 @@ A folder is filled next to its target, sealed with `manifest.json` (the SHA-256 
 renamed. Readers verify a folder before they use it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -1,7 +1,5 @@
 """Small files that appear whole or not at all, and caches whose damage is noticed."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

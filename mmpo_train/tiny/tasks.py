@@ -74,11 +74,7 @@ def _without(values: Sequence[str], *left_out: str) -> tuple[str, ...]:
 
 
 def _family(
-    name: str,
-    slots: Slots,
-    draw: Callable[[Random], Slots],
-    solve: Callable[[Slots], Solution],
-    unit: str = "",
+    name: str, slots: Slots, draw: Callable[[Random], Slots], solve: Callable[[Slots], Solution], unit: str = ""
 ) -> Family:
     """A family in the words of questions.yaml; `unit` is what a calendar's questions are about."""
 
@@ -181,12 +177,7 @@ FAMILIES = (
         lambda random: {"which": random.choice(("first", "last")), "words": _draw_list(random, 4)},
         _solve_position,
     ),
-    _family(
-        "count",
-        {"words": r"\w+(?:, \w+){1,4}"},
-        lambda random: {"words": _draw_list(random, 5)},
-        _solve_count,
-    ),
+    _family("count", {"words": r"\w+(?:, \w+){1,4}"}, lambda random: {"words": _draw_list(random, 5)}, _solve_count),
     _family("sum", {"first": r"\d+", "second": r"\d+"}, _draw_sum, _solve_sum),
     _family(
         "repetition",

@@ -1,7 +1,5 @@
 """Preference pairs as a `Task`: a step's completions and constants, its loss over passes, its validation."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from functools import partial

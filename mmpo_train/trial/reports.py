@@ -1,7 +1,5 @@
 """A trial's reports as plain values, which another process reads without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

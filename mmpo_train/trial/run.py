@@ -1,7 +1,5 @@
 """One trial, from prepared folders to checkpoints. Every worker executes it, under Ray or without it."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import shutil

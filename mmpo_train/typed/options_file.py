@@ -1,7 +1,5 @@
 """Options in a file, YAML or JSON: `--config sweep.yaml`, or a trial's own trial.json. `mmpo config` writes one."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
 import typing

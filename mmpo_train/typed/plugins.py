@@ -10,8 +10,6 @@ Its text goes to all processes of a command in their environment, so that it is 
 of the text is part of the trials that use its objective or judge.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import inspect

@@ -1,7 +1,5 @@
 """The programs by the names that `mmpo` takes, and commands as they are typed here. Standard library only."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import sys

@@ -1,7 +1,5 @@
 """The Ray cluster: connecting to it, or starting one on this machine."""
 
-from __future__ import annotations
-
 import gc
 import importlib
 import logging

@@ -1,7 +1,5 @@
 """Whether Ray's head still lives: where it has died, Ray itself waits for ever, or ends the process without a word."""
 
-from __future__ import annotations
-
 import os
 import signal
 import socket

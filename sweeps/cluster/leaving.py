@@ -1,7 +1,5 @@
 """The end before the work is done: when the command is told to go, or Ray says that a node will be taken away."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The resources of a trial: a number of workers on GPUs of one type, all on one node."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import os

@@ -1,7 +1,5 @@
 """What a Ray of our own keeps: its folder, and the token that it asks every process for."""
 
-from __future__ import annotations
-
 import os
 import secrets
 import sys

@@ -6,8 +6,6 @@ Exit status 0 means that the stage can run, 1 that it cannot. Nothing is trained
 only the standard library, since a missing package is one of the possible answers.
 """
 
-from __future__ import annotations
-
 import sys
 
 

@@ -1,7 +1,5 @@
 """Whether the services that trials need are available: ledger, hub, judges' keys; and which ports are open."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import ipaddress
 import os

@@ -1,7 +1,5 @@
 """The journal that keeps a trial's points safe until MLflow has them, held by one driver at a time."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

@@ -1,7 +1,5 @@
 """A storage that was moved or copied: its database and its records name files by where they were."""
 
-from __future__ import annotations
-
 import sqlite3
 from pathlib import Path
 from urllib.parse import urlsplit

@@ -1,7 +1,5 @@
 """The trials that this driver has open: each one's journal, and the thread that delivers it to MLflow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

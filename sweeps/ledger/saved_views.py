@@ -4,8 +4,6 @@ MLflow stores a view as a tag of the experiment, `mlflow.sharedViewState.<key>`,
 an address that ends in `viewStateShareKey=<key>`. Without a view it shows no params and a chart for every metric.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """Who runs a command, and which version of it: MLflow's columns User, Source and Version."""
 
-from __future__ import annotations
-
 import getpass
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The record of a trial: first its journal, then, in the ledger's writer thread, its MLflow run."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib.metadata

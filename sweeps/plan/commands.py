@@ -1,7 +1,5 @@
 """Commands as they are typed: the one that was given, and the next one."""
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 from collections.abc import Collection, Iterator

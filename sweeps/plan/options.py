@@ -1,7 +1,5 @@
 """The command-line options that all sweeps share."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal

@@ -3,8 +3,6 @@
 Later stages take a winner from the search with their own settings, a report is of one search, and so is a saved view.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The report's figures from the ledger's numbers: Figures 1 to 3, and the curves of every stage."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev

@@ -1,7 +1,5 @@
 """What the MC-PO paper claims (Section 5), one line each, from the seeds of the studies that repeat its tables."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from statistics import mean, stdev
 

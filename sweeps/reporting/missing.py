@@ -1,7 +1,5 @@
 """The gaps of a report, as sentences. Missing numbers are never filled in; they are named here."""
 
-from __future__ import annotations
-
 from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, OF_SUITE, UNJUDGED_SHARES
 from mmpo_train.typed.programs import program_of

@@ -1,7 +1,5 @@
 """Numbers of the report with their noise. Standard library only."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

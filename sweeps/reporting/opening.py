@@ -1,7 +1,5 @@
 """The first page of a report: the recommendation and the papers' claims, as blocks and as JSON."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

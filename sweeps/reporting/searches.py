@@ -1,7 +1,5 @@
 """Which searches an experiment has, and the stages of one of them: a report is of one search."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """The report's tables, ours beside the paper's: tuned values, peaks, beta-stability."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,13 +14,7 @@ from sweeps.ranking import paper_numbers
 from sweeps.ranking.noise import Measured, difference, spread
 from sweeps.ranking.study_sheets import from_lines, study_sheets
 from sweeps.ranking.win_rates import RAW, RAW_SAID
-from sweeps.reporting.numbers import (
-    epochs_of,
-    length_controlled,
-    measure,
-    metrics_of,
-    peak,
-)
+from sweeps.reporting.numbers import epochs_of, length_controlled, measure, metrics_of, peak
 from sweeps.reporting.page import MISSING, Sheet
 from sweeps.reporting.read import Experiment, StageRun
 

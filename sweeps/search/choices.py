@@ -140,10 +140,7 @@ def _runs_that_count(runs: list[StageRecord], question: Question, beta: float | 
 
 
 def _persons_choice(
-    runs: list[StageRecord],
-    children: Mapping[str, list[ChildRecord]],
-    moved: Mapping[str, str],
-    question: Question,
+    runs: list[StageRecord], children: Mapping[str, list[ChildRecord]], moved: Mapping[str, str], question: Question
 ) -> tuple[StageRecord, ChildRecord | None]:
     """The run with a person's tag, or with the alias if a person moved it, and its stage; without one the first stage.
 

@@ -253,12 +253,7 @@ def with_choices(
 
 
 def _open_log(
-    stage: Stage,
-    options: SweepOptions,
-    points: list[GridPoint],
-    choices: list[Choice],
-    ledger: Ledger,
-    experiment: str,
+    stage: Stage, options: SweepOptions, points: list[GridPoint], choices: list[Choice], ledger: Ledger, experiment: str
 ) -> StageLog:
     first = points[0].trials[0].config
     digests = [trial.digest for point in points for trial in point.trials]

@@ -1,7 +1,5 @@
 """The live table of a stage's trials."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterator

@@ -37,11 +37,7 @@ class Listener:
     """
 
     def __init__(
-        self,
-        work: Work,
-        open_log: Callable[[str], TrialLog],
-        board: Board,
-        goes_on: GoesOn | None = None,
+        self, work: Work, open_log: Callable[[str], TrialLog], board: Board, goes_on: GoesOn | None = None
     ) -> None:
         """With `goes_on`, trials wait for its answer at the end of each epoch but the last."""
         self.trials, self.workers = work.trials, work.resources.workers

@@ -1,7 +1,5 @@
 """The reason of an error in one line."""
 
-from __future__ import annotations
-
 
 class GaveUp(Exception):
     """A trial makes no progress; the message says why."""

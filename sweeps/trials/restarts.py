@@ -1,8 +1,6 @@
 """How often a trial's workers are restarted: a few times after faults of the program, more often after lost
 machines."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from ray.exceptions import RayError, RayTaskError

@@ -1,7 +1,5 @@
 """The trials of a stage under Ray Tune, which gives each its place and hears what its workers report."""
 
-from __future__ import annotations
-
 import pickle
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A worker of Ray Train's: it speaks to Ray for the process that trains, and imports little else than Ray."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import sys

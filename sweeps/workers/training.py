@@ -1,7 +1,5 @@
 """What the process of each of a trial's workers does, in whichever process it is; it knows nothing of Ray."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager

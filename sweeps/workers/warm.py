@@ -7,8 +7,6 @@ thread. It kills a fork whose worker is gone, tells a worker how its fork ended,
 asked for a fork for a while. Where there cannot be one, the worker trains by itself.
 """
 
-from __future__ import annotations
-
 import ctypes
 import faulthandler
 import fcntl

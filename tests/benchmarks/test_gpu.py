@@ -1,7 +1,5 @@
 """benchmarks/gpu.py: a part that fails, hangs or has no time left costs no other its figures."""
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path

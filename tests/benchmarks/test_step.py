@@ -1,7 +1,5 @@
 """benchmarks/step.py on a model of a few thousand weights: what is compared, what is refused, what is counted."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

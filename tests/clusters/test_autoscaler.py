@@ -3,8 +3,6 @@
 Their GPUs are numbers that trials are placed by (MMPO_LOGICAL_GPUS); training is on CPUs.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
@@ -18,11 +16,7 @@ import pytest
 from tests.support.standins.autoscaled import Cluster, autoscaled
 from tests.support.standins.hosts import missing, within
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(bool(missing()), reason=missing()),
-]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing())]
 
 SETTINGS = ("epochs=3", "pairs_per_step=6", "max_prompt_tokens=64", "max_completion_tokens=32")
 ASK = """

@@ -1,8 +1,6 @@
 """What cluster.yaml and its stack make Ray ask of AWS, against moto: a mock, which says nothing about prices, quotas,
 capacity, or whether AWS itself would permit it."""
 
-from __future__ import annotations
-
 import copy
 import re
 import shutil

@@ -1,7 +1,5 @@
 """`ray up` and `ray down` of cluster.local.yaml over ssh, and a stage on it: machines are namespaces of this one."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
@@ -16,11 +14,7 @@ import pytest
 from tests.support.standins.hosts import Host, Hosts, hosts, missing, within
 from tests.support.standins.local_cluster import rendered
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.timeout(1800),
-    pytest.mark.skipif(bool(missing()), reason=missing()),
-]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800), pytest.mark.skipif(bool(missing()), reason=missing())]
 
 RUN = "mmpo-sweeps/clusters/run"
 RUNS = """

@@ -1,7 +1,5 @@
 """clusters/slurm.sbatch on a real Slurm: its daemons on two machines made of namespaces, a job, what is left of it."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """A user's mistake ends as one clear message and exit code 2, before anything is started or written."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """`mmpo judge`: checkpoints and models judged by themselves."""
 
-from __future__ import annotations
-
 import json
 import socket
 import sqlite3

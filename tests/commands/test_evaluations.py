@@ -1,7 +1,5 @@
 """A stage whose checkpoints go to every evaluator as they appear: Ray, actors, MLflow, and a judge on localhost."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -30,10 +28,7 @@ def finished_trials(storage: Path) -> tuple[Any, list[Any]]:
 
 
 def test_every_suite_lands_at_its_epoch_and_one_that_fails_fails_nothing_else(
-    model_folder: Path,
-    preference_rows: list[dict],
-    tmp_path: Path,
-    folders: dict[str, Path],
+    model_folder: Path, preference_rows: list[dict], tmp_path: Path, folders: dict[str, Path]
 ) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in preference_rows))
@@ -61,10 +56,7 @@ def test_every_suite_lands_at_its_epoch_and_one_that_fails_fails_nothing_else(
 
 
 def test_a_finished_trial_is_judged_by_what_it_was_not_and_trained_no_more(
-    model_folder: Path,
-    preference_rows: list[dict],
-    tmp_path: Path,
-    folders: dict[str, Path],
+    model_folder: Path, preference_rows: list[dict], tmp_path: Path, folders: dict[str, Path]
 ) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in preference_rows))
@@ -90,10 +82,7 @@ def test_a_finished_trial_is_judged_by_what_it_was_not_and_trained_no_more(
 
 
 def test_an_evaluation_that_cannot_run_is_refused_before_anything_is_trained(
-    model_folder: Path,
-    preference_rows: list[dict],
-    tmp_path: Path,
-    folders: dict[str, Path],
+    model_folder: Path, preference_rows: list[dict], tmp_path: Path, folders: dict[str, Path]
 ) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in preference_rows))
@@ -133,10 +122,7 @@ print(json.dumps([whole["metrics"], ray.get(again)["metrics"]]))
 
 
 def test_a_sweep_without_some_tasks_data_is_refused_before_it_starts(
-    model_folder: Path,
-    preference_rows: list[dict],
-    tmp_path: Path,
-    folders: dict[str, Path],
+    model_folder: Path, preference_rows: list[dict], tmp_path: Path, folders: dict[str, Path]
 ) -> None:
     data = tmp_path / "pairs.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in preference_rows))

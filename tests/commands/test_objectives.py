@@ -1,7 +1,5 @@
 """The table of objectives as a user makes it: Ray, DeepSpeed, warm actors, MLflow, and a judge on localhost."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """The whole search in one command: on a real MLflow with training made up, and once for real on a random model."""
 
-from __future__ import annotations
-
 import itertools
 import json
 import os

@@ -1,7 +1,5 @@
 """A stage on a real cluster of several raylets whose GPUs are numbers only: who sits where, and the same results."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys

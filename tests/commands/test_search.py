@@ -1,7 +1,5 @@
 """The whole search as a user types it: real Ray, DeepSpeed workers, evaluation actor and MLflow, on a random model."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

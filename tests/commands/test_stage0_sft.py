@@ -1,7 +1,5 @@
 """Stage 0 as a user runs it: real Ray, DeepSpeed and MLflow, on a small random model; killed, and run again."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

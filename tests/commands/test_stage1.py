@@ -1,7 +1,5 @@
 """Stage 1 as a user runs it: real Ray, DeepSpeed workers, evaluation actor and MLflow, on a small random model."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

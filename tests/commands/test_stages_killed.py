@@ -1,7 +1,5 @@
 """Later stages killed in the middle of a trial, as a whole and in parts: real Ray, DeepSpeed workers and MLflow."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

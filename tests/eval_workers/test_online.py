@@ -1,7 +1,5 @@
 """Batched online training: answers of the policy, ranked by a judge, as data for the next steps."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Evaluating on a GPU: generation, the harness's log-likelihoods, and stage 1 with Ray, evaluator and MLflow."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

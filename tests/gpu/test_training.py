@@ -1,7 +1,5 @@
 """Training on a GPU: the kernel, both precisions, DeepSpeed over NCCL, resuming, LoRA with 8-bit Adam."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -25,13 +25,7 @@ DRAWN = {
     "pairs_per_group": lambda random: int(random.integers(1, 9)),
     **{
         name: lambda random: bool(random.integers(2))
-        for name in (
-            "auxiliary",
-            "in_batch_normalised",
-            "length_normalised",
-            "reference_length_normalised",
-            "entropy",
-        )
+        for name in ("auxiliary", "in_batch_normalised", "length_normalised", "reference_length_normalised", "entropy")
     },
 }
 

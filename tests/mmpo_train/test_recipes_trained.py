@@ -3,8 +3,6 @@
 Real DeepSpeed ZeRO-2 over gloo, LoRA and 8-bit Adam; one group of workers walks all paths.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

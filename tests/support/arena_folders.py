@@ -1,7 +1,5 @@
 """Arena-Hard's folders in both upstream forms."""
 
-from __future__ import annotations
-
 import json
 
 NEW = [

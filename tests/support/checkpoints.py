@@ -1,7 +1,5 @@
 """Prompts, questions and tasks on which checkpoints are judged in tests."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Command lines that several tests of whole commands type."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

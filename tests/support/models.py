@@ -1,7 +1,5 @@
 """Small random models of several architectures, and their sums of log-probabilities computed plainly."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM

@@ -1,7 +1,5 @@
 """Real tokenizers with their templates, and one real model, in the folder that MMPO_REAL_MODELS names."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

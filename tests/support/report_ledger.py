@@ -1,7 +1,5 @@
 """A ledger for the tests of the report: stages and trials with made-up numbers, through the project's own Ledger."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

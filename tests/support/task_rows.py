@@ -1,7 +1,5 @@
 """Made-up documents of LM Harness tasks."""
 
-from __future__ import annotations
-
 import json
 
 

@@ -1,7 +1,5 @@
 """Tokenizers with the chat templates of known models, their tokens single bytes."""
 
-from __future__ import annotations
-
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 

@@ -1,7 +1,5 @@
 """Jobs for tests that train with several engines, and what their results must have in common."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -3,8 +3,6 @@
 One group runs all jobs one after the other, since importing torch and DeepSpeed costs more than a tiny trial.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 import os

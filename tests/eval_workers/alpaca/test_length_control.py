@@ -143,10 +143,7 @@ def test_the_library_finds_the_same_rates_on_the_same_inputs(tmp_path):
         "annotator": ["judge"] * len(judged),
     }
     run = subprocess.run(
-        [python, "-c", LIBRARY, str(tmp_path / "df_gamed.csv")],
-        input=json.dumps(table),
-        capture_output=True,
-        text=True,
+        [python, "-c", LIBRARY, str(tmp_path / "df_gamed.csv")], input=json.dumps(table), capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-2000:]
     for line, data in zip(run.stdout.splitlines(), [(known, gamed), (known, None), (None, None)], strict=True):

@@ -13,13 +13,7 @@ def reasons(**columns):
 
 @pytest.mark.parametrize(
     ("chosen", "rejected"),
-    [
-        ("4", "4\u200b"),
-        ("\ufeff4", "4"),
-        ("4 ", "4\n"),
-        ("a\u00adb", "ab"),
-        ("x" * 300 + "\u200d", "x" * 300),
-    ],
+    [("4", "4\u200b"), ("\ufeff4", "4"), ("4 ", "4\n"), ("a\u00adb", "ab"), ("x" * 300 + "\u200d", "x" * 300)],
 )
 def test_differences_that_nobody_sees_are_noted(chosen, rejected):
     assert reasons(chosen=chosen, rejected=rejected) == [ALIKE]

@@ -5,14 +5,7 @@ import json
 import pytest
 
 from mmpo_train.chat.problems import RowProblem
-from mmpo_train.chat.texts import (
-    Doubled,
-    marked_turns,
-    parse_json,
-    spoken_turns,
-    without_end_tokens,
-    written_messages,
-)
+from mmpo_train.chat.texts import Doubled, marked_turns, parse_json, spoken_turns, without_end_tokens, written_messages
 
 MESSAGES = [{"role": "user", "content": 'Say "it\'s" [twice]: {}'}, {"role": "assistant", "content": "it's\nit's"}]
 SAID = [("system", "Be brief."), ("user", "2 + 2?"), ("assistant", "4"), ("user", "3 + 3?"), ("assistant", "")]

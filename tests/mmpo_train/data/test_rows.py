@@ -24,10 +24,7 @@ def problem(row):
 
 
 def test_text_columns_become_one_user_message_and_two_completions():
-    assert parsed({"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "score": 1}) == (
-        (USER,),
-        ("4", "5"),
-    )
+    assert parsed({"prompt": "2 + 2?", "chosen": "4", "rejected": "5", "score": 1}) == ((USER,), ("4", "5"))
 
 
 def test_text_is_kept_as_it_stands():
@@ -86,11 +83,7 @@ def test_system_of_the_prompt_column_is_kept_when_the_turns_leave_it_out():
 
 def test_prompt_text_that_the_turns_do_not_hold_is_not_lost_unseen():
     turns = [user("2 + 2?")]
-    row = {
-        "prompt": "A story.",
-        "chosen": [*turns, assistant("4")],
-        "rejected": [*turns, assistant("5")],
-    }
+    row = {"prompt": "A story.", "chosen": [*turns, assistant("4")], "rejected": [*turns, assistant("5")]}
     assert problem(row).reason == "prompts of chosen and rejected differ"
 
 
@@ -189,10 +182,7 @@ def test_instruction_with_input_and_question_with_system_stand_for_the_prompt():
 
 
 def test_turns_before_the_completion_must_agree():
-    row = {
-        "chosen": [user("2 + 2?"), assistant("4")],
-        "rejected": [user("2 + 3?"), assistant("5")],
-    }
+    row = {"chosen": [user("2 + 2?"), assistant("4")], "rejected": [user("2 + 3?"), assistant("5")]}
     found = problem(row)
     assert found.severity == "unusable"
     assert "turn 1 is user '2 + 2?' and user '2 + 3?'" in found.detail
@@ -205,10 +195,7 @@ def test_turns_before_the_completion_must_agree():
             {"prompt": [user("a"), assistant("b")], "chosen": "4", "rejected": "5"},
             "prompt does not end with a user turn",
         ),
-        (
-            {"prompt": "a", "chosen": [user("a"), user("b")], "rejected": "5"},
-            "completion is not an assistant turn",
-        ),
+        ({"prompt": "a", "chosen": [user("a"), user("b")], "rejected": "5"}, "completion is not an assistant turn"),
         (
             {"prompt": [user("a"), {"role": "narrator", "content": None}], "chosen": "4", "rejected": "5"},
             "unknown role",
@@ -223,16 +210,10 @@ def test_conversation_without_a_completion_to_a_user_turn_is_unusable(row, reaso
 @pytest.mark.parametrize(
     "row, said",
     [
-        (
-            {"prompt": "a", "chosen": 3, "rejected": "5"},
-            "chosen should be text or messages, found a number 3",
-        ),
+        ({"prompt": "a", "chosen": 3, "rejected": "5"}, "chosen should be text or messages, found a number 3"),
         ({"prompt": 7, "chosen": "4", "rejected": "5"}, "prompt should be text, found a number 7"),
         ({"prompt": ["a"], "chosen": "4", "rejected": "5"}, "prompt[1] should be a message, found 'a'"),
-        (
-            {"prompt": [{"text": "a"}], "chosen": "4", "rejected": "5"},
-            "prompt[1] should have role and content",
-        ),
+        ({"prompt": [{"text": "a"}], "chosen": "4", "rejected": "5"}, "prompt[1] should have role and content"),
         ({"prompt": "a", "chosen": "\ud83d", "rejected": "5"}, "half a surrogate pair"),
         ({"prompt": "a", "completions": ["4", "5"], "ranks": [1]}, "2 completions but 1 ranks"),
         ({"prompt": "a", "completions": ["4", "5"], "ranks": [1, "second"]}, "rank 2 should be a number"),

@@ -1,7 +1,5 @@
 """The engines, for real: DeepSpeed over gloo with one worker and with two, against plain torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Training in bf16: what reaches the attention kernel, and sums that do not depend on how a step is cut."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -134,10 +134,7 @@ def test_padded_passes_hold_pairs_of_like_length():
 
 def test_collated_pass_worked_by_hand():
     """Two prompts with two completions each. The token at position p is predicted by the output at p - 1."""
-    table = TokenTable(
-        prompts=(ids(1, 2, 3), ids(4)),
-        completions=((ids(5, 6), ids(7)), (ids(8), ids(9, 10, 11))),
-    )
+    table = TokenTable(prompts=(ids(1, 2, 3), ids(4)), completions=((ids(5, 6), ids(7)), (ids(8), ids(9, 10, 11))))
     one = collate(table, np.array([1, 0]))
     assert one.input_ids.tolist() == [[4, 8, 0, 0, 0], [4, 9, 10, 11, 0], [1, 2, 3, 5, 6], [1, 2, 3, 7, 0]]
     assert one.places.tolist() == [0, 5, 6, 7, 12, 13, 17]
@@ -148,10 +145,7 @@ def test_collated_pass_worked_by_hand():
 
 def test_packed_rows_worked_by_hand():
     """[1 2 3 | 5 6 | 7 | 4 | 8 | 9 10 11]: a completion's first token is predicted by its prompt's last one."""
-    table = TokenTable(
-        prompts=(ids(1, 2, 3), ids(4)),
-        completions=((ids(5, 6), ids(7)), (ids(8), ids(9, 10, 11))),
-    )
+    table = TokenTable(prompts=(ids(1, 2, 3), ids(4)), completions=((ids(5, 6), ids(7)), (ids(8), ids(9, 10, 11))))
     shared = collate(table, np.array([0, 1]), "shared")
     assert shared.input_ids.tolist() == [[1, 2, 3, 5, 6, 7, 4, 8, 9, 10, 11]]
     assert shared.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 0, 1, 1, 2, 3]]

@@ -13,14 +13,7 @@ from mmpo_train.model.batches import group_rewards
 from mmpo_train.objectives import BUILDERS, Batch, build_objective
 from mmpo_train.objectives.exo import exo_loss, exo_original_loss
 from mmpo_train.objectives.mmpo import REJECTED_REWARD, mmpo_loss, normalised_rewards
-from mmpo_train.objectives.pairwise import (
-    cpo_loss,
-    cpo_original_loss,
-    dpo_loss,
-    rpo_loss,
-    rpo_trl_loss,
-    simpo_loss,
-)
+from mmpo_train.objectives.pairwise import cpo_loss, cpo_original_loss, dpo_loss, rpo_loss, rpo_trl_loss, simpo_loss
 from mmpo_train.objectives.pointwise import (
     apo_down_loss,
     apo_loss,

@@ -10,14 +10,7 @@ import pytest
 import torch
 
 from mmpo_train.objectives.exo import exo_loss, exo_original_loss
-from mmpo_train.objectives.pairwise import (
-    cpo_loss,
-    cpo_original_loss,
-    dpo_loss,
-    rpo_loss,
-    rpo_trl_loss,
-    simpo_loss,
-)
+from mmpo_train.objectives.pairwise import cpo_loss, cpo_original_loss, dpo_loss, rpo_loss, rpo_trl_loss, simpo_loss
 from mmpo_train.objectives.pointwise import (
     apo_down_loss,
     apo_loss,

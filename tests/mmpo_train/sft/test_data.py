@@ -176,11 +176,7 @@ FINGERPRINTS = {
 def test_forms_that_were_read_right_have_the_fingerprints_that_they_had(tmp_path, form):
     """SHA-256 as of before the reader knew transcripts, tools and end tokens: tunings are named by it."""
     rows = {
-        "messages": lambda n: {
-            "messages": said(*_two_rounds(n)),
-            "prompt": f"Q {n}?",
-            "prompt_id": str(n),
-        },
+        "messages": lambda n: {"messages": said(*_two_rounds(n)), "prompt": f"Q {n}?", "prompt_id": str(n)},
         "alpaca": lambda n: {"instruction": f"Add {n}.", "input": "", "output": f"out {n}", "system": "S"},
         "prompt": lambda n: {"prompt": f"Q {n}", "completion": f" c {n}\n"},
     }

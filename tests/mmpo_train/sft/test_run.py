@@ -1,7 +1,5 @@
 """Instruction tuning: its loss against a plain computation, passes that change nothing, and tokenizers lent."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from functools import partial

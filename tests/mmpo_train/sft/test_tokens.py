@@ -1,7 +1,5 @@
 """Conversations as tokens: which of them are learned, by templates whose tokens are single bytes and special tokens."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
@@ -11,15 +9,7 @@ from mmpo_train.data.tokens import read_counts, write_counts
 from mmpo_train.errors import InputError
 from mmpo_train.model.batches import collate
 from mmpo_train.sft.data import Chat
-from mmpo_train.sft.tokens import (
-    ChatCount,
-    ChatTable,
-    chats_key,
-    encode_chats,
-    learned_only,
-    read_chats,
-    write_split,
-)
+from mmpo_train.sft.tokens import ChatCount, ChatTable, chats_key, encode_chats, learned_only, read_chats, write_split
 from mmpo_train.storage.manifest import write_folder
 from tests.support.tokenizers import CHATS, byte_tokenizer
 

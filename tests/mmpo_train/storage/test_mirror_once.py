@@ -1,7 +1,5 @@
 """What a machine makes once, in its cache, whatever the storage."""
 
-from __future__ import annotations
-
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

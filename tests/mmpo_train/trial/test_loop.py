@@ -1,7 +1,5 @@
 """The loop itself, in one process: what the numbers of the engines' tests do not show."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch

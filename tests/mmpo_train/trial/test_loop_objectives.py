@@ -1,7 +1,5 @@
 """Objectives in the loop: the same on one worker and two, and after an interruption."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The policy of a trial's first step is its reference, whatever the trial starts from, or the trial does not begin."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

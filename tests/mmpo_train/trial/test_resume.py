@@ -1,7 +1,5 @@
 """What a resume needs: written within epochs, read by other numbers of workers, engines and ZeRO stages."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import json
@@ -68,9 +66,7 @@ def places(prepared: Any, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [{}, {"optimizer": "adamw_8bit"}, {"lora_rank": 2, "lora_dropout": 0.1}, {"precision": "bf16"}],
-    ids=str,
+    "fields", [{}, {"optimizer": "adamw_8bit"}, {"lora_rank": 2, "lora_dropout": 0.1}, {"precision": "bf16"}], ids=str
 )
 def test_a_trial_goes_on_from_within_an_epoch_as_if_nothing_had_been(config, places, fields):
     config = replace(config, fields)

@@ -73,8 +73,7 @@ def test_all_that_is_wrong_with_a_file_is_named_at_once(written):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
-    [("- a\n", "must have a line"), ("a: [1\n", "neither YAML nor JSON"), ("", "must have a line")],
+    ("text", "said"), [("- a\n", "must have a line"), ("a: [1\n", "neither YAML nor JSON"), ("", "must have a line")]
 )
 def test_a_file_of_another_form_is_refused(written, text, said):
     with pytest.raises(InputError, match=said):

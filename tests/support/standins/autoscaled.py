@@ -1,7 +1,5 @@
 """Ray's own autoscaler with its fake machines, of the node types of cluster.yaml, inside one namespace."""
 
-from __future__ import annotations
-
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Machines of our own on this one: Linux namespaces with an address, a home and an ssh server each."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

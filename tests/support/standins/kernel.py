@@ -1,7 +1,5 @@
 """A stand-in for CUDA's attention kernel: it computes what torch documents, and takes half precision alone."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

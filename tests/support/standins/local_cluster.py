@@ -1,7 +1,5 @@
 """The repository's cluster.local.yaml with a user's values."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Programs in a Python of their own, where libraries may be missing."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

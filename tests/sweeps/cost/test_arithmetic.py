@@ -1,7 +1,5 @@
 """Forecasts worked by hand, and what they are made from."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import struct

@@ -1,7 +1,5 @@
 """Stage 0's forecast: worked by hand, and what it is made from."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The report's pictures: drawn, whole, the same colour for a beta everywhere."""
 
-from __future__ import annotations
-
 import re
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Views that MLflow's pages open, on a real MLflow. What they look like: tests/browser."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

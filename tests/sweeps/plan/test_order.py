@@ -1,7 +1,5 @@
 """The search's order as a table, beside the scripts that it names."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

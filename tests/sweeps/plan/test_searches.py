@@ -1,7 +1,5 @@
 """What makes two stages one search."""
 
-from __future__ import annotations
-
 from mmpo_train.config import TrialConfig, replace
 from sweeps.plan.searches import is_part, key_of, search_key
 

@@ -1,7 +1,5 @@
 """The stages of Appendix B.1 as values: their grids, names and commands."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

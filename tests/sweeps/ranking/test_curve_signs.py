@@ -1,7 +1,5 @@
 """Which signs a stage is told about, and that each has its section."""
 
-from __future__ import annotations
-
 import re
 
 from sweeps.ranking.curve_signs import CHOSEN, LONGER, PAGE, SATURATED, SHORTER, signs

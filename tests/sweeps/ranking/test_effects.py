@@ -1,7 +1,5 @@
 """Differences and what they say of a claim, by hand and against SciPy."""
 
-from __future__ import annotations
-
 import pytest
 from scipy import stats
 

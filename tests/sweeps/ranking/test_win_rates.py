@@ -1,7 +1,5 @@
 """A length control that found nothing is not shown as 50%."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

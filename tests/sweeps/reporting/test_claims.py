@@ -1,7 +1,5 @@
 """The papers' claims against made-up numbers: what holds, what is an identity, and a planted false one."""
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any, cast
 

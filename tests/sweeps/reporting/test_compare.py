@@ -1,7 +1,5 @@
 """Two checkpoints side by side, and the model card of one, from a real MLflow."""
 
-from __future__ import annotations
-
 from dataclasses import replace as copy
 from pathlib import Path
 
@@ -180,8 +178,7 @@ def test_the_starting_models_own_scores_stand_beside_the_checkpoints(runs, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
-    [("{ours}:9", "has the epochs 1, 2"), ("{ours}:x", "has the epochs 1, 2"), ("gone", "gone")],
+    ("wanted", "message"), [("{ours}:9", "has the epochs 1, 2"), ("{ours}:x", "has the epochs 1, 2"), ("gone", "gone")]
 )
 def test_a_checkpoint_that_is_not_there_is_refused(runs, wanted, message, capsys):
     storage, ours, _, _ = runs

@@ -1,7 +1,5 @@
 """What a report names as missing."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 from sweeps.ledger.records import TrialRecord

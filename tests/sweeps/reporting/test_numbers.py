@@ -1,7 +1,5 @@
 """A number's noise and what follows from it, by hand."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import pytest

@@ -1,7 +1,5 @@
 """The report of a made-up search on a real MLflow: every number of the tables by hand, what is missing, the page."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re

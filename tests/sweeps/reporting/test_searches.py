@@ -1,7 +1,5 @@
 """Which stages stand in one report: on values, as an older version and today's leave them."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

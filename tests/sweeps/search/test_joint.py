@@ -1,7 +1,5 @@
 """The joint search: proposals, early stopping, importances; with made-up training on a real MLflow, and for real."""
 
-from __future__ import annotations
-
 import json
 import math
 import os

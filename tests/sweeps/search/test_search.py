@@ -1,7 +1,5 @@
 """The search as commands run one after the other on a real MLflow; only the training itself is made up."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What a person finds in MLflow after a stage, besides runs: data, models of checkpoints, and the alias `chosen`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Train once, score many: which trials are trained, and what the others leave in the ledger."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Studies: which trials they hold, and what their tables say."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest

@@ -1,7 +1,5 @@
 """Elastic trials: the arithmetic of their size, and real ones that lose a node and get another."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,7 +1,5 @@
 """Trials in this process: what is refused, where errors are raised, and how trials are stopped and judged."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

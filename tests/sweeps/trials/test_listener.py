@@ -1,7 +1,5 @@
 """What is done with what trials say: recorded, shown, sent to judge once; and how a trial ends."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """When a trial's workers are started again, and when no longer."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,8 +1,6 @@
 """Warm processes: what a trial is in a fork of one, and what becomes of a fork, its worker and the warm process when
 one of them dies. Real DeepSpeed, without Ray."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json
@@ -118,10 +116,7 @@ def in_worker(storage: Path, folder: str | None) -> None:
     """A worker's part of `trained`."""
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
     with (storage / "reports").open("w") as stream:
-        answers = {
-            "report": lambda report: stream.write(json.dumps(report) + "\n"),
-            "noticed": lambda: False,
-        }
+        answers = {"report": lambda report: stream.write(json.dumps(report) + "\n"), "noticed": lambda: False}
         job = json.loads((storage / "job.json").read_text())
         assert warm.run(train, job, answers, folder and Path(folder)) == bool(folder)
         assert ("torch" in sys.modules) != bool(folder), "a worker with a warm process needs no torch"
