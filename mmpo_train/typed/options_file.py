@@ -12,7 +12,7 @@ import yaml
 
 from mmpo_train.config import as_type, identity, nearest, replace, type_name
 from mmpo_train.errors import InputError
-from mmpo_train.redaction import masked
+from mmpo_train.redaction import masked_values
 
 OptionsType = TypeVar("OptionsType")
 OF_THE_COMMAND = ("config", "print_config", "dry_run", "verbose", "show_examples")
@@ -188,11 +188,5 @@ def _plain(options: Any) -> dict[str, Any]:
             continue
         value = _plain(value) if dataclasses.is_dataclass(value) else value
         value = list(value) if isinstance(value, tuple) else str(value) if isinstance(value, Path) else value
-        plain[name] = _masked(value)
+        plain[name] = masked_values(value)
     return plain
-
-
-def _masked(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_masked(one) for one in value]
-    return masked(value) if isinstance(value, str) else value

@@ -1,13 +1,20 @@
-"""Who runs a command, and which version of it: MLflow's columns User, Source and Version."""
+"""Who runs a command, which version of it, and on which libraries: MLflow's columns User, Source and Version, and the
+environment.json of a trial."""
 
 import getpass
+import importlib.metadata
+import platform
 import subprocess
 import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
+_PACKAGES = (
+    *("torch", "ray", "deepspeed", "transformers", "peft", "datasets", "bitsandbytes", "mlflow", "lm-eval", "numpy"),
+)
 
 
 @cache
@@ -19,9 +26,25 @@ def source_tags() -> dict[str, str]:
         tags["mlflow.user"] = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         tags["mlflow.user"] = "unknown"
-    if (_REPOSITORY / ".git").exists():
-        asked = ["git", "-C", str(_REPOSITORY), "rev-parse", "HEAD"]
-        with suppress(OSError, subprocess.SubprocessError):  # no git here, or the clone is another user's
-            answer = subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10)
-            tags["mlflow.source.git.commit"] = answer.stdout.strip()
-    return tags
+    return tags | ({"mlflow.source.git.commit": commit} if (commit := _git("rev-parse", "HEAD")) else {})
+
+
+@cache
+def environment() -> dict[str, Any]:
+    """The trial's environment: versions, platform, and the commit if this is a clone of the repository."""
+    versions = {}
+    for package in _PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    here = {"python": platform.python_version(), "platform": platform.platform(), "packages": versions}
+    commit = source_tags().get("mlflow.source.git.commit")
+    return here | ({"commit": commit, "uncommitted_changes": bool(_git("status", "--porcelain"))} if commit else {})
+
+
+def _git(*arguments: str) -> str:
+    """What git says of the repository; nothing where it is no clone, git is missing, or the clone is another user's."""
+    asked = ["git", "-C", str(_REPOSITORY), *arguments]
+    with suppress(OSError, subprocess.SubprocessError):
+        if (_REPOSITORY / ".git").exists():
+            return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    return ""

@@ -1,12 +1,7 @@
 """The record of a trial: first its journal, then, in the ledger's writer thread, its MLflow run."""
 
-import contextlib
-import functools
-import importlib.metadata
 import math
-import platform
 import re
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,12 +17,9 @@ from mmpo_train.events import Point
 from mmpo_train.metric_names import REWARD_ACCURACY, harness_task
 from mmpo_train.sft.trial import SFTTrial
 from sweeps.ledger.journal import Journal, judged_suites
-from sweeps.ledger.source import source_tags
+from sweeps.ledger.source import environment, source_tags
 from sweeps.ledger.tags import ending_tags
 
-PACKAGES = (
-    "torch", "ray", "deepspeed", "transformers", "peft", "datasets", "bitsandbytes", "mlflow", "lm-eval", "numpy",
-)  # fmt: skip
 _OF_MODELS = ("model", "dataset", "objective", "learning_rate", "beta", "margin", "epochs", "seed")
 """Params of a trial that its models have too."""
 _METRIC_NAME = re.compile(r"[/\w.\-: ]{1,250}")
@@ -293,29 +285,6 @@ def _values(entries: Iterable[Mapping[str, Any]]) -> list[tuple[str, float, int,
         for name, value in entry["metrics"].items()
         if value is not None
     ]
-
-
-@functools.cache
-def environment() -> dict[str, Any]:
-    """The trial's environment: versions, platform, and the commit if there is a repository."""
-    versions = {}
-    for package in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    described: dict[str, Any] = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": versions,
-    }
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        commit = _git("rev-parse", "HEAD")
-        described |= {"commit": commit, "uncommitted_changes": bool(_git("status", "--porcelain"))}
-    return described
-
-
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip()
 
 
 def now_ms() -> int:
