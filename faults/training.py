@@ -79,7 +79,8 @@ def outcome(storage: Path) -> dict[str, Any]:
     points = json.loads((state / "points.json").read_text())
     found: dict[str, Any] = {"steps": [step for step, _, _ in points]}
     for step, _, metrics in points:
-        found[f"step {step}"] = {name: value for name, value in metrics.items() if "second" not in name}
+        measured = {name: value for name, value in metrics.items() if not name.startswith("system/")}
+        found[f"step {step}"] = {name: value for name, value in measured.items() if "second" not in name}
     for epoch in range(1, EPOCHS + 1):
         checkpoint = trial / "checkpoints" / f"epoch-{epoch:04d}"
         sums = read_manifest(checkpoint) if is_whole(checkpoint) else {}

@@ -15,6 +15,8 @@ ANSWERS = "answers/"
 """Group of a study's comparison of a checkpoint's answers with those of the starting model."""
 ONLINE = "online/"
 """Group of the pairs that an online trial makes for a segment."""
+SYSTEM = "system/"
+"""Group of what the first worker's machine and GPU are used; MLflow's pages have a tab for it."""
 
 OF_SUITE = {"reward": VALIDATION, "harness": HARNESS, "alpaca": ALPACA, "arena": ARENA}
 """Name of an evaluation, as in the field `evaluations` -> the group of its metrics."""
