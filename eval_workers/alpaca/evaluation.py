@@ -38,6 +38,7 @@ from eval_workers.answers.sampling import Sampling
 from eval_workers.judging.checks import judge_checks, spread
 from eval_workers.judging.costs import Cost
 from eval_workers.judging.judges import JudgeCount, judge_pairs
+from eval_workers.judging.pairs import pair_rows, write_pairs
 from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge
 from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
 from eval_workers.settings import EvaluationSettings
@@ -124,12 +125,16 @@ class AlpacaEval:
             f"{ALPACA}cut": float(ours.cut),
         }
         annotations: list[dict[str, Any]] = []
+        pairs: list[dict[str, Any]] = []
         rates: dict[str, dict[str, float]] = {}
         fits: dict[str, Any] = {}
         for name in self.judges:
             won, count = self._judge(name, ours.texts, theirs.texts)
             annotations += self._annotations(name, theirs, ours, won)
             write_whole(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
+            price = getattr(self.judges[name], "price", None)
+            pairs += pair_rows(self.judges[name], self.prompts, ours.texts, theirs.texts, won, price)
+            write_pairs(artifacts, pairs)
             rates[name], fit = self._rates(ours.texts, theirs.texts, won)
             texts = self.prompts, ours.texts, theirs.texts
             checked = judge_checks(self.judges[name], *texts, self.settings.checked_pairs)

@@ -19,6 +19,7 @@ from eval_workers.arena.games import Game, bootstrap, by_label, open_labels_judg
 from eval_workers.judging.checks import judge_checks
 from eval_workers.judging.costs import PRICES, Purse, read_price
 from eval_workers.judging.judges import Judge, JudgeCount, open_judge
+from eval_workers.judging.pairs import pair_rows, write_pairs
 from eval_workers.judging.specs import IN_THIS_PROCESS, check_judge_spec
 from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import digest_of
@@ -102,6 +103,10 @@ class ArenaHard:
         play = play_once if self.settings.arena_form == "verdict" else play_two
         games, count = play(self.judge, [question.text for question in self.questions], ours, theirs)
         write_rows(artifacts / "judgments.jsonl", self._judgments(name, games))
+        won = [game.points / game.weight if game else None for game in games]
+        price = self.purse.price if self.purse is not None else None
+        texts = [question.text for question in self.questions], ours, theirs
+        write_pairs(artifacts, pair_rows(self.judge, *texts, won, price))
         metrics = {
             f"{ARENA}unjudged": float(count.dropped),
             UNJUDGED_SHARES["arena"]: count.dropped / len(self.questions),

@@ -14,6 +14,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 
 from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
 from eval_workers.judging.costs import CapReached, Cost, Purse
+from eval_workers.judging.pairs import Calls, note
 from eval_workers.judging.specs import check_judge_spec
 from eval_workers.judging.verdicts import (
     PROMPT,
@@ -117,6 +118,8 @@ class PromptedJudge:
         self._cache = cache
         self._retries = retries
         self._read = read
+        self.calls: Calls = {}
+        """The requests so far, until somebody takes them."""
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> float:
         """Equal texts are a tie without a request; the order in which the answers are shown is random."""
@@ -145,6 +148,8 @@ class PromptedJudge:
             if reply.ending == "refused":
                 raise JudgeFailed("refused to judge", f"judge '{self.name}' declined")
             verdict = self._read(reply.text) if reply.ending == "finished" else None
+            shown = question, first, second
+            note(self.calls, shown, reply.prompt_tokens, reply.completion_tokens, reply.text)
             if verdict is not None:
                 return verdict, reply.text
             reason = {"cut off": "reply cut off", "finished": "no single verdict"}.get(reply.ending, "reply unreadable")

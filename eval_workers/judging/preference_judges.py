@@ -12,6 +12,7 @@ from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_clien
 from eval_workers.judging.costs import Cost, Purse
 from eval_workers.judging.judges import Judge, PluggedJudge, ProgrammaticJudge, PromptedJudge
 from eval_workers.judging.label_prompts import LEAST_SHARE, LabelPrompt, label_prompt, preference_of, share_of_labels
+from eval_workers.judging.pairs import Calls, note
 from eval_workers.judging.preference_specs import PreferenceSpec, check_preference_spec
 from eval_workers.judging.specs import DEFAULT_URLS
 from eval_workers.judging.verdicts import (
@@ -40,7 +41,16 @@ class AskedJudge:
     """A language model that sees both outputs, in random order or in both orders."""
 
     def __init__(
-        self, name: str, prompt: str, as_shown: AsShown, purse: Purse, *, seed: int, both_orders: bool, local: bool
+        self,
+        name: str,
+        prompt: str,
+        as_shown: AsShown,
+        purse: Purse,
+        calls: Calls,
+        *,
+        seed: int,
+        both_orders: bool,
+        local: bool,
     ) -> None:
         self.name = name
         self.prompt = prompt
@@ -48,7 +58,7 @@ class AskedJudge:
         self.both_orders = both_orders
         self.in_this_process = local
         self.compare_as_shown = as_shown
-        self._purse = purse
+        self._purse, self.price, self.calls = purse, purse.price, calls
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> float:
         """How far answer_a is preferred; equal outputs are a draw without a request."""
@@ -98,16 +108,18 @@ def open_preference_judge(
         # Under the name and in the cache that `judges.open_judge` uses, so that the two share what was paid for.
         judge = PromptedJudge(parts.client.name, ask, text, kept, seed, limits.verdict_retries)
         as_shown: AsShown = judge.compare_as_shown
+        calls = judge.calls
     else:
         asked = label_prompt(template)
         name = parts.label + asked.suffix + parts.address
         prompt = f"label by log-probability, {asked.source}, sha256 {_sha256(asked.text)[:12]}"
         identity, ask = _open_labels(parts, name, limits, purse, cache)
-        as_shown = _by_label(ask, asked, identity, name, kept, limits.verdict_retries)
+        calls = {}
+        as_shown = _by_label(ask, asked, identity, name, kept, limits.verdict_retries, calls)
     if both_orders:
         prompt += ", the mean of both orders"
     local = parts.kind == "local labels"
-    return AskedJudge(name, prompt, as_shown, purse, seed=seed, both_orders=both_orders, local=local)
+    return AskedJudge(name, prompt, as_shown, purse, calls, seed=seed, both_orders=both_orders, local=local)
 
 
 def _open_labels(parts: PreferenceSpec, name: str, limits: Limits, purse: Purse, cache: Path | None) -> tuple[str, Ask]:
@@ -125,7 +137,7 @@ def _open_labels(parts: PreferenceSpec, name: str, limits: Limits, purse: Purse,
 
 
 def _by_label(
-    ask: Ask, prompt: LabelPrompt, identity: str, name: str, kept: VerdictCache | None, retries: int
+    ask: Ask, prompt: LabelPrompt, identity: str, name: str, kept: VerdictCache | None, retries: int, calls: Calls
 ) -> AsShown:
     """A function that compares by the first token's log-probabilities, kept by model, prompt and texts."""
 
@@ -133,6 +145,8 @@ def _by_label(
         """AlpacaEval's preference, from 1 (the first) to 2, and the candidates behind it, both as JSON."""
         for _ in range(1 + retries):
             reply = ask(prompt.messages(instruction, first, second))
+            shown = instruction, first, second
+            note(calls, shown, reply.prompt_tokens, reply.completion_tokens, reply.text)
             if reply.ending == "refused":
                 raise JudgeFailed("refused to judge", f"judge '{name}' declined")
             if reply.ending == "unreadable":

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from eval_workers.tracking.addresses import resolve
 from eval_workers.tracking.delivery import Delivery
+from eval_workers.tracking.source import source_tags
 from eval_workers.tracking.store import Store
+from eval_workers.tracking.traces import log_pairs
 
 EXPERIMENT = "evaluations"
 FLUSH_SECONDS = 60.0
@@ -36,12 +38,13 @@ class Evaluations:
 
         def deliver() -> None:
             identity = {"ledger.kind": "evaluation", "evaluation.key": key}
-            run = self._store.find_or_create(self._experiment_id, identity, {}, name, now)
+            run = self._store.find_or_create(self._experiment_id, identity, source_tags(), name, now)
             self._store.log_params(run, params)
             finite = {metric: value for metric, value in metrics.items() if math.isfinite(value)}
             new = [(one, value, now, 0) for one, value in finite.items() if run.data.metrics.get(one) != value]
             self._store.log_metrics(run.info.run_id, new)
             self._store.client.log_artifacts(run.info.run_id, str(folder))
+            log_pairs(self._store, run.info.run_id, folder, name)
             self._store.client.set_terminated(run.info.run_id, "FINISHED")
 
         self._delivery.put(deliver, f"the scores of {name}", lambda: self._refused.append(name))

@@ -104,10 +104,10 @@ class Store:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
-    def points_of(self, run: Run) -> set[tuple[str, int]]:
-        """Names and steps of all metrics that a run has."""
+    def points_of(self, run: Run) -> dict[tuple[str, int], tuple[float, int]]:
+        """Name and step of all metrics that a run has -> value, and timestamp in ms."""
         histories = {name: self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}
-        return {(name, point.step) for name, history in histories.items() for point in history}
+        return {(name, one.step): (one.value, one.timestamp) for name, history in histories.items() for one in history}
 
     def has_run(self, run_id: str) -> bool:
         """Whether there is such a run, also one that a person has deleted and that is not removed for good yet."""
@@ -143,16 +143,25 @@ class Store:
             return list(pool.map(read, items))
 
     def find_or_create(
-        self, experiment_id: str, identity: Mapping[str, str], tags: Mapping[str, str], name: str, start_ms: int
+        self,
+        experiment_id: str,
+        identity: Mapping[str, str],
+        tags: Mapping[str, str],
+        name: str,
+        start_ms: int,
+        *,
+        alone: bool = False,
     ) -> Run:
-        """The oldest run with the identifying tags, created if there is none.
+        """The oldest run with the identifying tags, created if there is none; `alone`: no other process makes it.
 
         Searched again after making one: a request that was sent twice, or a second process, has made two. The
         younger are tagged `duplicate_of` and left alone.
         """
         if not self.search(experiment_id, identity):
             every_tag = {tag: text(value) for tag, value in {**identity, **tags}.items()}
-            self.client.create_run(experiment_id, start_ms, every_tag, masked(name))
+            made = self.client.create_run(experiment_id, start_ms, every_tag, masked(name))
+            if alone and not self.address.remote:
+                return made
         run, *younger = self.search(experiment_id, identity)
         self.mark_duplicates(run, younger)
         return run

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking import addresses
+from eval_workers.tracking.source import source_tags
 from eval_workers.tracking.store import Store
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import OF_SUITE, VALIDATION
@@ -32,7 +33,6 @@ from sweeps.ledger.records import (
 )
 from sweeps.ledger.runs import FEW, children_of, runs_that_count
 from sweeps.ledger.saved_views import save_views
-from sweeps.ledger.source import source_tags
 from sweeps.ledger.stage_log import NOTE, WRITTEN, StageLog
 from sweeps.ledger.tags import SHARED, TRAINING
 from sweeps.ledger.trial_log import TrialLog, now_ms

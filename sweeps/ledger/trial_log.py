@@ -11,13 +11,14 @@ from typing import Any
 from eval_workers.tracking.datasets import datasets_of, log_datasets
 from eval_workers.tracking.delivery import Delivery
 from eval_workers.tracking.models import Checkpoints, log_checkpoints
+from eval_workers.tracking.source import environment, source_tags
 from eval_workers.tracking.store import METRICS_PER_BATCH, Store
+from eval_workers.tracking.traces import log_pairs
 from mmpo_train.config import TrialConfig, to_dict
 from mmpo_train.events import Point
 from mmpo_train.metric_names import REWARD_ACCURACY, harness_task
 from mmpo_train.sft.trial import SFTTrial
 from sweeps.ledger.journal import Journal, judged_suites
-from sweeps.ledger.source import environment, source_tags
 from sweeps.ledger.tags import ending_tags
 
 _OF_MODELS = ("model", "dataset", "objective", "learning_rate", "beta", "margin", "epochs", "seed")
@@ -57,7 +58,7 @@ class TrialLog:
         self._sending = False
         self._mutex = threading.Lock()
         self._is_damaged = held.is_damaged
-        self._there: set[tuple[str, int]] = set()
+        self._there: dict[tuple[str, int], tuple[float, int]] = {}
         """Metrics and steps that MLflow has and a damaged journal may not: with another time they would be doubled."""
         self._put(self._deliver_opening, "the opening")
         self._send([entry for entry in held.entries if "metrics" in entry])
@@ -206,7 +207,7 @@ class TrialLog:
         running, config = {"trial.state": "running"}, opened["config"]
         tags = {"ledger.kind": "trial", **parent, **opened["tags"], **running}
         experiment_id = store.experiment_id(opened["experiment"])
-        run = store.find_or_create(experiment_id, identity, tags, opened["name"], opened["timestamp_ms"])
+        run = store.find_or_create(experiment_id, identity, tags, opened["name"], opened["timestamp_ms"], alone=True)
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             store.client.update_run(run_id, status="RUNNING")
@@ -252,6 +253,7 @@ class TrialLog:
     def _deliver_artifacts(self, folder: Path, name: str) -> None:
         if self.run_id is not None and folder.is_dir():
             self._store.client.log_artifacts(self.run_id, str(folder), name)
+            log_pairs(self._store, self.run_id, folder, name)
 
     def _deliver_tags(self, tags: Mapping[str, str]) -> None:
         if self.run_id is not None:
@@ -262,7 +264,9 @@ class TrialLog:
             config = {**self._opened["config"], "margin": self._opened.get("margin")}
             params = {name: config[name] for name in _OF_MODELS if config.get(name) is not None}
             paths = {entry["epoch"]: entry["checkpoint"] for entry in judged if entry["kind"] == "evaluation"}
-            scores = [one for one in _values(judged) if (one[0], one[3]) not in self._there]
+            scores = [
+                (name, *self._there.get((name, step), (value, ms)), step) for name, value, ms, step in _values(judged)
+            ]
             log_checkpoints(self._store, self.run_id, Checkpoints(self._opened["name"], paths, params, scores))
 
     def _deliver_end(self, end: Mapping[str, Any]) -> None:

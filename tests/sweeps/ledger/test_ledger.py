@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -466,6 +467,15 @@ def test_grids_and_objectives_are_stages_of_their_own(ledger):
     stages = ledger.find_stages(EXPERIMENT, "stage1", "mmpo")
     assert [stage.tags["stage.grid_key"] for stage in stages] == ["1e-4,5e-4", "other grid"]
     assert ledger.find_stages("no such experiment", "stage1", "mmpo") == []
+
+
+def test_a_ledger_of_another_mlflow_says_what_to_type(storage):
+    database = sqlite3.connect(storage / "mlflow.db")
+    database.execute("UPDATE alembic_version SET version_num = 'older'")
+    database.commit()
+    database.close()
+    with pytest.raises(InputError, match=rf"type `mlflow db upgrade sqlite:///{storage}/mlflow\.db`"):
+        connect(None, storage)
 
 
 def test_a_deleted_experiment_is_said_to_be_deleted(ledger):

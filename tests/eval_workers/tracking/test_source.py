@@ -2,7 +2,7 @@
 
 import subprocess
 
-from sweeps.ledger.source import source_tags
+from eval_workers.tracking.source import source_tags
 from tests.support.workers import REPOSITORY
 
 
