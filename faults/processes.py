@@ -39,7 +39,9 @@ class NoOptions:
 def begin(work: Work, case: Case) -> BaseProcess:
     """The work in a process that is forked from this one, which has the libraries loaded already."""
     process = multiprocessing.get_context("fork").Process(target=_run, args=(work, case))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until the fork is where it is caught
     process.start()
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     return process
 
 
@@ -50,6 +52,7 @@ def _run(work: Work, case: Case) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     status = 0
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         work(case.storage)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
