@@ -176,7 +176,7 @@ def _drive(storage: Path, uri: str | None, clock: Callable[[], float]) -> None:
     from mmpo_train.events import Point
     from sweeps.ledger.ledger import connect
 
-    configs = [TrialConfig(learning_rate=rate) for rate in RATES]
+    configs = [TrialConfig(learning_rate=rate, epochs=EPOCHS) for rate in RATES]
     experiment = storage.parent.name
     ledger = connect(uri, storage)
     log = None

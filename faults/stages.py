@@ -28,9 +28,11 @@ PARTS = {
     "the evaluator": "ray::WarmReward",
     "raylet": "raylet",
     "GCS": "gcs_server",
+    "a warm process": "sweeps.workers.warm",
 }
 """Part of a stage -> what the title of its process has."""
-GOES_ON_ALONE = ("the trial's driver", "a worker", "the evaluator")
+GOES_ON_ALONE = ("the trial's driver", "a worker", "the evaluator", "a warm process")
+WARM = ["-m", "sweeps.workers.warm"]
 
 
 class Stage:
@@ -53,6 +55,9 @@ class Stage:
         """All its processes; they are remembered."""
         with_parent = psutil.Process(self.process.pid)
         self.tree |= {with_parent, *with_parent.children(recursive=True)}
+        # A warm process is nobody's child; its last argument is its raylet.
+        pids = {str(one.pid) for one in self.tree}
+        self.tree |= {one for one in psutil.process_iter() if (words := _words(one))[2:4] == WARM and words[-1] in pids}
         return [one for one in self.tree if one.is_running()]
 
     def to_midst(self) -> None:
@@ -249,7 +254,12 @@ def _no_run_is_running(case: Case) -> None:
 
 
 def _title(process: psutil.Process) -> str:
+    words = _words(process)
+    return WARM[1] if words[2:4] == WARM else "".join(words[:1])
+
+
+def _words(process: psutil.Process) -> list[str]:
     try:
-        return "".join(process.cmdline()[:1])
+        return process.cmdline()
     except psutil.Error:  # it has ended, or is a zombie that nobody has asked after
-        return ""
+        return []

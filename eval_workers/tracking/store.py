@@ -104,6 +104,10 @@ class Store:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
+    def last_points_of(self, run: Run) -> set[tuple[str, int]]:
+        """Names and last steps of all metrics that a run has; nothing is asked for them."""
+        return {(point.key, point.step) for point in run.data._metric_objs}
+
     def points_of(self, run: Run) -> dict[tuple[str, int], tuple[float, int]]:
         """Name and step of all metrics that a run has -> value, and timestamp in ms."""
         histories = {name: self.client.get_metric_history(run.info.run_id, name) for name in run.data.metrics}

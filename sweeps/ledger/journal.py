@@ -53,12 +53,17 @@ class Journal:
         self.is_damaged = is_lost or len(self.entries) < self.path.read_bytes().count(b"\n")
         """Whether entries are missing that MLflow may have."""
         self._seen = {(entry["step"], name) for entry in self.entries for name in entry.get("metrics", ())}
+        self._last = {name: step for step, name in sorted(self._seen)}
         named = (entry["journal"] for entry in self.entries if "journal" in entry)
         self.identity: str = next(named, "") or str(former.get("journal") or uuid.uuid4().hex[:16])
         """Names this journal in the ledger; kept in an entry as `journal`, and with the owner in case it is damaged."""
         write_whole(folder / _OWNER, json.dumps({**_this_process(), "journal": self.identity}))
         self._file = self.path.open("ab", buffering=0)
         self._writing = threading.Lock()
+
+    def had(self, step: int, name: str) -> bool:
+        """Whether the metric was there at this step or a later one when the journal was opened."""
+        return self._last.get(name, -1) >= step
 
     def fresh(self, step: int, metrics: Mapping[str, float]) -> dict[str, float | None]:
         """The metrics that the journal does not have at this step yet; None for values that are not finite."""

@@ -59,6 +59,11 @@ def connect(tracking_uri: str | None, storage: Path) -> Ledger:
     return Ledger(Store(address, storage.resolve()), storage.resolve())
 
 
+def _has_ended(run: Run) -> bool:
+    """Whether a complete end was delivered as a whole."""
+    return run.data.tags.get("trial.state") in COMPLETE and run.info.status != "RUNNING"
+
+
 def connect_to_read(tracking_uri: str | None, storage: Path) -> Ledger | None:
     """The ledger if it exists; None if connecting would create it."""
     return connect(tracking_uri, storage) if addresses.is_there(tracking_uri, storage) else None
@@ -97,17 +102,23 @@ class Ledger:
     def find_trials(self, experiment: str, digests: Sequence[str]) -> dict[str, TrialRecord]:
         """Digest -> record of the trials that the ledger has, complete ones preferred.
 
-        A trial that ended while MLflow could not be reached is sent from its journal first. Of several complete runs
-        the oldest counts, and all others are tagged `duplicate_of`.
+        A trial that ended while MLflow could not be reached is sent from its journal first, and so is one of which
+        MLflow has lost the file of an evaluation. Of several complete runs the oldest counts, and all others are tagged
+        `duplicate_of`.
         """
         self.flush(READ_SECONDS)
         runs = self._find_runs(experiment, digests)
-        missing = [one for one in digests if one not in runs or runs[one].data.tags.get("trial.state") not in COMPLETE]
+        missing = [digest for digest in digests if digest not in runs or not _has_ended(runs[digest])]
         recovered = [digest for digest in missing if self._trials.recover(experiment, digest)]
+        records = self._records({digest: run for digest, run in runs.items() if digest not in recovered})
+        for digest, record in records.items():
+            there = len(record.evaluations) if record.config else -1
+            if record.status == "finished" and there < int(record.config.get("epochs", 0)):
+                recovered += [digest] * self._trials.recover(experiment, digest, there)
         if recovered:
             self.flush(READ_SECONDS)
-            runs |= self._find_runs(experiment, recovered)
-        return self._records(runs)
+            records |= self._records(self._find_runs(experiment, recovered))
+        return records
 
     def find_trainings(self, experiment: str, trainings: Collection[str]) -> dict[str, TrialRecord]:
         """Name of a training -> the finished trial that was trained under it; of several the oldest."""

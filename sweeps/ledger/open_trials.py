@@ -41,8 +41,11 @@ class OpenTrials:
         (self.folder / digest / FILE_NAME).unlink(missing_ok=True)
         held.close()
 
-    def recover(self, experiment: str, digest: str) -> bool:
-        """Whether the journal holds a complete end that this ledger never received; it is queued then."""
+    def recover(self, experiment: str, digest: str, evaluations: int | None = None) -> bool:
+        """Whether the journal holds a complete end that this ledger never received; it is queued then.
+
+        Of a trial whose end it has: whether the journal has more than these `evaluations`, and so a file was lost.
+        """
         entries = read_entries(self.folder / digest / FILE_NAME)
         last = {entry["kind"]: position for position, entry in enumerate(entries)}
         if not {"opened", "end"} <= last.keys() or last["opened"] > last["end"]:
@@ -54,7 +57,10 @@ class OpenTrials:
         # database in the place of a damaged one.
         here = self.store.address.shown
         delivered = [one for one in entries[last["end"] :] if one["kind"] == "delivered"]
-        if any(masked(one["ledger"]) == here and self.store.has_run(one["run_id"]) for one in delivered):
+        if evaluations is not None:
+            if sum(entry["kind"] == "evaluation" for entry in entries) <= evaluations:
+                return False
+        elif any(masked(one["ledger"]) == here and self.store.has_run(one["run_id"]) for one in delivered):
             return False
         try:
             held = self.take(digest)

@@ -57,10 +57,9 @@ class TrialLog:
         self._unsent: list[tuple[str, float, int, int]] = []
         self._sending = False
         self._mutex = threading.Lock()
-        self._is_damaged = held.is_damaged
         self._there: dict[tuple[str, int], tuple[float, int]] = {}
         """Metrics and steps that MLflow has and a damaged journal may not: with another time they would be doubled."""
-        self._put(self._deliver_opening, "the opening")
+        self._put(lambda: self._deliver_opening(held), "the opening")
         self._send([entry for entry in held.entries if "metrics" in entry])
         for entry in held.entries:
             if entry["kind"] == "evaluation":
@@ -198,7 +197,7 @@ class TrialLog:
 
     # The methods below run in the writer's thread. Without a run its opening was refused, which was logged then.
 
-    def _deliver_opening(self) -> None:
+    def _deliver_opening(self, held: Journal) -> None:
         store, opened = self._store, self._opened
         # By its journal, not by its digest alone: another driver with its own storage may be running the same trial,
         # and without that run's journal we would write points twice.
@@ -222,7 +221,7 @@ class TrialLog:
         log_datasets(store, run_id, datasets_of(config.get("dataset", ()), config.get("data_fingerprint", "")))
         axes = {name: opened[name] for name in ("log10_learning_rate", "margin") if name in opened}
         store.log_params(run, {**config, **axes})
-        if self._is_damaged:
+        if held.is_damaged or not all(held.had(step, name) for name, step in self._store.last_points_of(run)):
             self._there = self._store.points_of(run)
         self.run_id = run_id
 
@@ -271,9 +270,10 @@ class TrialLog:
 
     def _deliver_end(self, end: Mapping[str, Any]) -> None:
         if self.run_id is not None:
-            self._store.log_tags(self.run_id, ending_tags(end["state"], end["reason"], end["seconds"]))
+            # The tag comes last: by it the trial counts as ended, and nothing is sent again.
             status = {"finished": "FINISHED", "stopped": "KILLED"}.get(end["state"], "FAILED")
             self._store.client.set_terminated(self.run_id, status, end["timestamp_ms"])
+            self._store.log_tags(self.run_id, ending_tags(end["state"], end["reason"], end["seconds"]))
             with self._mutex:
                 if self._journal is not None:
                     here = self._store.address.shown

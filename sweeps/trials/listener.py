@@ -102,7 +102,7 @@ class Listener:
             self._finished(digest, Finished(*report["finished"]))
         if report.get("said"):
             self.board.say(digest, report["said"])
-        for state in ("diverged", "stopped", "left"):
+        for state in ("diverged", "stopped", "left", "failed"):
             if report.get(state):
                 self.troubles[digest] = (state, report[state])
 

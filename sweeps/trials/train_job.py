@@ -18,6 +18,7 @@ from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from sweeps.trials.elastic import OneNode
+from sweeps.trials.reasons import one_line
 from sweeps.trials.restarts import MAX_LOSSES, Attempts, Leftovers, is_loss
 from sweeps.workers.ray_worker import in_worker
 from sweeps.workers.training import train
@@ -26,7 +27,15 @@ from sweeps.workers.warm import Task
 
 def drive_trial(space: dict[str, Any]) -> None:
     """Run one trial to its end. Tune calls this function; it needs almost no resources itself."""
-    run_job(space["job"], train)
+    drive(space["job"], train)
+
+
+def drive(job: dict[str, Any], task: Task) -> None:
+    """`run_job`, whose error is reported as `failed`: Tune starts a trial again only where this process itself dies."""
+    try:
+        run_job(job, task)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it ends this trial and no other
+        tune.report({"failed": one_line(error)})
 
 
 def run_job(job: dict[str, Any], task: Task) -> None:

@@ -24,6 +24,8 @@ from sweeps.trials.work import Work
 # Drivers wait for their workers: they need no CPU, and run on the head node, which no spot market takes away. Train's
 # controller and its barrier run where the driver does.
 ON_HEAD = tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])
+DRIVER_LOST = tune.FailureConfig(max_failures=3)
+"""A driver that is killed, by the kernel for instance, is started again; the trial goes on from its last state."""
 
 
 def tune_trials(work: Work, listener: Listener, at_a_time: Callable[[], int]) -> None:
@@ -54,7 +56,7 @@ def _tuner(work: Work, listener: Listener, leaving: Leaving, at_a_time: Callable
             storage_path=ray_storage(work.storage),
             verbose=0,
             callbacks=[Hearing(listener, leaving), pace],
-            failure_config=tune.FailureConfig(max_failures=0),
+            failure_config=DRIVER_LOST,
         ),
     )
 
@@ -81,7 +83,8 @@ class Hearing(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self.listener.begun(_digest(trial))
+        if _digest(trial) not in self.listener.under_way():  # else its driver was lost
+            self.listener.begun(_digest(trial))
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         self.listener.heard(_digest(trial), result)

@@ -236,7 +236,7 @@ def test_a_damaged_database_is_to_be_moved_away(storage, damage):
         connect(None, storage)
 
 
-@pytest.mark.parametrize("damage", ["deleted", "a line changed", "its opening changed"])
+@pytest.mark.parametrize("damage", ["deleted", "a line changed", "its opening changed", "cut between lines", "cut"])
 def test_a_damaged_journal_doubles_nothing_in_mlflow(storage, damage):
     """The trial is trained over the same steps once more, at another time."""
     before = connect(None, storage)
@@ -247,6 +247,8 @@ def test_a_damaged_journal_doubles_nothing_in_mlflow(storage, damage):
     lines = journal.read_bytes().splitlines(keepends=True)
     if damage == "deleted":
         journal.unlink()
+    elif damage.startswith("cut"):
+        journal.write_bytes(b"".join(lines[:3]) + (lines[3][:9] if damage == "cut" else b""))
     else:
         number = 2 if damage == "a line changed" else 0
         lines[number] = lines[number].replace(b"1", b"2", 1)
@@ -258,6 +260,40 @@ def test_a_damaged_journal_doubles_nothing_in_mlflow(storage, damage):
     after.flush(30)
     assert [step for step, _, _ in history(after, find(after).run_id)] == list(range(1, 8))
     assert len(runs_of(after)) == 1
+    after.close()
+
+
+@pytest.mark.parametrize("lost", ["validation/epoch-0001.json", "trial.json"])
+def test_a_file_that_mlflow_has_lost_of_a_finished_trial_is_sent_again(storage, lost):
+    before = connect(None, storage)
+    trial = open_stage(before).open_trial(CONFIG, "lr=5e-4", {})
+    for epoch in range(1, CONFIG.epochs + 1):
+        trial.evaluated(epoch, {"validation/reward_accuracy": 0.5}, [1, 0], f"epoch-{epoch}")
+    trial.finish(1)
+    before.flush(30)
+    whole = find(before)
+    before.close()
+    [file] = storage.glob(f"mlartifacts/*/artifacts/{lost}")
+    file.unlink()
+    after = connect(None, storage)
+    assert find(after) == whole and len(whole.evaluations) == CONFIG.epochs
+    assert len(runs_of(after)) == 1
+    after.close()
+
+
+def test_a_trial_of_which_a_kill_left_the_run_open_is_ended_by_the_next_command(storage):
+    """Earlier versions wrote the tag of its end before they closed the run."""
+    before = connect(None, storage)
+    trial = open_stage(before).open_trial(CONFIG, "lr=5e-4", {})
+    trial.finish(1)
+    before.flush(30)
+    before.store.client.update_run(find(before).run_id, status="RUNNING")
+    before.close()
+    journal = storage / "trials" / CONFIG.digest / "points.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(line for line in lines if b'"delivered"' not in line))
+    after = connect(None, storage)
+    assert find(after).status == "finished" and [run.info.status for run in runs_of(after)] == ["FINISHED"]
     after.close()
 
 

@@ -86,6 +86,11 @@ def always_raises(job: dict[str, Any], ask: Ask) -> None:
     raise ValueError("no such column")
 
 
+def ends(job: dict[str, Any], ask: Ask) -> None:
+    """A task that does its work."""
+    ask("report", {"safe": 7})
+
+
 def dies_five_times(job: dict[str, Any], ask: Ask) -> None:
     """A task whose process is killed five times before it comes to its end."""
     if count(job) <= 5:
@@ -101,31 +106,33 @@ def count(job: dict[str, Any]) -> int:
 
 
 def drive(space: dict[str, Any]) -> None:
-    """A Tune function as `drive_trial` is."""
-    from sweeps.trials.train_job import run_job
+    """A Tune function as `drive_trial` is; of the last trial its process is killed twice."""
+    from sweeps.trials.train_job import drive as drive_job
 
     job = space["job"]
-    run_job(job, {"raises": always_raises, "dies": dies_five_times}[job["digest"]])
+    if job["digest"] == "orphaned" and count(job) <= 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    drive_job(job, {"raises": always_raises, "dies": dies_five_times, "orphaned": ends}[job["digest"]])
 
 
 @pytest.mark.slow
 def test_real_workers_are_started_again_by_these_rules(tmp_path: Path) -> None:
     """Ray Tune and Ray Train on this machine, two jobs at a time."""
     from sweeps.cluster.connection import cluster
-    from sweeps.trials.tune import ON_HEAD, error_of
+    from sweeps.trials.tune import DRIVER_LOST, ON_HEAD
 
     resources = {"workers": 1, "min_workers": 1, "use_gpu": False, "cpus_per_worker": 1, "gpus_per_worker": 1.0}
     common = resources | {"accelerator_type": "", "backend": "gloo", "ray_storage": str(tmp_path / "ray")}
-    jobs = [common | {"digest": name, "tally": str(tmp_path / name)} for name in ("raises", "dies")]
+    jobs = [common | {"digest": name, "tally": str(tmp_path / name)} for name in ("raises", "dies", "orphaned")]
     with cluster(verbose=False):
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(drive, ON_HEAD),
             param_space={"job": ray.tune.grid_search(jobs)},
-            run_config=ray.tune.RunConfig(storage_path=str(tmp_path / "ray"), verbose=0),
+            run_config=ray.tune.RunConfig(storage_path=str(tmp_path / "ray"), verbose=0, failure_config=DRIVER_LOST),
         )
         trials = {trial.config["job"]["digest"]: trial for trial in tuner.fit()._experiment_analysis.trials}
-        reason = one_line(error_of(trials["raises"]))
     begun = {name: len((tmp_path / name).read_text().splitlines()) for name in trials}
-    assert begun == {"raises": MAX_FAULTS, "dies": 6}
-    assert trials["dies"].status == "TERMINATED"
-    assert reason == "ValueError: no such column (4 times in a row after step 7)"
+    assert begun == {"raises": MAX_FAULTS, "dies": 6, "orphaned": 3}
+    assert {trial.status for trial in trials.values()} == {"TERMINATED"}
+    said = trials["raises"].last_result["failed"]
+    assert said == "ValueError: no such column (4 times in a row after step 7)"
