@@ -27,7 +27,7 @@ def train(options: TrainOptions) -> tuple[Path, str]:
     from mmpo_train.config import ONLINE_OBJECTIVES, replace
     from mmpo_train.errors import InputError, Left
     from mmpo_train.options import base_config
-    from mmpo_train.terminal import console, ended_by, preparing, print_examples, told_by_signal, training_bar
+    from mmpo_train.terminal import console, ended_by, preparing, print_examples, tell, told_by_signal, training_bar
     from mmpo_train.typed.programs import as_typed
 
     config = replace(base_config(options), {"learning_rate": options.learning_rate})
@@ -36,10 +36,11 @@ def train(options: TrainOptions) -> tuple[Path, str]:
             f"{config.objective} needs processes that answer prompts and judge the answers; use a sweep: "
             + as_typed(f"mmpo stage1 --objective {config.objective} --learning-rates {options.learning_rate:g}")
         )
+    tell("reading the model and the data")
     import torch
 
     from mmpo_train.model.reference import in_process
-    from mmpo_train.prepare import identify, materialise
+    from mmpo_train.prepare import count_tokens, identify, materialise
     from mmpo_train.storage.mirror import check_access
     from mmpo_train.training import train_here
 
@@ -50,11 +51,13 @@ def train(options: TrainOptions) -> tuple[Path, str]:
     check_access(storage)
     inputs = identify(config, storage, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     with preparing() as say:
-        places, counts = materialise(inputs, in_process, say)
+        counts = count_tokens(inputs, say)
     for line in inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]:
         console.print(line, style="dim", highlight=False)
     if options.show_examples:
         print_examples(inputs, options.show_examples)
+    with preparing() as say:
+        places, _ = materialise(inputs, in_process, say)
     with training_bar(inputs.config) as hear, told_by_signal() as told:
         try:
             reason = train_here(inputs.config, places, hear, told_to_go=lambda: bool(told()))

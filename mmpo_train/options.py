@@ -102,7 +102,8 @@ class Options(Stored):
     drop_bad_rows: bool = False
     """Drop and count the rows for which the data would be refused otherwise."""
     show_examples: int = 0
-    """Print the first N tokenised examples before training: what is scored and what was cut. Default: none."""
+    """Print the first N tokenised examples before any model is loaded: what is scored and what was cut. Default:
+    none."""
 
 
 def base_config(options: Options) -> TrialConfig:

@@ -4,23 +4,32 @@
 what is missing; everything that it makes is kept and found again by that name.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, replace
 from mmpo_train.data.preferences import PreferenceData, load_preferences
 from mmpo_train.data.rendering import check_template
-from mmpo_train.data.tokens import CutCount, ensure_tokens, tables_key, tokenise, write_tables
+from mmpo_train.data.tokens import CutCount, ensure_tokens, read_counts, tables_key, tokenise, write_tables
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
 from mmpo_train.model.folders import fingerprint, for_all_nodes, starting_model
-from mmpo_train.model.policy import load_tokenizer
+from mmpo_train.model.policy import load_tokenizer, tokenizer_at
 from mmpo_train.model.reference import UNRELATED, MapShards, ensure_reference, reference_key
-from mmpo_train.sft.tiny import build_tiny
-from mmpo_train.storage.manifest import lock
+from mmpo_train.storage.manifest import MANIFEST, lock
 from mmpo_train.storage.mirror import ensure_once
 from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
 from mmpo_train.trial.places import Places
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from mmpo_train.data.rows import PreferenceExample
+    from mmpo_train.data.templates import EncodedExample
 
 
 @dataclass(frozen=True)
@@ -82,10 +91,9 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
     object store all of it is uploaded, and downloaded if another machine has made it.
     """
     config, storage = inputs.config, inputs.storage
+    counts, tokens = count_tokens(inputs, say), inputs.tokens
     build_starting_model(inputs, say)
     model = for_all_nodes(inputs.model_folder, config.model, storage, say)
-    tokens = inputs.tokens
-    counts = ensure_tokens(tokens, CutCount, lambda: _tokenise(inputs, tokens), say)
     reference = reference_folder(inputs)
     with lock(reference):
         say("reference log-probabilities", 0.0)
@@ -98,24 +106,55 @@ def materialise(inputs: Inputs, map_shards: MapShards, say: Say) -> tuple[Places
 
 
 def reference_folder(inputs: Inputs) -> Path:
-    """Folder of the reference store of these inputs, whose token tables exist, whether it exists or not."""
+    """Folder of the reference store of these inputs, whose model and token tables exist, whether it exists or not."""
     weights = fingerprint(inputs.model_folder, inputs.storage / "fingerprints.json")
     return inputs.storage / "reference" / reference_key(weights, inputs.tokens, inputs.config.precision)
+
+
+def has_reference(inputs: Inputs) -> bool:
+    """Whether the reference log-probabilities of these inputs exist."""
+    made = inputs.tokens / MANIFEST, inputs.model_folder
+    return all(path.exists() for path in made) and reference_folder(inputs).is_dir()
 
 
 def build_starting_model(inputs: Inputs, say: Say) -> None:
     """Make `tiny` where it is asked for and this machine has not made it yet."""
     if inputs.config.model == "tiny":
+        from mmpo_train.sft.tiny import build_tiny  # imports torch
+
         ensure_once(inputs.model_folder, lambda staging: build_tiny(staging, say))
 
 
-def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:
-    config, tokenizer = inputs.config, load_tokenizer(inputs.model_folder)
+def tokenizer_of(inputs: Inputs) -> PreTrainedTokenizerBase:
+    """The tokenizer of the starting model, before the model itself is loaded, or made if it is `tiny`."""
+    return tokenizer_at(inputs.config.model, inputs.model_folder)
+
+
+def count_tokens(inputs: Inputs, say: Say, *, keep: bool = True) -> dict[str, CutCount]:
+    """How much tokenisation cuts, without loading the model; the token tables are written if they are to be kept.
+
+    Raises InputError if too few examples are left.
+    """
+    folder = inputs.tokens
+    if keep:
+        return ensure_tokens(folder, CutCount, lambda: _write_tables(inputs, folder, say), say)
+    return read_counts(folder, CutCount) or _tokenise(inputs, say)[1]
+
+
+def _write_tables(inputs: Inputs, folder: Path, say: Say) -> dict[str, CutCount]:
+    rows, counts = _tokenise(inputs, say)
+    write_tables(folder, rows, counts)
+    return counts
+
+
+def _tokenise(inputs: Inputs, say: Say) -> tuple[dict[str, list[EncodedExample]], dict[str, CutCount]]:
+    say("tokenising", 0.0)
+    config, tokenizer = inputs.config, tokenizer_of(inputs)
     rows, counts = {}, {}
     for split, examples in (("train", inputs.data.train), ("validation", inputs.data.validation)):
         noise = config.noise_candidate if split == "train" else "none"
         rows[split], counts[split] = tokenise(
-            examples,
+            _told(examples, split, say),
             tokenizer,
             config.max_prompt_tokens,
             config.max_completion_tokens,
@@ -129,5 +168,12 @@ def _tokenise(inputs: Inputs, folder: Path) -> dict[str, CutCount]:
                 f"{len(rows[split])} of {len(examples)} {split} prompts are left after tokenisation, {needed} are "
                 "needed:\n" + "\n".join(counts[split].lines(split))
             )
-    write_tables(folder, rows, counts)
-    return counts
+    return rows, counts
+
+
+def _told(examples: Sequence[PreferenceExample], split: str, say: Say) -> Iterator[PreferenceExample]:
+    """The examples, while it is said how many have been taken."""
+    for taken, example in enumerate(examples):
+        if taken % 256 == 0:
+            say(f"tokenising {split}", taken / len(examples))
+        yield example

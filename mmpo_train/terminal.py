@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from mmpo_train.trial.reports import Report
 
 
+BEAT_SECONDS = 60.0
+"""Time between two lines in a log on the progress of the same work."""
 _LOG_WIDTH = 120
 
 
@@ -152,9 +156,19 @@ def _refuse(message: str) -> None:
     sys.exit(2)
 
 
+def tell(text: str, screen: Console = console, style: str = "dim") -> None:
+    """Print a line on what happens now, with date and time if there is no terminal."""
+    now = "" if screen.is_terminal else time.strftime("%Y-%m-%d %H:%M:%S  ")
+    screen.print(Text(f"{now}{masked(text)}", style), soft_wrap=True)
+
+
 @contextmanager
-def preparing() -> Iterator[Say]:
-    """A progress line for the preparations before training starts."""
+def preparing(*, bars: bool = True) -> Iterator[Say]:
+    """Shows the progress of the preparations before training: by bars on a terminal, else by a line for each phase and
+    minute."""
+    if not (bars and console.is_terminal):
+        yield _lines()
+        return
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         tasks: dict[str, int] = {}
@@ -167,6 +181,18 @@ def preparing() -> Iterator[Say]:
             progress.update(tasks[what], completed=share, total=1.0 if share else None)  # type: ignore[arg-type]
 
         yield say
+
+
+def _lines() -> Say:
+    told: dict[str, float] = {}  # phase -> when it was told last
+
+    def say(what: str, share: float) -> None:
+        now = time.monotonic()
+        if now - told.get(what, -math.inf) >= BEAT_SECONDS:
+            tell(f"{what}: {share:.0%}" if share else what)
+            told[what] = now
+
+    return say
 
 
 @contextmanager
@@ -183,9 +209,10 @@ def training_bar(config: TrialConfig) -> Iterator[Report]:
         name = f"{config.objective} {config.model}"
         task = progress.add_task(name, total=None, numbers="starting")
         accuracy: float | None = None
+        told = time.monotonic()
 
         def hear(report: dict[str, Any]) -> None:
-            nonlocal accuracy
+            nonlocal accuracy, told
             if points := [Point(*point) for point in report.get("points", ())]:
                 last = points[-1]
                 accuracy = next(
@@ -196,6 +223,9 @@ def training_bar(config: TrialConfig) -> Iterator[Report]:
                 if accuracy is not None:
                     numbers += f" · reward accuracy {accuracy:.3f}"
                 progress.update(task, completed=last.step, total=total, numbers=numbers)
+                if not console.is_terminal and time.monotonic() - told >= BEAT_SECONDS:
+                    told = time.monotonic()
+                    tell(f"{name}: step {last.step} of {total} · {numbers}")
             if report.get("finished"):
                 epoch, checkpoint = report["finished"]
                 progress.console.print(f"epoch {epoch}: reward accuracy {accuracy:.4f} · {checkpoint}")
@@ -208,9 +238,9 @@ def training_bar(config: TrialConfig) -> Iterator[Report]:
 def print_examples(inputs: Inputs, count: int) -> dict[str, list]:
     """The first examples as training sees them, as the columns of a table; prints them too."""
     from mmpo_train.data.examples import LEGEND, as_columns, as_text, first_examples
-    from mmpo_train.model.policy import load_tokenizer
+    from mmpo_train.prepare import tokenizer_of
 
-    tokenizer = load_tokenizer(inputs.model_folder)
+    tokenizer = tokenizer_of(inputs)
     shown = first_examples(inputs.data.train, tokenizer, inputs.config, count)
     console.print(f"\n{LEGEND}\n")
     for example, tokens in shown:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mmpo_train.config import FINGERPRINTS, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.tables import Table, for_terminal
-from mmpo_train.terminal import console, run_program
+from mmpo_train.terminal import console, run_program, tell
 from sweeps.ablations import AblationOptions, ablations
 from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.arithmetic import Forecast, duration, total
@@ -29,8 +29,10 @@ from sweeps.plan.stages import Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
 from sweeps.ranking.measures import measure_of
 from sweeps.search.checks import check_judges, check_storage, check_suites
+from sweeps.search.look import READING
 from sweeps.search.sharing import plan_trainings
 from sweeps.search.stage import run_stage
+from sweeps.search.train import say_forecast
 from sweeps.stage1_lr import Stage1Options, stage1
 from sweeps.stage2_beta import Stage2Options, stage2
 from sweeps.stage3_margin import Stage3Options, stage3
@@ -126,6 +128,7 @@ def check(searches: list[list[Step]], runner: Runner) -> tuple[list[Inputs], tup
             places[options.model] = runner.place(wish_of(options), dry_run=options.dry_run)
         base = stage_config(step.stage, options, places[options.model].precision)
         if options.model not in known:
+            tell(READING)
             known[options.model] = identify(
                 base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows
             )
@@ -223,6 +226,7 @@ def _foresee(searches: list[list[Step]], runner: Runner) -> None:
     seen: set[str] = set()
     models: set[str] = set()
     forecasts: list[Forecast] = []
+    everything: list[Planned] = []
     for steps in searches:
         for step in steps:
             todo = run_stage(step.stage, step.options, runner).todo
@@ -231,13 +235,14 @@ def _foresee(searches: list[list[Step]], runner: Runner) -> None:
             models |= {step.options.model} if fresh else set()
             seen |= {_training_of(trial, step.options) for trial in fresh}
             forecasts.append(forecast)
+            everything += fresh
             cells = (str(len(fresh)), str(len(todo) - len(fresh)), f"{forecast.steps:,}")
             hours, elapsed = f"{forecast.hours:,.3f}", duration(forecast.elapsed_seconds)
             rows.append((step.search if step is steps[0] else "", step.stage.name, *cells, hours, elapsed))
     whole = total(forecasts)
     console.print(for_terminal(Table("all stages", headers, rows, words=(0, 1))))
     console.print(f"{whole.trials} to train in all; nothing was started", highlight=False, soft_wrap=True)
-    console.print(str(whole), highlight=False, soft_wrap=True)
+    say_forecast(whole, everything, first)
 
 
 def _training_of(trial: Planned, options: SweepOptions) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -110,7 +110,7 @@ class CutCount:
 
 
 def tokenise(
-    examples: Sequence[PreferenceExample],
+    examples: Iterable[PreferenceExample],
     tokenizer: PreTrainedTokenizerBase,
     max_prompt_tokens: int,
     max_completion_tokens: int,

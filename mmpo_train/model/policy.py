@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.model.folders import TOKENIZER_FILES, local_folder, model_files, require_weights, weight_files
 from mmpo_train.storage.mirror import address_of
+from mmpo_train.tiny.model import train_tokenizer
+from mmpo_train.tiny.rows import instruction_examples
 
 if TYPE_CHECKING:
     import torch
@@ -21,6 +24,17 @@ if TYPE_CHECKING:
 _COMPILER = "inductor"
 PACKED_ATTENTION = "packed"
 """Its name among transformers' attention implementations."""
+
+
+def tokenizer_at(model: str, folder: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model in its folder. That of `tiny` is trained if the folder does not exist yet."""
+    return load_tokenizer(folder) if model != "tiny" or folder.is_dir() else _tokenizer_of_tiny()
+
+
+@cache
+def _tokenizer_of_tiny() -> PreTrainedTokenizerBase:
+    quieten()
+    return train_tokenizer(instruction_examples())
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

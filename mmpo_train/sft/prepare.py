@@ -3,12 +3,16 @@ tokens."""
 
 import json
 import shutil
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import check_template
-from mmpo_train.data.tokens import ensure_tokens, write_counts
+from mmpo_train.data.tokens import ensure_tokens, read_counts, write_counts
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
 from mmpo_train.model.folders import (
@@ -19,7 +23,7 @@ from mmpo_train.model.folders import (
     starting_model,
     weight_files,
 )
-from mmpo_train.model.policy import load_tokenizer, quieten
+from mmpo_train.model.policy import load_tokenizer, quieten, tokenizer_at
 from mmpo_train.sft.data import ChatData, load_chats
 from mmpo_train.sft.tokens import ChatCount, chats_key, encode_chats, write_split
 from mmpo_train.sft.trial import SFTTrial, change
@@ -103,25 +107,42 @@ def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
 def materialise_sft(inputs: SFTInputs, say: Say) -> tuple[Places, dict[str, ChatCount]]:
     """Places of model and token tables, made if missing or damaged, and how much tokenisation cut."""
     trial, storage, model = inputs.config, inputs.storage, inputs.model_folder
+    counts, tokens = count_chat_tokens(inputs, say), inputs.tokens
     if trial.model == "tiny":
         quieten()
         ensure_once(model, build_untrained)
     model = for_all_nodes(model, trial.model, storage, say)
-    tokens = inputs.tokens
-    counts = ensure_tokens(tokens, ChatCount, lambda: _tokenise(inputs, tokens), say)
     unused = storage / "reference"  # instruction tuning reads no reference log-probabilities
     return Places(model, tokens, unused, unused, storage / "trials"), counts
 
 
-def _tokenise(inputs: SFTInputs, folder: Path) -> dict[str, ChatCount]:
-    trial, tokenizer = inputs.config, load_tokenizer(inputs.model_folder)
-    counts = {split: ChatCount() for split in ("train", "validation")}
+def count_chat_tokens(inputs: SFTInputs, say: Say, *, keep: bool = True) -> dict[str, ChatCount]:
+    """How much tokenisation cuts, as `prepare.count_tokens` returns it."""
+    folder = inputs.tokens
+    if keep:
+        return ensure_tokens(folder, ChatCount, lambda: _write_tokens(inputs, folder), say)
+    known = read_counts(folder, ChatCount)
+    if known is None:
+        say("tokenising", 0.0)
+        known = _tokenise(inputs, lambda split, encoded: deque(encoded, maxlen=0))
+    return known
+
+
+def _write_tokens(inputs: SFTInputs, folder: Path) -> dict[str, ChatCount]:
     staging = stage(folder)
-    for split, count in counts.items():
-        chats = inputs.data.conversations(split)
-        write_split(staging, split, encode_chats(chats, tokenizer, trial.max_tokens, trial.turns, count))
-        if not count.kept:
-            raise InputError(f"no {split} conversation is left after tokenisation:\n" + "\n".join(count.lines(split)))
+    counts = _tokenise(inputs, partial(write_split, staging))
     write_counts(staging, counts)
     seal(staging, folder)
+    return counts
+
+
+def _tokenise(inputs: SFTInputs, take: Callable[[str, Iterable[Any]], object]) -> dict[str, ChatCount]:
+    """What was kept and cut; `take` receives each split's encoded conversations as they come."""
+    trial, tokenizer = inputs.config, tokenizer_at(inputs.config.model, inputs.model_folder)
+    counts = {split: ChatCount() for split in ("train", "validation")}
+    for split, count in counts.items():
+        chats = inputs.data.conversations(split)
+        take(split, encode_chats(chats, tokenizer, trial.max_tokens, trial.turns, count))
+        if not count.kept:
+            raise InputError(f"no {split} conversation is left after tokenisation:\n" + "\n".join(count.lines(split)))
     return counts

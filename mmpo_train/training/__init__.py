@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from mmpo_train.trial.run import MakeEngine
     from mmpo_train.trial.segments import Ask
 
-    Prepared = tuple[Places, Mapping[str, CutCount | ChatCount]]
+    Counts = Mapping[str, CutCount | ChatCount]
+    """Split -> what tokenisation kept, cut and dropped."""
+    Prepared = tuple[Places, Counts]
 
 Trial = TrialConfig | SFTTrial
 
@@ -36,6 +38,16 @@ def materialise(inputs: Inputs | SFTInputs, map_shards: MapShards, say: Say) -> 
     if isinstance(inputs, SFTInputs):
         return materialise_sft(inputs, say)
     return prepare.materialise(inputs, map_shards, say)
+
+
+def count_tokens(inputs: Inputs | SFTInputs, say: Say, *, keep: bool) -> Counts:
+    """How much tokenisation cuts, as `prepare.count_tokens` returns it."""
+    from mmpo_train import prepare
+    from mmpo_train.sft.prepare import SFTInputs, count_chat_tokens
+
+    if isinstance(inputs, SFTInputs):
+        return count_chat_tokens(inputs, say, keep=keep)
+    return prepare.count_tokens(inputs, say, keep=keep)
 
 
 def run(trial: Trial, places: Places, make_engine: MakeEngine, *, ask: Ask | None = None, **how: Any) -> None:

@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mmpo_train.engines.engine import first_workers
 from mmpo_train.storage.mirror import fetch_file, publish_file
 from mmpo_train.storage.whole_file import write_whole
 
@@ -53,6 +52,8 @@ def _file(trial_folder: Path, epoch: int) -> Path:
 
 def wait_for_leave(engine: Engine, folder: Path, epoch: int) -> None:
     """Return when the trial may continue after an epoch. Raises Stopped, on all workers, if it may not."""
+    from mmpo_train.engines.engine import first_workers  # imports torch
+
     answers = {"": 0, GO_ON: 1, STOP: 2}
     while not (answer := first_workers(engine, lambda: answers[read_answer(folder, epoch)])):
         time.sleep(_SECONDS_BETWEEN_LOOKS)

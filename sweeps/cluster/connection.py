@@ -16,7 +16,7 @@ from typing import Any
 
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.storage.mirror import name_of
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, tell
 from mmpo_train.typed.plugins import ENVIRONMENT
 from mmpo_train.typed.programs import as_typed
 from sweeps.cluster.discovery import cluster_nodes, local_nodes, local_resources, nodes_now
@@ -140,6 +140,7 @@ def _connect(verbose: bool) -> None:
     """Connect to the cluster at RAY_ADDRESS, or start one. Raises Unreachable if it does not answer, and InputError if
     it cannot be used or started."""
     address = os.environ.get("RAY_ADDRESS")
+    tell("connecting to the Ray cluster" if address else "starting Ray on this machine")
     if address:
         _knock(address)
     else:

@@ -33,12 +33,13 @@ def lengths_of(inputs: Inputs | SFTInputs) -> tuple[Lengths, Lengths, str]:
 
 def _counted(inputs: Inputs | SFTInputs) -> list[Lengths]:
     from mmpo_train.data.tokens import CutCount, read_counts, read_table
-    from mmpo_train.sft.tokens import ChatCount, read_chats
 
     folder = inputs.tokens
     if not folder.is_dir():
         return []
     if isinstance(inputs.config, SFTTrial):
+        from mmpo_train.sft.tokens import ChatCount, read_chats  # imports torch
+
         chats = _SPLITS if read_counts(folder, ChatCount) is not None else ()
         return [_whole(read_chats(folder, split).lengths) for split in chats]
     tables = [read_table(folder, split) for split in _SPLITS] if read_counts(folder, CutCount) is not None else []

@@ -86,6 +86,8 @@ def forecast_trials(
     Trials that continue from a checkpoint are counted in full. Not counted are suites other than reward accuracy and
     answers generated in training. The reference model's pass is counted unless it exists or is `prepared`.
     """
+    from mmpo_train.prepare import has_reference
+
     kind = "GPU" if resources.use_gpu else "CPU"
     if not todo:
         return Forecast(0, 0, 0.0, 0.0, kind, "nothing to train", options.price_per_gpu_hour, resources.place)
@@ -110,8 +112,7 @@ def forecast_trials(
         speed = dataclasses.replace(speed, source=f"{speed.source}; {counted}")
     seconds = [speed.seconds(work) for work in works]
     once = 0.0
-    # The reference model's log-probabilities are made with the token tables.
-    if isinstance(first, TrialConfig) and not (prepared or inputs.tokens.is_dir()):
+    if isinstance(first, TrialConfig) and not (prepared or has_reference(inputs)):  # type: ignore[arg-type]
         share = reference_flop(size, train.first(_completions(first)), validation) / works[0].training_flop
         once = share * works[0].tokens / speed.tokens_per_second
     return Forecast(

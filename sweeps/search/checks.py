@@ -18,6 +18,7 @@ from mmpo_train.recipes import find_recipe
 from mmpo_train.storage.mirror import address_of, check_access
 from mmpo_train.tables import Table, for_terminal
 from mmpo_train.terminal import console
+from sweeps.cluster.nodes import counted
 from sweeps.cost.disk import room_needed
 from sweeps.cost.of_trials import read_size
 from sweeps.plan.labels import words
@@ -47,7 +48,6 @@ def list_trials(
     """
     trials = [trial for point in points for trial in point.trials]
     inputs = trials[0].inputs
-    console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
     todo, trainers = {trial.digest for trial in plan.train}, plan.trainer_of
     rows = []
     for trial in trials:
@@ -59,15 +59,15 @@ def list_trials(
         digest = "" if still_open else trial.digest
         asks = str(resources) if trial.digest in todo else ""
         rows.append((digest, trial.label, str(config.epochs), str(steps), asks, known))
-    title = f"{stage.title}: {len(trials)} trials of {trials[0].config.objective}"
+    title = f"{stage.title}: {counted(len(trials), 'trial')} of {trials[0].config.objective}"
     headers = ("trial", words(stage.axis), "epochs", "steps", "asks for", "ledger")
     console.print(for_terminal(Table(title, headers, rows, words=(4, 5))))
     if still_open:
-        counted = f"{len(todo)} to train at most, as {' and '.join(map(words, still_open))} will be chosen"
+        said = f"{len(todo)} to train at most, as {' and '.join(map(words, still_open))} will be chosen"
     else:
         reused = len({trial.digest for trial in trials} - todo - trainers.keys())
-        counted = f"{len(todo)} to train, {f'{len(trainers)} to score, ' if trainers else ''}{reused} to reuse"
-    console.print(f"{counted}; {resources.concurrent} at a time; nothing was started", highlight=False, soft_wrap=True)
+        said = f"{len(todo)} to train, {f'{len(trainers)} to score, ' if trainers else ''}{reused} to reuse"
+    console.print(f"{said}; {resources.concurrent} at a time; nothing was started", highlight=False, soft_wrap=True)
 
 
 def _name_of(digest: str, trials: Sequence[Planned]) -> str:

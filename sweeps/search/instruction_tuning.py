@@ -14,7 +14,7 @@ from mmpo_train.options import assigned_fields, templated
 from mmpo_train.recipes import find_recipe
 from mmpo_train.sft.trial import SFTTrial, change, sft_trial
 from mmpo_train.storage.mirror import address_of, bring, ensure, is_here, place_of, publish
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, tell
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
@@ -24,6 +24,7 @@ from sweeps.ledger.trial_log import opening
 from sweeps.plan.commands import command, print_next
 from sweeps.plan.options import SFTOptions, SweepOptions
 from sweeps.search.checks import check_disk, check_storage
+from sweeps.search.look import READING, look
 from sweeps.search.train import say_cost
 from sweeps.trials.board import Board, Row
 from sweeps.trials.listener import Listener
@@ -62,10 +63,11 @@ def _run(runner: Runner, options: SFTOptions) -> None:
     check_storage(options)
     resources = runner.place(wish_of(options), dry_run=options.dry_run)
     trial = trial_of(options, resources.precision)
+    tell(READING)
     inputs = identify_sft(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     trial = inputs.config
-    console.print("\n".join(inputs.data.audit.lines()), style="dim", highlight=False, soft_wrap=True)
     if options.dry_run:
+        look(inputs, options, runner)
         found = connect_to_read(options.tracking_uri or None, options.folder)
         experiment = experiment_of(found, inputs)
         _say_what(inputs, experiment)
@@ -127,9 +129,8 @@ def _train(runner: Runner, options: SFTOptions, inputs: SFTInputs, ledger: Ledge
     """Tune the model to the end; returns the record of its last checkpoint."""
     trial, wish = inputs.config, wish_of(options)
     resources = runner.place(wish)
-    places, counts = runner.prepare(inputs, resources)
-    lines = [line for split, count in counts.items() for line in count.lines(split)]
-    console.print("\n".join(lines), style="dim", highlight=False, soft_wrap=True)
+    look(inputs, options, runner)
+    places, _ = runner.prepare(inputs, resources)
     forecast = forecast_trials([Tuning(trial, inputs)], options, resources, ledger)
     console.print(str(forecast), highlight=False, soft_wrap=True)
     tags = {"stage.name": STAGE, "recipe": trial.recipe, HARDWARE: str(hardware(resources))}

@@ -13,9 +13,10 @@ from mmpo_train.metric_names import REWARD_ACCURACY
 from mmpo_train.options import NotTaken, base_config, in_force
 from mmpo_train.recipes import find_recipe
 from mmpo_train.tables import for_terminal
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
+from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
@@ -29,7 +30,8 @@ from sweeps.plan.stages import known_objective
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
 from sweeps.search.joint_results import Tried, conclude, listed
-from sweeps.search.train import find_records, train_planned, unfinished
+from sweeps.search.look import READING, look
+from sweeps.search.train import find_records, say_forecast, train_planned, unfinished
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
@@ -141,6 +143,7 @@ def _run_on(runner: Runner, options: JointOptions) -> None:
     search = _prepare(runner, options)
     base = search.inputs.config
     if options.dry_run:
+        look(search.inputs, options, runner)
         found = connect_to_read(options.tracking_uri or None, options.folder)
         _list(search, found, experiment_of(found, search.inputs))
         return
@@ -187,6 +190,7 @@ def _prepare(runner: Runner, options: JointOptions) -> Search:
     base = replace(base, epochs)
     if base.precision == "auto":
         base = replace(base, {"precision": resources.precision})
+    tell(READING)
     inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     check_judges([base], with_keys=not options.dry_run)
     # A cluster grows and shrinks, but a search that continues must make rounds of the same size.
@@ -232,7 +236,8 @@ def _list(search: Search, ledger: Ledger | None, experiment: str) -> None:
     )
     rest: list[Any] = (todo * left)[:left]
     forecast = forecast_trials(rest, search.options, resources, ledger)
-    console.print(f"{forecast}; trials that are stopped early cost less", highlight=False, soft_wrap=True)
+    say_forecast(forecast, rest, search.options)
+    console.print("trials that are stopped early cost less")
 
 
 def _open_log(search: Search, ledger: Ledger, experiment: str) -> StageLog:
@@ -242,7 +247,8 @@ def _open_log(search: Search, ledger: Ledger, experiment: str) -> StageLog:
     params = {"trials": search.budget, "sampler": "TPE", "early_stopping": "ASHA", "seed": options.seed}
     params |= {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
     title = f"{NAME} {base.objective}"
-    console.print(f"[bold]Joint search[/]: {base.objective}, {experiment}, {search.budget} trials", highlight=False)
+    number = counted(search.budget, "trial")
+    console.print(f"[bold]Joint search[/]: {base.objective}, {experiment}, {number}", highlight=False)
     log = ledger.open_stage(
         experiment, NAME, base.objective, key, title=title, params=params, note="Joint search", search=key_of(base)
     )

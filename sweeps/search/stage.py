@@ -10,9 +10,10 @@ from mmpo_train.config import TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
 from mmpo_train.options import in_force
 from mmpo_train.recipes import find_recipe
-from mmpo_train.terminal import console, preparing, print_examples, run_program
+from mmpo_train.terminal import console, run_program, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
+from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
@@ -31,9 +32,10 @@ from sweeps.ranking.measures import measure_of
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites, list_trials
 from sweeps.search.choices import Choice, Question, Undecided, choose, stage_tags
 from sweeps.search.conclusion import conclude
+from sweeps.search.look import READING, look
 from sweeps.search.scores import starting_models
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
-from sweeps.search.train import find_records, say_cost, train_planned
+from sweeps.search.train import find_records, say_cost, say_forecast, train_planned
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> StageOutcome
     check_storage(options)
     resources = runner.place(wish_of(options), dry_run=options.dry_run)
     base = stage_config(stage, options, resources.precision)
+    tell(READING)
     inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     stage.points(inputs.config, inputs, options.seeds)
     taken = {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
@@ -105,7 +108,9 @@ def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> StageOutcome
     console.print(said, style="dim", highlight=False, soft_wrap=True)
     check_judges([base], with_keys=not options.dry_run)
     measure_of(options.choose_by, base.evaluations)
-    if not options.dry_run:
+    if options.dry_run:
+        look(inputs, options, runner)
+    else:
         check_disk(inputs, trials=0)  # the ledger itself needs room
         check_suites(base, options.evaluation, options.folder)
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
@@ -142,7 +147,7 @@ def _preview(
     records = {} if known is None else known.look_up_trials(experiment, [one.digest for one in trials])
     plan = plan_trainings(trials, records, known, experiment, train_all=options.train_all)
     list_trials(stage, points, records, plan, resources, still_open)
-    console.print(str(forecast_trials(plan.train, options, resources, ledger)), highlight=False, soft_wrap=True)
+    say_forecast(forecast_trials(plan.train, options, resources, ledger), plan.train, options)
     return StageOutcome(points, plan.train, records)
 
 
@@ -166,23 +171,20 @@ def _run(
     kept = f", {done} of them finished already" if done else ""
     kept += f", {scored} with the model of another: {len(todo)} to train" if scored else ""
     kept += "" if todo or scored else ": nothing to train"
-    console.print(f"[bold]{stage.title}[/]: {objective}, {experiment}, {len(trials)} trials{kept}", highlight=False)
+    number = counted(len(trials), "trial")
+    console.print(f"[bold]{stage.title}[/]: {objective}, {experiment}, {number}{kept}", highlight=False)
     log = _open_log(stage, options, points, choices, ledger, experiment)
     starts: dict[str, dict[str, float]] = {}
     try:
         discard_shared(todo, records, ledger)
+        if todo or options.show_examples:
+            look(inputs, options, runner)
         if todo:
             forecast = forecast_trials(todo, options, resources, ledger)
-            console.print(str(forecast), highlight=False, soft_wrap=True)
+            say_forecast(forecast, todo, options)
             about: dict[str, Any] = {"title": objective, "axis": stage.axis}
             starts = train_planned(todo, options, runner, ledger, log, **about, check=plan.check)
             ledger.flush(FLUSH_SECONDS)
-        elif options.show_examples:
-            from mmpo_train.prepare import build_starting_model
-
-            with preparing() as say:
-                build_starting_model(inputs, say)
-            print_examples(inputs, options.show_examples)
         score_shared(plan, ledger, experiment, log)
         starts |= starting_models(trials)
         _tag_baselines(log, starts)

@@ -15,9 +15,10 @@ from mmpo_train.metric_names import VALIDATION
 from mmpo_train.options import NotTaken, base_config, in_force
 from mmpo_train.recipes import objective_settings
 from mmpo_train.tables import for_terminal
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
+from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.arithmetic import total
 from sweeps.cost.of_trials import forecast_trials
@@ -27,9 +28,10 @@ from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.ranking.study_sheets import study_sheets
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
+from sweeps.search.look import READING, look
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
 from sweeps.search.study_tables import Entry, Study, tabulate, with_starting_model, write_tables
-from sweeps.search.train import find_records, train_planned
+from sweeps.search.train import find_records, say_forecast, train_planned
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
@@ -82,12 +84,15 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions, script: str) ->
 
     check_storage(options)
     resources = runner.place(wish_of(options), dry_run=options.dry_run)
+    tell(READING)
     entries = plan_study(study, options, resources.precision)
     planned = [entry.planned for entry in entries]
     judge = options.judge or ("tiny" if set(planned[0].config.dataset) <= set(EMBEDDED) else "")
     check_judges([trial.config for trial in planned], judge, with_keys=not options.dry_run)
     if options.dry_run:
-        _list(study, planned, options, resources)
+        for inputs in {id(trial.inputs): trial.inputs for trial in planned}.values():
+            look(inputs, options, runner)
+        _list(study, planned, options, resources, judge)
         return
     check_suites(planned[0].config, options.evaluation, options.folder)
     ledger = connect(options.tracking_uri or None, options.folder)
@@ -150,10 +155,12 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions, script: str) ->
 
 
 def _say_what(study: Study, planned: Sequence[Planned], experiment: str) -> None:
-    console.print(f"[bold]{escape(study.title)}[/]: {experiment}, {len(planned)} trials", highlight=False)
+    console.print(f"[bold]{escape(study.title)}[/]: {experiment}, {counted(len(planned), 'trial')}", highlight=False)
 
 
-def _list(study: Study, planned: Sequence[Planned], options: StudyOptions, resources: TrialResources) -> None:
+def _list(
+    study: Study, planned: Sequence[Planned], options: StudyOptions, resources: TrialResources, judge: str
+) -> None:
     """Print the trials that would be trained, those that would be reused, and the expected cost."""
     from sweeps.ledger.ledger import connect_to_read
 
@@ -180,7 +187,10 @@ def _list(study: Study, planned: Sequence[Planned], options: StudyOptions, resou
     for trial in todo:
         by_data.setdefault(id(trial.inputs), []).append(trial)
     forecasts = [forecast_trials(some, options, resources, ledger) for some in by_data.values()]
-    console.print(str(total(forecasts)) if forecasts else "nothing to train", highlight=False, soft_wrap=True)
+    if forecasts:
+        say_forecast(total(forecasts), todo, options, judge)
+    else:
+        console.print("nothing to train")
 
 
 def plan_study(study: Study, options: StudyOptions, precision: str) -> list[Entry]:

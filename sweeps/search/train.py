@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpo_train.terminal import console, print_examples
+from mmpo_train.terminal import console
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
+from sweeps.cost.left_out import left_out
 from sweeps.cost.of_trials import hours_of
 from sweeps.ledger.records import COMPLETE
 from sweeps.ledger.tags import HARDWARE, TRAINING
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
+from sweeps.search.look import Look, look
 from sweeps.trials.board import Board, Row
 from sweeps.trials.evaluators import actors_needed
 from sweeps.trials.listener import GoesOn, Listener
 from sweeps.trials.work import Work
 
 if TYPE_CHECKING:
-    from mmpo_train.data.tokens import CutCount
     from mmpo_train.prepare import Inputs
-    from mmpo_train.sft.tokens import ChatCount
     from mmpo_train.trial.places import Places
     from sweeps.ledger.ledger import Ledger
     from sweeps.ledger.records import TrialRecord
@@ -76,12 +75,11 @@ def train_planned(
     places: dict[int, Places] = {}
     audited: set[Path] = set()
     for one in {id(trial.inputs): trial.inputs for trial in todo}.values():
-        places[id(one)], counts = runner.prepare(one, resources)
+        seen = look(one, options, runner)
+        places[id(one)], _ = runner.prepare(one, resources)
         if places[id(one)].tokens not in audited:  # objectives may need other things made of the same data
             audited.add(places[id(one)].tokens)
-            _print_audit(one, counts, log, "audit" if len(audited) == 1 else f"audit-{len(audited)}")
-            if options.show_examples:
-                log.log_table("examples", print_examples(one, options.show_examples))
+            _log_audit(one, seen, log, "audit" if len(audited) == 1 else f"audit-{len(audited)}")
     check()
     ledger.require_free([trial.digest for trial in todo])
     planned = {trial.digest: trial for trial in todo}
@@ -97,6 +95,12 @@ def train_planned(
     about: dict[str, Any] = {"storage": options.folder, "evaluation": options.evaluation, "judge": judge}
     work = Work(trials=trials, wish=wish, resources=resources, **about)
     return runner.train(work, Listener(work, open_log, board, goes_on))
+
+
+def say_forecast(forecast: Forecast, todo: Sequence[Planned], options: SweepOptions, judge: str = "") -> None:
+    """Print what training will cost, and what else there is to do and to pay."""
+    for line in filter(None, (str(forecast), left_out(todo, options.evaluation, judge))):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
 def say_cost(
@@ -117,13 +121,8 @@ def say_cost(
     )
 
 
-def _print_audit(inputs: Inputs, counts: Mapping[str, CutCount | ChatCount], log: StageLog, name: str) -> None:
-    audit = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
-    _say_once("\n".join(audit))
-    log.log_json(name, {"rows": inputs.data.audit.as_dict(), "tokens": {name: vars(c) for name, c in counts.items()}})
-
-
-@cache
-def _say_once(text: str) -> None:
-    """Print a text once, since all rounds and stages of a search have the same data."""
-    console.print(text, style="dim", highlight=False)
+def _log_audit(inputs: Inputs, seen: Look, log: StageLog, name: str) -> None:
+    tokens = {split: vars(count) for split, count in seen.counts.items()}
+    log.log_json(name, {"rows": inputs.data.audit.as_dict(), "tokens": tokens})
+    if seen.examples:
+        log.log_table("examples", seen.examples)

@@ -20,6 +20,7 @@ from mmpo_train.metric_names import (
     PAIRS_PER_SECOND,
     STEP_SECONDS,
 )
+from mmpo_train.terminal import BEAT_SECONDS, tell
 
 _STATE_STYLES = {
     "training": "bold",
@@ -75,7 +76,7 @@ class Row:
 
 
 class Board:
-    """The rows of a stage as a live table on a terminal; elsewhere one line for each change of state."""
+    """The rows of a stage as a live table on a terminal; elsewhere a line for each change of state, and each minute."""
 
     def __init__(self, console: Console, title: str, axis: str, rows: dict[str, Row], concurrent: int) -> None:
         self.console, self.title, self.axis, self.rows, self.concurrent = console, title, axis, rows, concurrent
@@ -83,7 +84,7 @@ class Board:
         self.scored, self.learned = (
             ("validation loss", "conversations/s") if tunings else ("reward accuracy", "pairs/s")
         )
-        self.started = time.monotonic()
+        self.started = self.told = time.monotonic()
         self.drawn = False
 
     def set_state(self, digest: str, state: str, reason: str = "") -> None:
@@ -93,18 +94,34 @@ class Board:
             row.state = state
             self.line(digest, f"{state}: {reason}" if reason else state)
             if reason and self.drawn:
-                self.console.print(f"{self.axis} {row.label} {state}: {reason}", markup=False, highlight=False)
+                self._tell(f"{self.axis} {row.label} {state}: {reason}")
 
     def say(self, digest: str, what: str) -> None:
         """Print a message about a trial, with or without a live table."""
-        self.console.print(f"{self.axis} {self.rows[digest].label}: {what}", markup=False, highlight=False)
+        self._tell(f"{self.axis} {self.rows[digest].label}: {what}")
 
     def line(self, digest: str, what: str) -> None:
         """Print a line about a trial if there is no live table."""
         if not self.drawn:
             row = self.rows[digest]
             score = "" if row.score is None else f", {self.scored} {row.score:.4f}"
-            self.console.print(f"{self.axis} {row.label}: {what} (step {row.step}{score})", highlight=False)
+            self._tell(f"{self.axis} {row.label}: {what} (step {row.step}{score})")
+
+    def _tell(self, text: str) -> None:
+        tell(text, self.console, style="")
+
+    def beat(self) -> None:
+        """Print how far the trials are, once a minute and only if there is no live table."""
+        now = time.monotonic()
+        if self.drawn or now - self.told < BEAT_SECONDS:
+            return
+        self.told = now
+        training = [row for row in self.rows.values() if row.state == "training" and row.loss is not None]
+        for row in training[:_FEWEST_ROWS]:
+            speed = f"{_number(row.per_second, '.0f')} {self.learned}, {_duration(row.seconds_left)} left"
+            at = f"step {row.step}, epoch {row.epoch:.2f} of {row.epochs}, loss {row.loss:.4f}"
+            self._tell(f"{self.axis} {row.label}: {at}, {speed}")
+        self._tell(f"{self._counts()} · {_duration(now - self.started)}{self._left()}")
 
     @contextmanager
     def live(self) -> Iterator[None]:
@@ -162,14 +179,16 @@ class Board:
         return ", ".join(f"{count} {state}" for state, count in counts.most_common())
 
     def _heading(self) -> str:
-        elapsed = time.monotonic() - self.started
+        elapsed = _duration(time.monotonic() - self.started)
+        return f"{self.title}, up to {self.concurrent} at a time · {elapsed}{self._left()}"
+
+    def _left(self) -> str:
         known = [row.epochs * row.seconds_per_epoch for row in self.rows.values() if row.seconds_per_epoch]
-        left = ""
-        if known:
-            typical = sum(known) / len(known)
-            work = sum(typical if row.seconds_left is None else row.seconds_left for row in self.rows.values())
-            left = f", about {_duration(work / self.concurrent)} of training left"
-        return f"{self.title}, up to {self.concurrent} at a time · {_duration(elapsed)}{left}"
+        if not known:
+            return ""
+        typical = sum(known) / len(known)
+        work = sum(typical if row.seconds_left is None else row.seconds_left for row in self.rows.values())
+        return f", about {_duration(work / self.concurrent)} of training left"
 
 
 def _number(value: float | None, form: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import warnings
 from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.errors import InputError, Left
-from mmpo_train.terminal import console, ended_by, told_by_signal
+from mmpo_train.terminal import ended_by, preparing, told_by_signal
 from sweeps.cluster.accelerators import ANY
 from sweeps.cluster.discovery import local_nodes
 from sweeps.cluster.placement import TrialResources, Wish, place
@@ -17,7 +16,7 @@ from sweeps.cluster.placement import TrialResources, Wish, place
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
     from mmpo_train.sft.prepare import SFTInputs
-    from mmpo_train.training import Prepared
+    from mmpo_train.training import Counts, Prepared
     from sweeps.trials.listener import Listener
     from sweeps.trials.work import Work
 
@@ -42,13 +41,19 @@ class InProcess:
         alone: dict[str, Any] = {"cpus_per_worker": int(nodes.kinds[0].cpus), "concurrent": 1, "in_process": True}
         return dataclasses.replace(found, **alone, note=note)
 
+    def tokenise(self, inputs: Inputs | SFTInputs, *, keep: bool) -> Counts:
+        from mmpo_train.training import count_tokens
+
+        with preparing(bars=False) as say:
+            return count_tokens(inputs, say, keep=keep)
+
     def prepare(self, inputs: Inputs | SFTInputs, resources: TrialResources) -> Prepared:
-        """Each phase is printed once; a progress bar would be in a debugger's way."""
+        """Each phase is printed; a progress bar would be in a debugger's way."""
         from mmpo_train.model.reference import in_process
         from mmpo_train.training import materialise
 
-        say_once = functools.cache(lambda what: console.print(f"{what} …", style="dim", highlight=False))
-        return materialise(inputs, in_process, lambda what, share: say_once(what))
+        with preparing(bars=False) as say:
+            return materialise(inputs, in_process, say)
 
     def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:
         """Train in the given order. A trial that diverges is recorded as such; any other error is raised."""

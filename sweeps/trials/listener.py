@@ -120,7 +120,8 @@ class Listener:
         return {digest for digest, log in self.logs.items() if not log.ended and digest not in self.unjudged}
 
     def judged(self, timeout_seconds: float = 0.0) -> None:
-        """Take the results that evaluators have by now, or within some seconds."""
+        """Take the results that evaluators have by now, or within some seconds. Runners call it all the time."""
+        self.board.beat()
         for one, scores, failure in self.evaluators.results(timeout_seconds):
             if scores is None:
                 self._could_not_judge(one, one.suite, failure)

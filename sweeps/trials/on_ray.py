@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from mmpo_train.terminal import console, preparing
+from mmpo_train.terminal import console, preparing, tell
 from sweeps.cluster.connection import leave, map_on_cluster, reach, trial_resources
 from sweeps.cluster.discovery import nodes_now
 from sweeps.cluster.evaluator_seats import seat_evaluators
@@ -14,7 +14,7 @@ from sweeps.cluster.placement import TrialResources, Wish, concurrency
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
     from mmpo_train.sft.prepare import SFTInputs
-    from mmpo_train.training import Prepared
+    from mmpo_train.training import Counts, Prepared
     from sweeps.trials.listener import Listener
     from sweeps.trials.work import Work
 
@@ -35,6 +35,13 @@ class OnRay:
             console.print(said, style="dim", highlight=False, soft_wrap=True)
         return dataclasses.replace(resources, seat=seat)
 
+    def tokenise(self, inputs: Inputs | SFTInputs, *, keep: bool) -> Counts:
+        """On this machine, without Ray."""
+        from mmpo_train.training import count_tokens
+
+        with preparing() as say:
+            return count_tokens(inputs, say, keep=keep)
+
     def prepare(self, inputs: Inputs | SFTInputs, resources: TrialResources) -> Prepared:
         """The reference model runs on all nodes of the cluster."""
         from mmpo_train.training import materialise
@@ -54,6 +61,7 @@ class OnRay:
         from sweeps.trials.evaluators import Evaluators
         from sweeps.trials.tune import tune_trials
 
+        tell("starting the evaluators and the first trials")
         seat = work.resources.seat
 
         def at_a_time() -> int:

@@ -11,7 +11,7 @@ from mmpo_train.errors import InputError
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
     from mmpo_train.sft.prepare import SFTInputs
-    from mmpo_train.training import Prepared
+    from mmpo_train.training import Counts, Prepared
     from sweeps.cluster.placement import TrialResources, Wish
     from sweeps.plan.options import SweepOptions
     from sweeps.trials.listener import Listener
@@ -23,6 +23,9 @@ class Runner(Protocol):
 
     def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
         """The resources of a trial, and how many run at a time. Raises InputError if a trial can never run."""
+
+    def tokenise(self, inputs: Inputs | SFTInputs, *, keep: bool) -> Counts:
+        """How much tokenisation cuts, before any model is loaded; the tables are written if they are to be kept."""
 
     def prepare(self, inputs: Inputs | SFTInputs, resources: TrialResources) -> Prepared:
         """Make what the trials read, as `training.materialise` does."""

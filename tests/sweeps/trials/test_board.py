@@ -1,6 +1,7 @@
 """The live table of very many trials."""
 
 import io
+import re
 import time
 
 from rich.console import Console
@@ -69,3 +70,26 @@ def test_a_tuning_s_row_has_its_validation_loss_and_conversations():
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     printed = drawn(Board(console, "instruction tuning", "tuning", {"a": row}, 1))
     assert "validation loss" in printed and "1.2500" in printed and "conversations/s" in printed
+
+
+def test_a_log_says_once_a_minute_how_far_each_trial_is(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    console = Console(file=io.StringIO(), width=200)
+    rows = {"a": Row("1e-4", 2), "b": Row("5e-5", 2)}
+    board = Board(console, "mmpo", "learning_rate", rows, 1)
+    metrics = {"train/epoch": 0.5, "train/loss": 0.25, "train/pairs_per_second": 9.0, "train/step_seconds": 2.0}
+    board.set_state("a", "training")
+    rows["a"].update([Point(10, 0, metrics)])
+    for now[0] in (59.0, 60.0, 61.0, 119.0):
+        board.beat()
+    lines = console.file.getvalue().splitlines()
+    stamp = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d  "
+    patterns = [
+        r"learning_rate 1e-4: training \(step 0\)",
+        # 1.5 epochs of 20 steps of 2 s
+        r"learning_rate 1e-4: step 10, epoch 0.50 of 2, loss 0.2500, 9 pairs/s, 1:00 left",
+        r"1 training, 1 waiting · 1:00, about 2:20 of training left",
+    ]
+    assert len(lines) == len(patterns)
+    assert all(re.fullmatch(stamp + pattern, line) for pattern, line in zip(patterns, lines, strict=True)), lines

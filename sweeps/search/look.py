@@ -1,0 +1,50 @@
+"""A look at the data before any model is loaded: what was read, what tokenisation cuts, and the first examples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from mmpo_train.terminal import console, print_examples
+
+if TYPE_CHECKING:
+    from mmpo_train.prepare import Inputs
+    from mmpo_train.sft.prepare import SFTInputs
+    from mmpo_train.training import Counts
+    from sweeps.plan.options import SweepOptions
+    from sweeps.trials.runner import Runner
+
+READING = "reading the model and the data"
+
+
+class Look(NamedTuple):
+    """What was shown of some data."""
+
+    counts: Counts
+    """Split -> what tokenisation kept, cut and dropped."""
+    examples: dict[str, list[Any]]
+    """The columns of a table; empty if none were asked for."""
+
+
+_SEEN: WeakKeyDictionary[Runner, dict[Path, Look]] = WeakKeyDictionary()
+"""Command, which has one runner -> its data: rounds and stages of a search have the same, and show it once."""
+
+
+def look(inputs: Inputs | SFTInputs, options: SweepOptions, runner: Runner) -> Look:
+    """Print the counts of the data, and the examples that the options ask for, unless the command has done so.
+
+    The token tables are written, except in a dry run. Raises InputError if too few examples are left.
+    """
+    from mmpo_train.prepare import Inputs
+
+    seen = _SEEN.setdefault(runner, {})
+    if inputs.tokens not in seen:
+        counts = runner.tokenise(inputs, keep=not options.dry_run)
+        lines = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
+        console.print("\n".join(lines), style="dim", highlight=False, soft_wrap=True)
+        examples = {}
+        if options.show_examples and isinstance(inputs, Inputs):
+            examples = print_examples(inputs, options.show_examples)
+        seen[inputs.tokens] = Look(counts, examples)
+    return seen[inputs.tokens]
