@@ -7,7 +7,7 @@ what is missing; everything that it makes is kept and found again by that name.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,8 @@ class Inputs:
     data: PreferenceData
     model_folder: Path
     storage: Path
+    counts: dict[str, CutCount] = field(default_factory=dict, compare=False)
+    """What tokenisation has counted, by split; empty until then."""
 
     @property
     def tokens(self) -> Path:

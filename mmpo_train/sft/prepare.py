@@ -5,7 +5,7 @@ import json
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,8 @@ class SFTInputs:
     data: ChatData
     model_folder: Path
     storage: Path
+    counts: dict[str, ChatCount] = field(default_factory=dict, compare=False)
+    """What tokenisation has counted, by split; empty until then."""
 
     @property
     def tokens(self) -> Path:

@@ -169,6 +169,12 @@ def reference_flop(size: ModelSize, train: Lengths, validation: Lengths) -> floa
     return sum(forward_flop(size, train)) + sum(forward_flop(size, validation))
 
 
+def timed_speed(work: Work, per_second: float, workers: float) -> Speed:
+    """The speed computed from FLOP, and from those per second that one worker has reached on a layer."""
+    source = f"from FLOP, at {per_second:.2g} per second, timed here on one layer"
+    return Speed(work.tokens * workers * per_second / work.training_flop, START_UP_SECONDS, source)
+
+
 def modelled_speed(work: Work, types: Sequence[str], accelerators: float) -> Speed:
     """The speed computed from FLOP, the peak of the slowest of these types and the assumed share of it."""
     known = min({*types} & {*PEAK_FLOP_PER_SECOND} or {UNKNOWN_ACCELERATOR}, key=PEAK_FLOP_PER_SECOND.__getitem__)

@@ -28,6 +28,9 @@ def lengths_of(inputs: Inputs | SFTInputs) -> tuple[Lengths, Lengths, str]:
     if known:
         return known[0], known[1], "tokens counted"
     train, validation = (_guessed(inputs, split) for split in _SPLITS)
+    if inputs.counts:  # in a dry run, which keeps no tables
+        scaled = [_scaled(one, inputs.counts[split].tokens) for one, split in zip((train, validation), _SPLITS)]
+        return scaled[0], scaled[1], "tokens counted"
     return train, validation, f"{CHARACTERS_PER_TOKEN:g} characters per token assumed"
 
 
@@ -56,6 +59,12 @@ def _guessed(inputs: Inputs | SFTInputs, split: str) -> Lengths:
     prompts = np.array([sum(len(turn.content) for turn in one.prompt) for one in examples])
     completions = _characters(examples)
     return Lengths(_cut(prompts, config.max_prompt_tokens), _cut(completions, config.max_completion_tokens))
+
+
+def _scaled(guessed: Lengths, tokens: int) -> Lengths:
+    """The lengths, with that many tokens in all."""
+    ratio = tokens / guessed.tokens
+    return Lengths(guessed.prompts * ratio, guessed.completions * ratio)
 
 
 def _characters(examples: Sequence[PreferenceExample]) -> np.ndarray:

@@ -27,6 +27,7 @@ from sweeps.cost.arithmetic import (
     measured_speed,
     modelled_speed,
     reference_flop,
+    timed_speed,
     work_of,
 )
 from sweeps.cost.lengths import lengths_of
@@ -81,7 +82,8 @@ def forecast_trials(
     *,
     prepared: bool = False,
 ) -> Forecast:
-    """The expected cost of these trials, from finished trials of the same model, data and hardware, or from FLOP.
+    """The expected cost of these trials, from finished trials of the same model, data and hardware, or from FLOP
+    (on this machine's CPU by those that a layer of the model reaches in half a second).
 
     Trials that continue from a checkpoint are counted in full. Not counted are suites other than reward accuracy and
     answers generated in training. The reference model's pass is counted unless it exists or is `prepared`.
@@ -108,7 +110,14 @@ def forecast_trials(
     if measured:
         speed = measured_speed(measured)
     else:  # by the FLOP of the work
-        speed = modelled_speed(works[0], resources.gpu_types if resources.use_gpu else ("CPU",), accelerators)
+        if resources.use_gpu or resources.place != "this machine":
+            speed = modelled_speed(works[0], resources.gpu_types if resources.use_gpu else ("CPU",), accelerators)
+        else:
+            from mmpo_train.model.layer_speed import layer_flop_per_second  # imports torch
+
+            shape = size.parameters, size.layers, size.width
+            a_worker = layer_flop_per_second(*shape, first.precision, resources.cpus_per_worker)
+            speed = timed_speed(works[0], a_worker, resources.workers)
         speed = dataclasses.replace(speed, source=f"{speed.source}; {counted}")
     seconds = [speed.seconds(work) for work in works]
     once = 0.0

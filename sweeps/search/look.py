@@ -47,4 +47,5 @@ def look(inputs: Inputs | SFTInputs, options: SweepOptions, runner: Runner) -> L
         if options.show_examples and isinstance(inputs, Inputs):
             examples = print_examples(inputs, options.show_examples)
         seen[inputs.tokens] = Look(counts, examples)
+    inputs.counts.update(seen[inputs.tokens].counts)  # type: ignore[arg-type]  # each kind of inputs has its own
     return seen[inputs.tokens]

@@ -47,8 +47,8 @@ def test_a_dry_run_counts_and_starts_nothing(model_folder, chats, tmp_path, caps
     main(["--model", str(model_folder), "--dataset", str(chats), "--storage", str(tmp_path / "runs"), "--dry-run"])
     printed = capsys.readouterr().out
     assert "train 38, validation 2 (2 held out)" in printed and "nothing was started" in printed
-    assert "forecast: 1 step," in printed and "4 characters per token assumed" in printed
-    assert not (tmp_path / "runs" / "mlflow.db").exists()
+    assert "forecast: 1 step," in printed and "tokens counted" in printed
+    assert not (tmp_path / "runs" / "mlflow.db").exists() and not (tmp_path / "runs" / "tokens").exists()
 
 
 @pytest.mark.slow

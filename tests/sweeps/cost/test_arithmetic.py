@@ -12,6 +12,8 @@ import pytest
 from mmpo_train.config import replace
 from mmpo_train.errors import InputError
 from mmpo_train.events import Point
+from mmpo_train.model import layer_speed
+from mmpo_train.model.layer_speed import layer_flop_per_second
 from sweeps.cluster.accelerators import accelerator_name
 from sweeps.cluster.placement import TrialResources, hardware
 from sweeps.cost.arithmetic import (
@@ -25,6 +27,7 @@ from sweeps.cost.arithmetic import (
     forward_flop,
     measured_speed,
     modelled_speed,
+    timed_speed,
     total,
     work_of,
 )
@@ -174,10 +177,36 @@ def test_lengths_come_from_the_token_tables_or_from_the_text(prepared, tmp_path)
     assert said == "tokens counted" and train.computed == table.together.sum()
     assert len(validation.prompts) == len(prepared.inputs.data.validation)
     elsewhere = dataclasses.replace(prepared.inputs, storage=tmp_path)
+    counted, of_validation, said = lengths_of(dataclasses.replace(elsewhere, counts=prepared.counts))
+    assert said == "tokens counted"  # by a dry run, which keeps no tables
+    assert abs(counted.tokens - train.tokens) <= 1 and abs(of_validation.tokens - validation.tokens) <= 1
     guessed, _, said = lengths_of(elsewhere)
     first = prepared.inputs.data.train[0]
     assert said == "4 characters per token assumed"
     assert guessed.completions[0].tolist() == [min(32, -(-len(text) // 4)) for text in first.completions]
+
+
+def timed(size, work):
+    return timed_speed(work, layer_flop_per_second(size.parameters, size.layers, size.width, "fp32", 1), 1)
+
+
+def test_speed_from_a_timed_layer_is_by_flop():
+    """1e12 tokens of 6 FLOP each, by two workers of 3e10 a second: 1e10 tokens a second."""
+    work = Work(steps=10, tokens=10**12, training_flop=6e12, scoring_flop=0.0)
+    assert timed_speed(work, 3e10, 2) == Speed(1e10, 30.0, "from FLOP, at 3e+10 per second, timed here on one layer")
+
+
+def test_a_layer_is_timed_only_for_trials_of_this_machine_s_cpu(prepared, monkeypatch):
+    planned, calls = Planned(prepared.config, prepared.inputs, "a", "a"), []
+    monkeypatch.setattr(layer_speed, "layer_flop_per_second", lambda *shape: calls.append(shape) or 1e9)
+    forecast_trials([planned], SweepOptions(), TrialResources(2, True, 1, 1, ("H100",)), None)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert "35%" in forecast_trials([planned], SweepOptions(), TrialResources(2, False, 3, 1), None).source
+    assert not calls
+    monkeypatch.delenv("RAY_ADDRESS")
+    assert "1e+09" in forecast_trials([planned], SweepOptions(), TrialResources(2, False, 3, 1), None).source
+    [(_, layers, width, precision, threads)] = calls
+    assert (layers, width, precision, threads) == (2, 32, "fp32", 3)
 
 
 def test_without_a_ledger_a_forecast_counts_flop(prepared):
@@ -188,7 +217,7 @@ def test_without_a_ledger_a_forecast_counts_flop(prepared):
     two = forecast_trials([planned] * 2, options, resources, None)
     size, (train, validation, _) = read_size(prepared.inputs.model_folder), lengths_of(prepared.inputs)
     work = work_on(size, train, validation, prepared.config)
-    assert one.hours == pytest.approx(modelled_speed(work, ("CPU",), 1).seconds(work) / 3600)
+    assert one.hours == pytest.approx(timed(size, work).seconds(work) / 3600)
     assert two.hours == pytest.approx(2 * one.hours) and two.elapsed_seconds == pytest.approx(one.elapsed_seconds)
     assert (one.kind, one.steps) == ("CPU", work.steps) and "from FLOP" in one.source
     assert forecast_trials([], options, resources, None).hours == 0
@@ -201,7 +230,7 @@ def test_where_nothing_is_tokenised_the_reference_pass_is_counted_too(prepared, 
     forecast = forecast_trials([Planned(prepared.config, fresh, "a", "a")], SweepOptions(), resources, None)
     size, (train, validation, _) = read_size(model), lengths_of(fresh)
     work = work_on(size, train, validation, prepared.config)
-    without = Speed(modelled_speed(work, ("CPU",), 1).tokens_per_second, 30.0, "").seconds(work)
+    without = timed(size, work).seconds(work)
     assert forecast.hours * 3600 > without
     known = forecast_trials([Planned(prepared.config, fresh, "a", "a")], SweepOptions(), resources, None, prepared=True)
     assert known.hours * 3600 == pytest.approx(without)

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from mmpo_train.events import Point
+from mmpo_train.model.layer_speed import layer_flop_per_second
 from mmpo_train.sft.prepare import identify_sft, materialise_sft
 from mmpo_train.sft.trial import SFTTrial, change
 from sweeps.cluster.placement import TrialResources
-from sweeps.cost.arithmetic import Lengths, ModelSize, modelled_speed
+from sweeps.cost.arithmetic import Lengths, ModelSize, modelled_speed, timed_speed
 from sweeps.cost.lengths import lengths_of
 from sweeps.cost.of_trials import forecast_trials, read_size, work_on
 from sweeps.ledger.experiments import experiment_name
@@ -64,7 +65,9 @@ def test_without_a_finished_tuning_a_forecast_counts_flop(inputs):
     train, validation, _ = lengths_of(inputs)
     work = work_on(read_size(inputs.model_folder), train, validation, inputs.config)
     one = forecast_of(inputs, ONE_CPU)
-    assert one.hours == pytest.approx(modelled_speed(work, ("CPU",), 1).seconds(work) / 3600)
+    size = read_size(inputs.model_folder)
+    speed = layer_flop_per_second(size.parameters, size.layers, size.width, "fp32", 1)
+    assert one.hours == pytest.approx(timed_speed(work, speed, 1).seconds(work) / 3600)
     assert (one.kind, one.steps) == ("CPU", 5) and "from FLOP" in one.source and "4 characters" in one.source
     four = forecast_of(inputs, TrialResources(4, True, 1, 1, ("H100",)))
     seconds = modelled_speed(work, ("H100",), 4).seconds(work)
