@@ -122,6 +122,8 @@ def has_reference(inputs: Inputs) -> bool:
 def build_starting_model(inputs: Inputs, say: Say) -> None:
     """Make `tiny` where it is asked for and this machine has not made it yet."""
     if inputs.config.model == "tiny":
+        if not inputs.model_folder.is_dir():
+            say("making the model tiny", 0.0)  # or waiting for another process that does
         from mmpo_train.sft.tiny import build_tiny  # imports torch
 
         ensure_once(inputs.model_folder, lambda staging: build_tiny(staging, say))

@@ -185,6 +185,7 @@ def _run(
             about: dict[str, Any] = {"title": objective, "axis": stage.axis}
             starts = train_planned(todo, options, runner, ledger, log, **about, check=plan.check)
             ledger.flush(FLUSH_SECONDS)
+        tell("ranking the trials")
         score_shared(plan, ledger, experiment, log)
         starts |= starting_models(trials)
         _tag_baselines(log, starts)
