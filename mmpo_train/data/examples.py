@@ -57,15 +57,19 @@ def as_text(example: PreferenceExample, tokens: EncodedExample, tokenizer: PreTr
     text.append(f"  tokens: prompt {len(tokens.prompt)}, {counts}\n", style="not bold dim")
     text.append("prompt    ", style="bold dim")
     if tokens.prompt_cut:
-        text.append(f"✂ {tokens.prompt_cut} tokens cut here ", style="yellow not bold")
+        text.append(f"✂ {_tokens(tokens.prompt_cut)} cut here ", style="yellow not bold")
     _append(text, tokens.prompt, tokenizer, "not bold")
     for name, ids, cut in zip(names, tokens.completions, tokens.completion_cuts, strict=True):
         style = _STYLES[name]
         text.append(f"\n{name:<10}", style=f"bold {style}")
         _append(text, ids, tokenizer, f"{style} not bold")
         if cut:
-            text.append(f" ✂ {cut} tokens cut here, the closing token among them", style="yellow not bold")
+            text.append(f" ✂ {_tokens(cut)} cut here, the closing token among them", style="yellow not bold")
     return text
+
+
+def _tokens(count: int) -> str:
+    return f"{count} token{'' if count == 1 else 's'}"
 
 
 def as_columns(

@@ -13,7 +13,7 @@ from typing import Any
 from mmpo_train.errors import InputError
 from sweeps.cluster.connection import cluster
 from sweeps.cluster.discovery import local_nodes
-from sweeps.cluster.nodes import Nodes
+from sweeps.cluster.nodes import Nodes, counted
 from sweeps.cluster.placement import place, wish_of
 from sweeps.cluster.ray_folder import check_ray_folder, ray_folder
 from sweeps.doctor.findings import Finding, fine, note, problem
@@ -42,7 +42,7 @@ def ray_cluster(options: SweepOptions) -> Iterator[Finding]:
         import ray
 
         alive = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-        yield fine("Ray", f"{address} answers, with {len(alive)} nodes: {nodes}")
+        yield fine("Ray", f"{address} answers, with {counted(len(alive), 'node')}: {nodes}")
         yield from _placement(options, nodes, "placement")
         yield from _on_nodes(alive, options.folder)
 
@@ -62,7 +62,7 @@ def _placement(options: SweepOptions, nodes: Nodes, subject: str, where: str = "
     except InputError as error:
         yield problem(subject, str(error))
         return
-    yield fine(subject, f"{where}{resources.concurrent} trials at the same time, {resources} each")
+    yield fine(subject, f"{where}{counted(resources.concurrent, 'trial')} at the same time, {resources} each")
     if resources.note:
         yield note(subject, resources.note)
 

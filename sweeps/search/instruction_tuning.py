@@ -15,6 +15,7 @@ from mmpo_train.recipes import find_recipe
 from mmpo_train.sft.trial import SFTTrial, change, sft_trial
 from mmpo_train.storage.mirror import address_of, bring, ensure, is_here, place_of, publish
 from mmpo_train.terminal import console, tell
+from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
@@ -100,9 +101,9 @@ def _run(runner: Runner, options: SFTOptions) -> None:
 def _say_what(inputs: SFTInputs, experiment: str) -> None:
     trial = inputs.config
     steps = math.ceil(inputs.data.audit.train / trial.conversations_per_step) * trial.epochs
+    work = f"{counted(trial.epochs, 'epoch')}, {counted(steps, 'step')}, learning rate {trial.learning_rate:g}"
     console.print(
-        f"[bold]Stage 0, instruction tuning[/]: {experiment}, recipe {trial.recipe}, {trial.epochs} epochs, {steps} "
-        f"steps, learning rate {trial.learning_rate:g}, trial {trial.digest}",
+        f"[bold]Stage 0, instruction tuning[/]: {experiment}, recipe {trial.recipe}, {work}, trial {trial.digest}",
         highlight=False,
     )
 
