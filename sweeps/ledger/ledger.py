@@ -18,7 +18,6 @@ from eval_workers.tracking.store import Store
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import OF_SUITE, VALIDATION
 from mmpo_train.storage.mirror import address_of
-from mmpo_train.terminal import tell
 from sweeps.ledger.chosen import REGISTERED, persons_run
 from sweeps.ledger.moved import checkpoint_now, settle
 from sweeps.ledger.open_trials import OpenTrials
@@ -55,7 +54,6 @@ def connect(tracking_uri: str | None, storage: Path) -> Ledger:
     that cannot be used.
     """
     address = addresses.resolve(tracking_uri, storage)
-    tell("opening the ledger")
     if address.database == storage.resolve() / "mlflow.db" and not address_of(storage):
         settle(address.database)
     return Ledger(Store(address, storage.resolve()), storage.resolve())

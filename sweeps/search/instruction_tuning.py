@@ -25,7 +25,7 @@ from sweeps.ledger.trial_log import opening
 from sweeps.plan.commands import command, print_next
 from sweeps.plan.options import SFTOptions, SweepOptions
 from sweeps.search.checks import check_disk, check_storage
-from sweeps.search.look import READING, look
+from sweeps.search.look import OPENING, READING, look
 from sweeps.search.train import say_cost
 from sweeps.trials.board import Board, Row
 from sweeps.trials.listener import Listener
@@ -80,6 +80,7 @@ def _run(runner: Runner, options: SFTOptions) -> None:
         console.print("nothing was started")
         return
     check_disk(inputs, trials=0)  # the ledger itself needs room
+    tell(OPENING)
     ledger = connect(options.tracking_uri or None, options.folder)
     try:
         experiment = experiment_of(ledger, inputs, create=True)

@@ -30,7 +30,7 @@ from sweeps.plan.stages import known_objective
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
 from sweeps.search.joint_results import Tried, conclude, listed
-from sweeps.search.look import READING, look
+from sweeps.search.look import OPENING, READING, look
 from sweeps.search.train import find_records, say_forecast, train_planned, unfinished
 from sweeps.trials.runner import Runner, running
 
@@ -149,6 +149,7 @@ def _run_on(runner: Runner, options: JointOptions) -> None:
         return
     check_disk(search.inputs, search.budget, search.at_a_time, stops=True)
     check_suites(base, options.evaluation, options.folder)
+    tell(OPENING)
     ledger = connect(options.tracking_uri or None, options.folder)
     try:
         experiment = experiment_of(ledger, search.inputs, create=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sweeps.plan.options import SweepOptions
     from sweeps.trials.runner import Runner
 
-READING = "reading the model and the data"
+READING, OPENING = "reading the model and the data", "opening the ledger"
 
 
 class Look(NamedTuple):

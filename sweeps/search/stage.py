@@ -32,7 +32,7 @@ from sweeps.ranking.measures import measure_of
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites, list_trials
 from sweeps.search.choices import Choice, Question, Undecided, choose, stage_tags
 from sweeps.search.conclusion import conclude
-from sweeps.search.look import READING, look
+from sweeps.search.look import OPENING, READING, look
 from sweeps.search.scores import starting_models
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
 from sweeps.search.train import find_records, say_cost, say_forecast, train_planned
@@ -113,6 +113,7 @@ def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> StageOutcome
     else:
         check_disk(inputs, trials=0)  # the ledger itself needs room
         check_suites(base, options.evaluation, options.folder)
+    tell(OPENING)
     ledger = connect_to_read(options.tracking_uri or None, options.folder)
     try:
         experiment = experiment_of(ledger, inputs)

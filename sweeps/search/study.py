@@ -28,7 +28,7 @@ from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.ranking.study_sheets import study_sheets
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
-from sweeps.search.look import READING, look
+from sweeps.search.look import OPENING, READING, look
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
 from sweeps.search.study_tables import Entry, Study, tabulate, with_starting_model, write_tables
 from sweeps.search.train import find_records, say_forecast, train_planned
@@ -95,6 +95,7 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions, script: str) ->
         _list(study, planned, options, resources, judge)
         return
     check_suites(planned[0].config, options.evaluation, options.folder)
+    tell(OPENING)
     ledger = connect(options.tracking_uri or None, options.folder)
     try:
         experiment = experiment_of(ledger, planned[0].inputs, create=True)
