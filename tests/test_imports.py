@@ -63,6 +63,7 @@ PLAIN = (
 # Each heavy library has one door: nobody else imports it, at the top of a file or inside a function.
 DOORS = {
     "ray": {
+        "sweeps/workers/kept_group.py",
         "sweeps/workers/ray_worker.py",
         "sweeps/trials/train_job.py",
         "sweeps/trials/restarts.py",

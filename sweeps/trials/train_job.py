@@ -14,12 +14,14 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
-from ray.train.v2._internal.execution.controller import TrainController
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from sweeps.trials.elastic import OneNode
 from sweeps.trials.reasons import one_line
 from sweeps.trials.restarts import MAX_LOSSES, Attempts, Leftovers, is_loss
+from sweeps.workers.kept_group import Cleaner, Controller
 from sweeps.workers.ray_worker import in_worker
 from sweeps.workers.training import train
 from sweeps.workers.warm import Task
@@ -100,12 +102,18 @@ class Trainer(DataParallelTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [one for one in super()._create_default_callbacks() if not isinstance(one, DatasetsCallback)]
+        return [
+            Cleaner() if isinstance(one, PlacementGroupCleanerCallback) else one
+            for one in super()._create_default_callbacks()
+            if not isinstance(one, DatasetsCallback)
+        ]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         if self.scaling_config.elasticity_enabled:  # type: ignore[attr-defined]
             arguments["scaling_policy"] = OneNode(self.scaling_config)
-        controller = TrainController(**arguments)
+        controller = Controller(**arguments)
+        if self.scaling_config.elasticity_enabled:  # type: ignore[attr-defined]
+            controller.worker_group_cls = WorkerGroup  # it counts places that are free, which kept ones are not
         try:
             asyncio.run(controller.run())
         finally:

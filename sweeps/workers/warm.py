@@ -3,10 +3,11 @@ imported, and nothing else in memory: no CUDA, no model, no random state that an
 
 A trial's Ray worker calls `run`. It starts the node's warm process where there is none, hands it its standard output
 and error and one end of a socket, and answers what its fork asks over the other end. The warm process, `main`, has one
-thread. It kills a fork whose worker is gone, tells a worker how its fork ended, and ends with Ray, or when nobody has
-asked for a fork for a while. Where there cannot be one, the worker trains by itself.
+thread of Python's. It kills a fork whose worker is gone, tells a worker when its fork has ended, and ends with Ray, or
+when nobody has asked for a fork for a while. Where there cannot be one, the worker trains by itself.
 """
 
+import contextlib
 import ctypes
 import faulthandler
 import fcntl
@@ -31,8 +32,11 @@ Ask = Callable[..., Any]
 Task = Callable[[dict[str, Any], Ask], None]
 """The task of a process: takes the trial's job, plain values. Found by its name in its module."""
 
-_IMPORTED = ("mmpo_train.trial.reports", "mmpo_train.sft.run", "mmpo_train.model.policy")
+_IMPORTED = ("mmpo_train.training", "mmpo_train.trial.run", "mmpo_train.sft.run", "sweeps.cluster.leaving")
+_WHEN_NEEDED = ("transformers.models.llama.modeling_llama", "deepspeed.runtime.zero.muon.muon_optimizer", "pandas")
+"""What brings in most of that which the libraries import only when a model is loaded, an engine made, a table read."""
 _IDLE_SECONDS = 120.0
+_UNFIT = "unfit"
 _TRIES = 25
 _SECONDS_BETWEEN_TRIES = 0.2
 _PR_SET_PDEATHSIG = 1
@@ -44,14 +48,14 @@ def run(task: Task, job: dict[str, Any], answers: Mapping[str, Callable[..., Any
     Returns whether it was a fork. Raises what the task raises. If the fork is killed or exits, so is this process: to
     Ray it is a lost worker.
     """
-    warm = folder and _reach(folder)
+    ours, theirs = socket.socketpair()
+    with theirs:
+        warm = folder and _fork(folder, theirs)
     if not warm:
+        ours.close()
         task(job, lambda name, *arguments: answers[name](*arguments))
         return False
-    ours, theirs = socket.socketpair()
     with warm, Connection(ours.detach()) as line:
-        with theirs:
-            socket.send_fds(warm, [b"?"], [theirs.fileno(), 1, 2])
         ended = _attend(line, answers, (task, job, dict(os.environ), os.getcwd()))
         warm.recv(1)  # returns when the fork is no more, and its memory, and its GPU's, is free
     if ended is None:
@@ -84,6 +88,8 @@ def start(folder: Path) -> None:
 
     Raises OSError if that cannot be.
     """
+    if (folder / _UNFIT).exists():
+        raise OSError("a warm process of this folder has found that it is of no use")
     folder.mkdir(0o700, exist_ok=True)
     status = folder.lstat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
@@ -92,6 +98,17 @@ def start(folder: Path) -> None:
     more = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     words = [sys.executable, "-P", "-m", "sweeps.workers.warm", str(folder), str(os.getppid())]
     subprocess.run(words, env=os.environ | more, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=False)
+
+
+def _fork(folder: Path, line: socket.socket) -> socket.socket | None:
+    """A connection to the warm process, which has made a fork with this end of the line; None where it cannot."""
+    if (warm := _reach(folder)) is not None:
+        with contextlib.suppress(OSError):
+            socket.send_fds(warm, [b"?"], [line.fileno(), 1, 2])
+            if warm.recv(1):
+                return warm
+        warm.close()  # it has ended while it imported
+    return None
 
 
 def _reach(folder: Path) -> socket.socket | None:
@@ -128,11 +145,11 @@ def main() -> None:
         log = os.open(folder / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        _import()
+        _import(folder)
         _serve(listening, raylet)
 
 
-def _import() -> None:
+def _import(folder: Path) -> None:
     from mmpo_train.engines.deepspeed_engine import import_deepspeed
     from mmpo_train.model.policy import import_transformers
 
@@ -140,8 +157,23 @@ def _import() -> None:
         importlib.import_module(name)
     import_deepspeed()
     import_transformers()
+    for name in _WHEN_NEEDED:
+        with contextlib.suppress(ImportError):  # of other versions; then each fork does it
+            importlib.import_module(name)
+    if not os.fork():
+        os._exit(_is_unfit())
+    if os.wait()[1]:
+        (folder / _UNFIT).touch()
+        sys.exit("what is imported has touched CUDA, which a fork cannot use then")
     gc.collect()
     gc.freeze()  # otherwise each fork's first collection would copy all of it
+
+
+def _is_unfit() -> bool:
+    """Whether CUDA cannot be used in this fork."""
+    import torch
+
+    return bool(torch.cuda._is_in_bad_fork())
 
 
 def _serve(listening: socket.socket, raylet: int) -> None:
@@ -174,6 +206,8 @@ def _serve(listening: socket.socket, raylet: int) -> None:
                         one.close()
                     _train(parent, *handed)
                 workers[fork] = worker
+                with contextlib.suppress(OSError):
+                    worker.sendall(b"!")
             for number in handed:
                 os.close(number)
 
