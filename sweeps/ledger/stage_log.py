@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking.addresses import page
-from eval_workers.tracking.datasets import datasets_of, log_datasets
+from eval_workers.tracking.datasets import log_datasets
 from mmpo_train.config import TrialConfig
 from sweeps.grids import margin_of
 from sweeps.ledger.chosen import Contender, register
@@ -62,8 +62,8 @@ class StageLog:
         """List the preference data of the stage's trials, with the number of examples."""
         data, config = inputs.data, inputs.config
         rows = {"train": len(data.train), "validation": len(data.validation)}
-        datasets = datasets_of(config.dataset, config.data_fingerprint, rows)
-        self._put(lambda: log_datasets(self._store, self.run_id, datasets), "the data")
+        about = config.dataset, config.data_fingerprint, rows
+        self._put(lambda: log_datasets(self._store, self.run_id, *about), "the data")
 
     def log_file(self, path: Path, artifact_folder: str = "") -> None:
         """Store a file. MLflow's pages show HTML and images."""

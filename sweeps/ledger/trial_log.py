@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval_workers.tracking.datasets import datasets_of, log_datasets
+from eval_workers.tracking.datasets import log_datasets
 from eval_workers.tracking.delivery import Delivery
 from eval_workers.tracking.models import Checkpoints, log_checkpoints
 from eval_workers.tracking.source import environment, source_tags
@@ -218,7 +218,7 @@ class TrialLog:
         there = store.json_artifacts(run_id, set(described)) if run.data.params else {}  # a new run has none
         for path in described.keys() - there.keys():
             store.log_json(run_id, described[path], path)
-        log_datasets(store, run_id, datasets_of(config.get("dataset", ()), config.get("data_fingerprint", "")))
+        log_datasets(store, run_id, config.get("dataset", ()), config.get("data_fingerprint", ""))
         axes = {name: opened[name] for name in ("log10_learning_rate", "margin") if name in opened}
         store.log_params(run, {**config, **axes})
         if held.is_damaged or not all(held.had(step, name) for name, step in self._store.last_points_of(run)):

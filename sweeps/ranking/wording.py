@@ -181,7 +181,8 @@ def note(
         lines += [
             "",
             "The run that was chosen has the tag `winner=auto`. To overrule it, open another run and set its tag "
-            "`winner` to `person`: the next stage takes that one.",
+            "`winner` to `person`, or move the alias `chosen` of the stage's registered model: the next stage takes "
+            "that one.",
         ]
     if ranking.winner is not None and following:
         lines += ["", "Next:", "", f"    {following}"]
