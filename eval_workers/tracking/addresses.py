@@ -100,6 +100,11 @@ def unreachable(address: Address, why: str) -> InputError:
     """The error for an address nobody usable answers at, credentials taken out."""
     if address.database and is_damaged(why):
         return InputError(damaged_database(address.database, masked(why)))
+    if "logged-models" in why and "404" in why:
+        return InputError(
+            f"the server at {address.shown} runs an MLflow before version 3. Stop it, keep a copy of its database, "
+            "type `pip install --upgrade mlflow` and `mlflow db upgrade DATABASE` on its machine, and start it again"
+        )
     if "database schema" in why:
         keep = f"cp {address.database} {address.database}.before" if address.database else "as its manual says"
         return InputError(

@@ -558,6 +558,27 @@ def test_a_server_that_refuses_is_not_there_or_never_answers_is_an_input_error_i
         other.shutdown()
 
 
+class OldMlflow(NotMlflow):
+    """It has experiments and no models, like MLflow 2."""
+
+    def do_GET(self) -> None:
+        if "experiments/search" not in self.path:
+            return self.send_error(404)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    do_POST = do_GET
+
+
+def test_a_server_of_an_mlflow_without_models_says_what_to_type(tmp_path):
+    with HTTPServer(("127.0.0.1", 0), OldMlflow) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match="an MLflow before version 3.*`mlflow db upgrade DATABASE`"):
+            connect(f"http://127.0.0.1:{other.server_port}", tmp_path)
+        other.shutdown()
+
+
 @pytest.mark.slow
 def test_nothing_is_lost_or_doubled_while_a_server_is_away(storage, caplog):
     """Steps 1-100 with the server, 101-200 and an evaluation while it is killed, 201-300 when it is back."""
