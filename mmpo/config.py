@@ -9,7 +9,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.options import Positional
 from mmpo_train.typed.programs import PROGRAMS
 
-HAVE_NONE = ("report", "judge", "ask", "merge", "export", "import", "config", "fields")
+HAVE_NONE = ("report", "judge", "ask", "merge", "stop", "go", "clone", "extend", "export", "import", "config", "fields")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,17 @@ from typing import Annotated, Any, NamedTuple
 
 from mmpo_train.options import Positional
 
-NOT_SET = ("model_fingerprint", "data_fingerprint", "plugins", "objective", "model", "dataset", "recipe", "seed")
+NOT_SET = (
+    "model_fingerprint",
+    "data_fingerprint",
+    "plugins",
+    "cloned_from",
+    "objective",
+    "model",
+    "dataset",
+    "recipe",
+    "seed",
+)
 """Fields that the program fills in or that have an option of their own."""
 
 

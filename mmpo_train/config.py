@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import math
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -221,6 +222,8 @@ class TrialConfig:
 
     plugins: tuple[str, ...] = ()
     """Plug-ins with the trial's objective or judge, each as NAME@SHA256; filled in."""
+    cloned_from: str = ""
+    """The trial from whose state a clone starts, and that state's step, as DIGEST@STEP; filled in."""
 
     evaluations: tuple[str, ...] = _runtime(("reward",))
     """Evaluations of the checkpoints: reward, harness, alpaca, arena. reward always runs."""
@@ -262,7 +265,8 @@ def identity(config: TrialConfig) -> dict[str, Any]:
         idle = spec.name.startswith("lora_") and spec.name != "lora_rank" and config.lora_rank == 0
         idle |= spec.name == "pairs_per_group" and not config.in_batch_normalised
         idle |= spec.name == "reference_length_normalised" and not config.length_normalised
-        later = config.objective in _LATER_FIELDS.get(spec.name, ())
+        # Objectives of plug-ins are in no table, and have the other later fields from their first trial on.
+        later = spec.name == "cloned_from" or config.objective in _LATER_FIELDS.get(spec.name, ())
         absent = later and getattr(config, spec.name) == spec.default
         if not (foreign or idle or absent or spec.metadata.get("runtime")):
             kept[spec.name] = getattr(config, spec.name)
@@ -454,6 +458,8 @@ def _problems(config: TrialConfig) -> Iterable[str]:
         yield "lora_targets must name at least one projection when lora_rank is above 0"
     if config.negatives_from_rank < 2:
         yield f"negatives_from_rank must be at least 2 (rank 1 is the chosen one), got {config.negatives_from_rank}"
+    if not re.fullmatch(r"([0-9a-f]{16}@[1-9]\d*)?", config.cloned_from):
+        yield f"cloned_from must be empty or a trial's digest, @ and a step, got {config.cloned_from!r}"
     if not config.model:
         yield "model is empty; it must be tiny, a folder or a hub id"
     if not config.dataset or not all(config.dataset):

@@ -44,14 +44,15 @@ ORDER = (
     "eval_workers/__main__",
     "sweeps/grids",
     "sweeps/plan sweeps/ledger",
-    "sweeps/cluster sweeps/ranking",
+    "sweeps/cluster sweeps/ranking sweeps/live",
     "sweeps/workers",
     "sweeps/cost sweeps/figures sweeps/trials",
     "sweeps/search sweeps/reporting sweeps/doctor",
     " ".join(f"sweeps/{script}" for script in SCRIPTS),
     "sweeps/paper",
-    "mmpo/archive",
-    "mmpo/__main__ mmpo/config mmpo/fields mmpo/result mmpo/export_storage mmpo/import_storage",
+    "mmpo/archive mmpo/tagging",
+    "mmpo/__main__ mmpo/config mmpo/fields mmpo/result mmpo/export_storage mmpo/import_storage mmpo/stop mmpo/go",
+    "mmpo/clone mmpo/extend",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms.split()}
 # What of the plan, the objectives and the ranking is a value must be importable on a machine that has none of these.

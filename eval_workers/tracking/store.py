@@ -139,6 +139,17 @@ class Store:
             if not page:
                 return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
+    def tagged(self, experiment_id: str, tag: str) -> dict[str, str]:
+        """Run -> value of a tag, of the newest active runs that have it."""
+        some = self.client.search_runs([experiment_id], f"tags.`{tag}` LIKE '%'", max_results=RUNS_PER_PAGE)
+        return {run.info.run_id: run.data.tags[tag] for run in some}
+
+    def replace_tag(self, run_id: str, tag: str, value: str, tags: Mapping[str, str]) -> None:
+        """Set other tags in the place of one, which stays if it has another value by now."""
+        self.log_tags(run_id, tags)
+        if self.client.get_run(run_id).data.tags.get(tag) == value:
+            self.client.delete_tag(run_id, tag)
+
     def read_all(self, read: Callable[[Item], Answer], items: Sequence[Item]) -> list[Answer]:
         """The result of `read` for each item, in order; with a server many are read at the same time."""
         if not self.address.remote or len(items) < 2:

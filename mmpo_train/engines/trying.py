@@ -8,12 +8,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mmpo_train.data.tokens import TokenTable
-from mmpo_train.engines.passes import Passes, alone, filled, take
+from mmpo_train.engines.engine import first_workers
+from mmpo_train.engines.passes import Passes, alone, filled, remember, remembered, take
 from mmpo_train.errors import first_line
 from mmpo_train.model.batches import Layout, collate
 from mmpo_train.model.layouts import best_layout, is_out_of_memory
@@ -33,6 +35,30 @@ _CLEARLY_FASTER = 1.15
 """The same for another size on a CPU, where noise must not give two trials of a sweep different passes."""
 _LONG_SECONDS = 600.0
 """Expected training time, at the speed found so far, above which trials that take a minute are worth their time."""
+
+
+def passes_of(
+    config: TrialConfig,
+    engine: Engine,
+    table: TokenTable,
+    folder: Path,
+    say: Callable[[str], None],
+    origin: Path | None = None,
+) -> Passes:
+    """The passes that the trial, or the `origin` of a clone, began with, or smaller ones after it ran out of memory;
+    otherwise new ones."""
+    known = remembered(folder, config)
+    if known is None and origin is not None:
+        known = remembered(origin, config)
+    if first_workers(engine, lambda: known is not None):
+        assert known is not None, f"{folder} is not the same on all workers"
+        take(engine, known)
+        return known
+    keep = (lambda passes: remember(folder, config, passes)) if engine.worker == 0 else (lambda passes: None)
+    passes = find_passes(config, engine, table, keep)
+    if passes.layout != config.layout:
+        say(f"this model cannot be trained on {config.layout} passes: {passes}")
+    return passes
 
 
 def find_passes(

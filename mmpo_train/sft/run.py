@@ -34,7 +34,7 @@ def run_sft(
     safe: Callable[[int], None] = lambda step: None,
     **how: Any,
 ) -> None:
-    """Tune a model to the end of its epochs. `how`: watched, judged and told_to_go, as of `run_task`."""
+    """Tune a model to the end of its epochs. `how`: copied, watched, judged and told_to_go, as of `run_task`."""
 
     def conversations(running: Running) -> Conversations:
         verify(places.tokens)

@@ -222,6 +222,13 @@ def fetch_file(path: Path) -> None:
         write_whole(path, content)
 
 
+def read_file(path: Path) -> bytes:
+    """A published file as it is now, perhaps changed by another node; empty if there is none."""
+    if address := address_of(path):
+        return object_store.read(address) or b""
+    return path.read_bytes() if path.is_file() else b""
+
+
 def publish_file(path: Path) -> None:
     """Upload a file as it is now."""
     if address := address_of(path):

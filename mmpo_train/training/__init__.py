@@ -51,7 +51,7 @@ def count_tokens(inputs: Inputs | SFTInputs, say: Say, *, keep: bool) -> Counts:
 
 
 def run(trial: Trial, places: Places, make_engine: MakeEngine, *, ask: Ask | None = None, **how: Any) -> None:
-    """Train to the end. `how`: send, say, safe, watched, judged and told_to_go, as of `run_trial`."""
+    """Train to the end. `how`: send, say, safe, copied, watched, judged and told_to_go, as of `run_trial`."""
     from mmpo_train.sft.run import run_sft
     from mmpo_train.trial.run import run_trial
 

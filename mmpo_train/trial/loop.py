@@ -88,6 +88,8 @@ def train(
     keep: Keep = lambda epochs, step: None,
     keep_passes: Callable[[Passes], None] = lambda passes: None,
     told_to_go: Callable[[], bool] = lambda: False,
+    told_to_copy: Callable[[], bool] = lambda: False,
+    copy: Keep = lambda epochs, step: None,
     finished_steps: int = 0,
 ) -> None:
     """Optimise until the config's epochs are done, beginning after step `finished_steps`.
@@ -95,7 +97,8 @@ def train(
     The examples and their order depend on the config and the task alone: not on the number of workers, on how many
     examples fit in a pass, or on interruptions. `publish` is called at the end of each epoch, `keep` every
     `checkpoint_minutes` within one, `keep_passes` with smaller passes when memory runs out. If a worker is
-    `told_to_go`, all write a state after the step, and Left is raised. Raises Diverged and OutOfMemory.
+    `told_to_go`, all write a state after the step, and Left is raised; if one is `told_to_copy`, `copy` is called after
+    any step but the last. Raises Diverged and OutOfMemory.
     """
     steps_per_epoch = math.ceil(len(task) / config.pairs_per_step)
     total_steps = steps_per_epoch * config.epochs
@@ -121,7 +124,8 @@ def train(
                 metrics |= {f"{TRAIN}{name}": mean for name, mean in means.items()}
             # Every worker must report the same numbers and write at the same steps: times are the workers' means.
             now = time.perf_counter()
-            seconds, since_kept, told = _means(engine, now - started, now - kept, float(told_to_go()))
+            orders = float(told_to_go()), float(told_to_copy())
+            seconds, since_kept, told, copied = _means(engine, now - started, now - kept, *orders)
             metrics |= {
                 f"{TRAIN}{task.examples}_per_second": len(step.table) / seconds,
                 TOKENS_PER_SECOND: tokens / seconds,
@@ -130,6 +134,8 @@ def train(
             if number == epoch * steps_per_epoch or number % config.validate_every_steps == 0:
                 metrics |= {f"{CURVE}{name}": value for name, value in task.validation(passes).items()}
             report(metrics, number)
+            if copied and number < total_steps:
+                copy(number // steps_per_epoch, number)
             if number < epoch * steps_per_epoch and (told or 0 < config.checkpoint_minutes * 60 <= since_kept):
                 keep(epoch - 1, number)
                 if told:

@@ -2,6 +2,7 @@
 
 trials/<digest>/resume/step-00000123/    the optimiser's state (mmpo_train/engines/training_state.py), trial.json, and
                                          points.json: all points measured until then
+trials/<digest>/copies/step-00000123/    such a folder `resume` for clones of the trial, which is kept
 
 Any number of workers can continue from it, with any engine and at any ZeRO stage. After the last epoch the optimiser's
 state, 12 bytes per parameter, is left out. A trial does not continue from a state if the checkpoint of an epoch before
@@ -10,6 +11,7 @@ it has been damaged and is still needed: it goes back, and makes the checkpoint 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Collection, Iterable
@@ -47,6 +49,19 @@ class Progress:
     reference_point: RunningMean = RunningMean()
     history: list[Point] = field(default_factory=list)
     """All points measured so far."""
+    inherited: int = 0
+    """Of the finished epochs those of the trial from which this one was cloned: their checkpoints are not here."""
+
+
+def copy_folder(trial_folder: Path, step: int) -> Path:
+    """Folder of the state that clones of a trial start from; it is kept in the same form as the trial's own."""
+    return trial_folder / "copies" / f"step-{step:08d}"
+
+
+def origin_of(trial_folder: Path, config: AnyTrial) -> Path | None:
+    """Folder of the state that a clone starts from; None for any other trial."""
+    digest, _, step = getattr(config, "cloned_from", "").partition("@")
+    return copy_folder(trial_folder.parent / digest, int(step)) if digest else None
 
 
 def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: Progress) -> None:
@@ -61,6 +76,7 @@ def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: P
     engine.barrier()
     if engine.worker == 0:
         facts = {"epoch": progress.epochs, "step": progress.step, "reference_point": progress.reference_point}
+        facts |= {"inherited": progress.inherited} if progress.inherited else {}
         write_trial(staging, config, format=FORMAT, **facts)
         (staging / HISTORY).write_text(json.dumps(progress.history))
         seal(staging, target)
@@ -75,15 +91,22 @@ def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: P
 def resume(trial_folder: Path, config: AnyTrial, engine: Engine, judged: Collection[int] = ()) -> Progress:
     """The progress of the newest state to continue from, which is loaded into the engine. Every worker calls it.
 
-    The checkpoints of `judged` epochs are not needed any more. Raises InputError as `check_states` does.
+    A clone that has none yet continues from that of its origin. The checkpoints of `judged` epochs are not needed any
+    more. Raises InputError as `check_states` does, and if the origin's state is missing.
     """
     step = first_workers(engine, lambda: newest_step(trial_folder, config, judged))
+    origin = None if step else origin_of(trial_folder, config)
+    if origin is not None:
+        step = first_workers(engine, lambda: newest_step(origin, config, range(1, config.epochs + 1)))
+        if not step:
+            raise InputError(f"the state from which this clone starts is missing or damaged: {origin}; clone anew")
     if not step:
         return Progress()
-    done = _progress(_folder(trial_folder, step))
+    state = _folder(origin or trial_folder, step)
+    done = _progress(state)
     if done.epochs < config.epochs:
-        engine.load_state(_folder(trial_folder, step))
-    return done
+        engine.load_state(state)
+    return done if origin is None else dataclasses.replace(done, inherited=done.epochs)
 
 
 def newest_step(trial_folder: Path, config: AnyTrial, judged: Collection[int] = ()) -> int:
@@ -98,7 +121,7 @@ def newest_step(trial_folder: Path, config: AnyTrial, judged: Collection[int] = 
             done = _progress(folder)
             can_be_written = done.epochs < config.epochs and done.history[-1].metrics[EPOCH] == done.epochs
             needed = done.epochs - 1 if can_be_written else done.epochs
-            epochs = [epoch for epoch in range(1, needed + 1) if epoch not in judged]
+            epochs = [epoch for epoch in range(done.inherited + 1, needed + 1) if epoch not in judged]
             if not any(is_lost(trial_folder, epoch) for epoch in epochs):
                 return done.step
     return 0
@@ -139,7 +162,8 @@ def check_states(trial_folders: Iterable[Path]) -> None:
 def _progress(folder: Path) -> Progress:
     history = [Point(*point) for point in json.loads((folder / HISTORY).read_text())]
     facts = read_facts(folder)
-    return Progress(int(facts["step"]), int(facts["epoch"]), read_reference_point(folder), history)
+    reference_point, inherited = read_reference_point(folder), int(facts.get("inherited", 0))
+    return Progress(int(facts["step"]), int(facts["epoch"]), reference_point, history, inherited)
 
 
 def _folder(trial_folder: Path, step: int) -> Path:

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from mmpo_train.config import NEEDS_UNRELATED, ONLINE_OBJECTIVES, TrialConfig, to_dict
-from mmpo_train.data.tokens import TokenTable, read_table
+from mmpo_train.data.tokens import read_table
 from mmpo_train.engines.engine import Engine, first_workers
-from mmpo_train.engines.passes import Passes, remember, remembered, take
-from mmpo_train.engines.trying import find_passes
+from mmpo_train.engines.passes import remember, remembered
+from mmpo_train.engines.trying import passes_of
+from mmpo_train.errors import Left
 from mmpo_train.events import Finished, Send
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_tokenizer
@@ -26,12 +27,13 @@ from mmpo_train.model.scoring import ScoredTable
 from mmpo_train.storage.manifest import DamagedFolder
 from mmpo_train.storage.mirror import address_of, fetch, is_here, name_of, need, publish, withdraw
 from mmpo_train.trial.checkpoint import checkpoint_folder, save_policy, write_trial
-from mmpo_train.trial.early_stop import wait_for_leave
+from mmpo_train.trial.early_stop import Stopped, wait_for_leave
 from mmpo_train.trial.loop import Diverged, Task, train
+from mmpo_train.trial.orders import BY_PERSON, Orders
 from mmpo_train.trial.outbox import Outbox
 from mmpo_train.trial.places import AnyTrial, Places
 from mmpo_train.trial.preferences import Preferences
-from mmpo_train.trial.resume import Progress, forget_states, is_lost, keep_state, resume
+from mmpo_train.trial.resume import Progress, copy_folder, forget_states, is_lost, keep_state, origin_of, resume
 from mmpo_train.trial.segments import Ask, Segment, first_step, read_segment, segment_request
 
 MakeEngine = Callable[[CompletionLogps, TrialConfig], Engine]
@@ -64,6 +66,7 @@ def run_trial(
     watched: bool = False,
     judged: Collection[int] = (),
     told_to_go: Callable[[], bool] = lambda: False,
+    copied: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Train on preference pairs to the end of the epochs, as `run_task` does; `ask` requests the segments of online
     objectives."""
@@ -90,7 +93,7 @@ def run_trial(
 
     extra = (places.unrelated,) if config.objective in NEEDS_UNRELATED else ()
     needed = (places.model, places.tokens, places.reference, *extra)
-    how: dict[str, Any] = {"watched": watched, "judged": judged, "told_to_go": told_to_go}
+    how: dict[str, Any] = {"watched": watched, "judged": judged, "told_to_go": told_to_go, "copied": copied}
     run_task(config, config, places.trial(config), needed, preferences, make_engine, send, say, safe, **how)
 
 
@@ -108,15 +111,17 @@ def run_task(
     watched: bool = False,
     judged: Collection[int] = (),
     told_to_go: Callable[[], bool] = lambda: False,
+    copied: Callable[[int], None] = lambda step: None,
 ) -> None:
     """Train a trial in its folder to its end, from its newest complete state.
 
     `config` is the trial as the loop and the engine read it; the first of the folders `needed` is the model's. `say`
     receives messages for the user on every worker, `safe` the step up to which nothing can be lost, at the start and
-    with each saved state. A lost checkpoint is made again unless its epoch is among those `judged`. A `watched` trial
-    waits at the end of each epoch but the last for permission to continue. Raises Stopped if that is refused, Diverged,
-    OutOfMemory (called again after that, the trial takes smaller passes), and Left soon after `told_to_go` became true.
-    All points measured by then have been sent.
+    with each saved state, `copied` the step of a state for clones that a person has ordered. A lost checkpoint is made
+    again unless its epoch is among those `judged`. A `watched` trial waits at the end of each epoch but the last for
+    permission to continue. Raises Stopped if that is refused, or after an order of a person (`trial/orders.py`),
+    Diverged, OutOfMemory (called again after that, the trial takes smaller passes), and Left soon after `told_to_go`
+    became true. All points measured by then have been sent.
     """
     for one in needed:
         need(one)
@@ -131,7 +136,7 @@ def run_task(
         save_policy(target, trial, model, tokenizer, engine, **facts)
 
     done = resume(folder, trial, engine, judged)
-    unfinished = 0 < done.epochs < config.epochs
+    unfinished = done.inherited < done.epochs < config.epochs
     if unfinished and first_workers(engine, lambda: done.epochs not in judged and is_lost(folder, done.epochs)):
         last = checkpoint_folder(folder, done.epochs)
         save(last, epoch=done.epochs, step=done.step, reference_point=done.reference_point)
@@ -145,8 +150,19 @@ def run_task(
 
     def keep(epochs: int, step: int) -> None:
         outbox.flush(None)
-        keep_state(folder, trial, engine, Progress(step, epochs, task.reference_point, outbox.history))
+        keep_state(folder, trial, engine, progress(epochs, step))
         safe(step)
+
+    def progress(epochs: int, step: int) -> Progress:
+        return Progress(step, epochs, task.reference_point, outbox.history, done.inherited)
+
+    def copy(epochs: int, step: int) -> None:
+        outbox.flush(None)
+        keep_state(copy_folder(folder, step), trial, engine, progress(epochs, step))
+        if engine.worker == 0 and (used := remembered(folder, config)) is not None:
+            remember(copy_folder(folder, step), config, used)
+        orders.obey()
+        copied(step)
 
     def publish(epoch: int, step: int) -> None:
         outbox.flush(None)
@@ -157,7 +173,8 @@ def run_task(
         if watched and epoch < config.epochs:
             wait_for_leave(engine, folder, epoch)
 
-    passes = passes_of(config, engine, task.tried, folder, say)
+    orders = Orders(folder, engine.worker)
+    passes = passes_of(config, engine, task.tried, folder, say, origin_of(folder, trial))
     try:
         train(
             config,
@@ -168,11 +185,17 @@ def run_task(
             publish=publish,
             keep=keep,
             keep_passes=lambda smaller: remember(folder, config, smaller),
-            told_to_go=told_to_go,
+            told_to_go=lambda: told_to_go() or orders.stops(),
+            told_to_copy=orders.copies,
+            copy=copy,
             finished_steps=done.step,
         )
     except Diverged:
         outbox.flush(None)
+        raise
+    except Left as left:
+        if first_workers(engine, orders.stops):
+            raise Stopped(f"{BY_PERSON} {str(left).removeprefix('left ')}") from None
         raise
 
 
@@ -217,27 +240,11 @@ def send_again(outbox: Outbox, folder: Path, done: Progress, engine: Engine) -> 
     points = outbox.history if engine.worker == 0 else []
     if done.step:
         outbox.send(points, None)
-    for epoch in range(1, done.epochs + 1):
+    for epoch in range(done.inherited + 1, done.epochs + 1):
         checkpoint = checkpoint_folder(folder, epoch)
         if engine.worker == 0:
             publish(checkpoint)  # a node that is lost may not have come to it
         outbox.send([], Finished(epoch, name_of(checkpoint)))
-
-
-def passes_of(
-    config: TrialConfig, engine: Engine, table: TokenTable, folder: Path, say: Callable[[str], None]
-) -> Passes:
-    """The passes that the trial began with, or smaller ones after it ran out of memory; otherwise new ones."""
-    known = remembered(folder, config)
-    if first_workers(engine, lambda: known is not None):
-        assert known is not None, f"{folder} is not the same on all workers"
-        take(engine, known)
-        return known
-    keep = (lambda passes: remember(folder, config, passes)) if engine.worker == 0 else (lambda passes: None)
-    passes = find_passes(config, engine, table, keep)
-    if passes.layout != config.layout:
-        say(f"this model cannot be trained on {config.layout} passes: {passes}")
-    return passes
 
 
 def on_one_node(engine: Engine) -> bool:

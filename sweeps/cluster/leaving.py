@@ -16,8 +16,8 @@ _SECONDS_TO_LEAVE = 15.0
 class Leaving:
     """What the driver does when a signal has told it to go."""
 
-    def __init__(self, told: Callable[[], int], trial_folders: Iterable[Path]) -> None:
-        self.told, self.folders = told, list(trial_folders)
+    def __init__(self, told: Callable[[], int], trial_folders: Callable[[], Iterable[Path]]) -> None:
+        self.told, self.folders = told, trial_folders
         self.end_of_patience = 0.0
         self.take_back()
 
@@ -27,7 +27,7 @@ class Leaving:
             return
         if not self.end_of_patience:
             self.end_of_patience = time.monotonic() + _SECONDS_TO_LEAVE
-            for folder in self.folders:
+            for folder in self.folders():
                 if folder.name in under_way:
                     folder.mkdir(parents=True, exist_ok=True)
                     (folder / _FILE).touch()
@@ -36,7 +36,7 @@ class Leaving:
 
     def take_back(self) -> None:
         """Let the trials' workers stay: those of the next command."""
-        for folder in self.folders:
+        for folder in self.folders():
             (folder / _FILE).unlink(missing_ok=True)
 
 

@@ -32,7 +32,7 @@ from sweeps.cost.arithmetic import (
 )
 from sweeps.cost.lengths import lengths_of
 from sweeps.ledger.experiments import experiment_of
-from sweeps.ledger.tags import HARDWARE, Hardware, seconds_of
+from sweeps.ledger.tags import CLONED_IN, HARDWARE, Hardware, seconds_of
 from sweeps.plan.options import SweepOptions
 
 if TYPE_CHECKING:
@@ -183,7 +183,8 @@ def finished_trials(
     wanted = {name: param_text(name, value) for name, value in same.items()}
     found: list[tuple[float, float, Work]] = []
     for run in reversed(runs):
-        params, seconds = run.data.params, seconds_of(run.data.tags) or 0.0
+        tags = run.data.tags
+        params, seconds = run.data.params, 0.0 if CLONED_IN in tags else seconds_of(tags) or 0.0  # a part of a training
         if seconds <= 0 or {name: params.get(name) for name in wanted} != wanted or len(found) == _LATEST:
             continue
         curve = [value for _, value in ledger.curve(run.info.run_id, TOKENS_PER_SECOND)]

@@ -34,7 +34,7 @@ from sweeps.ledger.records import (
 from sweeps.ledger.runs import FEW, children_of, runs_that_count
 from sweeps.ledger.saved_views import save_views
 from sweeps.ledger.stage_log import NOTE, WRITTEN, StageLog
-from sweeps.ledger.tags import SHARED, TRAINING
+from sweeps.ledger.tags import CLONED_IN, SHARED, TRAINING
 from sweeps.ledger.trial_log import TrialLog, now_ms
 
 if TYPE_CHECKING:
@@ -119,6 +119,14 @@ class Ledger:
             self.flush(READ_SECONDS)
             records |= self._records(self._find_runs(experiment, recovered))
         return records
+
+    def find_clones(self, experiment: str, stage_run_id: str) -> dict[str, TrialRecord]:
+        """Digest -> record of the clones that were made in a stage, the oldest first."""
+        self.flush(READ_SECONDS)
+        with self.store.reading():
+            experiment_id = self.store.experiment_id(experiment, create=False)
+            runs = self.store.search(experiment_id, {CLONED_IN: stage_run_id})
+        return self.find_trials(experiment, list(dict.fromkeys(run.data.tags["trial.digest"] for run in runs)))
 
     def find_trainings(self, experiment: str, trainings: Collection[str]) -> dict[str, TrialRecord]:
         """Name of a training -> the finished trial that was trained under it; of several the oldest."""

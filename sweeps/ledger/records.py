@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import OF_SUITE
-from sweeps.ledger.tags import SHARED, seconds_of
+from sweeps.ledger.tags import SHARED, is_held, seconds_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -68,6 +68,8 @@ class TrialRecord:
     """The trial whose training it shares; empty if it was trained itself."""
     logged: frozenset[str] = frozenset()
     """Names of its metrics."""
+    held: bool = False
+    """Whether a person has stopped it, and nobody has asked since that it goes on."""
 
     def curve(self, metric: str) -> Curve:
         """The values of a metric, read from the ledger now."""
@@ -136,4 +138,5 @@ def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str,
         read_curve=read_curve,
         shares=tags.get(SHARED, ""),
         logged=frozenset(run.data.metrics),
+        held=is_held(tags),
     )

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from eval_workers.tracking.store import Store, param_number
+from mmpo_train.errors import InputError
 from sweeps.ledger.records import COMPLETE, SEARCHES, ChildRecord
 
 if TYPE_CHECKING:
@@ -88,6 +89,21 @@ def mark_winner(
             store.client.set_tag(child.run_id, WINNER, BY_RULE)
         elif child.digest not in digests and tag == BY_RULE:
             store.client.delete_tag(child.run_id, WINNER)
+
+
+def trial_called(store: Store, named: str) -> Run:
+    """The one trial's run whose id or digest begins so. Raises InputError if there is none, or are several."""
+    every = [run for one in store.experiments({}) for run in store.search(one.experiment_id, {"ledger.kind": "trial"})]
+    every = [run for run in every if "duplicate_of" not in run.data.tags]
+    found = [
+        run for run in every if any(one.startswith(named) for one in (run.info.run_id, run.data.tags["trial.digest"]))
+    ]
+    if named and len(found) == 1:
+        return found[0]
+    running = [run for run in found or every if run.data.tags.get("trial.state") == "running"]
+    listed = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in running[:10]) or "none"
+    what = "the name of several trials" if found else "no run and no digest of a trial"
+    raise InputError(f"{named!r} is {what}; running are: {listed}")
 
 
 def runs_that_count(store: Store, experiment_id: str, digests: Sequence[str], *, mark: bool) -> dict[str, Run]:

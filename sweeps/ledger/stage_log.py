@@ -17,6 +17,7 @@ from sweeps.ledger.open_trials import OpenTrials
 from sweeps.ledger.records import SEARCHES
 from sweeps.ledger.runs import mark_winner, take
 from sweeps.ledger.saved_views import SHOWN
+from sweeps.ledger.tags import DO
 from sweeps.ledger.trial_log import TrialLog, now_ms, opening
 
 if TYPE_CHECKING:
@@ -46,14 +47,14 @@ class StageLog:
         """The address of its saved view in a browser."""
         return f"{page(self._store.address, self._experiment_id)}&{SHOWN}={self.run_id}"
 
-    def open_trial(self, config: TrialConfig, name: str, tags: Mapping[str, str]) -> TrialLog:
-        """The trial's log. Its run is found or created in the background. Raises TrialTaken if another driver has
-        it."""
+    def open_trial(self, config: TrialConfig, name: str, tags: Mapping[str, str], below: str = "") -> TrialLog:
+        """The trial's log. Its run is found or created in the background, below the stage's or that of another trial.
+        Raises TrialTaken if another driver has it."""
         margin = margin_of(config.objective)
         searches = {SEARCHES: self._search} if self._search else {}
         said = f"A trial of {self._stage}. Its checkpoints are in {self._trials.folder / config.digest}."
         labels = {"stage.name": self._stage, NOTE: said, **searches, **tags}
-        opened = opening(config, self._experiment, name, labels, self.run_id)
+        opened = opening(config, self._experiment, name, labels, below or self.run_id)
         # MLflow's parallel coordinates leave out runs that lack one of the params.
         opened["margin"] = getattr(config, margin) if margin else 0.0
         return self._trials.open(opened, config.digest)
@@ -64,6 +65,11 @@ class StageLog:
         rows = {"train": len(data.train), "validation": len(data.validation)}
         about = config.dataset, config.data_fingerprint, rows
         self._put(lambda: log_datasets(self._store, self.run_id, *about), "the data")
+
+    def asked(self) -> dict[str, str]:
+        """Run -> what a person asks of it by the tag DO, in the whole experiment. Raises InputError without MLflow."""
+        with self._store.reading():
+            return self._store.tagged(self._experiment_id, DO)
 
     def log_file(self, path: Path, artifact_folder: str = "") -> None:
         """Store a file. MLflow's pages show HTML and images."""

@@ -4,11 +4,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmpo_train.trial.orders import BY_PERSON
+
 HARDWARE = "trial.hardware"
 TRAINING = "trial.training"
 """Name of a trial's training, which trials that differ in their score alone share."""
 SHARED, SHARED_RUN = "shares.trial", "shares.run"
 """Tags of a trial that was not trained: the trial whose training it shares, and that trial's run, with the curves."""
+DO, DONE, REFUSED = "do", "done", "refused"
+"""Tags of a trial: what a person asks of it, and in its place what was done, or why it was not."""
+CLONED_IN = "cloned.in"
+"""Tag of a clone: the run of the stage in which it was made."""
+STOP, GO, CLONE, EXTEND = "stop", "go", "clone", "extend"
+"""What can be asked: the first word of the tag DO."""
 WINNER_BY = "winner.by"
 """Tag of a stage: the metric of its choice, as --choose-by names it."""
 _SECONDS = "trial.seconds"
@@ -84,6 +92,12 @@ def ending_tags(state: str, reason: str, seconds: float | None) -> dict[str, Any
     """Tags of a trial that ended; `seconds_of` reads its time."""
     tags = {"trial.state": state, "trial.reason": reason, _SECONDS: seconds}
     return {name: value for name, value in tags.items() if value not in ("", None)}
+
+
+def is_held(tags: Mapping[str, str]) -> bool:
+    """Whether a person has stopped the trial, and nobody has asked since that it goes on."""
+    by_person = tags.get("trial.state") == "stopped" and tags.get("trial.reason", "").startswith(BY_PERSON)
+    return by_person and tags.get(DO, "").strip() != GO
 
 
 def seconds_of(tags: Mapping[str, str]) -> float | None:

@@ -19,7 +19,7 @@ from mmpo_train.events import Point
 from mmpo_train.metric_names import REWARD_ACCURACY, harness_task
 from mmpo_train.sft.trial import SFTTrial
 from sweeps.ledger.journal import Journal, judged_suites
-from sweeps.ledger.tags import ending_tags
+from sweeps.ledger.tags import DO, ending_tags
 
 _OF_MODELS = ("model", "dataset", "objective", "learning_rate", "beta", "margin", "epochs", "seed")
 """Params of a trial that its models have too."""
@@ -114,6 +114,10 @@ class TrialLog:
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the trial's run."""
         self._put(lambda: self._deliver_tags(tags), "tags")
+
+    def answer(self, asked: str, tags: Mapping[str, str]) -> None:
+        """Set tags in the place of the tag DO with what was asked, also after the end."""
+        self._put(lambda: self._deliver_answer(asked, tags), "an answer")
 
     def finish(self, seconds: float | None) -> None:
         """The trial is complete and never run again. None for one that was not trained itself."""
@@ -267,6 +271,10 @@ class TrialLog:
                 (name, *self._there.get((name, step), (value, ms)), step) for name, value, ms, step in _values(judged)
             ]
             log_checkpoints(self._store, self.run_id, Checkpoints(self._opened["name"], paths, params, scores))
+
+    def _deliver_answer(self, asked: str, tags: Mapping[str, str]) -> None:
+        if self.run_id is not None:
+            self._store.replace_tag(self.run_id, DO, asked, tags)
 
     def _deliver_end(self, end: Mapping[str, Any]) -> None:
         if self.run_id is not None:

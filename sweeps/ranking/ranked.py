@@ -35,7 +35,7 @@ class Candidate:
     start: float | None = None
     """Reward accuracy of the starting model by this score."""
     state: str = "finished"
-    """finished, diverged, failed, or not measured; only the first can win."""
+    """finished, diverged, failed, stopped (by a person), or not measured; only the first can win."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Carried along: digest, checkpoint."""
 

@@ -31,10 +31,10 @@ def sentences(stage: Stage, ranking: Ranking) -> list[str]:
     """The reasons for the winner: its lead and certainty, whether it is at the grid's edge, the policy-level
     accuracies, and the points without a result."""
     told = [ranking.reason, _edge(stage, ranking), *_policy_level(ranking)]
-    for state in ("diverged", "failed"):
+    for state, said in (("diverged", "diverged"), ("failed", "failed"), ("stopped", "stopped before the end")):
         labels = [row.candidate.label for row in ranking.rows if row.candidate.state == state]
         if labels and ranking.winner is not None:
-            told.append(f"{listed(labels)} {state}.")
+            told.append(f"{listed(labels)} {said}.")
     return [sentence for sentence in told if sentence]
 
 

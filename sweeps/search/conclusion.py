@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,9 @@ def conclude(
     Trials that another stage trained get stand-ins below this one. `following` is the next command, for the note; `by`
     the metric that chooses, empty for reward accuracy; `starts`: digest -> what the starting model scores.
     """
-    candidates = [one for point in points for one in _candidates(point, records, by, starts or {})]
+    every = [trial for point in points for trial in point.trials]
+    held = {trial.training for trial in every if trial.digest in records and records[trial.digest].held}
+    candidates = [one for point in points for one in _candidates(point, records, by, starts or {}, held)]
     ranking = rank(candidates, by=by, must_choose=stage.tunes)
     objective = points[0].trials[0].config.objective
     origins = _take(points, records, log)
@@ -94,13 +96,19 @@ def _starting_model(baseline: Baseline) -> str:
 
 
 def _candidates(
-    point: GridPoint, records: Mapping[str, TrialRecord], by: str, starts: Mapping[str, Mapping[str, float]]
+    point: GridPoint,
+    records: Mapping[str, TrialRecord],
+    by: str,
+    starts: Mapping[str, Mapping[str, float]],
+    held: Collection[str],
 ) -> list[Candidate]:
+    """`held` names the trainings that a person has stopped."""
     found = []
     for trial in point.trials:
         record, seed = records.get(trial.digest), trial.config.seed
         if record is None or record.status != "finished" or not record.evaluations:
-            state = record.status if record is not None and record.status in ("diverged", "failed") else "failed"
+            known = record.status if record is not None else "stopped" if trial.training in held else "failed"
+            state = known if known in ("diverged", "failed", "stopped") else "failed"
             extra = {"digest": trial.digest}
             found.append(Candidate(label=point.label, value=point.value, seed=seed, state=state, extra=extra))
             continue

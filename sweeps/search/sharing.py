@@ -58,6 +58,8 @@ class Plan:
     train: list[Planned]
     """Trials to train, and finished ones whose checkpoints still have to be evaluated."""
     shared: list[Shared]
+    held: list[Planned]
+    """Trials that a person has stopped, and those that would share their training."""
 
     @property
     def trainer_of(self) -> dict[str, str]:
@@ -86,8 +88,11 @@ def plan_trainings(
     With `train_all` each trial is trained, also if it shared a training before.
     """
     todo = unfinished(trials, {key: one for key, one in records.items() if not (train_all and one.shares)})
+    stopped = {one.training for one, record in _known(trials, records) if record.held}
+    held = [one for one in todo if one.training in stopped]
+    todo = [one for one in todo if one.training not in stopped]
     if train_all:
-        return Plan(todo, [])
+        return Plan(todo, [], held)
     members, missing = _by_training(trials), _by_training(todo)
     done = {
         training: {
@@ -96,7 +101,7 @@ def plan_trainings(
         for training in missing
     }
     done |= _elsewhere({name: members[name] for name, known in done.items() if not known}, ledger, experiment)
-    plan = Plan([], [])
+    plan = Plan([], [], held)
     for training, some in missing.items():
         known = done[training]
         begun = [one for one, record in _known(some, records) if not record.shares]

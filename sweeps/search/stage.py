@@ -35,7 +35,15 @@ from sweeps.search.conclusion import conclude
 from sweeps.search.look import OPENING, READING, look
 from sweeps.search.scores import starting_models
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
-from sweeps.search.train import find_records, say_cost, say_forecast, train_planned
+from sweeps.search.train import (
+    clones_left,
+    find_records,
+    say_cost,
+    say_forecast,
+    say_held,
+    show_clones,
+    train_planned,
+)
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
@@ -168,9 +176,10 @@ def _run(
     plan = plan_trainings(trials, records, ledger, experiment, train_all=options.train_all)
     todo, scored = plan.train, len(plan.trainer_of)
     check_disk(inputs, len(todo), resources.concurrent)
-    done = len(trials) - len(todo) - scored
+    done = len(trials) - len(todo) - scored - len(plan.held)
     kept = f", {done} of them finished already" if done else ""
     kept += f", {scored} with the model of another: {len(todo)} to train" if scored else ""
+    kept += f", {len(plan.held)} stopped by a person" if plan.held else ""
     kept += "" if todo or scored else ": nothing to train"
     number = counted(len(trials), "trial")
     console.print(f"[bold]{stage.title}[/]: {objective}, {experiment}, {number}{kept}", highlight=False)
@@ -178,13 +187,16 @@ def _run(
     starts: dict[str, dict[str, float]] = {}
     try:
         discard_shared(todo, records, ledger)
+        left = clones_left(trials, ledger, experiment, log)
         if todo or options.show_examples:
             look(inputs, options, runner)
         if todo:
             forecast = forecast_trials(todo, options, resources, ledger)
             say_forecast(forecast, todo, options)
+        if todo or left:
             about: dict[str, Any] = {"title": objective, "axis": stage.axis}
-            starts = train_planned(todo, options, runner, ledger, log, **about, check=plan.check)
+            found = train_planned([*todo, *left], options, runner, ledger, log, **about, check=plan.check)
+            starts = {trial.digest: found[trial.digest] for trial in todo}
             ledger.flush(FLUSH_SECONDS)
         tell("ranking the trials")
         score_shared(plan, ledger, experiment, log)
@@ -199,6 +211,8 @@ def _run(
         measure = measure_of(options.choose_by, trials[0].config.evaluations)
         about = {"by": measure, "starts": starts}
         ranking = conclude(stage, experiment, points, known, log, options.folder, choices, following, **about)
+        say_held(trials, known)
+        show_clones(trials, ledger, experiment, log)
         ledger.flush(FLUSH_SECONDS)
     except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
         log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")

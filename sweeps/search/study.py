@@ -31,7 +31,7 @@ from sweeps.search.checks import check_disk, check_judges, check_storage, check_
 from sweeps.search.look import OPENING, READING, look
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
 from sweeps.search.study_tables import Entry, Study, tabulate, with_starting_model, write_tables
-from sweeps.search.train import find_records, say_forecast, train_planned
+from sweeps.search.train import clones_left, find_records, say_forecast, say_held, show_clones, train_planned
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
@@ -118,15 +118,18 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions, script: str) ->
             log.log_data(inputs)
         try:
             discard_shared(todo, known, ledger)
-            if todo:
-                done = len(planned) - len(todo) - len(plan.trainer_of)
+            left = clones_left(planned, ledger, experiment, log)
+            if todo or left:
+                done = len(planned) - len(todo) - len(plan.trainer_of) - len(plan.held)
                 console.print(f"{done} finished already, {len(todo)} to train", highlight=False)
                 about: dict[str, Any] = {"title": study.title, "axis": "trial", "judge": judge}
-                train_planned(todo, options, runner, ledger, log, **about, check=plan.check)
+                train_planned([*todo, *left], options, runner, ledger, log, **about, check=plan.check)
                 ledger.flush(FLUSH_SECONDS)
             score_shared(plan, ledger, experiment, log)
             ledger.flush(FLUSH_SECONDS)
             records = find_records(ledger, experiment, planned)
+            say_held(planned, records)
+            show_clones(planned, ledger, experiment, log)
             tables = tabulate(study, entries, records)
             if not tables:
                 raise InputError(f"no trial of the study has a result: {_reasons(records)}")

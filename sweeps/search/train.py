@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmpo_train.config import TrialConfig
+from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
+from mmpo_train.typed.programs import as_typed
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.left_out import left_out
 from sweeps.cost.of_trials import hours_of
 from sweeps.ledger.records import COMPLETE
 from sweeps.ledger.tags import HARDWARE, TRAINING
+from sweeps.live.clones import clone_table, clone_tags, clones_of, parent_of, planned_clone
+from sweeps.live.control import Control
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.search.look import Look, look
@@ -51,6 +56,29 @@ def unfinished(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> li
     return list(todo.values())
 
 
+def say_held(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> None:
+    """Print how those trials go on that a person has stopped."""
+    for trial in trials:
+        if (record := records.get(trial.digest)) is not None and record.held:
+            go = as_typed(f"mmpo go {record.run_id}")
+            said = f"{trial.label} {record.reason}; to go on: {go}, then the same command"
+            console.print(said, highlight=False, markup=False, soft_wrap=True)
+
+
+def clones_left(trials: Iterable[Planned], ledger: Ledger, experiment: str, log: StageLog) -> list[Planned]:
+    """The clones of the trials that an interrupted command has left; not those that a person has stopped."""
+    clones = clones_of(trials, ledger.find_clones(experiment, log.run_id))
+    return [clone for clone, record in clones if record.status not in COMPLETE and not record.held]
+
+
+def show_clones(trials: Iterable[Planned], ledger: Ledger, experiment: str, log: StageLog) -> None:
+    """List the clones of the trials apart from these, on the screen and in the stage's run."""
+    if clones := clones_of(trials, ledger.find_clones(experiment, log.run_id)):
+        table = clone_table(clones)
+        console.print(for_terminal(table))
+        log.log_table("clones", dict(zip(table.headers, zip(*table.rows, strict=True), strict=True)))
+
+
 def train_planned(
     todo: Sequence[Planned],
     options: SweepOptions,
@@ -86,15 +114,26 @@ def train_planned(
     trials = {trial.digest: (trial.config, places[id(trial.inputs)]) for trial in todo}
     rows = {trial.digest: Row(trial.label, trial.config.epochs) for trial in todo}
 
+    opened: dict[str, TrialLog] = {}
+
     def open_log(digest: str) -> TrialLog:
-        one = planned[digest]
-        tags = {HARDWARE: str(hardware(resources)), TRAINING: one.training}
-        return log.open_trial(one.config, one.run_name, tags)
+        trial, _ = listener.trials[digest]
+        assert isinstance(trial, TrialConfig)
+        parent, tags, run = planned.get(parent_of(trial)[0]), {HARDWARE: str(hardware(resources))}, ""
+        if parent is not None and parent.digest in opened:  # a new clone, or one after an interruption
+            planned.setdefault(trial.digest, planned_clone(parent, trial))
+            run = opened[parent.digest].run_id or ""
+            tags |= clone_tags(parent, run, trial, log.run_id)
+        one = planned[trial.digest]
+        opened[one.digest] = log.open_trial(trial, one.run_name, tags | {TRAINING: one.training}, below=run)
+        return opened[one.digest]
 
     board = Board(console, f"{title}, {resources} each", axis, rows, resources.concurrent)
     about: dict[str, Any] = {"storage": options.folder, "evaluation": options.evaluation, "judge": judge}
     work = Work(trials=trials, wish=wish, resources=resources, **about)
-    return runner.train(work, Listener(work, open_log, board, goes_on))
+    control = Control(log.asked, stops_only=goes_on is not None)
+    listener = Listener(work, open_log, board, goes_on, control)
+    return runner.train(work, listener)
 
 
 def say_forecast(forecast: Forecast, todo: Sequence[Planned], options: SweepOptions, judge: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,39 @@ if TYPE_CHECKING:
 _LOOK_SECONDS = 10.0
 
 
+class Queue(BasicVariantGenerator):
+    """Tune's source of trials, which others may join while it runs."""
+
+    def __init__(self, at_a_time: int, added: deque[str], job_of: Callable[[str], dict[str, Any]]) -> None:
+        """`added` are digests, `job_of` gives the job of one."""
+        super().__init__(max_concurrent=at_a_time)
+        self.added, self.job_of = added, job_of
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles and saves it for its own way of resuming; ours is the ledger.
+        return {}
+
+    get_state = __getstate__
+
+    def add_configurations(self, experiments: Any) -> None:
+        """Called by Tune at the start, with the one experiment."""
+        self.experiments = experiments
+        super().add_configurations(experiments)
+
+    def next_trial(self) -> Any:
+        """The next trial; None if there is none, or no place for it."""
+        while self.added:
+            for experiment in self.experiments:
+                experiment.spec = {**experiment.spec, "config": {"job": self.job_of(self.added.popleft())}}
+            self._finished, self._trial_iter = False, None
+            super().add_configurations(self.experiments)
+        return super().next_trial()
+
+    def is_finished(self) -> bool:
+        """Whether no trial will come."""
+        return super().is_finished() and not self.added
+
+
 class Pace(tune.Callback):
     """Limits the trials of Tune to `at_a_time()`, which is called again as nodes join and leave.
 
@@ -22,10 +56,13 @@ class Pace(tune.Callback):
     one waits.
     """
 
-    def __init__(self, at_a_time: Callable[[], int], board: Board) -> None:
+    def __init__(
+        self, at_a_time: Callable[[], int], board: Board, added: deque[str], job_of: Callable[[str], dict[str, Any]]
+    ) -> None:
+        """Trials that are `added` join the others, with the job that `job_of` gives."""
         self.at_a_time, self.board = at_a_time, board
         board.concurrent = at_a_time()
-        self.trials = BasicVariantGenerator(max_concurrent=board.concurrent)
+        self.trials = Queue(board.concurrent, added, job_of)
         """Tune's source of trials."""
         self.looked = time.monotonic()
 

@@ -68,7 +68,10 @@ class InProcess:
             return lambda: True
 
         with told_by_signal() as told, listener.at_work(evaluators):
-            for digest, (trial, places) in work.trials.items():
+            listener.added.extend(work.trials)
+            while listener.added:
+                digest = listener.added.popleft()
+                trial, places = listener.trials[digest]
                 listener.begun(digest)
                 listener.heard(digest, {"workers": 1})
 

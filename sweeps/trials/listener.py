@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from mmpo_train.storage.mirror import fetch_files
 from mmpo_train.trial.early_stop import GO_ON, STOP, write_answer
 from sweeps.cluster.head import with_last_words
 from sweeps.cluster.leaving import INTERRUPTED
+from sweeps.live.control import Control
+from sweeps.trials.board import Row
 from sweeps.trials.evaluators import REWARD, Judgement, artifacts_folder
 from sweeps.trials.work_clock import WorkClock
 
@@ -37,12 +40,21 @@ class Listener:
     """
 
     def __init__(
-        self, work: Work, open_log: Callable[[str], TrialLog], board: Board, goes_on: GoesOn | None = None
+        self,
+        work: Work,
+        open_log: Callable[[str], TrialLog],
+        board: Board,
+        goes_on: GoesOn | None = None,
+        control: Control | None = None,
     ) -> None:
-        """With `goes_on`, trials wait for its answer at the end of each epoch but the last."""
-        self.trials, self.workers = work.trials, work.resources.workers
+        """With `goes_on`, trials wait for its answer at the end of each epoch but the last. `control` says what persons
+        ask of trials; without it nobody can."""
+        self.trials, self.workers = dict(work.trials), work.resources.workers
         self.open_log, self.board, self.goes_on = open_log, board, goes_on
+        self.control = control or Control()
         self.evaluators: Evaluators
+        self.added: deque[str] = deque()
+        """Trials that the runner has still to train after those of `trials` at its start."""
         self.validations: dict[tuple[str, float], dict[str, float]] = {}
         """Digest and epoch -> the training loop's metrics at the epoch's end."""
         self.logs: dict[str, TrialLog] = {}
@@ -59,8 +71,9 @@ class Listener:
         then are ended as interrupted."""
         self.evaluators = evaluators
         try:
-            with with_last_words(self._last_words):
+            with with_last_words(self._last_words), self.control.watching(self):
                 yield
+                self.control.closed.set()
                 while evaluators.waiting:
                     self.judged(timeout_seconds=1)
         finally:
@@ -79,11 +92,17 @@ class Listener:
 
     def begun(self, digest: str) -> None:
         """Open the trial's record: it waits for its resources, or has them."""
-        self.clocks[digest] = WorkClock(self.workers)
-        trial, places = self.trials[digest]
-        self.logs[digest] = self.open_log(digest)
+        _, places = self.trials[digest]
+        self.troubles.pop(digest, None)
+        self._open(digest)
+        self.clocks.setdefault(digest, WorkClock(self.workers))
+        self.control.begun(self, digest)
         self.logs[digest].tag({f"rendering.{name}": value for name, value in facts(places.model).items()})
         self.board.set_state(digest, "placing")
+
+    def _open(self, digest: str) -> None:
+        if digest not in self.logs or self.logs[digest].ended:
+            self.logs[digest] = self.open_log(digest)
 
     def heard(self, digest: str, report: Mapping[str, Any]) -> None:
         """Take a report of the trial (`reports.Report`), or the number of its `workers` when they start."""
@@ -100,6 +119,8 @@ class Listener:
                     self.validations[digest, point.metrics[EPOCH]] = point.metrics
         if report.get("finished"):
             self._finished(digest, Finished(*report["finished"]))
+        if report.get("copied"):
+            self.control.copied(self, digest, report["copied"])
         if report.get("said"):
             self.board.say(digest, report["said"])
         for state in ("diverged", "stopped", "left", "failed"):
@@ -112,16 +133,41 @@ class Listener:
             self.troubles[digest] = ("failed", failure)
         elif self.evaluators.are_judging(digest):
             self.board.set_state(digest, "judging")
+        self.control.ended(self, digest)
         self.unjudged.add(digest)
         self._end_where_judged(digest)
 
     def under_way(self) -> set[str]:
         """Trials that have begun and whose training has not ended."""
-        return {digest for digest, log in self.logs.items() if not log.ended and digest not in self.unjudged}
+        begun = {digest: self.logs[digest] for digest in self.clocks}  # clones that wait for room are not among them
+        return {digest for digest, log in begun.items() if not log.ended and digest not in self.unjudged}
+
+    def state_of(self, digest: str) -> tuple[str, str]:
+        """How a trial's training has ended, and why."""
+        return self.troubles.get(digest, ("finished", ""))
+
+    def say(self, digest: str, what: str) -> None:
+        """Print a message about a trial."""
+        self.board.say(digest, what)
+
+    def again(self, digest: str) -> None:
+        """Have the runner train a trial once more, from its last state, when there is room."""
+        self.added.append(digest)
+
+    def join(self, parent: str, clone: TrialConfig, label: str) -> None:
+        """Have the runner train a clone of a trial, too, when there is room."""
+        _, places = self.trials[parent]
+        self.trials[clone.digest] = clone, places
+        row = Row(f"{self.board.rows[parent].label} {label}", clone.epochs)
+        self.board.rows = {**self.board.rows, clone.digest: row}  # a new dict: another thread draws the table
+        self._open(clone.digest)  # in the ledger at once: if it is interrupted before it begins, it is not forgotten
+        self.added.append(clone.digest)
 
     def judged(self, timeout_seconds: float = 0.0) -> None:
-        """Take the results that evaluators have by now, or within some seconds. Runners call it all the time."""
+        """Take the results that evaluators have by now, or within some seconds, and carry out what persons ask for.
+        Runners call it all the time."""
         self.board.beat()
+        self.control.obey(self)
         for one, scores, failure in self.evaluators.results(timeout_seconds):
             if scores is None:
                 self._could_not_judge(one, one.suite, failure)
@@ -191,7 +237,7 @@ class Listener:
         if digest not in self.unjudged or self.evaluators.are_judging(digest):
             return
         self.unjudged.discard(digest)
-        state, reason = self.troubles.get(digest, ("finished", ""))
+        state, reason = self.state_of(digest)
         log = self.logs[digest]
         if state == "finished":
             log.finish(self.clocks[digest].seconds())

@@ -32,7 +32,7 @@ def tune_trials(work: Work, listener: Listener, at_a_time: Callable[[], int]) ->
     """Train every trial to its end, however that is. So many run `at_a_time`, which is asked again as nodes come and
     go."""
     with told_by_signal() as told:
-        leaving = Leaving(told, [places.trial(trial) for trial, places in work.trials.values()])
+        leaving = Leaving(told, lambda: [places.trial(trial) for trial, places in listener.trials.values()])
         try:
             _tuner(work, listener, leaving, at_a_time).fit()
             leaving.check(())
@@ -41,10 +41,15 @@ def tune_trials(work: Work, listener: Listener, at_a_time: Callable[[], int]) ->
 
 
 def _tuner(work: Work, listener: Listener, leaving: Leaving, at_a_time: Callable[[], int]) -> tune.Tuner:
-    pace, watched = Pace(at_a_time, listener.board), listener.goes_on is not None
+    watched = listener.goes_on is not None
+
+    def job_of(digest: str) -> dict[str, Any]:
+        return _job(work, *listener.trials[digest], watched)
+
+    pace = Pace(at_a_time, listener.board, listener.added, job_of)
     return tune.Tuner(
         tune.with_resources(drive_trial, ON_HEAD),
-        param_space={"job": tune.grid_search([_job(work, *trial, watched) for trial in work.trials.values()])},
+        param_space={"job": tune.grid_search([job_of(digest) for digest in work.trials])},
         tune_config=tune.TuneConfig(
             search_alg=pace.trials,
             reuse_actors=True,  # a driver's process takes longer to start than all else between two trials

@@ -83,6 +83,7 @@ OTHER_VALUES = {
     "compile": "true",
     "zero_stage": 3,
     "gradient_checkpointing": "always",
+    "cloned_from": "0123456789abcdef@7",
 }
 RUNTIME = {"model", "dataset", "negatives_from_rank", "worst_negatives", "pair_every_negative", "holdout_seed"}
 RUNTIME |= {
