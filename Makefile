@@ -20,7 +20,7 @@ sweep: $(READY)
 	$(BIN)/mmpo stage1
 
 test: $(READY) lint
-	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m "not slow and not cluster and not browser and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS) -m "not slow and not cluster and not browser and not gpu"
 
 test-slow: $(READY)
 	$(BIN)/python -m pytest -m "slow and not cluster and not browser and not gpu"
