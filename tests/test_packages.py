@@ -29,7 +29,7 @@ GROUPS = {
 }
 # vLLM is used where it is there; it pins a torch of its own and cannot be installed with ours.
 LOOKED_FOR = {"vllm"}
-TOOLS = {"mypy", "ruff", "pytest-timeout", "cfn-lint"}
+TOOLS = {"mypy", "ruff", "pytest-timeout", "pytest-xdist", "cfn-lint"}
 """Declared to be run, not imported."""
 
 
