@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from eval_workers.judging.costs import FREE, PRICES, Price
-from eval_workers.judging.preference_specs import check_preference_spec
+from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
 from eval_workers.judging.specs import check_judge_spec
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
 from sweeps.cluster.nodes import counted
@@ -76,11 +76,9 @@ def _suites(todo: Sequence[Planned], settings: SweepEvaluation) -> Iterator[str]
 
 
 def _alpaca_calls(checkpoints: int, settings: SweepEvaluation) -> str:
-    from eval_workers.alpaca.settings import AlpacaSettings
-
     prompts = min(settings.limit or _ALPACA_PROMPTS, _ALPACA_PROMPTS)
     calls = checkpoints * prompts * (2 if settings.both_orders else 1)
-    specs = [check_preference_spec(spec) for spec in settings.judges or AlpacaSettings().judges]
+    specs = [check_preference_spec(spec) for spec in settings.judges or USUAL_JUDGES]
     return ", ".join(_calls(spec.label, calls, spec.price, _ANSWER_TOKENS) for spec in specs)
 
 

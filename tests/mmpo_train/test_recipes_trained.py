@@ -14,6 +14,7 @@ import torch
 from mmpo_train.config import replace, to_dict
 from mmpo_train.errors import InputError
 from mmpo_train.merge import main as merge_main
+from mmpo_train.metric_names import ACCURACY_CURVE
 from mmpo_train.recipes import RECIPES, find_recipe, recipe_for
 from tests.support.workers import train_jobs
 
@@ -215,7 +216,7 @@ def test_an_interrupted_path_ends_as_an_uninterrupted_one(paths, name, part):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_preference_training_moves_the_validation_margin_its_way(paths, name):
     points = paths[name]["preference"]["whole"]["points"]
-    curve = [metrics["validation_curve/reward_accuracy"] for _, _, metrics in points if len(metrics) > 12]
+    curve = [metrics[ACCURACY_CURVE] for _, _, metrics in points if ACCURACY_CURVE in metrics]
     assert curve[-1] >= curve[0]
     folder, tokens = checkpoint_of(paths[name]["preference"]["whole"]), paths[name]["places"]["tokens"]
     before = logps(Path(paths[name]["places"]["model"]), tokens)

@@ -8,7 +8,6 @@ import pytest
 
 from mmpo_train.options import Options
 from mmpo_train.terminal import run_program
-from tests.support.standins.missing import run_python
 
 
 def ending(program, capsys):
@@ -48,14 +47,3 @@ def test_other_errors_of_the_system_are_not_hidden():
 
     with pytest.raises(OSError, match="Input/output"):
         run_program(Options, lambda options: refused(), "program", [])
-
-
-def test_a_log_is_120_columns_wide_and_shows_every_column_of_a_table():
-    program = (
-        "from mmpo_train.tables import Table, for_terminal\nfrom mmpo_train.terminal import console\n"
-        "names = [f'column{n}' for n in range(9)]\n"
-        "console.print(console.width)\nconsole.print(for_terminal(Table('t', names, [['12345678'] * 9])))"
-    )
-    printed = run_python(program)
-    assert printed.startswith("120\n") and all(f"column{number}" in printed for number in range(9))
-    assert printed.count("12345678") == 9

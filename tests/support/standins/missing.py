@@ -26,7 +26,7 @@ sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 
 
 def run_python(program, *arguments):
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "COLUMNS")}
     run = subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=REPOSITORY, env=environment, capture_output=True, text=True
     )
