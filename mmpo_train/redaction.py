@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 # How names of secrets end. Most tokens of this field are pieces of text: eos_token, seconds_per_token.
@@ -120,17 +120,24 @@ def _names_a_secret(key: str, value: Any) -> bool:
 
 def mask_logs() -> None:
     """From here on no log record and no traceback of this process shows a credential, a library's included."""
-    make = logging.getLogRecordFactory()
+    if isinstance(make := logging.getLogRecordFactory(), _Masking):
+        return  # of an earlier program of this process
+    logging.setLogRecordFactory(_Masking(make))
+    sys.excepthook = lambda *raised: print(_masked_traceback(*raised), file=sys.stderr)
 
-    def record(*arguments: Any, **named: Any) -> logging.LogRecord:
-        made = make(*arguments, **named)
+
+class _Masking:
+    """Makes log records without credentials."""
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self.make = make
+
+    def __call__(self, *arguments: Any, **named: Any) -> logging.LogRecord:
+        made = self.make(*arguments, **named)
         made.msg, made.args = masked(made.getMessage()), ()
         if made.exc_info:
             made.exc_text = _masked_traceback(*made.exc_info)
         return made
-
-    logging.setLogRecordFactory(record)
-    sys.excepthook = lambda *raised: print(_masked_traceback(*raised), file=sys.stderr)
 
 
 def _masked_traceback(*raised: Any) -> str:
