@@ -83,7 +83,7 @@ def test_speed_from_flop_is_the_assumed_share_of_the_peak():
     work = Work(steps=10, tokens=10**15, training_flop=6e15, scoring_flop=0.0)
     speed = modelled_speed(work, ("H100",), 2)
     assert speed.tokens_per_second == pytest.approx(0.35 * 2 * 989e12 / 6)
-    assert speed.seconds(work) == pytest.approx(30 + 6e15 / (0.7 * 989e12))
+    assert speed.seconds(work) == pytest.approx(5 + 6e15 / (0.7 * 989e12))
     assert "35%" in speed.source and "H100" in speed.source
     assert "L40S" in modelled_speed(work, ("X9000",), 1).source, "an unknown one says whose peak was taken"
     assert (
@@ -193,7 +193,7 @@ def timed(size, work):
 def test_speed_from_a_timed_layer_is_by_flop():
     """1e12 tokens of 6 FLOP each, by two workers of 3e10 a second: 1e10 tokens a second."""
     work = Work(steps=10, tokens=10**12, training_flop=6e12, scoring_flop=0.0)
-    assert timed_speed(work, 3e10, 2) == Speed(1e10, 30.0, "from FLOP, at 3e+10 per second, timed here on one layer")
+    assert timed_speed(work, 3e10, 2) == Speed(1e10, 5.0, "from FLOP, at 3e+10 per second, timed here on one layer")
 
 
 def test_a_layer_is_timed_only_for_trials_of_this_machine_s_cpu(prepared, monkeypatch):
