@@ -17,13 +17,12 @@ from sweeps.axis import AxisOptions, axis_stage
 from sweeps.paper import SCRIPTS
 from sweeps.plan.order import SEARCH
 from sweeps.plan.stages import known_objective
+from sweeps.ranking.winners import Ranked
 from sweeps.search.stage import StageOutcome, run_stage
+from sweeps.trials.runner import Runner
 
 if TYPE_CHECKING:
     import pandas
-
-    from sweeps.ranking.winners import Ranked
-    from sweeps.trials.runner import Runner
 
 STAGES = {
     name: SCRIPTS[script] for name, module in PROGRAMS.items() if (script := module.rpartition(".")[2]) in SCRIPTS

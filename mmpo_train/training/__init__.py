@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mmpo_train.trial.run import MakeEngine
     from mmpo_train.trial.segments import Ask
 
+    AnyInputs = Inputs | SFTInputs
     Counts = Mapping[str, CutCount | ChatCount]
     """Split -> what tokenisation kept, cut and dropped."""
     Prepared = tuple[Places, Counts]
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 Trial = TrialConfig | SFTTrial
 
 
-def materialise(inputs: Inputs | SFTInputs, map_shards: MapShards, say: Say) -> Prepared:
+def materialise(inputs: AnyInputs, map_shards: MapShards, say: Say) -> Prepared:
     """Make what a training reads; returns its folders and what tokenisation cut."""
     from mmpo_train import prepare
     from mmpo_train.sft.prepare import SFTInputs, materialise_sft
@@ -40,7 +41,7 @@ def materialise(inputs: Inputs | SFTInputs, map_shards: MapShards, say: Say) -> 
     return prepare.materialise(inputs, map_shards, say)
 
 
-def count_tokens(inputs: Inputs | SFTInputs, say: Say, *, keep: bool) -> Counts:
+def count_tokens(inputs: AnyInputs, say: Say, *, keep: bool) -> Counts:
     """How much tokenisation cuts, as `prepare.count_tokens` returns it."""
     from mmpo_train import prepare
     from mmpo_train.sft.prepare import SFTInputs, count_chat_tokens

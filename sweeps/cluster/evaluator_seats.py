@@ -1,17 +1,12 @@
 """Placement of evaluators: on their own GPUs, or sharing the training GPUs."""
 
-from __future__ import annotations
-
 import dataclasses
-from typing import TYPE_CHECKING
 
 from mmpo_train.errors import InputError
 from sweeps.cluster.accelerators import ANY, MEANT, known_accelerator
 from sweeps.cluster.nodes import Nodes, counted
 from sweeps.cluster.placement import Seat, TrialResources
-
-if TYPE_CHECKING:
-    from sweeps.plan.options import SweepEvaluation
+from sweeps.plan.options import SweepEvaluation
 
 SHARE = 0.05
 """Share of each training GPU that Ray reserves for evaluators if they share it; memory is not divided. It is small

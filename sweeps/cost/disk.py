@@ -1,14 +1,8 @@
 """Disk space that trials need."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from mmpo_train.config import TrialConfig
-
-if TYPE_CHECKING:
-    from mmpo_train.sft.trial import SFTTrial
-    from sweeps.cost.arithmetic import ModelSize
+from mmpo_train.sft.trial import SFTTrial
+from sweeps.cost.arithmetic import ModelSize
 
 _OVERHEAD_BYTES = 20_000_000
 _STATE_BYTES = 12

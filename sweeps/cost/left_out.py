@@ -1,20 +1,15 @@
 """What a forecast of training leaves out: generated answers, judges' calls with their price, and evaluations."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from eval_workers.judging.costs import FREE, PRICES, Price
 from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
 from eval_workers.judging.specs import check_judge_spec
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig
 from sweeps.cluster.nodes import counted
-
-if TYPE_CHECKING:
-    from sweeps.plan.options import SweepEvaluation
-    from sweeps.plan.trials import Planned
+from sweeps.plan.options import SweepEvaluation
+from sweeps.plan.trials import Planned
 
 _ANSWER_TOKENS, _TOKENS_AROUND, _REPLY_TOKENS = 500, 400, 20
 """Most tokens of an answer, those of a judge's prompt besides its two answers, and those of its reply; all assumed."""

@@ -13,13 +13,12 @@ from sweeps.cost.arithmetic import CHARACTERS_PER_TOKEN, Lengths
 
 if TYPE_CHECKING:
     from mmpo_train.data.rows import PreferenceExample
-    from mmpo_train.prepare import Inputs
-    from mmpo_train.sft.prepare import SFTInputs
+    from mmpo_train.training import AnyInputs
 
 _SPLITS = ("train", "validation")
 
 
-def lengths_of(inputs: Inputs | SFTInputs) -> tuple[Lengths, Lengths, str]:
+def lengths_of(inputs: AnyInputs) -> tuple[Lengths, Lengths, str]:
     """Lengths of the train and the validation split, and whether they are counted or estimated from the text.
 
     A conversation is one completion without a prompt: every token of it is computed once.
@@ -34,7 +33,7 @@ def lengths_of(inputs: Inputs | SFTInputs) -> tuple[Lengths, Lengths, str]:
     return train, validation, f"{CHARACTERS_PER_TOKEN:g} characters per token assumed"
 
 
-def _counted(inputs: Inputs | SFTInputs) -> list[Lengths]:
+def _counted(inputs: AnyInputs) -> list[Lengths]:
     from mmpo_train.data.tokens import CutCount, read_counts, read_table
 
     folder = inputs.tokens
@@ -49,7 +48,7 @@ def _counted(inputs: Inputs | SFTInputs) -> list[Lengths]:
     return [Lengths(np.array([len(ids) for ids in table.prompts]), table.completion_tokens) for table in tables]
 
 
-def _guessed(inputs: Inputs | SFTInputs, split: str) -> Lengths:
+def _guessed(inputs: AnyInputs, split: str) -> Lengths:
     from mmpo_train.sft.prepare import SFTInputs
 
     if isinstance(inputs, SFTInputs):

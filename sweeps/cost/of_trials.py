@@ -17,7 +17,7 @@ from mmpo_train.metric_names import TOKENS_PER_SECOND
 from mmpo_train.model.folders import weight_files
 from mmpo_train.recipes import find_recipe
 from mmpo_train.sft.trial import SFTTrial
-from sweeps.cluster.placement import hardware
+from sweeps.cluster.placement import TrialResources, hardware
 from sweeps.cost.arithmetic import (
     Forecast,
     Lengths,
@@ -32,15 +32,13 @@ from sweeps.cost.arithmetic import (
 )
 from sweeps.cost.lengths import lengths_of
 from sweeps.ledger.experiments import experiment_of
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.records import TrialRecord
 from sweeps.ledger.tags import CLONED_IN, HARDWARE, Hardware, seconds_of
 from sweeps.plan.options import SweepOptions
 
 if TYPE_CHECKING:
-    from mmpo_train.prepare import Inputs
-    from mmpo_train.sft.prepare import SFTInputs
-    from sweeps.cluster.placement import TrialResources
-    from sweeps.ledger.ledger import Ledger
-    from sweeps.ledger.records import TrialRecord
+    from mmpo_train.training import AnyInputs
 
 _LATEST = 8
 """The speed is taken from at most this many finished trials, the latest ones."""
@@ -71,7 +69,7 @@ class ToTrain(Protocol):
     def config(self) -> TrialConfig | SFTTrial: ...
 
     @property
-    def inputs(self) -> Inputs | SFTInputs: ...
+    def inputs(self) -> AnyInputs: ...
 
 
 def forecast_trials(

@@ -1,7 +1,5 @@
 """The doctor's page: the planned stage, the examinations, and their findings."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import os
@@ -9,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -21,16 +18,13 @@ from mmpo_train.recipes import find_recipe
 from mmpo_train.storage import mirror, object_store
 from mmpo_train.terminal import console
 from sweeps import grids
-from sweeps.cluster.placement import wish_of
+from sweeps.cluster.placement import TrialResources, wish_of
+from sweeps.cost.arithmetic import ModelSize
 from sweeps.doctor import machine as doctor_machine
 from sweeps.doctor import services as doctor_services
 from sweeps.doctor import software as doctor_software
 from sweeps.doctor.findings import Examination, Finding, examine, fine
 from sweeps.plan.options import SweepOptions
-
-if TYPE_CHECKING:
-    from sweeps.cluster.placement import TrialResources
-    from sweeps.cost.arithmetic import ModelSize
 
 _STYLES = {"fine": "green", "note": "yellow", "problem": "bold red"}
 _LARGE_PARAMETERS = 20_000_000

@@ -11,18 +11,16 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval_workers.tracking.store import param_text
+from eval_workers.tracking.store import Store, param_text
 from mmpo_train.config import TrialConfig, digest_of
 from mmpo_train.sft.trial import SFTTrial
+from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.records import DATA, LONG_NAME, MODEL, SHORT_NAME
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
 
-    from eval_workers.tracking.store import Store
-    from mmpo_train.prepare import Inputs
-    from mmpo_train.sft.prepare import SFTInputs
-    from sweeps.ledger.ledger import Ledger
+    from mmpo_train.training import AnyInputs
 
 
 def experiment_name(config: TrialConfig | SFTTrial) -> str:
@@ -30,7 +28,7 @@ def experiment_name(config: TrialConfig | SFTTrial) -> str:
     return _named(config, Path(config.model).name, [Path(source).name for source in config.dataset])
 
 
-def experiment_of(ledger: Ledger | None, inputs: Inputs | SFTInputs, *, create: bool = False) -> str:
+def experiment_of(ledger: Ledger | None, inputs: AnyInputs, *, create: bool = False) -> str:
     """The name of the experiment of these inputs; a free name if there is none, which `create` creates."""
     config, short = inputs.config, experiment_name(inputs.config)
     if ledger is None:

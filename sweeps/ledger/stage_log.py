@@ -14,7 +14,7 @@ from mmpo_train.config import TrialConfig
 from sweeps.grids import margin_of
 from sweeps.ledger.chosen import Contender, register
 from sweeps.ledger.open_trials import OpenTrials
-from sweeps.ledger.records import SEARCHES
+from sweeps.ledger.records import SEARCHES, TrialRecord
 from sweeps.ledger.runs import mark_winner, take
 from sweeps.ledger.saved_views import SHOWN
 from sweeps.ledger.tags import DO
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
     from mmpo_train.prepare import Inputs
-    from sweeps.ledger.records import TrialRecord
 
 NOTE, WRITTEN = "mlflow.note.content", "stage.note"
 """The description, which a person may change, and the text that was last written there."""

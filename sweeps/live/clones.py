@@ -1,19 +1,14 @@
 """Clones of a command's trials: their names and tags, and the table that shows them apart from the ranking."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from mmpo_train.config import TrialConfig, from_dict, identity
 from mmpo_train.metric_names import REWARD_ACCURACY
 from mmpo_train.tables import Table
+from sweeps.ledger.records import TrialRecord
 from sweeps.ledger.tags import CLONED_IN
 from sweeps.plan.trials import Planned
-
-if TYPE_CHECKING:
-    from sweeps.ledger.records import TrialRecord
 
 
 def parent_of(clone: TrialConfig) -> tuple[str, int]:

@@ -1,24 +1,20 @@
 """Has the trials of a command do what persons ask of them in MLflow, while they run."""
 
-from __future__ import annotations
-
 import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from mmpo_train.config import TrialConfig
 from mmpo_train.errors import InputError
 from mmpo_train.training import Trial
 from mmpo_train.trial.orders import BY_PERSON, COPY, STOP, give_order
+from mmpo_train.trial.places import Places
 from sweeps.ledger.tags import DONE, GO, REFUSED
+from sweeps.ledger.trial_log import TrialLog
 from sweeps.live.orders import Order, changes_of, clone_of, parse_order
-
-if TYPE_CHECKING:
-    from mmpo_train.trial.places import Places
-    from sweeps.ledger.trial_log import TrialLog
 
 SECONDS_BETWEEN_LOOKS = 3.0
 

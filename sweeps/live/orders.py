@@ -1,18 +1,13 @@
 """What the tag `do` of a run asks for: `stop`, `go`, `clone learning_rate=3e-4`, `extend epochs=5`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from mmpo_train.config import OBJECTIVE_FIELDS, ONLINE_OBJECTIVES, TrialConfig, from_dict, nearest, replace
 from mmpo_train.errors import InputError
 from mmpo_train.trial.orders import BY_PERSON
+from sweeps.ledger.records import TrialRecord
 from sweeps.ledger.tags import CLONE, EXTEND, GO, STOP
-
-if TYPE_CHECKING:
-    from sweeps.ledger.records import TrialRecord
 
 _KNOWN = f"{STOP}, {GO}, {CLONE} FIELD=VALUE or {EXTEND} epochs=N"
 _OF_THE_OPTIMISER = ("learning_rate", "warmup_share", "weight_decay", "max_gradient_norm", "epochs")

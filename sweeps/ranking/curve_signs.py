@@ -1,7 +1,5 @@
 """What a stage's numbers look like that a newcomer misreads, each with the section of the page that explains it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from mmpo_train.metric_names import VALIDATION

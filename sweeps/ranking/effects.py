@@ -1,7 +1,5 @@
 """A difference of two numbers with its 95% interval, and what it says of a claim: in the values alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,10 +1,7 @@
 """Tables of the final runs with a row for each point and a column for each epoch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import mean
-from typing import TYPE_CHECKING
 
 from mmpo_train import tables
 from mmpo_train.metric_names import (
@@ -17,13 +14,11 @@ from mmpo_train.metric_names import (
     judge_checks_of,
 )
 from mmpo_train.tables import Table
+from sweeps.ledger.records import TrialRecord
 from sweeps.plan.labels import with_deviation
+from sweeps.plan.stages import GridPoint
 from sweeps.ranking.noise import Measured
 from sweeps.ranking.win_rates import RAW, RAW_SAID, length_controlled, shown_rate
-
-if TYPE_CHECKING:
-    from sweeps.ledger.records import TrialRecord
-    from sweeps.plan.stages import GridPoint
 
 
 def epoch_tables(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], axis_name: str) -> list[Table]:

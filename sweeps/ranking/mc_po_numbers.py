@@ -3,8 +3,6 @@
 Win rates in percent with the standard deviation over three seeds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 PRINTED = (

@@ -1,7 +1,5 @@
 """Measured numbers with their noise, their differences and their spread."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A study's numbers as tables: means over seeds, and beside them what the paper prints."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field

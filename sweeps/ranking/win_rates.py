@@ -5,8 +5,6 @@ them are 0 the length-controlled rate is exactly 50%, whatever the judgements we
 win rate stands in its place, with a mark.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from statistics import mean
 

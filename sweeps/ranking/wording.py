@@ -1,21 +1,17 @@
 """A ranking in words and tables: sentences, the table on the terminal, the note and the table in MLflow."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmpo_train.metric_names import LOGRATIO_ACCURACY, POLICY_ACCURACY
 from mmpo_train.tables import Table, as_markdown
+from sweeps.ledger.records import TrialRecord
 from sweeps.plan.labels import with_deviation, words
+from sweeps.plan.stages import Stage
 from sweeps.ranking.ranked import Ranked, Ranking
 from sweeps.ranking.reasons import listed
 from sweeps.ranking.significance import p_text
-
-if TYPE_CHECKING:
-    from sweeps.ledger.records import TrialRecord
-    from sweeps.plan.stages import Stage
 
 POLICY_LEVEL = {POLICY_ACCURACY: "policy", LOGRATIO_ACCURACY: "log-ratio"}
 """Metric -> its column: accuracy by plain log-probabilities, and by log-ratios to the reference. Both are comparable

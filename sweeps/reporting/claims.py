@@ -1,7 +1,5 @@
 """What the MMPO paper claims (Sections 4 and 5), one line each: our effect, its interval, and what that says of it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

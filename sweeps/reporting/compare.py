@@ -1,23 +1,19 @@
 """Two checkpoints side by side: their answers to the same prompts, and where their configs differ."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmpo_train.config import TrialConfig, identity, replace
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS, LENGTH_CONTROLLED, VALIDATION
 from mmpo_train.tables import Table
+from sweeps.ledger.ledger import Ledger
 from sweeps.reporting.numbers import own_error
 from sweeps.reporting.page import MISSING, Block, Heading, Sheet, Text, write_page
 from sweeps.reporting.read import Trial, read_files, read_run
-
-if TYPE_CHECKING:
-    from sweeps.ledger.ledger import Ledger
 
 _SUITES = {"alpaca": "AlpacaEval 2", "arena": "Arena-Hard"}
 _FIRST = ("objective", "beta", "r_eps", "gamma_over_beta", "learning_rate", "epochs", "seed")

@@ -24,6 +24,7 @@ from mmpo_train.storage.mirror import need
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table, as_markdown
 from mmpo_train.terminal import console
+from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.tags import baseline_of
 from sweeps.reporting.compare import Checkpoint, checkpoint_of
 from sweeps.reporting.numbers import own_error
@@ -31,8 +32,6 @@ from sweeps.reporting.read import judged_alone
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
-
-    from sweeps.ledger.ledger import Ledger
 
 _TEXT = """---
 {metadata}

@@ -14,6 +14,7 @@ from eval_workers.tracking.store import param_number
 from mmpo_train.config import OBJECTIVE_FIELDS
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ACCURACY_CURVE, OF_SUITE
+from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.records import COMPLETE, GRID, ChildRecord, TrialRecord, trial_record
 from sweeps.ledger.runs import BY_PERSON, WINNER, children_of
 from sweeps.ledger.tags import Hardware, hardware_of, winner_of
@@ -21,8 +22,6 @@ from sweeps.plan.order import DECIDED_IN, SEARCH
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
-
-    from sweeps.ledger.ledger import Ledger
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """What a report opens with: which values and which checkpoint to use, by what, how sure, and at what cost."""
 
-from __future__ import annotations
-
 import dataclasses
 import shlex
 from collections.abc import Sequence

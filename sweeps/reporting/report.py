@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from eval_workers.tracking.addresses import tracking_uri
 from mmpo_train.config import digest_of
@@ -16,13 +16,10 @@ from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import as_csv
 from mmpo_train.terminal import console
 from mmpo_train.typed.programs import as_typed, program_of
+from sweeps.ledger.ledger import Ledger
 from sweeps.plan.order import STAGE_1
 from sweeps.reporting.page import Block, Heading, Listing, Text, write_page
-
-if TYPE_CHECKING:
-    from sweeps.ledger.ledger import Ledger
-    from sweeps.reporting.read import Experiment
-
+from sweeps.reporting.read import Experiment
 
 _NOISE = (
     "Accuracies and rates are in percent, followed by their noise: the standard deviation over seeds where a point has "

@@ -19,19 +19,18 @@ from mmpo_train.storage.mirror import address_of, check_access
 from mmpo_train.tables import Table, for_terminal
 from mmpo_train.terminal import console
 from sweeps.cluster.nodes import counted
+from sweeps.cluster.placement import TrialResources
 from sweeps.cost.disk import room_needed
 from sweeps.cost.of_trials import read_size
+from sweeps.ledger.records import TrialRecord
 from sweeps.plan.labels import words
+from sweeps.plan.options import SweepEvaluation, SweepOptions
+from sweeps.plan.stages import GridPoint, Stage
 from sweeps.plan.trials import Planned
+from sweeps.search.sharing import Plan
 
 if TYPE_CHECKING:
-    from mmpo_train.prepare import Inputs
-    from mmpo_train.sft.prepare import SFTInputs
-    from sweeps.cluster.placement import TrialResources
-    from sweeps.ledger.records import TrialRecord
-    from sweeps.plan.options import SweepEvaluation, SweepOptions
-    from sweeps.plan.stages import GridPoint, Stage
-    from sweeps.search.sharing import Plan
+    from mmpo_train.training import AnyInputs
 
 
 def list_trials(
@@ -140,7 +139,7 @@ def _say_where_the_ledger_is(folder: Path) -> None:
     )
 
 
-def check_disk(inputs: Inputs | SFTInputs, trials: int, at_a_time: int = 1, *, stops: bool = False) -> None:
+def check_disk(inputs: AnyInputs, trials: int, at_a_time: int = 1, *, stops: bool = False) -> None:
     """Raises InputError if the checkpoints do not fit on the disk, which would otherwise show hours later.
 
     If a search `stops` trials early, each of them may keep its state.

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmpo_train.config import TrialConfig, identity
 from mmpo_train.errors import InputError
@@ -15,14 +15,12 @@ from mmpo_train.redaction import masked_values
 from mmpo_train.typed.programs import as_typed
 from sweeps.grids import MARGINS, SEARCH_EPOCHS
 from sweeps.ledger.chosen import ALIAS, REGISTERED
+from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.records import COMMAND, COMPLETE, FIXED, GRID, SETTINGS, ChildRecord, StageRecord
 from sweeps.ledger.runs import BY_PERSON, BY_RULE, WINNER
 from sweeps.ledger.tags import WINNER_BY, winner_of
 from sweeps.plan.labels import option, shown, words
 from sweeps.plan.order import DECIDED_IN, TUNED
-
-if TYPE_CHECKING:
-    from sweeps.ledger.ledger import Ledger
 
 
 class Undecided(InputError):

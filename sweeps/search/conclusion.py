@@ -1,12 +1,10 @@
 """The end of a stage: ranking, winner, figure and next command."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
 
@@ -17,19 +15,17 @@ from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
 from sweeps.figures.stage import plot_stage
 from sweeps.ledger.chosen import Contender
+from sweeps.ledger.records import TrialRecord
+from sweeps.ledger.stage_log import StageLog
 from sweeps.ledger.tags import Baseline, baseline_of, winner_tags
 from sweeps.plan.labels import words
+from sweeps.plan.stages import GridPoint, Stage
 from sweeps.ranking.curve_signs import signs
 from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
 from sweeps.ranking.ranked import SHARES_OF_PAIRS, Candidate, Ranked, Ranking
 from sweeps.ranking.winners import rank
 from sweeps.ranking.wording import columns, note, ranking_table, sentences
-
-if TYPE_CHECKING:
-    from sweeps.ledger.records import TrialRecord
-    from sweeps.ledger.stage_log import StageLog
-    from sweeps.plan.stages import GridPoint, Stage
-    from sweeps.search.choices import Choice
+from sweeps.search.choices import Choice
 
 
 def conclude(

@@ -19,7 +19,8 @@ from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
-from sweeps.ledger.ledger import FLUSH_SECONDS
+from sweeps.ledger.ledger import FLUSH_SECONDS, Ledger
+from sweeps.ledger.records import Evaluation, TrialRecord
 from sweeps.ledger.tags import HARDWARE
 from sweeps.ledger.trial_log import opening
 from sweeps.plan.commands import command, print_next
@@ -29,14 +30,11 @@ from sweeps.search.look import OPENING, READING, look
 from sweeps.search.train import say_cost
 from sweeps.trials.board import Board, Row
 from sweeps.trials.listener import Listener
-from sweeps.trials.runner import running
+from sweeps.trials.runner import Runner, running
 from sweeps.trials.work import Work
 
 if TYPE_CHECKING:
     from mmpo_train.sft.prepare import SFTInputs
-    from sweeps.ledger.ledger import Ledger
-    from sweeps.ledger.records import Evaluation, TrialRecord
-    from sweeps.trials.runner import Runner
 
 STAGE = "stage0_sft"
 

@@ -21,7 +21,9 @@ from sweeps.cluster.placement import wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
 from sweeps.ledger.experiments import experiment_of
-from sweeps.ledger.ledger import FLUSH_SECONDS
+from sweeps.ledger.ledger import FLUSH_SECONDS, Ledger
+from sweeps.ledger.records import TrialRecord
+from sweeps.ledger.stage_log import StageLog
 from sweeps.plan.labels import shown, words
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import TUNED, tuned_grids
@@ -36,9 +38,6 @@ from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
-    from sweeps.ledger.ledger import Ledger
-    from sweeps.ledger.records import TrialRecord
-    from sweeps.ledger.stage_log import StageLog
     from sweeps.search.proposals import Proposals, Range
 
 

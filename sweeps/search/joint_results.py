@@ -10,11 +10,11 @@ from mmpo_train.errors import InputError
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table, as_csv, for_terminal
 from mmpo_train.terminal import console
+from sweeps.ledger.stage_log import StageLog
 from sweeps.plan.labels import shown, words
+from sweeps.plan.options import SweepOptions
 
 if TYPE_CHECKING:
-    from sweeps.ledger.stage_log import StageLog
-    from sweeps.plan.options import SweepOptions
     from sweeps.search.proposals import Range
 
 FIRST, BEST = "after one epoch, all trials", "best epoch, trials not stopped"

@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from mmpo_train.terminal import console, print_examples
+from sweeps.plan.options import SweepOptions
+from sweeps.trials.runner import Runner
 
 if TYPE_CHECKING:
-    from mmpo_train.prepare import Inputs
-    from mmpo_train.sft.prepare import SFTInputs
-    from mmpo_train.training import Counts
-    from sweeps.plan.options import SweepOptions
-    from sweeps.trials.runner import Runner
+    from mmpo_train.training import AnyInputs, Counts
 
 READING, OPENING = "reading the model and the data", "opening the ledger"
 
@@ -31,7 +29,7 @@ _SEEN: WeakKeyDictionary[Runner, dict[Path, Look]] = WeakKeyDictionary()
 """Command, which has one runner -> its data: rounds and stages of a search have the same, and show it once."""
 
 
-def look(inputs: Inputs | SFTInputs, options: SweepOptions, runner: Runner) -> Look:
+def look(inputs: AnyInputs, options: SweepOptions, runner: Runner) -> Look:
     """Print the counts of the data, and the examples that the options ask for, unless the command has done so.
 
     The token tables are written, except in a dry run. Raises InputError if too few examples are left.

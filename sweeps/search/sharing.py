@@ -5,13 +5,10 @@ of them is trained. The others are scored by their own score from the log-probab
 over what its other evaluations found.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmpo_train.acting_fields import inert_fields
 from mmpo_train.config import TrialConfig, replace
@@ -19,18 +16,15 @@ from mmpo_train.events import Point
 from mmpo_train.metric_names import CURVE, EPOCH, VALIDATION
 from mmpo_train.storage.mirror import is_here
 from mmpo_train.terminal import console
-from sweeps.ledger.records import COMPLETE
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.records import COMPLETE, TrialRecord
+from sweeps.ledger.stage_log import StageLog
 from sweeps.ledger.tags import SHARED, SHARED_RUN, TRAINING
 from sweeps.ledger.trial_log import now_ms
 from sweeps.plan.trials import Planned
 from sweeps.ranking.reasons import listed
 from sweeps.search.scores import check_gradients, scored
 from sweeps.search.train import unfinished
-
-if TYPE_CHECKING:
-    from sweeps.ledger.ledger import Ledger
-    from sweeps.ledger.records import TrialRecord
-    from sweeps.ledger.stage_log import StageLog
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from mmpo_train.terminal import console, run_program, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.cluster.nodes import counted
-from sweeps.cluster.placement import wish_of
+from sweeps.cluster.placement import TrialResources, wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
-from sweeps.ledger.ledger import FLUSH_SECONDS
-from sweeps.ledger.records import GRID
+from sweeps.ledger.ledger import FLUSH_SECONDS, Ledger
+from sweeps.ledger.records import GRID, TrialRecord
 from sweeps.ledger.runs import BY_PERSON, WINNER
+from sweeps.ledger.stage_log import StageLog
 from sweeps.ledger.tags import Baseline
 from sweeps.plan.commands import command, print_next, same_command
 from sweeps.plan.labels import option, words
@@ -29,6 +30,7 @@ from sweeps.plan.searches import key_of
 from sweeps.plan.stages import GridPoint, Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
 from sweeps.ranking.measures import measure_of
+from sweeps.ranking.winners import Ranking
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites, list_trials
 from sweeps.search.choices import Choice, Question, Undecided, choose, stage_tags
 from sweeps.search.conclusion import conclude
@@ -48,11 +50,6 @@ from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
-    from sweeps.cluster.placement import TrialResources
-    from sweeps.ledger.ledger import Ledger
-    from sweeps.ledger.records import TrialRecord
-    from sweeps.ledger.stage_log import StageLog
-    from sweeps.ranking.winners import Ranking
 
 OptionsType = TypeVar("OptionsType", bound=SweepOptions)
 

@@ -24,6 +24,7 @@ from sweeps.cost.arithmetic import total
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import FLUSH_SECONDS
+from sweeps.ledger.records import TrialRecord
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.ranking.study_sheets import study_sheets
@@ -36,7 +37,6 @@ from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
-    from sweeps.ledger.records import TrialRecord
 
 # Fields that act through the data: trials that agree on them share token tables and reference store.
 _DATA_FIELDS = (

@@ -1,24 +1,20 @@
 """A study as a value, and its tables of means and standard deviations over seeds."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmpo_train.metric_names import REWARD_MARGIN
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import as_csv, as_markdown
 from sweeps import grids
+from sweeps.ledger.records import TrialRecord
+from sweeps.plan.trials import Planned
 from sweeps.ranking.mc_po_numbers import OF_STUDY, PRINTED
 from sweeps.ranking.study_sheets import LINES, METRICS, OF_JUDGE, Cell, StudyTable, as_lines, study_sheets
-
-if TYPE_CHECKING:
-    from sweeps.ledger.records import TrialRecord
-    from sweeps.plan.trials import Planned
 
 
 @dataclass(frozen=True, kw_only=True)

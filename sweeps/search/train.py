@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 from mmpo_train.config import TrialConfig
 from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console
+from mmpo_train.trial.places import Places
 from mmpo_train.typed.programs import as_typed
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.left_out import left_out
 from sweeps.cost.of_trials import hours_of
-from sweeps.ledger.records import COMPLETE
+from sweeps.ledger.ledger import Ledger
+from sweeps.ledger.records import COMPLETE, TrialRecord
+from sweeps.ledger.stage_log import StageLog
 from sweeps.ledger.tags import HARDWARE, TRAINING
+from sweeps.ledger.trial_log import TrialLog
 from sweeps.live.clones import clone_table, clone_tags, clones_of, parent_of, planned_clone
 from sweeps.live.control import Control
 from sweeps.plan.options import SweepOptions
@@ -24,16 +28,11 @@ from sweeps.search.look import Look, look
 from sweeps.trials.board import Board, Row
 from sweeps.trials.evaluators import actors_needed
 from sweeps.trials.listener import GoesOn, Listener
+from sweeps.trials.runner import Runner
 from sweeps.trials.work import Work
 
 if TYPE_CHECKING:
     from mmpo_train.prepare import Inputs
-    from mmpo_train.trial.places import Places
-    from sweeps.ledger.ledger import Ledger
-    from sweeps.ledger.records import TrialRecord
-    from sweeps.ledger.stage_log import StageLog
-    from sweeps.ledger.trial_log import TrialLog
-    from sweeps.trials.runner import Runner
 
 
 def find_records(ledger: Ledger, experiment: str, trials: Iterable[Planned]) -> dict[str, TrialRecord]:

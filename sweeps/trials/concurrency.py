@@ -1,17 +1,14 @@
 """The number of trials that run at the same time, while the cluster grows and shrinks."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
-if TYPE_CHECKING:
-    from sweeps.trials.board import Board
+from sweeps.trials.board import Board
 
 _LOOK_SECONDS = 10.0
 

@@ -1,24 +1,20 @@
 """The evaluators of a sweep, one or more for each kind of evaluation, and the checkpoints they are working on."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from eval_workers.warm_evaluators import WarmAnswering, WarmReward, WarmSuite
 from mmpo_train.config import ONLINE_OBJECTIVES, TrialConfig, to_dict
+from mmpo_train.events import Finished
 from mmpo_train.storage.mirror import name_of
+from mmpo_train.training import Trial
+from mmpo_train.trial.places import AnyTrial, Places
 from sweeps.ledger.journal import FILE_NAME, judged_suites, read_entries
+from sweeps.plan.options import SweepEvaluation
 from sweeps.trials.reasons import one_line
-
-if TYPE_CHECKING:
-    from mmpo_train.events import Finished
-    from mmpo_train.training import Trial
-    from mmpo_train.trial.places import AnyTrial, Places
-    from sweeps.plan.options import SweepEvaluation
-    from sweeps.trials.work import Work
+from sweeps.trials.work import Work
 
 REWARD = "reward"
 

@@ -12,13 +12,11 @@ from mmpo_train.terminal import ended_by, preparing, told_by_signal
 from sweeps.cluster.accelerators import ANY
 from sweeps.cluster.discovery import local_nodes
 from sweeps.cluster.placement import TrialResources, Wish, place
+from sweeps.trials.listener import Listener
+from sweeps.trials.work import Work
 
 if TYPE_CHECKING:
-    from mmpo_train.prepare import Inputs
-    from mmpo_train.sft.prepare import SFTInputs
-    from mmpo_train.training import Counts, Prepared
-    from sweeps.trials.listener import Listener
-    from sweeps.trials.work import Work
+    from mmpo_train.training import AnyInputs, Counts, Prepared
 
 
 class InProcess:
@@ -41,13 +39,13 @@ class InProcess:
         alone: dict[str, Any] = {"cpus_per_worker": int(nodes.kinds[0].cpus), "concurrent": 1, "in_process": True}
         return dataclasses.replace(found, **alone, note=note)
 
-    def tokenise(self, inputs: Inputs | SFTInputs, *, keep: bool) -> Counts:
+    def tokenise(self, inputs: AnyInputs, *, keep: bool) -> Counts:
         from mmpo_train.training import count_tokens
 
         with preparing(bars=False) as say:
             return count_tokens(inputs, say, keep=keep)
 
-    def prepare(self, inputs: Inputs | SFTInputs, resources: TrialResources) -> Prepared:
+    def prepare(self, inputs: AnyInputs, resources: TrialResources) -> Prepared:
         """Each phase is printed; a progress bar would be in a debugger's way."""
         from mmpo_train.model.reference import in_process
         from mmpo_train.training import materialise

@@ -1,12 +1,10 @@
 """Passes the reports of trials to the ledger, the screen and the evaluators."""
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmpo_train.config import TrialConfig
 from mmpo_train.data.rendering import facts
@@ -16,16 +14,12 @@ from mmpo_train.storage.mirror import fetch_files
 from mmpo_train.trial.early_stop import GO_ON, STOP, write_answer
 from sweeps.cluster.head import with_last_words
 from sweeps.cluster.leaving import INTERRUPTED
+from sweeps.ledger.trial_log import TrialLog
 from sweeps.live.control import Control
-from sweeps.trials.board import Row
-from sweeps.trials.evaluators import REWARD, Judgement, artifacts_folder
+from sweeps.trials.board import Board, Row
+from sweeps.trials.evaluators import REWARD, Evaluators, Judgement, artifacts_folder
+from sweeps.trials.work import Work
 from sweeps.trials.work_clock import WorkClock
-
-if TYPE_CHECKING:
-    from sweeps.ledger.trial_log import TrialLog
-    from sweeps.trials.board import Board
-    from sweeps.trials.evaluators import Evaluators
-    from sweeps.trials.work import Work
 
 _SECONDS_TO_DELIVER = 10.0
 

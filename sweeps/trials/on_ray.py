@@ -10,13 +10,11 @@ from sweeps.cluster.connection import leave, map_on_cluster, reach, trial_resour
 from sweeps.cluster.discovery import nodes_now
 from sweeps.cluster.evaluator_seats import seat_evaluators
 from sweeps.cluster.placement import TrialResources, Wish, concurrency
+from sweeps.trials.listener import Listener
+from sweeps.trials.work import Work
 
 if TYPE_CHECKING:
-    from mmpo_train.prepare import Inputs
-    from mmpo_train.sft.prepare import SFTInputs
-    from mmpo_train.training import Counts, Prepared
-    from sweeps.trials.listener import Listener
-    from sweeps.trials.work import Work
+    from mmpo_train.training import AnyInputs, Counts, Prepared
 
 
 class OnRay:
@@ -35,14 +33,14 @@ class OnRay:
             console.print(said, style="dim", highlight=False, soft_wrap=True)
         return dataclasses.replace(resources, seat=seat)
 
-    def tokenise(self, inputs: Inputs | SFTInputs, *, keep: bool) -> Counts:
+    def tokenise(self, inputs: AnyInputs, *, keep: bool) -> Counts:
         """On this machine, without Ray."""
         from mmpo_train.training import count_tokens
 
         with preparing() as say:
             return count_tokens(inputs, say, keep=keep)
 
-    def prepare(self, inputs: Inputs | SFTInputs, resources: TrialResources) -> Prepared:
+    def prepare(self, inputs: AnyInputs, resources: TrialResources) -> Prepared:
         """The reference model runs on all nodes of the cluster."""
         from mmpo_train.training import materialise
 

@@ -7,15 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from mmpo_train.errors import InputError
+from sweeps.cluster.placement import TrialResources, Wish
+from sweeps.plan.options import SweepOptions
+from sweeps.trials.listener import Listener
+from sweeps.trials.work import Work
 
 if TYPE_CHECKING:
-    from mmpo_train.prepare import Inputs
-    from mmpo_train.sft.prepare import SFTInputs
-    from mmpo_train.training import Counts, Prepared
-    from sweeps.cluster.placement import TrialResources, Wish
-    from sweeps.plan.options import SweepOptions
-    from sweeps.trials.listener import Listener
-    from sweeps.trials.work import Work
+    from mmpo_train.training import AnyInputs, Counts, Prepared
 
 
 class Runner(Protocol):
@@ -24,10 +22,10 @@ class Runner(Protocol):
     def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
         """The resources of a trial, and how many run at a time. Raises InputError if a trial can never run."""
 
-    def tokenise(self, inputs: Inputs | SFTInputs, *, keep: bool) -> Counts:
+    def tokenise(self, inputs: AnyInputs, *, keep: bool) -> Counts:
         """How much tokenisation cuts, before any model is loaded; the tables are written if they are to be kept."""
 
-    def prepare(self, inputs: Inputs | SFTInputs, resources: TrialResources) -> Prepared:
+    def prepare(self, inputs: AnyInputs, resources: TrialResources) -> Prepared:
         """Make what the trials read, as `training.materialise` does."""
 
     def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:

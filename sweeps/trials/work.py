@@ -1,18 +1,13 @@
 """The work of a runner."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmpo_train.training import Trial
 from mmpo_train.trial.places import Places
 from sweeps.cluster.placement import TrialResources, Wish
-
-if TYPE_CHECKING:
-    from sweeps.plan.options import SweepEvaluation
+from sweeps.plan.options import SweepEvaluation
 
 
 @dataclass(frozen=True, kw_only=True)
