@@ -219,6 +219,7 @@ def main() -> None:
     os.environ |= {
         "RAY_TMPDIR": str(folder / "r"),
         "MMPO_LOGICAL_GPUS": "1",
+        "MMPO_WARM_PROCESSES": "0",  # a stub imports nothing, and here all nodes are one machine
         "RAY_worker_niceness": "0",  # beside other work Ray's processes, which begin at 15, would wait for ever
         "RAY_raylet_start_wait_time_s": "300",
         scale_stub.TIMES: str(folder / "times.jsonl"),

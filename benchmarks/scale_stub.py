@@ -84,7 +84,7 @@ def make_inputs(folder: Path) -> list[str]:
 class StubEvaluator(WarmReward):
     """In the place of `WarmReward`: it makes up what a checkpoint scores."""
 
-    def evaluate(self, checkpoint: str, tokens: str, reference: str) -> dict[str, Any]:
+    def evaluate(self, checkpoint: str, tokens: str, reference: str, kept: str) -> dict[str, Any]:
         draw = random.Random(checkpoint)
         correct = [int(draw.random() < 0.6) for _ in range(PAIRS)]
         accuracy = sum(correct) / PAIRS
