@@ -12,12 +12,8 @@ from mmpo_train.config import OBJECTIVE_FIELDS, PLUGGED, TrialConfig, digest_of,
 
 SCORE_FIELDS: Mapping[str, tuple[str, ...]] = {
     "mmpo": (
-        "beta",
-        "r_eps",
-        "pairs_per_group",
-        "in_batch_normalised",
-        "length_normalised",
-        "reference_length_normalised",
+        *("beta", "r_eps", "pairs_per_group"),
+        *("in_batch_normalised", "length_normalised", "reference_length_normalised"),
     ),
     "simpo": ("length_normalised",),
 }

@@ -22,14 +22,8 @@ ConfigType = TypeVar("ConfigType")
 # digest leaves it out.
 OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
     "mmpo": (
-        "beta",
-        "r_eps",
-        "pairs_per_group",
-        "auxiliary",
-        "in_batch_normalised",
-        "length_normalised",
-        "reference_length_normalised",
-        "entropy",
+        *("beta", "r_eps", "pairs_per_group", "auxiliary", "in_batch_normalised", "length_normalised"),
+        *("reference_length_normalised", "entropy"),
     ),
     "dpo": ("beta",),
     "simpo": ("beta", "gamma_over_beta", "length_normalised"),
@@ -51,13 +45,8 @@ OBJECTIVE_FIELDS: dict[str, tuple[str, ...]] = {
     "rnce": ("beta", "negatives"),
     "mc_po": ("beta", "negatives", "negative_choice", "chosen_is_candidate"),
     "on_mc_po": (
-        "beta",
-        "negatives",
-        "negative_choice",
-        "chosen_is_candidate",
-        "segments",
-        "answer_temperatures",
-        "judge",
+        *("beta", "negatives", "negative_choice", "chosen_is_candidate"),
+        *("segments", "answer_temperatures", "judge"),
     ),
     "online_dpo": ("beta", "segments", "answer_temperatures", "judge"),
 }
@@ -68,39 +57,25 @@ NEEDS_UNRELATED = ("kto", "kto_original")
 EVALUATIONS: tuple[str, ...] = ("reward", "harness", "alpaca", "arena")
 PLUGGED: dict[tuple[str, str], str] = {}
 """("objective" or "judge", name) -> the plug-in that has it, as a trial's field `plugins` names it."""
-NEGATIVE_CHOICES = ("kernel", "max", "min")
 _ANY_OBJECTIVE_FIELDS = frozenset(name for names in OBJECTIVE_FIELDS.values() for name in names)
 _LATER_FIELDS = {
-    "noise_candidate": tuple(OBJECTIVE_FIELDS),
-    "plugins": tuple(OBJECTIVE_FIELDS),
-    "truncation": tuple(OBJECTIVE_FIELDS),
-    "completion_rendering": tuple(OBJECTIVE_FIELDS),
-    "auxiliary": ("mmpo",),
-    "in_batch_normalised": ("mmpo",),
-    "length_normalised": ("mmpo",),
+    **dict.fromkeys(("noise_candidate", "plugins", "truncation", "completion_rendering"), tuple(OBJECTIVE_FIELDS)),
+    **dict.fromkeys(("auxiliary", "in_batch_normalised", "length_normalised", "entropy"), ("mmpo",)),
     "reference_length_normalised": ("mmpo",),
-    "entropy": ("mmpo",),
     "chosen_is_candidate": ("mc_po", "on_mc_po"),
 }
 """Field -> the objectives that had been trained before the field existed. The digest leaves the field out while it has
 its default value, so that older trials keep their digest."""
 
-NOISE_CANDIDATES = ("none", "added", "only")
-TRUNCATIONS = ("separate", "total")
-COMPLETION_RENDERINGS = ("whole", "alone", "alone_with_eos")
 LAYOUTS = ("shared", "packed", "padded")
-GRADIENT_CHECKPOINTING = ("auto", "always", "never")
-COMPILE = ("auto", "true", "false")
 FINGERPRINTS = ("model_fingerprint", "data_fingerprint")
 """Fields that are filled in when a trial is prepared."""
-OPTIMIZERS = ("adamw", "adamw_8bit")
-PRECISIONS = ("auto", "fp32", "bf16")
 
 TRIAL, SFT = "trial.json", "sft.json"
 """The file that describes a folder of a preference training, and that of an instruction tuning."""
 
 
-def _runtime(default: Any) -> Any:
+def runtime(default: Any) -> Any:
     """A field that changes how a trial runs and not its result, so that the digest leaves it out."""
     return field(default=default, metadata={"runtime": True})
 
@@ -109,26 +84,26 @@ def _runtime(default: Any) -> Any:
 class TrialConfig:
     """Everything that determines one training run. Defaults are the paper's (Section 4.1, Appendix B.1)."""
 
-    model: str = _runtime("tiny")
+    model: str = runtime("tiny")
     """Starting model: `tiny`, a folder, or a hub id. `model_fingerprint` identifies its content."""
     model_fingerprint: str = ""
     """SHA-256 of the starting model's weights, tokenizer and chat template; filled in when the trial is prepared."""
-    dataset: tuple[str, ...] = _runtime(("tiny",))
+    dataset: tuple[str, ...] = runtime(("tiny",))
     """Preference data: files, folders or hub ids, each `SOURCE[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`."""
     data_fingerprint: str = ""
     """SHA-256 of the examples, in order; filled in when the trial is prepared."""
-    negatives_from_rank: int = _runtime(3)
+    negatives_from_rank: int = runtime(3)
     """Best rank that a negative may have. 3 drops the answers of rank 2, as the MC-PO paper does with Nectar."""
-    worst_negatives: int = _runtime(0)
+    worst_negatives: int = runtime(0)
     """Keep only this many negatives of each ranked training prompt, those of the lowest rank; 0 keeps all (MC-PO paper,
     Figure 2)."""
-    pair_every_negative: bool = _runtime(False)
+    pair_every_negative: bool = runtime(False)
     """Train on every negative of a prompt as a pair of its own, which takes as many times the steps (MC-PO paper,
     Section 5.4: the augmented data)."""
     noise_candidate: str = "none"
     """Use the chosen completion with two tokens swapped as a negative: none, added (beside the others) or only (MC-PO
     paper, Section 5.4)."""
-    holdout_seed: int = _runtime(42)
+    holdout_seed: int = runtime(42)
     """Seed of the hold-out split of sources without a validation split, and of the rejected completion of each
     validation pair. Like this whole group it changes the digest through `data_fingerprint`."""
 
@@ -225,27 +200,27 @@ class TrialConfig:
     cloned_from: str = ""
     """The trial from whose state a clone starts, and that state's step, as DIGEST@STEP; filled in."""
 
-    evaluations: tuple[str, ...] = _runtime(("reward",))
+    evaluations: tuple[str, ...] = runtime(("reward",))
     """Evaluations of the checkpoints: reward, harness, alpaca, arena. reward always runs."""
-    evaluate_every_epochs: int = _runtime(1)
+    evaluate_every_epochs: int = runtime(1)
     """Run the evaluations other than reward every N epochs, and after the last."""
-    validate_every_steps: int = _runtime(64)
+    validate_every_steps: int = runtime(64)
     """Steps between two validations within an epoch. The end of an epoch is always validated."""
-    checkpoint_minutes: float = _runtime(15.0)
+    checkpoint_minutes: float = runtime(15.0)
     """Minutes between two saved states within an epoch: the most work that a lost machine costs. 0 saves states at the
     end of an epoch only."""
-    tokens_per_pass: int = _runtime(0)
+    tokens_per_pass: int = runtime(0)
     """Most tokens in one forward and backward pass. 0 is 2,048 on a CPU (a long trial tries others); on a GPU it takes
     the fastest size that fits, found by trying."""
-    layout: str = _runtime("shared")
+    layout: str = runtime("shared")
     """Densest layout of a pass to use: shared (each prompt once, no padding), packed (no padding) or padded. A model
     whose attention does not allow it gets the next one."""
-    compile: str = _runtime("auto")
+    compile: str = runtime("auto")
     """Compile the model's layers with torch.compile, a minute's work at each start: true, false, or auto (on a
     GPU, if training takes more than ten minutes and a try shows that it is faster)."""
-    zero_stage: int = _runtime(2)
+    zero_stage: int = runtime(2)
     """DeepSpeed ZeRO stage, 0 to 3."""
-    gradient_checkpointing: str = _runtime("auto")
+    gradient_checkpointing: str = runtime("auto")
     """Recompute activations in the backward pass, which saves memory and takes a third more time: always, never or auto
     (only if the longest example would not fit otherwise)."""
 
@@ -377,62 +352,50 @@ def type_name(kind: Any) -> str:
     return names.get(kind, "a comma-separated list")
 
 
-# Checks of single fields, of a preference trial or an instruction tuning.
+# Checks of single fields, of a preference trial or an instruction tuning: names, what holds for their values, in words.
 _ONE_OF: dict[str, tuple[Any, ...]] = {
-    "optimizer": OPTIMIZERS,
-    "precision": PRECISIONS,
-    "negative_choice": NEGATIVE_CHOICES,
-    "noise_candidate": NOISE_CANDIDATES,
-    "truncation": TRUNCATIONS,
-    "completion_rendering": COMPLETION_RENDERINGS,
+    "optimizer": ("adamw", "adamw_8bit"),
+    "precision": ("auto", "fp32", "bf16"),
+    "negative_choice": ("kernel", "max", "min"),
+    "noise_candidate": ("none", "added", "only"),
+    "truncation": ("separate", "total"),
+    "completion_rendering": ("whole", "alone", "alone_with_eos"),
     "layout": LAYOUTS,
-    "gradient_checkpointing": GRADIENT_CHECKPOINTING,
-    "compile": COMPILE,
+    "gradient_checkpointing": ("auto", "always", "never"),
+    "compile": ("auto", "true", "false"),
     "zero_stage": (0, 1, 2, 3),
     "turns": ("all", "last"),
 }
-_ABOVE_0 = ("learning_rate", "beta")
 _AT_LEAST_0 = (
     *("r_eps", "gamma_over_beta", "gamma", "sft_weight", "desirable_weight", "undesirable_weight"),
     *("weight_decay", "max_gradient_norm", "checkpoint_minutes"),
 )
-_SHARES = ("warmup_share", "lora_dropout")
 _AT_LEAST_1 = (
     *("epochs", "pairs_per_step", "conversations_per_step", "pairs_per_group", "negatives", "segments", "lora_alpha"),
     *("max_prompt_tokens", "max_completion_tokens", "max_tokens", "evaluate_every_epochs", "validate_every_steps"),
     "validation_conversations",
 )
-_OR_0 = {"lora_rank": "train everything", "tokens_per_pass": "chosen by trying", "worst_negatives": "all"}
-"""Fields of at least 0 -> the meaning of 0."""
+_BOUNDS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (("learning_rate", "beta"), lambda value: 0 < value < math.inf, "a finite number above 0"),
+    (_AT_LEAST_0, lambda value: 0 <= value < math.inf, "a finite number of at least 0"),
+    (("warmup_share", "lora_dropout"), lambda value: 0 <= value < 1, "at least 0 and below 1"),
+    (_AT_LEAST_1, lambda value: value >= 1, "at least 1"),
+    (("lora_rank",), lambda value: value >= 0, "0 (train everything) or more"),
+    (("tokens_per_pass",), lambda value: value >= 0, "0 (chosen by trying) or more"),
+    (("worst_negatives",), lambda value: value >= 0, "0 (all) or more"),
+    (("seed", "holdout_seed"), lambda value: 0 <= value < 2**32, "at least 0 and below 2**32"),
+)
 
 
 def field_problems(config: object) -> Iterator[str]:
     """What is wrong with single fields of a preference trial or an instruction tuning."""
-
-    def given(names: Iterable[str]) -> Iterator[tuple[str, Any]]:
-        return ((name, getattr(config, name)) for name in names if hasattr(config, name))
-
-    for name, value in given(_ONE_OF):
-        if value not in _ONE_OF[name]:
-            yield f"{name} must be one of {', '.join(map(str, _ONE_OF[name]))}, got {value!r}"
-    for name, value in given(_ABOVE_0):
-        if not (math.isfinite(value) and value > 0):
-            yield f"{name} must be a finite number above 0, got {value}"
-    for name, value in given(_AT_LEAST_0):
-        if not (math.isfinite(value) and value >= 0):
-            yield f"{name} must be a finite number of at least 0, got {value}"
-    for name, value in given(_SHARES):
-        if not 0 <= value < 1:
-            yield f"{name} must be at least 0 and below 1, got {value}"
-    for name, value in given(_AT_LEAST_1):
-        if value < 1:
-            yield f"{name} must be at least 1, got {value}"
-    for name, value in given(_OR_0):
-        if value < 0:
-            yield f"{name} must be 0 ({_OR_0[name]}) or more, got {value}"
-    for name, value in given(("seed", "holdout_seed")):
-        if not 0 <= value < 2**32:
-            yield f"{name} must be at least 0 and below 2**32, got {value}"
+    for name, values in _ONE_OF.items():
+        if hasattr(config, name) and (value := getattr(config, name)) not in values:
+            yield f"{name} must be one of {', '.join(map(str, values))}, got {value!r}"
+    for names, holds, expected in _BOUNDS:
+        for name in names:
+            if hasattr(config, name) and not holds(value := getattr(config, name)):
+                yield f"{name} must be {expected}, got {value}"
 
 
 def _problems(config: TrialConfig) -> Iterable[str]:

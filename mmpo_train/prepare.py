@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, replace
 from mmpo_train.data.preferences import PreferenceData, load_preferences
 from mmpo_train.data.rendering import check_template
+from mmpo_train.data.templates import Encoding
 from mmpo_train.data.tokens import CutCount, ensure_tokens, read_counts, tables_key, tokenise, write_tables
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
@@ -48,9 +49,8 @@ class Inputs:
     def tokens(self) -> Path:
         """Folder of the token tables, whether it exists or not."""
         config = self.config
-        cuts = config.max_prompt_tokens, config.max_completion_tokens
-        how = config.noise_candidate, config.truncation, config.completion_rendering
-        return self.storage / "tokens" / tables_key(config.data_fingerprint, config.model_fingerprint, *cuts, *how)
+        key = tables_key(config.data_fingerprint, config.model_fingerprint, Encoding.of(config))
+        return self.storage / "tokens" / key
 
     @property
     def most_completions(self) -> int:
@@ -156,16 +156,9 @@ def _tokenise(inputs: Inputs, say: Say) -> tuple[dict[str, list[EncodedExample]]
     config, tokenizer = inputs.config, tokenizer_of(inputs)
     rows, counts = {}, {}
     for split, examples in (("train", inputs.data.train), ("validation", inputs.data.validation)):
-        noise = config.noise_candidate if split == "train" else "none"
-        rows[split], counts[split] = tokenise(
-            _told(examples, split, say),
-            tokenizer,
-            config.max_prompt_tokens,
-            config.max_completion_tokens,
-            noise,
-            config.truncation,
-            config.completion_rendering,
-        )
+        how = Encoding.of(config)
+        how = how if split == "train" else how._replace(noise_candidate="none")
+        rows[split], counts[split] = tokenise(_told(examples, split, say), tokenizer, how)
         needed = config.pairs_per_step if split == "train" else 1
         if len(rows[split]) < needed:
             raise InputError(

@@ -47,6 +47,8 @@ _SMOL_SFT = {
     "tokenizer_of": "HuggingFaceTB/SmolLM2-135M-Instruct",
 }
 _ULTRACHAT = "HuggingFaceH4/ultrachat_200k:train_sft:test_sft"
+# The paper gives no rate for Llama 3.2; both data sets' own publications trained with these (SimPO, MambaInLlama).
+_LLAMA_SFT: dict[str, Any] = {"dataset": _ULTRACHAT, "learning_rate": 2e-5, "max_tokens": 2048}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,83 +82,51 @@ class Recipe:
         return {name: value for name, value in {**self.settings, **differing}.items() if name != "dataset"}
 
 
-RECIPES = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe(
-            name="tiny",
-            models=("tiny",),
-            settings={
-                "pairs_per_step": 16,
-                "max_prompt_tokens": 256,
-                "max_completion_tokens": 128,
-                "validate_every_steps": 32,
-            },
-            sft={
-                "dataset": "tiny",
-                "learning_rate": TINY.sft_learning_rate,
-                "conversations_per_step": TINY.sft_conversations_per_step,
-                "max_tokens": 512,
-                "validation_conversations": 200,
-            },
-        ),
-        Recipe(
-            name="smollm2-135m",
-            models=("huggingfacetb/smollm2-135m", "huggingfacetb/smollm2-135m-instruct"),
-            workers=4,
-            accelerator="L40",
-            dataset=PREFERENCES,
-            sft=_SMOL_SFT,
-        ),
-        Recipe(
-            name="smollm2-360m",
-            models=("huggingfacetb/smollm2-360m", "huggingfacetb/smollm2-360m-instruct"),
-            workers=4,
-            accelerator="L40",
-            dataset=PREFERENCES,
-            sft=_SMOL_SFT,
-        ),
-        Recipe(
-            name="llama-3.2-1b",
-            models=("meta-llama/llama-3.2-1b", "meta-llama/llama-3.2-1b-instruct"),
-            workers=4,
-            accelerator="L40",
-            dataset=PREFERENCES,
-            settings={**_LORA, "lora_targets": (*ATTENTION, *FEED_FORWARD)},
-            author={**_AUTHOR, "dataset": MERGED_PREFERENCES},
-            sft={
-                "dataset": (_ULTRACHAT, "JunxiongWang/sftdatasetv3:train:test"),
-                "epochs": 3,
-                # The paper gives none; both data sets' own publications trained with these (SimPO, MambaInLlama).
-                "learning_rate": 2e-5,
-                "max_tokens": 2048,
-                "tokenizer_of": "meta-llama/Llama-3.2-1B-Instruct",
-            },
-        ),
-        Recipe(
-            name="llama-3-8b",
-            models=(
-                "princeton-nlp/llama-3-base-8b-sft",
-                "meta-llama/meta-llama-3-8b",
-                "meta-llama/meta-llama-3-8b-instruct",
-            ),
-            workers=4,
-            accelerator="H100",
-            dataset=PREFERENCES,
-            settings={**_LORA, "lora_targets": ATTENTION},
-            author={**_AUTHOR, "dataset": MERGED_PREFERENCES},
-            # How SimPO's authors made their public model, which the paper starts from.
-            sft={
-                "dataset": _ULTRACHAT,
-                "epochs": 1,
-                "learning_rate": 2e-5,
-                "max_tokens": 2048,
-                "tokenizer_of": "meta-llama/Meta-Llama-3-8B-Instruct",
-            },
-        ),
-        Recipe(name="any"),
-    )
+_ON_L40: dict[str, Any] = {"workers": 4, "accelerator": "L40", "dataset": PREFERENCES}
+_ON_H100 = _ON_L40 | {"accelerator": "H100"}
+_TINY = {"pairs_per_step": 16, "max_prompt_tokens": 256, "max_completion_tokens": 128, "validate_every_steps": 32}
+_TINY_SFT = {
+    "dataset": "tiny",
+    "learning_rate": TINY.sft_learning_rate,
+    "conversations_per_step": TINY.sft_conversations_per_step,
+    "max_tokens": 512,
+    "validation_conversations": 200,
 }
+_RECIPES = (
+    Recipe(name="tiny", models=("tiny",), settings=_TINY, sft=_TINY_SFT),
+    *(
+        Recipe(name=name, models=(f"huggingfacetb/{name}", f"huggingfacetb/{name}-instruct"), sft=_SMOL_SFT, **_ON_L40)
+        for name in ("smollm2-135m", "smollm2-360m")
+    ),
+    Recipe(
+        name="llama-3.2-1b",
+        models=("meta-llama/llama-3.2-1b", "meta-llama/llama-3.2-1b-instruct"),
+        settings={**_LORA, "lora_targets": (*ATTENTION, *FEED_FORWARD)},
+        author={**_AUTHOR, "dataset": MERGED_PREFERENCES},
+        sft={
+            **_LLAMA_SFT,
+            "dataset": (_ULTRACHAT, "JunxiongWang/sftdatasetv3:train:test"),
+            "epochs": 3,
+            "tokenizer_of": "meta-llama/Llama-3.2-1B-Instruct",
+        },
+        **_ON_L40,
+    ),
+    Recipe(
+        name="llama-3-8b",
+        models=(
+            "princeton-nlp/llama-3-base-8b-sft",
+            "meta-llama/meta-llama-3-8b",
+            "meta-llama/meta-llama-3-8b-instruct",
+        ),
+        settings={**_LORA, "lora_targets": ATTENTION},
+        author={**_AUTHOR, "dataset": MERGED_PREFERENCES},
+        # How SimPO's authors made their public model, which the paper starts from.
+        sft=_LLAMA_SFT | {"epochs": 1, "tokenizer_of": "meta-llama/Meta-Llama-3-8B-Instruct"},
+        **_ON_H100,
+    ),
+    Recipe(name="any"),
+)
+RECIPES = {recipe.name: recipe for recipe in _RECIPES}
 """Section 4.1 and Appendix B.1; `any`, for other models, has the paper's batch size and lengths, and AdamW."""
 
 _MC_PO_PAPER = ("rpo", "exo", "cpo", "bco", "kto", "apo", "sppo", "nca", "rnce", "mc_po", "on_mc_po", "online_dpo")

@@ -9,39 +9,27 @@ Severity = Literal["malformed", "bad", "unusable", "noted", "read"]
 
 # malformed: not in any known format. bad: a mistake in the data. unusable: well formed, but nothing to learn from.
 # noted: kept, but perhaps not as intended; --strict refuses it. read: kept, after a change that is counted.
-REASONS: dict[str, Severity] = {
-    "unreadable row": "malformed",
-    "not an object": "malformed",
-    "missing column": "malformed",
-    "wrong type": "malformed",
-    "not text": "malformed",
-    "empty prompt": "bad",
-    "empty completion": "bad",
-    "chosen equals rejected": "bad",
-    "prompts of chosen and rejected differ": "unusable",
-    "prompt does not end with a user turn": "unusable",
-    "completion is not an assistant turn": "unusable",
-    "unknown role": "unusable",
-    "nothing ranked below the chosen": "unusable",
-    "exact duplicate": "unusable",
-    "content that is not used": "noted",
-    "keys given twice": "noted",
-    "completion without a visible character": "noted",
-    "completion reads like a transcript": "noted",
-    "nothing visible to tell chosen from rejected": "noted",
-    "chosen rated below rejected": "noted",
-    "chosen and rejected rated alike": "noted",
-    "the opposite of another row": "noted",
-    "completion repeats the prompt": "noted",
-    "completion begins with its author": "noted",
-    "a chat template's marks in the text": "noted",
-    "a place for a picture or sound": "noted",
-    "messages read from JSON or Python text": "read",
-    "turns read from a transcript": "read",
-    "end tokens taken off": "read",
-    "prompt taken off the completions": "read",
-    "prompt read as what chosen and rejected have in common": "read",
+_OF_SEVERITY: dict[Severity, tuple[str, ...]] = {
+    "malformed": ("unreadable row", "not an object", "missing column", "wrong type", "not text"),
+    "bad": ("empty prompt", "empty completion", "chosen equals rejected"),
+    "unusable": (
+        *("prompts of chosen and rejected differ", "prompt does not end with a user turn"),
+        *("completion is not an assistant turn", "unknown role", "nothing ranked below the chosen"),
+        "exact duplicate",
+    ),
+    "noted": (
+        *("content that is not used", "keys given twice", "completion without a visible character"),
+        *("completion reads like a transcript", "nothing visible to tell chosen from rejected"),
+        *("chosen rated below rejected", "chosen and rejected rated alike", "the opposite of another row"),
+        *("completion repeats the prompt", "completion begins with its author"),
+        *("a chat template's marks in the text", "a place for a picture or sound"),
+    ),
+    "read": (
+        *("messages read from JSON or Python text", "turns read from a transcript", "end tokens taken off"),
+        *("prompt taken off the completions", "prompt read as what chosen and rejected have in common"),
+    ),
 }
+REASONS = {reason: severity for severity, reasons in _OF_SEVERITY.items() for reason in reasons}
 
 
 @dataclass(slots=True)

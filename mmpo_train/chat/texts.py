@@ -7,22 +7,13 @@ from typing import Any
 
 from mmpo_train.chat.problems import RowProblem, shown
 
-ROLES = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "prompter": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-    "chatbot": "assistant",
-    "tool": "tool",
-    "function": "tool",
-    "observation": "tool",
-    "ipython": "tool",
-    "function_call": "assistant",
+_SPELLINGS = {
+    "system": ("system", "developer"),
+    "user": ("user", "human", "prompter"),
+    "assistant": ("assistant", "gpt", "model", "chatbot"),
+    "tool": ("tool", "function", "observation", "ipython"),
 }
+ROLES = {spelling: role for role, some in _SPELLINGS.items() for spelling in some} | {"function_call": "assistant"}
 """The spellings of a turn's author: OpenAI's, ShareGPT's, Gemma's, Cohere's, OpenAssistant's, LLaMA-Factory's."""
 END_TOKENS = (
     *("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<|endoftext|>", "<|end|>", "<|end_of_turn|>"),
@@ -133,24 +124,18 @@ def _are_messages(value: object) -> bool:
 
 
 _SPOKEN = re.compile(r"\n\n(Human|Assistant):[ ]?")
-_WRITTEN = tuple(
-    re.compile(mark)
-    for mark in (
-        r"(?i:(?:^|\n)[ ]*(?:\#+ ?)?(Human|User|Assistant):[ ]?)",
-        r"(?:^|\n)\#+ ?(Instruction|Input|Response):[ ]?",
-        r"(?:^|\s|</s>)(USER|ASSISTANT):[ ]?",
-    )
+_WRITTEN = (
+    re.compile(r"(?i:(?:^|\n)[ ]*(?:\#+ ?)?(Human|User|Assistant):[ ]?)"),
+    re.compile(r"(?:^|\n)\#+ ?(Instruction|Input|Response):[ ]?"),
+    re.compile(r"(?:^|\s|</s>)(USER|ASSISTANT):[ ]?"),
 )
-_OPENINGS = tuple(
-    re.compile(opening)
-    for opening in (
-        r"<\|im_start\|>(\w+)\n",
-        r"<\|(?:start_header_id|header_start)\|>(\w+)<\|(?:end_header_id|header_end)\|>",
-        r"<start_of_turn>(\w+)\n",
-        r"<\|(system|user|assistant)\|>\n?",
-        r"<｜(User|Assistant)｜>",
-        r"<\|START_OF_TURN_TOKEN\|><\|(SYSTEM|USER|CHATBOT)_TOKEN\|>",
-    )
+_OPENINGS = (
+    re.compile(r"<\|im_start\|>(\w+)\n"),
+    re.compile(r"<\|(?:start_header_id|header_start)\|>(\w+)<\|(?:end_header_id|header_end)\|>"),
+    re.compile(r"<start_of_turn>(\w+)\n"),
+    re.compile(r"<\|(system|user|assistant)\|>\n?"),
+    re.compile(r"<｜(User|Assistant)｜>"),
+    re.compile(r"<\|START_OF_TURN_TOKEN\|><\|(SYSTEM|USER|CHATBOT)_TOKEN\|>"),
 )
 _INSTRUCTION = re.compile(r"\[/?INST\]")
 

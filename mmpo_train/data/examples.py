@@ -10,7 +10,7 @@ import numpy as np
 from rich.text import Text
 
 from mmpo_train.data.rendering import special_ids
-from mmpo_train.data.templates import EncodedExample
+from mmpo_train.data.templates import EncodedExample, Encoding
 from mmpo_train.data.tokens import tokenise
 
 if TYPE_CHECKING:
@@ -36,15 +36,7 @@ def first_examples(
     for example in examples:
         if len(shown) == count:
             break
-        encoded, _ = tokenise(
-            [example],
-            tokenizer,
-            config.max_prompt_tokens,
-            config.max_completion_tokens,
-            config.noise_candidate,
-            config.truncation,
-            config.completion_rendering,
-        )
+        encoded, _ = tokenise([example], tokenizer, Encoding.of(config))
         shown += [(example, one) for one in encoded]
     return shown
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from mmpo_train.data.tools import check_tools
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from mmpo_train.config import TrialConfig
     from mmpo_train.data.rows import PreferenceExample
 
 
@@ -39,37 +40,41 @@ class EncodedExample:
     """The prompt as text for a judge: the user's text, or for several turns one line `role: text` each."""
 
 
-def encode(
-    example: PreferenceExample,
-    tokenizer: PreTrainedTokenizerBase,
-    max_prompt_tokens: int,
-    max_completion_tokens: int,
-    truncation: str = "separate",
-    completion_rendering: str = "whole",
-) -> EncodedExample:
+class Encoding(NamedTuple):
+    """How a conversation becomes tokens: the fields of TrialConfig with these names."""
+
+    max_prompt_tokens: int
+    max_completion_tokens: int
+    noise_candidate: str = "none"
+    truncation: str = "separate"
+    completion_rendering: str = "whole"
+
+    @classmethod
+    def of(cls, config: TrialConfig) -> Encoding:
+        """The trial's own."""
+        return cls(*(getattr(config, name) for name in cls._fields))
+
+
+def encode(example: PreferenceExample, tokenizer: PreTrainedTokenizerBase, how: Encoding) -> EncodedExample:
     """Token ids of the example, prompts cut from the left and completions from the right.
 
-    A prompt that is cut keeps its BOS. `truncation` and `completion_rendering` are TrialConfig's; an assistant's turn
-    that is rendered alone brings its own header, so that the prompt then ends without one; `total` cuts BOS too, as the
-    paper's author did. A completion that equals an earlier one after the cut is left out. Raises Unusable if the
-    template refuses the conversation, changes its text or leaves out tools, renders the prompt differently when a
-    completion follows, or prints more than one closing token after the answer, and if all rejected completions equal
-    the chosen one.
+    A prompt that is cut keeps its BOS, except in `total`, as the paper's author did. An assistant's turn that is
+    rendered alone brings its own header, so that the prompt then ends without one. A completion that equals an earlier
+    one after the cut is left out. Noise is added by `tokens.tokenise`. Raises Unusable if the template refuses the
+    conversation, changes its text or leaves out tools, renders the prompt differently when a completion follows, or
+    prints more than one closing token after the answer, and if all rejected completions equal the chosen one.
     """
-    alone = completion_rendering != "whole"
-    twice = completion_rendering == "alone_with_eos"
+    alone, twice = how.completion_rendering != "whole", how.completion_rendering == "alone_with_eos"
     before: tuple[Turn, ...] = () if alone else example.prompt
     tools = for_template(example.tools)
     for completion in example.completions:
         check_tools(tokenizer, (*example.prompt, as_turn(completion)), tools)
     prompt_text, probed = render_all(tokenizer, [(example.prompt, not alone), ([*before, PROBE], False)], tools)
     prompt_ids = ids_of(tokenizer, prompt_text)
-    kept = prompt_ids[-max_prompt_tokens:]
-    if truncation != "total" and len(kept) < len(prompt_ids) and prompt_ids[0] == tokenizer.bos_token_id:
+    kept, total = prompt_ids[-how.max_prompt_tokens :], how.truncation == "total"
+    if not total and len(kept) < len(prompt_ids) and prompt_ids[0] == tokenizer.bos_token_id:
         kept[0] = prompt_ids[0]
-    longest = max_completion_tokens
-    if truncation == "total":
-        longest += max_prompt_tokens - len(kept)
+    longest = how.max_completion_tokens + (how.max_prompt_tokens - len(kept) if total else 0)
     ending = ending_of(tokenizer, probed)
     distinct: dict[bytes, np.ndarray] = {}
     cuts = []

@@ -13,7 +13,7 @@ import numpy as np
 
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import Unusable
-from mmpo_train.data.templates import EncodedExample, encode
+from mmpo_train.data.templates import EncodedExample, Encoding, encode
 from mmpo_train.events import Say
 from mmpo_train.storage.manifest import DamagedFolder, lock, verify, write_folder
 from mmpo_train.storage.mirror import fetch, publish
@@ -110,26 +110,19 @@ class CutCount:
 
 
 def tokenise(
-    examples: Iterable[PreferenceExample],
-    tokenizer: PreTrainedTokenizerBase,
-    max_prompt_tokens: int,
-    max_completion_tokens: int,
-    noise_candidate: str = "none",
-    truncation: str = "separate",
-    completion_rendering: str = "whole",
+    examples: Iterable[PreferenceExample], tokenizer: PreTrainedTokenizerBase, how: Encoding
 ) -> tuple[list[EncodedExample], CutCount]:
     """The usable examples as token ids, and the counts of what was cut and dropped.
 
-    `noise_candidate` is TrialConfig's: `added` appends a negative to each prompt, the chosen completion with two tokens
-    swapped (MC-PO paper, Section 5.4); `only` makes it the one negative. `truncation` and `completion_rendering` are
-    those of `encode`.
+    The noise candidate `added` appends a negative to each prompt, the chosen completion with two tokens swapped (MC-PO
+    paper, Section 5.4); `only` makes it the one negative.
     """
     encoded, count = [], CutCount()
     for example in examples:
         try:
-            one = encode(example, tokenizer, max_prompt_tokens, max_completion_tokens, truncation, completion_rendering)
-            if noise_candidate != "none":
-                noisy = _with_noise(one, noise_candidate)
+            one = encode(example, tokenizer, how)
+            if how.noise_candidate != "none":
+                noisy = _with_noise(one, how.noise_candidate)
                 count.without_noise += noisy is one
                 one = noisy
         except Unusable as reason:
@@ -264,17 +257,8 @@ def ensure_tokens(
     return counts
 
 
-def tables_key(
-    data_fingerprint: str,
-    model_fingerprint: str,
-    max_prompt_tokens: int,
-    max_completion_tokens: int,
-    noise_candidate: str = "none",
-    truncation: str = "separate",
-    completion_rendering: str = "whole",
-) -> str:
+def tables_key(data_fingerprint: str, model_fingerprint: str, how: Encoding) -> str:
     """Name of the folder for this data with this tokenizer, template, truncation and noise."""
-    cuts = [max_prompt_tokens, max_completion_tokens]
     # Later fields: tables without them keep their names.
-    later = [value for value in (truncation, completion_rendering) if value not in ("separate", "whole")]
-    return digest_of(["tokens-2", data_fingerprint, model_fingerprint, *cuts, noise_candidate, *later])
+    later = [value for value in how[3:] if value not in ("separate", "whole")]
+    return digest_of(["tokens-2", data_fingerprint, model_fingerprint, *how[:3], *later])

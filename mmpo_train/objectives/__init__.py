@@ -6,7 +6,7 @@ Table 5 prints another formula than the method's own publication or its training
 the other one ends in `_original` (for RPO `_trl`, for APO `_zero` and `_down`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, cast
 
@@ -16,24 +16,11 @@ from torch import Tensor
 
 from mmpo_train.config import TrialConfig
 from mmpo_train.devices import moved
-from mmpo_train.objectives.exo import exo_loss, exo_original_loss
-from mmpo_train.objectives.mmpo import mean_entropy, mmpo_loss, normalised_rewards, unnormalised_rewards
-from mmpo_train.objectives.pairwise import cpo_loss, cpo_original_loss, dpo_loss, rpo_loss, rpo_trl_loss, simpo_loss
-from mmpo_train.objectives.pointwise import (
-    apo_down_loss,
-    apo_loss,
-    apo_zero_loss,
-    bco_loss,
-    bco_original_loss,
-    kto_loss,
-    kto_original_loss,
-    nca_loss,
-    sppo_loss,
-)
-from mmpo_train.objectives.ranking import ranking_nce_loss
+from mmpo_train.objectives import exo, mmpo, pairwise, pointwise, ranking
 from mmpo_train.typed.plugins import objective_of
 
 Choice = Literal["all", "drawn", "kernel", "max", "min"]
+Delta = Literal["", "mean", "unrelated"]
 
 
 class Batch(NamedTuple):
@@ -84,7 +71,7 @@ class Objective:
     """Whether the chosen completion is among the candidates, too."""
     negatives: int = 1
     """Number of dispreferred completions; not used with `all`."""
-    reference_point: Literal["", "mean", "unrelated"] = ""
+    reference_point: Delta = ""
     """Kind of Delta: BCO's running mean of scores, or KTO's estimate from completions of other prompts."""
     mean_reference: bool = False
     """Whether `rewards` are made of the reference's mean log-probabilities, not of sums."""
@@ -98,6 +85,10 @@ class Objective:
         return (ref_logps / np.maximum(completion_tokens, 1)).astype(ref_logps.dtype)
 
 
+Loss = Callable[..., tuple[Tensor, Tensor]]
+Build = Callable[[TrialConfig], Objective]
+
+
 def build_objective(config: TrialConfig) -> Objective:
     """The config's objective with its hyper-parameters bound. The config must have been checked."""
     if config.objective in BUILDERS:
@@ -107,13 +98,13 @@ def build_objective(config: TrialConfig) -> Objective:
 
 
 def _mmpo(config: TrialConfig) -> Objective:
-    rewards = normalised_rewards if config.in_batch_normalised else unnormalised_rewards
+    rewards = mmpo.normalised_rewards if config.in_batch_normalised else mmpo.unnormalised_rewards
 
     def loss(batch: Batch) -> tuple[Tensor, Tensor]:
         tokens = batch.completion_tokens if config.length_normalised else None
-        losses, scores = mmpo_loss(batch.policy_logps, batch.rewards, batch.present, tokens, config.auxiliary)
+        losses, scores = mmpo.mmpo_loss(batch.policy_logps, batch.rewards, batch.present, tokens, config.auxiliary)
         if config.entropy and batch.entropies is not None:
-            losses = losses - config.beta * mean_entropy(batch.entropies, batch.present)
+            losses = losses - config.beta * mmpo.mean_entropy(batch.entropies, batch.present)
         return losses, scores
 
     return Objective(
@@ -125,59 +116,30 @@ def _mmpo(config: TrialConfig) -> Objective:
     )
 
 
-def _simpo(config: TrialConfig) -> Objective:
-    hyper = config.beta, config.gamma_over_beta, config.length_normalised
-    return Objective(loss=lambda batch: simpo_loss(batch.policy_logps, batch.completion_tokens, *hyper))
-
-
-def _cpo(config: TrialConfig) -> Objective:
-    hyper = config.beta, config.gamma, config.sft_weight
-    return Objective(loss=lambda batch: cpo_loss(batch.policy_logps, batch.completion_tokens, *hyper))
-
-
-def _cpo_original(config: TrialConfig) -> Objective:
-    hyper = config.beta, config.sft_weight
-    return Objective(loss=lambda batch: cpo_original_loss(batch.policy_logps, batch.completion_tokens, *hyper))
-
-
-def _rpo_trl(config: TrialConfig) -> Objective:
-    hyper = config.beta, config.sft_weight
-    return Objective(
-        loss=lambda batch: rpo_trl_loss(batch.policy_logps, batch.ref_logps, batch.completion_tokens, *hyper)
-    )
-
-
-def _of_log_ratios(loss: Callable[..., tuple[Tensor, Tensor]], *names: str) -> Callable[[TrialConfig], Objective]:
-    """A builder for a loss of policy and reference log-probabilities and of the config's fields `names`."""
+def _of(loss: Loss, inputs: Sequence[str], *names: str, delta: Delta = "") -> Build:
+    """A builder for a loss of some of a batch's `inputs` and the config's fields `names`; by `delta` also of
+    the reference point."""
 
     def build(config: TrialConfig) -> Objective:
         hyper = {name: getattr(config, name) for name in names}
-        return Objective(loss=lambda batch: loss(batch.policy_logps, batch.ref_logps, **hyper))
+
+        def of_batch(batch: Batch) -> tuple[Tensor, Tensor]:
+            point = {"delta": batch.reference_point} if delta else {}
+            return loss(*(getattr(batch, name) for name in inputs), **hyper, **point)
+
+        return Objective(loss=of_batch, reference_point=delta)
 
     return build
 
 
-def _with_reference_point(
-    loss: Callable[..., tuple[Tensor, Tensor]], kind: Literal["mean", "unrelated"], *names: str
-) -> Callable[[TrialConfig], Objective]:
-    """A builder for such a loss with Delta."""
-
-    def build(config: TrialConfig) -> Objective:
-        hyper = {name: getattr(config, name) for name in names}
-        return Objective(
-            loss=lambda batch: loss(batch.policy_logps, batch.ref_logps, delta=batch.reference_point, **hyper),
-            reference_point=kind,
-        )
-
-    return build
-
-
-def _ranking_nce(choice: Literal["drawn", ""]) -> Callable[[TrialConfig], Objective]:
+def _ranking_nce(choice: Literal["drawn", ""]) -> Build:
     """A builder for Eq. 7 on completions drawn at random, or as the config's `negative_choice` says."""
 
     def build(config: TrialConfig) -> Objective:
         return Objective(
-            loss=lambda batch: ranking_nce_loss(batch.policy_logps, batch.ref_logps, config.beta, batch.present),
+            loss=lambda batch: ranking.ranking_nce_loss(
+                batch.policy_logps, batch.ref_logps, config.beta, batch.present
+            ),
             choice=choice or cast(Choice, config.negative_choice),
             chosen_is_candidate=not choice and config.chosen_is_candidate,
             negatives=config.negatives,
@@ -186,29 +148,30 @@ def _ranking_nce(choice: Literal["drawn", ""]) -> Callable[[TrialConfig], Object
     return build
 
 
-BUILDERS: dict[str, Callable[[TrialConfig], Objective]] = {
+_RATIOS, _MEANS = ("policy_logps", "ref_logps"), ("policy_logps", "completion_tokens")
+BUILDERS: dict[str, Build] = {
     "mmpo": _mmpo,
-    "dpo": _of_log_ratios(dpo_loss, "beta"),
-    "simpo": _simpo,
-    "rpo": _of_log_ratios(rpo_loss, "beta", "sft_weight"),
-    "rpo_trl": _rpo_trl,
-    "exo": _of_log_ratios(exo_loss, "beta"),
-    "exo_original": _of_log_ratios(exo_original_loss, "beta", "label_smoothing"),
-    "cpo": _cpo,
-    "cpo_original": _cpo_original,
-    "bco": _with_reference_point(bco_loss, "mean", "beta"),
-    "bco_original": _with_reference_point(bco_original_loss, "mean", "beta"),
-    "kto": _with_reference_point(kto_loss, "unrelated", "beta"),
-    "kto_original": _with_reference_point(
-        kto_original_loss, "unrelated", "beta", "desirable_weight", "undesirable_weight"
+    "dpo": _of(pairwise.dpo_loss, _RATIOS, "beta"),
+    "simpo": _of(pairwise.simpo_loss, _MEANS, "beta", "gamma_over_beta", "length_normalised"),
+    "rpo": _of(pairwise.rpo_loss, _RATIOS, "beta", "sft_weight"),
+    "rpo_trl": _of(pairwise.rpo_trl_loss, (*_RATIOS, "completion_tokens"), "beta", "sft_weight"),
+    "exo": _of(exo.exo_loss, _RATIOS, "beta"),
+    "exo_original": _of(exo.exo_original_loss, _RATIOS, "beta", "label_smoothing"),
+    "cpo": _of(pairwise.cpo_loss, _MEANS, "beta", "gamma", "sft_weight"),
+    "cpo_original": _of(pairwise.cpo_original_loss, _MEANS, "beta", "sft_weight"),
+    "bco": _of(pointwise.bco_loss, _RATIOS, "beta", delta="mean"),
+    "bco_original": _of(pointwise.bco_original_loss, _RATIOS, "beta", delta="mean"),
+    "kto": _of(pointwise.kto_loss, _RATIOS, "beta", delta="unrelated"),
+    "kto_original": _of(
+        pointwise.kto_original_loss, _RATIOS, "beta", "desirable_weight", "undesirable_weight", delta="unrelated"
     ),
-    "apo": _of_log_ratios(apo_loss, "beta"),
-    "apo_zero": _of_log_ratios(apo_zero_loss, "beta"),
-    "apo_down": _of_log_ratios(apo_down_loss, "beta"),
-    "sppo": _of_log_ratios(sppo_loss, "beta"),
-    "nca": _of_log_ratios(nca_loss, "beta"),
+    "apo": _of(pointwise.apo_loss, _RATIOS, "beta"),
+    "apo_zero": _of(pointwise.apo_zero_loss, _RATIOS, "beta"),
+    "apo_down": _of(pointwise.apo_down_loss, _RATIOS, "beta"),
+    "sppo": _of(pointwise.sppo_loss, _RATIOS, "beta"),
+    "nca": _of(pointwise.nca_loss, _RATIOS, "beta"),
     "rnce": _ranking_nce("drawn"),
     "mc_po": _ranking_nce(""),
     "on_mc_po": _ranking_nce(""),
-    "online_dpo": _of_log_ratios(dpo_loss, "beta"),
+    "online_dpo": _of(pairwise.dpo_loss, _RATIOS, "beta"),
 }

@@ -25,16 +25,9 @@ _TRIED_CONVERSATIONS = 4096
 """Conversations with which the size of passes is tried; the longest is among them."""
 
 
-def run_sft(
-    trial: SFTTrial,
-    places: Places,
-    make_engine: MakeEngine,
-    send: Send,
-    say: Callable[[str], None] = lambda text: None,
-    safe: Callable[[int], None] = lambda step: None,
-    **how: Any,
-) -> None:
-    """Tune a model to the end of its epochs. `how`: copied, watched, judged and told_to_go, as of `run_task`."""
+def run_sft(trial: SFTTrial, places: Places, make_engine: MakeEngine, send: Send, **how: Any) -> None:
+    """Tune a model to the end of its epochs. `how`: say, safe, copied, watched, judged and told_to_go, as of
+    `run_task`."""
 
     def conversations(running: Running) -> Conversations:
         verify(places.tokens)
@@ -43,7 +36,7 @@ def run_sft(
 
     needed = (places.model, places.tokens)
     config, folder = trial.engine_config(), places.trial(trial)
-    run_task(trial, config, folder, needed, conversations, make_engine, send, say, safe, **how)
+    run_task(trial, config, folder, needed, conversations, make_engine, send, **how)
 
 
 class Conversations:

@@ -1,15 +1,11 @@
 """One instruction tuning as a value: its model, conversations and hyper-parameters. Standard library only."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from mmpo_train.config import TrialConfig, digest_of, field_problems, replace, replace_checked
+from mmpo_train.config import TrialConfig, digest_of, field_problems, replace, replace_checked, runtime
 from mmpo_train.recipes import Recipe
-
-
-def _runtime(default: Any) -> Any:
-    return field(default=default, metadata={"runtime": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,19 +17,19 @@ class SFTTrial:
     that have no line here.
     """
 
-    model: str = _runtime("tiny")
+    model: str = runtime("tiny")
     """Pre-trained model: `tiny` (random weights), a folder, or a hub id."""
     model_fingerprint: str = ""
     """SHA-256 of its weights, tokenizer and chat template; filled in when the trial is prepared."""
-    tokenizer_of: str = _runtime("")
+    tokenizer_of: str = runtime("")
     """Folder or hub id of the tokenizer and chat template to use if the model has no chat template."""
-    dataset: tuple[str, ...] = _runtime(("tiny",))
+    dataset: tuple[str, ...] = runtime(("tiny",))
     """Conversations: files, folders or hub ids, each `SOURCE[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`."""
     data_fingerprint: str = ""
     """SHA-256 of the conversations in order, and of which of them validate; filled in when the trial is prepared."""
-    validation_conversations: int = _runtime(1000)
+    validation_conversations: int = runtime(1000)
     """Most conversations to validate on: from the validation splits, or else held out of the training data."""
-    recipe: str = _runtime("any")
+    recipe: str = runtime("any")
     """Name of the recipe, which the tuned model's folder records."""
 
     learning_rate: float = 2e-5
@@ -54,13 +50,13 @@ class SFTTrial:
     seed: int = 42
     """Seed of the order of the conversations."""
 
-    validate_every_steps: int = _runtime(256)
-    checkpoint_minutes: float = _runtime(15.0)
-    tokens_per_pass: int = _runtime(0)
-    layout: str = _runtime("packed")
-    compile: str = _runtime("auto")
-    zero_stage: int = _runtime(2)
-    gradient_checkpointing: str = _runtime("auto")
+    validate_every_steps: int = runtime(256)
+    checkpoint_minutes: float = runtime(15.0)
+    tokens_per_pass: int = runtime(0)
+    layout: str = runtime("packed")
+    compile: str = runtime("auto")
+    zero_stage: int = runtime(2)
+    gradient_checkpointing: str = runtime("auto")
 
     @property
     def digest(self) -> str:

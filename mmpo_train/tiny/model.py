@@ -16,25 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 # So that ordinary English costs words, not letters.
-COMMON_ENGLISH = """
-the of and to a in is it you that he was for on are with as his they at be this have from or one had by word but not
-what all were we when your can said there use an each which she do how their if will up other about out many then
-them these so some her would make like him into time has look two more write go see number no way could people my
-than first water been call who oil its now find long down day did get come made may part over new sound take only
-little work know place year live me back give most very after thing our just name good sentence man think say great
-where help through much before line right too mean old any same tell boy follow came want show also around form three
-small set put end does another well large must big even such because turn here why ask went men read need land
-different home us move try kind hand picture again change off play spell air away animal house point page letter
-mother answer found study still learn should world high every near add food between own below country plant last
-school father keep tree never start city earth eye light thought head under story saw left few while along might
-close something seem next hard open example begin life always those both paper together got group often run important
-until children side feet car mile night walk white sea began grow took river four carry state once book hear stop
-without second later miss idea enough eat face watch far really almost let above girl sometimes mountain cut young
-talk soon list song being leave family music colour question reason person language model data user system
-I am glad to help. Please write a short answer. This is not what we want. Here are some of the things you can do.
-Could you explain how it works, and why? There is no need to worry about that. They were going to the store when it
-started to rain. In the following example, we show that the number of people has increased since last year.
-"""
+COMMON_ENGLISH = Path(__file__).with_name("common_english.txt")
 
 
 def build_untrained(folder: Path) -> None:
@@ -102,4 +84,4 @@ def _tokenizer_corpus(demonstrations: Iterable[dict[str, str]]) -> Iterator[str]
     for row in demonstrations:
         yield f"user\n{row['prompt']}"
         yield f"assistant\n{row['completion']}"
-    yield from [COMMON_ENGLISH.replace("\n", " ")] * 200
+    yield from [" " + COMMON_ENGLISH.read_text(encoding="utf-8").replace("\n", " ")] * 200

@@ -133,6 +133,10 @@ def _solve_comparison(slots: Slots) -> Solution:
     return Solution(answer=answer, mistake=mistake, options=(mistake,))
 
 
+def _draw_position(random: Random) -> Slots:
+    return {"which": random.choice(("first", "last")), "words": _draw_list(random, 4)}
+
+
 def _solve_position(slots: Slots) -> Solution:
     words = slots["words"].split(", ")
     answer, mistake = (words[0], words[-1]) if slots["which"] == "first" else (words[-1], words[0])
@@ -156,35 +160,25 @@ def _solve_sum(slots: Slots) -> Solution:
     return Solution(answer=str(total), mistake=str(total - 1), options=options)
 
 
+def _draw_repetition(random: Random) -> Slots:
+    return {"words": " ".join(random.sample(NOUNS, 2))}
+
+
 def _solve_repetition(slots: Slots) -> Solution:
     first, second = slots["words"].split()
     return Solution(answer=slots["words"], mistake=f"{second} {first}", options=tuple(NOUNS))
 
 
+_TWO_NUMBERS = {"first": r"\d+", "second": r"\d+"}
 FAMILIES = (
     *map(_fact_family, ("capital", "opposite", "colour", "young", "kind")),
     _calendar_family("day", DAYS),
     _calendar_family("month", MONTHS),
-    _family(
-        "comparison",
-        {"which": "bigger|smaller", "first": r"\d+", "second": r"\d+"},
-        _draw_comparison,
-        _solve_comparison,
-    ),
-    _family(
-        "position",
-        {"which": "first|last", "words": r"\w+(?:, \w+){1,3}"},
-        lambda random: {"which": random.choice(("first", "last")), "words": _draw_list(random, 4)},
-        _solve_position,
-    ),
+    _family("comparison", {"which": "bigger|smaller", **_TWO_NUMBERS}, _draw_comparison, _solve_comparison),
+    _family("position", {"which": "first|last", "words": r"\w+(?:, \w+){1,3}"}, _draw_position, _solve_position),
     _family("count", {"words": r"\w+(?:, \w+){1,4}"}, lambda random: {"words": _draw_list(random, 5)}, _solve_count),
-    _family("sum", {"first": r"\d+", "second": r"\d+"}, _draw_sum, _solve_sum),
-    _family(
-        "repetition",
-        {"words": r"\w+ \w+"},
-        lambda random: {"words": " ".join(random.sample(NOUNS, 2))},
-        _solve_repetition,
-    ),
+    _family("sum", _TWO_NUMBERS, _draw_sum, _solve_sum),
+    _family("repetition", {"words": r"\w+ \w+"}, _draw_repetition, _solve_repetition),
 )
 
 GREETINGS = ("", "Hello! ", "A quick question. ", "Please help me. ")

@@ -55,21 +55,10 @@ class Running:
 
 
 def run_trial(
-    config: TrialConfig,
-    places: Places,
-    make_engine: MakeEngine,
-    send: Send,
-    ask: Ask | None = None,
-    say: Callable[[str], None] = lambda text: None,
-    safe: Callable[[int], None] = lambda step: None,
-    *,
-    watched: bool = False,
-    judged: Collection[int] = (),
-    told_to_go: Callable[[], bool] = lambda: False,
-    copied: Callable[[int], None] = lambda step: None,
+    config: TrialConfig, places: Places, make_engine: MakeEngine, send: Send, ask: Ask | None = None, **how: Any
 ) -> None:
     """Train on preference pairs to the end of the epochs, as `run_task` does; `ask` requests the segments of online
-    objectives."""
+    objectives. `how`: say, safe, watched, judged, told_to_go and copied, as of `run_task`."""
 
     def preferences(running: Running) -> Preferences:
         tables = {
@@ -79,22 +68,16 @@ def run_trial(
         unrelated = None
         if config.objective in NEEDS_UNRELATED:
             unrelated = ScoredTable(read_split(places.tokens, UNRELATED), read_reference(places.unrelated, UNRELATED))
-        return Preferences(
-            config,
-            tables["train"],
-            tables["validation"],
-            running.engine,
-            reference_point=running.done.reference_point,
-            unrelated=unrelated,
-            make_segment=partial(_make_segment, config, places, running, ask, len(tables["train"].table))
-            if config.objective in ONLINE_OBJECTIVES
-            else None,
-        )
+        make_segment = None
+        if config.objective in ONLINE_OBJECTIVES:
+            make_segment = partial(_make_segment, config, places, running, ask, len(tables["train"].table))
+        more: dict[str, Any] = {"unrelated": unrelated, "make_segment": make_segment}
+        pairs = tables["train"], tables["validation"]
+        return Preferences(config, *pairs, running.engine, reference_point=running.done.reference_point, **more)
 
     extra = (places.unrelated,) if config.objective in NEEDS_UNRELATED else ()
     needed = (places.model, places.tokens, places.reference, *extra)
-    how: dict[str, Any] = {"watched": watched, "judged": judged, "told_to_go": told_to_go, "copied": copied}
-    run_task(config, config, places.trial(config), needed, preferences, make_engine, send, say, safe, **how)
+    run_task(config, config, places.trial(config), needed, preferences, make_engine, send, **how)
 
 
 def run_task(
@@ -105,9 +88,9 @@ def run_task(
     make_task: Callable[[Running], Task],
     make_engine: MakeEngine,
     send: Send,
-    say: Callable[[str], None],
-    safe: Callable[[int], None],
     *,
+    say: Callable[[str], None] = lambda text: None,
+    safe: Callable[[int], None] = lambda step: None,
     watched: bool = False,
     judged: Collection[int] = (),
     told_to_go: Callable[[], bool] = lambda: False,

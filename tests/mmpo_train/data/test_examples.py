@@ -6,7 +6,7 @@ from mmpo_train.chat.messages import Message
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.data.examples import as_columns, as_text, first_examples
 from mmpo_train.data.rows import PreferenceExample
-from mmpo_train.data.templates import encode
+from mmpo_train.data.templates import Encoding, encode
 
 EXAMPLE = PreferenceExample((Message("user", "Add 1 and 3."),), ("1 plus 3 is 4.", "5"), "pairs.json", 12)
 
@@ -18,7 +18,7 @@ def spans(text, style):
 
 @pytest.fixture
 def whole(tokenizer):
-    tokens = encode(EXAMPLE, tokenizer, 100, 100)
+    tokens = encode(EXAMPLE, tokenizer, Encoding(100, 100))
     return tokens, as_text(EXAMPLE, tokens, tokenizer)
 
 
@@ -45,8 +45,8 @@ def test_every_scored_token_has_its_completions_colour(whole):
 
 
 def test_what_was_cut_is_said_where_it_was_cut(tokenizer):
-    uncut = encode(EXAMPLE, tokenizer, 100, 100)
-    tokens = encode(EXAMPLE, tokenizer, 6, 3)
+    uncut = encode(EXAMPLE, tokenizer, Encoding(100, 100))
+    tokens = encode(EXAMPLE, tokenizer, Encoding(6, 3))
     text = as_text(EXAMPLE, tokens, tokenizer)
     lost = [len(uncut.prompt) - 6, len(uncut.completions[0]) - 3]
     assert spans(text, "yellow") == [
@@ -60,7 +60,7 @@ def test_what_was_cut_is_said_where_it_was_cut(tokenizer):
 def test_markup_in_the_data_is_shown_as_it_stands(tokenizer):
     """Rich would take [red] for a colour and drop it."""
     example = PreferenceExample((Message("user", "[red]Add[/] 1"),), ("[bold]4", "5"), "pairs.json", 1)
-    text = as_text(example, encode(example, tokenizer, 100, 100), tokenizer)
+    text = as_text(example, encode(example, tokenizer, Encoding(100, 100)), tokenizer)
     assert "[red]Add[/] 1" in text.plain and "[bold]4" in text.plain
 
 
@@ -68,13 +68,13 @@ def test_a_text_does_not_command_the_terminal(tokenizer):
     hostile = PreferenceExample(
         (Message("user", "Add\x1b]52;c;aGk=\x07 1\x9b31m."),), ("4\r", "5\t\n"), "pairs.json", 1
     )
-    shown = as_text(hostile, encode(hostile, tokenizer, 100, 100), tokenizer).plain
+    shown = as_text(hostile, encode(hostile, tokenizer, Encoding(100, 100)), tokenizer).plain
     assert not set(shown) & set(map(chr, [*range(9), *range(11, 32), *range(127, 160)]))
 
 
 def test_columns_hold_the_same(tokenizer):
-    tokens = encode(EXAMPLE, tokenizer, 6, 3)
-    columns = as_columns([(EXAMPLE, tokens), (EXAMPLE, encode(EXAMPLE, tokenizer, 100, 100))], tokenizer)
+    tokens = encode(EXAMPLE, tokenizer, Encoding(6, 3))
+    columns = as_columns([(EXAMPLE, tokens), (EXAMPLE, encode(EXAMPLE, tokenizer, Encoding(100, 100)))], tokenizer)
     assert columns["source"] == ["pairs.json row 12"] * 2
     assert columns["chosen"] == [tokenizer.decode(tokens.completions[0]), "1 plus 3 is 4.<|im_end|>"]
     assert columns["rejected"] == ["5<|im_end|>"] * 2

@@ -27,7 +27,7 @@ from mmpo_train.data.rendering import (
 )
 from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.template_limits import TemplateProcess
-from mmpo_train.data.templates import encode
+from mmpo_train.data.templates import Encoding, encode
 from mmpo_train.errors import InputError
 from tests.support.tokenizers import CHATS, LLAMA3, byte_tokenizer
 
@@ -41,7 +41,7 @@ HEADER_ALWAYS = (
 
 def encoded(tokenizer, prompt=SINGLE, completions=("4", "Five."), **how):
     example = PreferenceExample(tuple(prompt), tuple(completions), "pairs.json", 1)
-    return encode(example, tokenizer, **{"max_prompt_tokens": 1000, "max_completion_tokens": 1000, **how})
+    return encode(example, tokenizer, Encoding(**{"max_prompt_tokens": 1000, "max_completion_tokens": 1000, **how}))
 
 
 def count_of_specials(tokenizer, ids):

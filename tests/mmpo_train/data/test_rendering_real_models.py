@@ -8,7 +8,7 @@ from eval_workers.harness.evaluation import _Scorer
 from mmpo_train.chat.messages import Message
 from mmpo_train.data.rendering import Unusable, end_ids_of, prompt_ids, special_ids
 from mmpo_train.data.rows import PreferenceExample
-from mmpo_train.data.templates import encode
+from mmpo_train.data.templates import Encoding, encode
 from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.sft.data import Chat
 from mmpo_train.sft.tokens import ChatCount, encode_chats
@@ -38,7 +38,7 @@ def tokenizer_of(name):
 
 def encoded(tokenizer, prompt, completions=(CHOSEN, REJECTED), max_prompt_tokens=10_000, **how):
     example = PreferenceExample(prompt, completions, "pairs.json", 1)
-    return encode(example, tokenizer, max_prompt_tokens, 10_000, **how)
+    return encode(example, tokenizer, Encoding(max_prompt_tokens, 10_000, **how))
 
 
 def by_transformers(tokenizer, prompt, **how):

@@ -9,7 +9,7 @@ import pytest
 from mmpo_train.chat.messages import Message
 from mmpo_train.data.rendering import Unusable, render, special_ids
 from mmpo_train.data.rows import PreferenceExample
-from mmpo_train.data.templates import as_question, encode
+from mmpo_train.data.templates import Encoding, as_question, encode
 from tests.support.tokenizers import CHATS, bpe_tokenizer, byte_tokenizer
 
 SINGLE = (Message("user", "2+2?"),)
@@ -70,7 +70,7 @@ GOLDEN = [
 
 def encoded(tokenizer, prompt=SINGLE, completions=("4", "Five."), max_prompt_tokens=1000, max_completion_tokens=1000):
     example = PreferenceExample(tuple(prompt), tuple(completions), "pairs.json", 1)
-    return encode(example, tokenizer, max_prompt_tokens, max_completion_tokens)
+    return encode(example, tokenizer, Encoding(max_prompt_tokens, max_completion_tokens))
 
 
 def generation_prompt(tokenizer, prompt):
@@ -217,10 +217,10 @@ def test_total_truncation_leaves_a_completion_what_its_prompt_does_not_use():
     tokenizer = byte_tokenizer("chatml")
     example = PreferenceExample(SINGLE, ("four and more", "5"), "pairs.json", 1)
     prompt = len(generation_prompt(tokenizer, SINGLE))
-    total = encode(example, tokenizer, prompt + 3, 5, "total")
+    total = encode(example, tokenizer, Encoding(prompt + 3, 5, truncation="total"))
     assert tokenizer.decode(total.completions[0]) == "four and" and total.completion_cuts == (6, 0)
-    assert tokenizer.decode(encode(example, tokenizer, prompt + 3, 5).completions[0]) == "four "
-    cut = encode(example, tokenizer, prompt - 2, 5, "total")
+    assert tokenizer.decode(encode(example, tokenizer, Encoding(prompt + 3, 5)).completions[0]) == "four "
+    cut = encode(example, tokenizer, Encoding(prompt - 2, 5, truncation="total"))
     assert len(cut.prompt) == prompt - 2 and tokenizer.decode(cut.completions[0]) == "four "
 
 
@@ -245,10 +245,10 @@ def test_total_truncation_leaves_a_completion_what_its_prompt_does_not_use():
 def test_a_turn_rendered_alone_brings_header_system_prompt_and_bos_into_what_is_scored(name, prompt, chosen):
     tokenizer = byte_tokenizer(name)
     example = PreferenceExample(SINGLE, ("4", "Five."), "pairs.json", 1)
-    encoded = encode(example, tokenizer, 1000, 1000, completion_rendering="alone")
+    encoded = encode(example, tokenizer, Encoding(1000, 1000, completion_rendering="alone"))
     assert tokenizer.decode(encoded.prompt) == prompt
     assert tokenizer.decode(encoded.completions[0]) == chosen
-    twice = encode(example, tokenizer, 1000, 1000, completion_rendering="alone_with_eos")
+    twice = encode(example, tokenizer, Encoding(1000, 1000, completion_rendering="alone_with_eos"))
     behind = "" if name == "llama3" else "\n"
     assert tokenizer.decode(twice.completions[0]) == f"{chosen}{behind}{tokenizer.eos_token}"
     assert np.array_equal(twice.prompt, encoded.prompt)

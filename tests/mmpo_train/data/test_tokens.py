@@ -6,7 +6,7 @@ import pytest
 from mmpo_train.chat.messages import Message
 from mmpo_train.config import digest_of
 from mmpo_train.data.rows import PreferenceExample
-from mmpo_train.data.templates import EncodedExample
+from mmpo_train.data.templates import EncodedExample, Encoding
 from mmpo_train.data.tokens import (
     NO_NOISE,
     CutCount,
@@ -95,7 +95,7 @@ def test_what_was_cut_and_dropped_is_counted(tokenizer):
         example("Please, please, please, " * 9 + "add 1 and 3.", ["It is 4.", "5."], row=4),
     ]
     lengths = [[len(tokenizer.encode(text)) + 1 for text in one.completions] for one in examples]
-    encoded, count = tokenise(examples, tokenizer, max_prompt_tokens=40, max_completion_tokens=3)
+    encoded, count = tokenise(examples, tokenizer, Encoding(max_prompt_tokens=40, max_completion_tokens=3))
     assert len(encoded) == count.kept == 3
     assert count.completions == 6 and count.prompts_cut == 1
     kept = [lengths[0], lengths[1], lengths[3]]
@@ -118,25 +118,27 @@ def test_the_count_is_told_in_words():
 
 def test_tables_of_other_data_tokenizers_or_cuts_have_other_names():
     names = {
-        tables_key("data", "model", 1800, 512),
-        tables_key("other", "model", 1800, 512),
-        tables_key("data", "other", 1800, 512),
-        tables_key("data", "model", 1801, 512),
-        tables_key("data", "model", 1800, 513),
-        tables_key("data", "model", 512, 1800),
-        tables_key("data", "model", 1800, 512, "added"),
-        tables_key("data", "model", 1800, 512, "only"),
-        tables_key("data", "model", 1800, 512, "none", "total"),
-        tables_key("data", "model", 1800, 512, "none", "separate", "alone"),
+        tables_key("data", "model", Encoding(1800, 512)),
+        tables_key("other", "model", Encoding(1800, 512)),
+        tables_key("data", "other", Encoding(1800, 512)),
+        tables_key("data", "model", Encoding(1801, 512)),
+        tables_key("data", "model", Encoding(1800, 513)),
+        tables_key("data", "model", Encoding(512, 1800)),
+        tables_key("data", "model", Encoding(1800, 512, "added")),
+        tables_key("data", "model", Encoding(1800, 512, "only")),
+        tables_key("data", "model", Encoding(1800, 512, "none", "total")),
+        tables_key("data", "model", Encoding(1800, 512, "none", "separate", "alone")),
     }
     assert len(names) == 10
     # Pinned: with what came later left alone, tables keep the names they had before.
-    assert tables_key("data", "model", 1800, 512) == digest_of(["tokens-2", "data", "model", 1800, 512, "none"])
+    assert tables_key("data", "model", Encoding(1800, 512)) == digest_of(
+        ["tokens-2", "data", "model", 1800, 512, "none"]
+    )
 
 
 def test_prompts_keep_all_their_completions_and_may_have_different_numbers(tokenizer, tmp_path):
     examples = [example("Add 1 and 3.", "45678"), example("Add 1 and 2.", "34")]
-    encoded, count = tokenise(examples, tokenizer, 40, 5)
+    encoded, count = tokenise(examples, tokenizer, Encoding(40, 5))
     write_tables(tmp_path / "tokens", {"train": encoded}, {"train": count})
     rows = read_table(tmp_path / "tokens", "train").completions
     texts = [[tokenizer.decode(ids) for ids in row] for row in rows]
@@ -147,7 +149,7 @@ def test_prompts_keep_all_their_completions_and_may_have_different_numbers(token
 def test_only_a_negative_that_is_the_same_after_the_cut_is_lost(tokenizer):
     """Within three tokens the second is the chosen, and the last the third; the row stays."""
     examples = [example("Add 1 and 3.", ["It is 4, I think.", "It is 4, I guess.", "5", "5"])]
-    [one], count = tokenise(examples, tokenizer, 40, 3)
+    [one], count = tokenise(examples, tokenizer, Encoding(40, 3))
     assert len(one.completions) == 2 and tokenizer.decode(one.completions[1]) == "5<|im_end|>"
     assert count.repeated == 2 and not count.dropped
     assert "2 completions left out, the same tokens as another of their prompt" in count.lines("train")[1]
@@ -160,7 +162,7 @@ def test_questions_come_back_as_text_in_the_order_of_the_table(tokenizer, tmp_pa
         example("The same?", ["yes", "yes"]),
         PreferenceExample(turns, ("4", "5"), "pairs.json", 3),
     ]
-    encoded, count = tokenise(examples, tokenizer, 40, 5)
+    encoded, count = tokenise(examples, tokenizer, Encoding(40, 5))
     write_tables(tmp_path / "tokens", {"train": encoded}, {"train": count})
     assert read_questions(tmp_path / "tokens", "train") == [
         "Add 1 and 2.",
@@ -171,7 +173,7 @@ def test_questions_come_back_as_text_in_the_order_of_the_table(tokenizer, tmp_pa
 def test_noise_is_the_chosen_completion_with_two_tokens_swapped(tokenizer):
     """The same tokens, all but two in their place, the closing one at the end; the same in every run."""
     examples = [example("Add 1 and 3.", ["1 plus 3 is 4.", "5", "6"]), example("Add 2 and 3.", ["It is 5.", "6"])]
-    encoded, count = tokenise(examples, tokenizer, 40, 20, "added")
+    encoded, count = tokenise(examples, tokenizer, Encoding(40, 20, "added"))
     assert [len(one.completions) for one in encoded] == [4, 3] and count.completions == 7
     for one in encoded:
         chosen, noise = one.completions[0], one.completions[-1]
@@ -179,7 +181,7 @@ def test_noise_is_the_chosen_completion_with_two_tokens_swapped(tokenizer):
         assert sorted(noise) == sorted(chosen) and (noise != chosen).sum() == 2
         assert noise[-1] == chosen[-1] == tokenizer.eos_token_id
         assert len(one.completion_cuts) == len(one.completions)
-    only, _ = tokenise(examples, tokenizer, 40, 20, "only")
+    only, _ = tokenise(examples, tokenizer, Encoding(40, 20, "only"))
     for one, alone in zip(encoded, only, strict=True):
         assert [ids.tolist() for ids in alone.completions] == [
             one.completions[0].tolist(),
@@ -189,7 +191,7 @@ def test_noise_is_the_chosen_completion_with_two_tokens_swapped(tokenizer):
 
 def test_a_chosen_completion_that_was_cut_may_have_its_last_token_swapped(tokenizer):
     """Two tokens are left of it, none of them the closing one: there is one swap."""
-    [one], _ = tokenise([example("Add 1 and 3.", ["It is 4.", "5"])], tokenizer, 40, 2, "only")
+    [one], _ = tokenise([example("Add 1 and 3.", ["It is 4.", "5"])], tokenizer, Encoding(40, 2, "only"))
     assert one.completions[1].tolist() == one.completions[0].tolist()[::-1]
 
 
@@ -197,8 +199,8 @@ def test_a_chosen_completion_that_was_cut_may_have_its_last_token_swapped(tokeni
 def test_where_no_swap_gives_a_new_completion_there_is_no_noise(tokenizer, completions):
     """One token, two equal ones, and two whose only swap is a candidate already."""
     rows = [example("Add 1 and 3.", completions)]
-    [one], count = tokenise(rows, tokenizer, 40, 20, "added")
+    [one], count = tokenise(rows, tokenizer, Encoding(40, 20, "added"))
     assert len(one.completions) == 2 and count.without_noise == 1 and count.kept == 1
     assert count.lines("train")[1] == f"train: 1 prompts without a noise candidate, {NO_NOISE}"
-    encoded, count = tokenise(rows, tokenizer, 40, 20, "only")
+    encoded, count = tokenise(rows, tokenizer, Encoding(40, 20, "only"))
     assert encoded == [] and count.dropped == {NO_NOISE: ["pairs.json row 1"]}

@@ -7,6 +7,7 @@ import pytest
 
 from mmpo_train.chat.messages import Message, ToolMessage
 from mmpo_train.data.rows import PreferenceExample, parse_row
+from mmpo_train.data.templates import Encoding
 from mmpo_train.data.tokens import tokenise
 from mmpo_train.sft.data import Chat
 from mmpo_train.sft.tokens import ChatCount, encode_chats
@@ -36,7 +37,7 @@ def example(prompt, *completions, tools=TOOLS, row=1):
 
 
 def encoded(tokenizer, *examples):
-    rows, count = tokenise(examples, tokenizer, 1000, 1000)
+    rows, count = tokenise(examples, tokenizer, Encoding(1000, 1000))
     return rows, count.dropped
 
 

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from mmpo_train.chat.messages import Message
 from mmpo_train.data.preferences import PreferenceExample
-from mmpo_train.data.templates import encode
+from mmpo_train.data.templates import Encoding, encode
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_tokenizer
@@ -28,7 +28,9 @@ def test_log_probabilities_are_those_of_plain_transformers(layout):
     folder = real_model("smollm2")
     tokenizer = load_tokenizer(folder)
     rows = [
-        encode(PreferenceExample((Message("user", prompt),), (chosen, rejected), "pairs", 1), tokenizer, 512, 512)
+        encode(
+            PreferenceExample((Message("user", prompt),), (chosen, rejected), "pairs", 1), tokenizer, Encoding(512, 512)
+        )
         for prompt, chosen, rejected in PAIRS
     ]
     table = TokenTable(tuple(row.prompt for row in rows), tuple(row.completions for row in rows))
