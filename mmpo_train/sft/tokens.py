@@ -20,11 +20,11 @@ from mmpo_train.data.rendering import PROBE, Unusable, ending_of, holds_special_
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.data.tools import check_tools
 from mmpo_train.errors import InputError
-from mmpo_train.model.logps import Pass
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from mmpo_train.model.logps import Pass
     from mmpo_train.sft.data import Chat
 
 _CHATS_PER_CALL = 512  # enough for the tokenizer's threads

@@ -107,12 +107,10 @@ def reach(verbose: bool) -> bool:
     """
     for name, value in _ENVIRONMENT.items():  # before ray is imported
         os.environ.setdefault(name, value)
-    import ray
-
-    mine = not ray.is_initialized()
-    if mine:
-        _connect(verbose)
-    return mine
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        return False
+    _connect(verbose)
+    return True
 
 
 def leave() -> None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from mmpo_train.terminal import ended_by
 
-INTERRUPTED = "interrupted: the same command goes on from the last state written"
+GOES_ON = "the same command goes on from the last state written"
+INTERRUPTED = f"interrupted: {GOES_ON}"
 _FILE = "leave"
 """In a trial's folder: its workers write a state and end."""
 _SECONDS_TO_LEAVE = 15.0

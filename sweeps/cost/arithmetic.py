@@ -6,10 +6,12 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from sweeps.cluster.accelerators import PEAK_FLOP_PER_SECOND, UNKNOWN_ACCELERATOR
+
+if TYPE_CHECKING:
+    import numpy as np
 
 UTILISATION = 0.35
 """Share of the accelerator's peak that training reaches; assumed, not measured."""
@@ -60,8 +62,8 @@ class Lengths:
     @property
     def attended(self) -> int:
         """Pairs of positions in attention, before the causal mask halves them."""
-        ends = np.where(self.completions > 0, self.prompts[:, None] + self.completions, 0)
-        own = np.where(self.completions > 0, self.prompts[:, None], 0)
+        own = self.prompts[:, None] * (self.completions > 0)
+        ends = own + self.completions
         return int((self.prompts**2).sum() + (ends**2 - own**2).sum())
 
 

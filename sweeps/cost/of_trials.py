@@ -30,7 +30,6 @@ from sweeps.cost.arithmetic import (
     timed_speed,
     work_of,
 )
-from sweeps.cost.lengths import lengths_of
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.records import TrialRecord
@@ -87,6 +86,7 @@ def forecast_trials(
     answers generated in training. The reference model's pass is counted unless it exists or is `prepared`.
     """
     from mmpo_train.prepare import has_reference
+    from sweeps.cost.lengths import lengths_of  # imports numpy
 
     kind = "GPU" if resources.use_gpu else "CPU"
     if not todo:

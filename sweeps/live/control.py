@@ -118,7 +118,7 @@ class Control:
         """Answer what was asked of a trial whose training has ended."""
         state, reason = trials.state_of(digest)
         asked = self.waiting.pop(digest, None)
-        if asked is None or state == "left":  # what an interrupted trial did not come to stays asked
+        if asked is None or state == "interrupted":  # what an interrupted trial did not come to stays asked
             return
         if reason.startswith(BY_PERSON):
             self._answer(trials, digest, asked, DONE, f"stopped{reason.removeprefix(BY_PERSON)}")

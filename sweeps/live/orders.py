@@ -8,6 +8,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.trial.orders import BY_PERSON
 from sweeps.ledger.records import TrialRecord
 from sweeps.ledger.tags import CLONE, EXTEND, GO, STOP
+from sweeps.plan.order import STAGE_0
 
 _KNOWN = f"{STOP}, {GO}, {CLONE} FIELD=VALUE or {EXTEND} epochs=N"
 _OF_THE_OPTIMISER = ("learning_rate", "warmup_share", "weight_decay", "max_gradient_norm", "epochs")
@@ -62,6 +63,8 @@ def changes_of(config: TrialConfig, order: Order) -> str:
 def check_order(text: str, record: TrialRecord) -> str:
     """What will happen when the tag is set on the trial's run. Raises InputError if nothing can."""
     order = parse_order(text)
+    if record.stage == STAGE_0:
+        raise InputError(f"{record.name} is an instruction tuning: Ctrl-C stops its command, which goes on if rerun")
     if order.what == GO:
         if record.status != "stopped" or not record.reason.startswith(BY_PERSON):
             raise InputError(f"{record.name} cannot go on: no person has stopped it, it is {record.status}")

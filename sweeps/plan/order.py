@@ -48,6 +48,8 @@ class SearchStage:
         return _of(objective, self.takes)
 
 
+STAGE_0 = "stage0_sft"
+"""Instruction tuning, which makes a starting model and searches nothing."""
 STAGE_1 = SearchStage(
     name="stage1_lr",
     title="Stage 1, learning rate",

@@ -25,6 +25,7 @@ from sweeps.ledger.tags import HARDWARE
 from sweeps.ledger.trial_log import opening
 from sweeps.plan.commands import command, print_next
 from sweeps.plan.options import SFTOptions, SweepOptions
+from sweeps.plan.order import STAGE_0
 from sweeps.search.checks import check_disk, check_storage
 from sweeps.search.look import OPENING, READING, look
 from sweeps.search.train import say_cost
@@ -35,8 +36,6 @@ from sweeps.trials.work import Work
 
 if TYPE_CHECKING:
     from mmpo_train.sft.prepare import SFTInputs
-
-STAGE = "stage0_sft"
 
 
 class Tuning(NamedTuple):
@@ -56,13 +55,14 @@ def run_stage0(options: SFTOptions) -> None:
 
 
 def _run(runner: Runner, options: SFTOptions) -> None:
-    from mmpo_train.sft.prepare import identify_sft
     from sweeps.ledger.ledger import connect, connect_to_read
 
     check_storage(options)
     resources = runner.place(wish_of(options), dry_run=options.dry_run)
     trial = trial_of(options, resources.precision)
     tell(READING)
+    from mmpo_train.sft.prepare import identify_sft
+
     inputs = identify_sft(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     trial = inputs.config
     if options.dry_run:
@@ -133,7 +133,7 @@ def _train(runner: Runner, options: SFTOptions, inputs: SFTInputs, ledger: Ledge
     places, _ = runner.prepare(inputs, resources)
     forecast = forecast_trials([Tuning(trial, inputs)], options, resources, ledger)
     console.print(str(forecast), highlight=False, soft_wrap=True)
-    tags = {"stage.name": STAGE, "recipe": trial.recipe, HARDWARE: str(hardware(resources))}
+    tags = {"stage.name": STAGE_0, "recipe": trial.recipe, HARDWARE: str(hardware(resources))}
     name = Path(trial.model).name
     work = Work(
         trials={trial.digest: (trial, places)},

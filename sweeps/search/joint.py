@@ -171,9 +171,6 @@ def _run_on(runner: Runner, options: JointOptions) -> None:
 
 
 def _prepare(runner: Runner, options: JointOptions) -> Search:
-    from mmpo_train.prepare import identify
-    from sweeps.search.proposals import Proposals
-
     objective = known_objective(options.objective)
     for name in TUNED:
         if name in parse_assignments(options.set):
@@ -191,6 +188,9 @@ def _prepare(runner: Runner, options: JointOptions) -> Search:
     if base.precision == "auto":
         base = replace(base, {"precision": resources.precision})
     tell(READING)
+    from mmpo_train.prepare import identify
+    from sweeps.search.proposals import Proposals
+
     inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     check_judges([base], with_keys=not options.dry_run)
     # A cluster grows and shrinks, but a search that continues must make rounds of the same size.

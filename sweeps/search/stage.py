@@ -99,13 +99,14 @@ def run_stage(stage: Stage, options: SweepOptions, runner: Runner | None = None)
 
 
 def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> StageOutcome:
-    from mmpo_train.prepare import identify
     from sweeps.ledger.ledger import connect, connect_to_read
 
     check_storage(options)
     resources = runner.place(wish_of(options), dry_run=options.dry_run)
     base = stage_config(stage, options, resources.precision)
     tell(READING)
+    from mmpo_train.prepare import identify  # imports numpy
+
     inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     stage.points(inputs.config, inputs, options.seeds)
     taken = {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}

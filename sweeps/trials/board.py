@@ -30,6 +30,12 @@ _STATE_STYLES = {
     "failed": "red",
     "waiting": "dim",
 }
+_MEANS = {
+    "placing": "placing: waits for a free place, then for its processes to start",
+    "starting": "starting: loads its model and data",
+    "judging": "judging: trained, its last checkpoint is being evaluated",
+}
+"""Lines of states that last."""
 _ENDED = ("finished", "diverged", "failed", "stopped")
 _AROUND = 7
 """Lines of the screen besides the rows: heading, column names, frame, caption, and one to spare."""
@@ -92,7 +98,7 @@ class Board:
         row = self.rows[digest]
         if row.state != state:
             row.state = state
-            self.line(digest, f"{state}: {reason}" if reason else state)
+            self.line(digest, f"{state}: {reason}" if reason else _MEANS.get(state, state))
             if reason and self.drawn:
                 self._tell(f"{self.axis} {row.label} {state}: {reason}")
 

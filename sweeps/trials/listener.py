@@ -117,7 +117,7 @@ class Listener:
             self.control.copied(self, digest, report["copied"])
         if report.get("said"):
             self.board.say(digest, report["said"])
-        for state in ("diverged", "stopped", "left", "failed"):
+        for state in ("diverged", "stopped", "interrupted", "failed"):
             if report.get(state):
                 self.troubles[digest] = (state, report[state])
 
@@ -240,5 +240,5 @@ class Listener:
         elif state == "stopped":
             log.stopped(reason, self.clocks[digest].seconds())
         else:
-            log.fail(reason)
+            log.fail(INTERRUPTED if state == "interrupted" else reason)
         self.board.set_state(digest, state, reason)

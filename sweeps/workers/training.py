@@ -65,7 +65,7 @@ def train(job: dict[str, Any], ask: Ask) -> None:
     from mmpo_train.engines.deepspeed_engine import zero_engine
     from mmpo_train.training import from_plain, run
     from mmpo_train.trial.reports import report_on
-    from sweeps.cluster.leaving import INTERRUPTED, is_leaving
+    from sweeps.cluster.leaving import GOES_ON, is_leaving
 
     def ask_for_segment(request: dict[str, Any]) -> Any:
         ask("segment", request)
@@ -84,4 +84,4 @@ def train(job: dict[str, Any], ask: Ask) -> None:
         except Left:
             if not is_leaving(folder):
                 raise  # its node is taken away: it is started again on another one
-            ask("report", {"left": INTERRUPTED})
+            ask("report", {"interrupted": GOES_ON})

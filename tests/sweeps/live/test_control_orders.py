@@ -6,8 +6,12 @@ from typing import Any
 import pytest
 
 from mmpo_train.config import TrialConfig, replace
+from mmpo_train.errors import InputError
 from mmpo_train.trial.places import Places
+from sweeps.cluster.leaving import GOES_ON
+from sweeps.ledger.records import TrialRecord
 from sweeps.live.control import Control
+from sweeps.live.orders import check_order
 
 CONFIG = replace(TrialConfig(), {"objective": "dpo"})
 DIGEST = CONFIG.digest
@@ -87,7 +91,7 @@ def test_a_stop_is_answered_when_the_training_has_ended_by_it(control, trials):
 
 def test_a_stop_that_came_too_late_is_refused_and_one_that_was_interrupted_stays_asked(control, trials):
     ask(control, trials, "stop")
-    trials.state = ("left", "interrupted")
+    trials.state = ("interrupted", GOES_ON)
     control.ended(trials, DIGEST)
     assert trials.answers == []
     trials.state = ("finished", "")
@@ -165,3 +169,13 @@ def test_nothing_is_begun_when_no_more_trials_are_trained_and_orders_are_taken_b
     other: Any = Trials(trials.order_file.parents[2])
     ask(control, other, "stop")
     assert other.order == "" and other.answers == []
+
+
+@pytest.mark.parametrize("text", ["stop", "go", "extend epochs=3"])
+def test_a_tuning_is_not_told_that_its_command_listens(text):
+    """Nobody looks for tags of stage 0's run: the answer is what does stop it, and what goes on."""
+    about = {"stage": "stage0_sft", "status": "running", "params": {}, "config": {}, "evaluations": ()}
+    more = {"judged_by": frozenset(), "reason": "", "seconds": None, "read_curve": lambda run, name: []}
+    record = TrialRecord(run_id="r", digest="d", name="sft tiny", parent="", **about, **more)
+    with pytest.raises(InputError, match="^sft tiny is an instruction tuning: Ctrl-C stops its command"):
+        check_order(text, record)

@@ -9,6 +9,7 @@ from rich.console import Console
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.recipes import RECIPES
 from mmpo_train.trial.places import Places
+from sweeps.cluster.leaving import GOES_ON, INTERRUPTED
 from sweeps.cluster.placement import TrialResources, Wish
 from sweeps.plan.options import SweepEvaluation
 from sweeps.trials.board import Board, Row
@@ -91,7 +92,8 @@ def test_what_had_judged_an_epoch_before_an_interruption_is_not_asked_again(tmp_
 
 
 def test_a_trial_that_was_told_to_go_is_no_finished_one(tmp_path):
-    assert hearing(tmp_path, Judges(), {"workers": 1}, {"left": "interrupted: …"})[0].end == ("fail", "interrupted: …")
+    log, printed = hearing(tmp_path, Judges(), {"workers": 1}, {"interrupted": GOES_ON})
+    assert log.end == ("fail", INTERRUPTED) and f": {INTERRUPTED} (step" in printed
 
 
 def test_a_trial_ends_when_its_last_checkpoint_is_judged_and_not_before(tmp_path):
