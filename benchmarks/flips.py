@@ -5,7 +5,10 @@
     python benchmarks/flips.py --storage runs   with a ready `tiny` and its token tables
 
 Every row is the same trial (DPO, pass size and ZeRO stage are no part of its digest). Compared with the first: the
-largest difference of a step's loss, and how many of the validation pairs the last checkpoint judges otherwise.
+largest difference of a step's loss and the first step with one; how many of the validation pairs the last checkpoint
+judges otherwise, with their margins in the first row; how far margins differ, in the median and at most. A margin is
+the chosen completion's log-ratio to the reference minus the rejected one's, in nats. The last columns are the same with
+the checkpoint's bf16 weights computed in fp32: what is left is what the weights differ.
 """
 
 import argparse
@@ -20,12 +23,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import numpy as np
 from step import machine, versions
 
 from eval_workers.reward_accuracy import RewardAccuracy
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.data.tokens import read_table
-from mmpo_train.model.reference import in_process
+from mmpo_train.devices import own_device
+from mmpo_train.model.logps import CompletionLogps
+from mmpo_train.model.policy import load_model
+from mmpo_train.model.reference import in_process, read_reference
+from mmpo_train.model.scoring import model_forward, score_pairs
 from mmpo_train.options import Options, base_config
 from mmpo_train.prepare import identify, materialise
 from mmpo_train.trial.places import Places
@@ -50,9 +58,9 @@ def rows_of(workers: Sequence[int], quick: bool) -> list[dict[str, Any]]:
 
 def measure(config: TrialConfig, places: Places, rows: list[dict[str, Any]], folder: Path, keep: Any) -> None:
     """Train all rows; `keep` gets the table after each group, which has one set of workers and one size of passes."""
-    evaluator = RewardAccuracy()
     table: list[dict[str, Any]] = []
     base: dict[str, Any] = {}
+    judge = Judge(places)
     steps = -(-len(read_table(places.tokens, "train")) // config.pairs_per_step) * config.epochs
     for (count, tokens), some in groupby(rows, lambda row: (row["workers"], row["tokens a pass"])):
         group = list(some)
@@ -68,15 +76,44 @@ def measure(config: TrialConfig, places: Places, rows: list[dict[str, Any]], fol
             curve = losses(next(results)) if "begun" in row else {}
             last = next(results)
             curve |= losses(last)
-            checkpoint = last["finished"][-1][1]
-            correct = evaluator(checkpoint, str(places.tokens), str(places.reference))["correct"]
-            base = base or {"curve": curve, "correct": correct}
-            apart = max(abs(curve[step] - loss) for step, loss in base["curve"].items())
-            flipped = sum(one != other for one, other in zip(correct, base["correct"], strict=True))
+            found = {"curve": curve, **judge.margins(Path(last["finished"][-1][1]))}
+            base = base or found
+            apart = {step: abs(curve[step] - loss) for step, loss in base["curve"].items()}
             told = {name: row[name] for name in ("workers", "tokens a pass", "ZeRO")}
-            told |= {"largest loss difference": apart, "flipped": f"{flipped} of {len(correct)}"}
-            table.append(told | {"reward accuracy": sum(correct) / len(correct)})
+            told |= {"largest loss difference": max(apart.values())}
+            told["from step"] = next((step for step in sorted(apart) if apart[step]), "-")
+            for name in ("bf16", "fp32"):
+                own, first = found[name], base[name]
+                flipped = (own > 0) != (first > 0)
+                told[f"flipped, {name}"] = f"{flipped.sum()} of {len(own)}"
+                told["at margins of"] = told.get("at margins of", ", ".join(f"{one:+.2f}" for one in first[flipped]))
+                off = np.abs(own - first)
+                told[f"margins apart, {name}"] = f"{np.median(off):.3f}, {off.max():.2f}"
+            table.append(told | {"reward accuracy": float((found["bf16"] > 0).mean())})
             keep({"steps": len(curve), "rows": table})
+
+
+class Judge:
+    """Margins of the validation pairs by a checkpoint, as the evaluator has them and in fp32."""
+
+    def __init__(self, places: Places) -> None:
+        self.evaluator, self.places = RewardAccuracy(), places
+        self.table = read_table(places.tokens, "validation")
+        self.reference = {"bf16": read_reference(places.reference, "validation"), "fp32": self._exact(places.model)}
+
+    def margins(self, checkpoint: Path) -> dict[str, np.ndarray]:
+        """(N,) in nats, by precision of the computation."""
+        with tempfile.TemporaryDirectory() as folder:
+            kept = Path(folder) / "logps"
+            self.evaluator(str(checkpoint), str(self.places.tokens), str(self.places.reference), str(kept))
+            logps = {"bf16": read_reference(kept, "validation"), "fp32": self._exact(checkpoint)}
+        ratios = {name: logps[name] - self.reference[name] for name in logps}
+        return {name: ratio[:, 0] - ratio[:, 1] for name, ratio in ratios.items()}
+
+    def _exact(self, model: Path) -> np.ndarray:
+        device = own_device()
+        forward = model_forward(CompletionLogps(load_model(model, precision="fp32", device=device)), device, "fp32")
+        return score_pairs(forward, self.table, np.arange(len(self.table)), 4_096, layout="shared")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

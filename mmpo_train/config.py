@@ -210,8 +210,8 @@ class TrialConfig:
     """Minutes between two saved states within an epoch: the most work that a lost machine costs. 0 saves states at the
     end of an epoch only."""
     tokens_per_pass: int = runtime(0)
-    """Most tokens in one forward and backward pass. 0 is 2,048 on a CPU (a long trial tries others); on a GPU it takes
-    the fastest size that fits, found by trying."""
+    """Most tokens in one forward and backward pass. 0 takes the fastest size that fits, found by trying: on a GPU at
+    each trial's start, on a CPU once per machine."""
     layout: str = runtime("shared")
     """Densest layout of a pass to use: shared (each prompt once, no padding), packed (no padding) or padded. A model
     whose attention does not allow it gets the next one."""

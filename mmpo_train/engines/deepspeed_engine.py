@@ -83,7 +83,7 @@ class DeepSpeedEngine:
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
             model=module, optimizer=self.moments_of, config=_deepspeed_config(config, self.workers, values)
         )
-        self.device = self.engine.device
+        self.module, self.device = module, self.engine.device
         self.stage = config.zero_stage
         if config.precision == "bf16":
             _reduce_in_fp32(self.optimizer, self.stage)
@@ -162,10 +162,10 @@ class DeepSpeedEngine:
         return True
 
     def recompute_activations(self, wanted: bool) -> None:
-        self.engine.module.recompute_activations(wanted)
+        self.module.recompute_activations(wanted)
 
     def compile_layers(self, wanted: bool) -> None:
-        self.engine.module.compile_layers(wanted)
+        self.module.compile_layers(wanted)
 
     def memory_share(self) -> float | None:
         # ZeRO's own optimiser holds this worker's part alone.

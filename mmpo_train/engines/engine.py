@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mmpo_train.engines.training_state import Share, Shares
-from mmpo_train.model.logps import Pass
+from mmpo_train.model.logps import CompletionLogps, Pass
 
 
 class Engine(Protocol):
@@ -19,6 +19,7 @@ class Engine(Protocol):
     worker: int
     """This worker's number, from 0."""
     workers: int
+    module: CompletionLogps
 
     def logps(self, one: Pass, entropies: bool = False) -> Tensor:
         """Log-probabilities (C,) of a pass, on the CPU or the accelerator, with gradient if that is enabled.

@@ -3,36 +3,48 @@ compiled."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+import resource
+import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from mmpo_train.data.packed import memory_left
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.engines.engine import first_workers
 from mmpo_train.engines.passes import Passes, alone, filled, remember, remembered, take
 from mmpo_train.errors import first_line
 from mmpo_train.model.batches import Layout, collate
 from mmpo_train.model.layouts import best_layout, is_out_of_memory
+from mmpo_train.storage.mirror import kept_by_machine
+from mmpo_train.storage.whole_file import read_cache, write_cache
 
 if TYPE_CHECKING:
     from mmpo_train.config import TrialConfig
     from mmpo_train.engines.engine import Engine
 
-_CPU_TOKENS = 2_048  # above it most CPUs gain nothing and their caches lose
-_OTHER_CPU_TOKENS = (512, 1_024, 4_096)
+_CPU_TOKENS = 2_048
+"""On a CPU, where a whole step holds fewer tokens than are tried first."""
+_FIRST_CPU_TOKENS = 512
 _FIRST_TRY_TOKENS = 2_048
 _MOST_MEMORY = 0.85
 """Share of the accelerator's memory that a pass may take, foreseen from smaller ones: allocators fragment."""
 _WORTH_IT = 1.05
 """Speed-up in tokens per second that a pass of twice the size, or compiled layers, must reach to be kept."""
-_CLEARLY_FASTER = 1.15
-"""The same for another size on a CPU, where noise must not give two trials of a sweep different passes."""
+_CPU_SECONDS = 0.3
+"""Processor time for which a size is tried on a CPU, at most ten passes."""
+_ROOM = 4
+"""Times what the first tries took that must be left for twice the size on a CPU: the optimiser's moments come later."""
 _LONG_SECONDS = 600.0
 """Expected training time, at the speed found so far, above which trials that take a minute are worth their time."""
 
@@ -67,8 +79,8 @@ def find_passes(
     """The passes to use for this trial on these workers; the same on all of them.
 
     If the config leaves the tokens open: on an accelerator passes grow until a larger one would not fit or is not
-    faster, with activations recomputed only if the longest example would not fit otherwise; on a CPU the size is a
-    constant, unless the trial is long and another size clearly faster. Layers are compiled if the config says so, or if
+    faster, with activations recomputed only if the longest example would not fit otherwise; on a CPU the size is tried
+    once per machine. Layers are compiled if the config says so, or if
     it leaves this open, the trial is long and it is faster. The model is not changed: passes that are tried have weight
     0. `keep` receives the result, and before each try that may end this process the passes to use after that.
     """
@@ -90,7 +102,7 @@ def _find_passes(config: TrialConfig, engine: Engine, table: TokenTable, keep: C
     if config.tokens_per_pass:
         return passes
     if engine.memory_share() is None:
-        return _fastest_on_a_cpu(config, engine, table, passes)
+        return replace(passes, tokens=_tokens_on_a_cpu(config, engine, table, passes))
     keep(Passes(layout, _FIRST_TRY_TOKENS, config.gradient_checkpointing != "never"))
     found = _grown(config, engine, table, passes)
     if found is None and config.gradient_checkpointing == "auto":
@@ -143,22 +155,56 @@ def _compiled_where_it_pays(
     return compiled[0] if compiled is not None and compiled[1] > speed * _WORTH_IT else found
 
 
-def _fastest_on_a_cpu(config: TrialConfig, engine: Engine, table: TokenTable, passes: Passes) -> Passes:
-    """Passes of the usual size, or of another one where the trial is long and that is clearly faster."""
+def _tokens_on_a_cpu(config: TrialConfig, engine: Engine, table: TokenTable, passes: Passes) -> int:
+    """The tokens of the smallest passes of which twice as large ones are hardly faster: they take less memory.
+
+    They are tried once per machine and kind of trial, while others of that kind wait, and kept in the machine's cache,
+    so that all trials of a sweep have the same.
+    """
+    of_each = alone(table, passes.layout)
+    per_step = int(of_each.mean() * config.pairs_per_step / engine.workers)
+    tokens = max(_FIRST_CPU_TOKENS, int(of_each.mean()))
+    if per_step <= tokens:
+        return _CPU_TOKENS
     order, prompts_in = _in_order(table, passes.layout)
 
     def speed_of(tokens: int) -> float:
-        return _try(engine, table, passes, order[: prompts_in(tokens)])[2]
+        one = partial(_try, engine, table, passes, order[: prompts_in(tokens)], on_cpu=True)
+        speed = one()[2]
+        return max([speed, *(one()[2] for _ in range(min(4, int(_CPU_SECONDS * speed / tokens))))])
 
-    per_step = int(alone(table, passes.layout).mean() * config.pairs_per_step / engine.workers)
-    if per_step <= passes.tokens:
-        return passes
-    usual = speed_of(passes.tokens)
-    if not _is_long(config, engine, table, passes.layout, usual):
-        return passes
-    speeds = {tokens: speed_of(tokens) for tokens in _OTHER_CPU_TOKENS}
-    fastest = max(speeds, key=lambda tokens: speeds[tokens])
-    return replace(passes, tokens=fastest) if speeds[fastest] > usual * _CLEARLY_FASTER else passes
+    def has_room() -> int:
+        return memory_left() > _ROOM * engine.workers * 1024 * (_most_memory() - before)
+
+    name = f"passes/{_kind(config, engine, passes, per_step)}.json"
+    with kept_by_machine(name) if engine.worker == 0 else nullcontext(Path()) as kept:
+        known = first_workers(engine, lambda: read_cache(kept).get("tokens", 0))
+        if known:
+            return known
+        before = _most_memory()
+        speed = speed_of(tokens)
+        while True:
+            if engine.worker == 0:  # at once: the system may kill a process that takes too much
+                write_cache(kept, {"tokens": tokens})
+            if tokens >= per_step or not first_workers(engine, has_room):
+                return tokens
+            faster = speed_of(2 * tokens)
+            if faster <= speed * _WORTH_IT:
+                return tokens
+            tokens, speed = 2 * tokens, faster
+
+
+def _most_memory() -> int:
+    """The most memory that this process has had so far, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _kind(config: TrialConfig, engine: Engine, passes: Passes, per_step: int) -> str:
+    """Names everything on which the speed of a size depends."""
+    shape = {name: value for name, value in engine.module.model.config.to_dict().items() if name[0] != "_"}
+    machine = socket.gethostname(), torch.__version__, torch.get_num_threads(), engine.workers
+    trial = config.precision, config.zero_stage, config.lora_rank, config.lora_targets, per_step, passes
+    return hashlib.sha256(repr((shape, machine, trial)).encode()).hexdigest()[:16]
 
 
 def _is_long(config: TrialConfig, engine: Engine, table: TokenTable, layout: Layout, speed: float) -> bool:
@@ -178,16 +224,20 @@ def _in_order(table: TokenTable, layout: Layout) -> tuple[np.ndarray, Callable[[
     return order, lambda tokens: max(1, int(np.searchsorted(held, tokens, side="right")))
 
 
-def _try(engine: Engine, table: TokenTable, passes: Passes, prompts: np.ndarray) -> tuple[int, float, float]:
-    """Tokens of a pass of some prompts, the largest share of memory on any worker, and tokens per second.
+def _try(
+    engine: Engine, table: TokenTable, passes: Passes, prompts: np.ndarray, on_cpu: bool = False
+) -> tuple[int, float, float]:
+    """Tokens of a pass of some prompts, the largest share of memory on any worker, and tokens per second: on a CPU of
+    the processor's own time, so that other programs do not count.
 
     The pass is forward and backward. If memory runs out the share is infinite and the speed 0.
     """
+    clock = time.process_time if on_cpu else time.perf_counter
     one = collate(table, prompts, passes.layout)
-    tokens = one.input_ids.numel()
+    tokens, seconds = one.input_ids.numel(), math.inf
     for _ in range(2):  # the first one warms up
         engine.memory_share()
-        started = time.perf_counter()
+        started = clock()
         try:
             engine.backward(0.0 * engine.logps(one).sum())
         except (RuntimeError, MemoryError) as error:
@@ -195,7 +245,7 @@ def _try(engine: Engine, table: TokenTable, passes: Passes, prompts: np.ndarray)
                 raise
             return tokens, math.inf, 0.0
         share = engine.memory_share() or 0.0  # waits for the device
-        seconds = time.perf_counter() - started
+        seconds = min(seconds, clock() - started)
     of_each = np.zeros((2, engine.workers))
     of_each[:, engine.worker] = share, seconds
     shares, times = engine.sum(of_each)

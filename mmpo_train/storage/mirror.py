@@ -11,9 +11,10 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from filelock import FileLock, Timeout
 
@@ -120,14 +121,24 @@ def ensure_once(folder: Path, fill: Callable[[Path], None]) -> None:
     kept = _cache() / "made" / folder.name
 
     def copy(staging: Path) -> None:
-        there = next(path for path in kept.parents if path.exists())
-        if not os.access(there, os.W_OK):
+        if not _can_be_written(kept):
             fill(staging)
             return
         ensure(kept, fill)
         shutil.copytree(kept, staging, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
 
     ensure(folder, copy)
+
+
+@contextmanager
+def kept_by_machine(name: str) -> Iterator[Path]:
+    """A file of this machine's cache that this process alone uses inside; without a cache that can be written it is one
+    that goes again."""
+    with TemporaryDirectory() as passing:
+        kept = _cache() / name
+        kept = kept if _can_be_written(kept) else Path(passing, kept.name)
+        with lock(kept):
+            yield kept
 
 
 def fetch_children(folder: Path) -> None:
@@ -250,6 +261,10 @@ def fetch_files(folder: Path) -> None:
 
 def _cache() -> Path:
     return Path(os.environ.get("MMPO_CACHE") or "~/.cache/mmpo-sweeps").expanduser().resolve()
+
+
+def _can_be_written(place: Path) -> bool:
+    return os.access(next(path for path in place.parents if path.exists()), os.W_OK)
 
 
 def _lock(address: str) -> FileLock:
