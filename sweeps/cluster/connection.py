@@ -171,7 +171,7 @@ def _connect(verbose: bool) -> None:
             "_temp_dir": str(own_folder()),
             "num_cpus": int(cpus),
             "num_gpus": int(gpus),
-            "include_dashboard": True,
+            "include_dashboard": verbose,  # it takes as long to start as all else
             "dashboard_host": "127.0.0.1",
             "object_store_memory": _LOCAL_OBJECT_STORE_BYTES,
         }
@@ -220,20 +220,22 @@ class Unreachable(InputError):
     """Nothing answers at RAY_ADDRESS."""
 
 
-def map_on_cluster(resources: TrialResources, progress: Callable[[float], None]) -> Callable[..., list[Any]]:
-    """A `map_shards` for the reference store: each shard is a Ray task on one CPU, or on one GPU of the trials'
-    type."""
+def map_on_cluster(
+    resources: TrialResources, call: Callable[..., Any], progress: Callable[[float], None]
+) -> Callable[..., list[Any]]:
+    """A `map_shards` for the reference store: for each shard, `call(function, *arguments)` is a Ray task on one CPU, or
+    on one GPU of the trials' type."""
 
     def map_shards(function: Callable[..., Any], work: Sequence[tuple]) -> list[Any]:
         import ray
 
-        task = ray.remote(function).options(
+        task = ray.remote(call).options(
             num_cpus=1,
             num_gpus=int(resources.use_gpu),
             accelerator_type=resources.accelerator_type or None,
             max_retries=LOST_NODES,
         )
-        references = [task.remote(*arguments) for arguments in work]
+        references = [task.remote(function, *arguments) for arguments in work]
         waiting = references
         while waiting:
             _, waiting = ray.wait(waiting, num_returns=1)

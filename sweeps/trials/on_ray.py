@@ -45,19 +45,19 @@ class OnRay:
         from mmpo_train.training import materialise
 
         reach(self.verbose)
-        from sweeps.workers.ray_worker import warm_up
+        from sweeps.workers.ray_worker import in_fork, warm_up
 
         warm_up("GPU" if resources.use_gpu else "CPU")
         with preparing() as say:
-            shards = map_on_cluster(resources, lambda share: say("reference log-probabilities", share))
+            shards = map_on_cluster(resources, in_fork, lambda share: say("reference log-probabilities", share))
             return materialise(inputs, shards, say)
 
     def train(self, work: Work, listener: Listener) -> dict[str, dict[str, float]]:
         """A trial that fails or diverges is recorded as such; the others go on."""
         reach(self.verbose)
-        from eval_workers.actors import Actors
         from sweeps.trials.evaluators import Evaluators
         from sweeps.trials.tune import tune_trials
+        from sweeps.workers.evaluating import Workplace
 
         tell("starting the evaluators and the first trials")
         seat = work.resources.seat
@@ -65,7 +65,7 @@ class OnRay:
         def at_a_time() -> int:
             return concurrency(work.resources, seat.leaves(nodes_now()), work.wish.concurrent)
 
-        evaluators = Evaluators(work, Actors(seat.options, seat.actors if seat.gpus >= 1 else 0))
+        evaluators = Evaluators(work, Workplace(seat.options, seat.actors if seat.gpus >= 1 else 0))
         with listener.board.live(), listener.at_work(evaluators):
             baselines = evaluators.starting_models()
             tune_trials(work, listener, at_a_time)

@@ -15,13 +15,12 @@ from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, 
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from sweeps.trials.elastic import OneNode
 from sweeps.trials.reasons import one_line
 from sweeps.trials.restarts import MAX_LOSSES, Attempts, Leftovers, is_loss
-from sweeps.workers.kept_group import Cleaner, Controller
+from sweeps.workers.kept_group import Controller, Group, Places
 from sweeps.workers.ray_worker import in_worker
 from sweeps.workers.training import train
 from sweeps.workers.warm import Task
@@ -98,22 +97,19 @@ class Trainer(DataParallelTrainer):
     """A trainer whose controller runs in the trial's driver, which would otherwise only wait for it.
 
     Ray 2.60 starts a process for the controller, which imports Ray and torch again before the workers do, and has no
-    public way to replace the scaling policy. The actor for Ray's datasets is left out too.
+    public way to replace the scaling policy. The actors for Ray's datasets and for places left behind are left out too.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        return [
-            Cleaner() if isinstance(one, PlacementGroupCleanerCallback) else one
-            for one in super()._create_default_callbacks()
-            if not isinstance(one, DatasetsCallback)
-        ]
+        left_out = DatasetsCallback, PlacementGroupCleanerCallback
+        return [one for one in super()._create_default_callbacks() if not isinstance(one, left_out)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        if self.scaling_config.elasticity_enabled:  # type: ignore[attr-defined]
-            arguments["scaling_policy"] = OneNode(self.scaling_config)
+        is_elastic = self.scaling_config.elasticity_enabled  # type: ignore[attr-defined]
+        arguments["scaling_policy"] = (OneNode if is_elastic else Places)(self.scaling_config)
         controller = Controller(**arguments)
-        if self.scaling_config.elasticity_enabled:  # type: ignore[attr-defined]
-            controller.worker_group_cls = WorkerGroup  # it counts places that are free, which kept ones are not
+        if is_elastic:
+            controller.worker_group_cls = Group  # it counts places that are free, which kept ones are not
         try:
             asyncio.run(controller.run())
         finally:

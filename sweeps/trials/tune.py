@@ -20,10 +20,12 @@ from sweeps.trials.listener import Listener
 from sweeps.trials.reasons import one_line
 from sweeps.trials.train_job import drive_trial
 from sweeps.trials.work import Work
+from sweeps.workers.kept_group import free_left_places
 
 # Drivers wait for their workers: they need no CPU, and run on the head node, which no spot market takes away. Train's
 # controller and its barrier run where the driver does.
 ON_HEAD = tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])
+_SECONDS_BETWEEN_LOOKS = 5.0
 DRIVER_LOST = tune.FailureConfig(max_failures=3)
 """A driver that is killed, by the kernel for instance, is started again; the trial goes on from its last state."""
 
@@ -82,6 +84,7 @@ class Hearing(tune.Callback):
 
     def __init__(self, listener: Listener, leaving: Leaving) -> None:
         self.listener, self.leaving = listener, leaving
+        self.next_look = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune pickles its callbacks for its own way of resuming; ours is the ledger.
@@ -104,6 +107,9 @@ class Hearing(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         self.listener.judged()
+        if time.monotonic() > self.next_look:
+            free_left_places()
+            self.next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
         self.leaving.check(self.listener.under_way())
 
 

@@ -1,11 +1,13 @@
 """Ray Train's controller and its group of workers, kept by a trial's driver for the trial that it runs next.
 
 Ray 2.60 starts three processes for a trial, which import Ray anew: a worker, a barrier and a cleaner of placement
-groups. They know nothing of a trial that has ended, since it trained in a fork (`warm.py`).
+groups. A trial with one worker has no barrier here, and none has a cleaner: the stage frees the places of drivers that
+have died. The others know nothing of a trial that has ended, since it trained in a fork (`warm.py`).
 """
 
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,11 +15,14 @@ from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.execution.checkpoint.sync_actor import SynchronizationActor
 from ray.train.v2._internal.execution.controller import TrainController
-from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupState, worker_group
-from ray.util import placement_group_table
+from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupState, state, worker_group
+from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
+from ray.util import get_placement_group, placement_group, placement_group_table, remove_placement_group
+
+from sweeps.workers.ray_worker import Alone
 
 _KEPT_SECONDS = 10.0
 _SECONDS_TO_ANSWER = 5.0
@@ -53,7 +58,25 @@ def release() -> None:
         kept.state.shutdown()
 
 
-class KeptGroup(WorkerGroup):
+class Group(WorkerGroup):
+    """Ray's group, whose places name the driver that they belong to."""
+
+    def _create_placement_group(self, scaling_config: Any, wanted: Any) -> Any:
+        name = f"{ray.get_runtime_context().get_actor_id()} {uuid.uuid4().hex}"
+        places = [wanted.resources_per_worker] * wanted.num_workers
+        about = {"strategy": wanted.placement_strategy, "bundle_label_selector": wanted.label_selector}
+        return DefaultPlacementGroupHandle(placement_group(places, name=name, **about))
+
+
+def free_left_places() -> None:
+    """Free the places of trials' drivers that have died. Ray would free them at the end of the job."""
+    for group in placement_group_table().values():
+        driver, _, more = group["name"].partition(" ")
+        if more and group["state"] != "REMOVED" and ray._private.state.actors(driver).get("State") == "DEAD":
+            remove_placement_group(get_placement_group(group["name"]))
+
+
+class KeptGroup(Group):
     """A group that takes the workers that are kept, if they are as many on equal places, and still there."""
 
     taken: Any = None
@@ -65,7 +88,7 @@ class KeptGroup(WorkerGroup):
             else:
                 kept.state.shutdown()
         try:
-            with _barrier(self.taken):
+            with _barrier(self.taken, self._worker_group_context.num_workers):
                 super()._start_impl(worker_group_state_builder)
         finally:
             self.taken = None
@@ -120,11 +143,11 @@ def _somebody_waits() -> bool:
 
 
 @contextmanager
-def _barrier(state: Any) -> Iterator[None]:
-    """A block in which Ray's group has the barrier of a kept one, where there is one, instead of a new one."""
+def _barrier(kept: Any, workers: int) -> Iterator[None]:
+    """A block in which Ray's group has the barrier of a kept one, or none for a worker alone, instead of a new one."""
     module: Any = worker_group
-    if state is not None:
-        one = SimpleNamespace(remote=lambda **_: state.sync_actor)
+    if kept is not None or workers == 1:
+        one = SimpleNamespace(remote=lambda **_: kept.sync_actor if kept else Alone())
         module.SynchronizationActor = SimpleNamespace(options=lambda **_: one)
     try:
         yield
@@ -132,20 +155,22 @@ def _barrier(state: Any) -> Iterator[None]:
         module.SynchronizationActor = SynchronizationActor
 
 
-class Cleaner(PlacementGroupCleanerCallback):
-    """Ray's cleaner of placement groups, which outlives a driver that is killed: one for all trials of a driver."""
+def _end_barrier(barrier: Any) -> None:
+    if not isinstance(barrier, Alone):
+        ray.kill(barrier)
 
-    of_driver: Any = None
+
+state._shutdown_sync_actor = _end_barrier
+
+
+class Places(FixedScalingPolicy):
+    """As many workers as the trial wants. Ray asks an actor of its own for them as well, for which nobody waits."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
         """Called before anything else."""
-        if Cleaner.of_driver is None:
-            super().after_controller_start(train_run_context)
-            Cleaner.of_driver = self._cleaner, self._controller_actor_id
-        self._cleaner, self._controller_actor_id = Cleaner.of_driver
 
-    async def before_controller_shutdown(self) -> None:
-        """Called at the end of a trial; the cleaner goes with the driver."""
+    def _maybe_send_resource_request(self) -> None:
+        pass
 
 
 class Controller(TrainController):

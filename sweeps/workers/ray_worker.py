@@ -46,6 +46,31 @@ def in_worker(job: dict[str, Any]) -> bool:
     return warm.run(job["task"], job, answers, warm_folder())
 
 
+def in_fork(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a function of a module returns or raises in a fork of this node's warm process."""
+    returned: list[Any] = []
+    job = {"function": function, "arguments": arguments}
+    warm.run(_call, job, {"returned": returned.append}, warm_folder())
+    return returned[0]
+
+
+def _call(job: dict[str, Any], ask: warm.Ask) -> None:
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))  # Ray sets it by the CPUs of the worker
+    ask("returned", job["function"](*job["arguments"]))
+
+
+class Alone:
+    """The barrier of a trial with one worker, in place of an actor."""
+
+    class broadcast_from_rank_zero:  # noqa: N801  (called as an actor's method is)
+        @staticmethod
+        def remote(*, data: Any, **_: Any) -> Any:
+            """A reference to the data."""
+            return ray.put(data)
+
+
 def warm_up(need: str) -> None:
     """Start the warm processes of all nodes that have some of a resource, GPU or CPU; they import what they need while
     the data of trials are prepared. Nobody waits for them."""

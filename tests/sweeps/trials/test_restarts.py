@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from mmpo_train.errors import InputError
 from sweeps.trials.restarts import MAX_FAULTS, MAX_LOSSES, Attempts, GaveUp, is_loss, one_line
+from sweeps.workers.kept_group import free_left_places
 from sweeps.workers.warm import Ask
 
 DEAD = WorkerHealthCheckFailedError("A worker health check failed.", RayActorError())
@@ -106,18 +109,33 @@ def count(job: dict[str, Any]) -> int:
 
 
 def drive(space: dict[str, Any]) -> None:
-    """A Tune function as `drive_trial` is; of the last trial its process is killed twice."""
+    """A Tune function as `drive_trial` is; of the last trial its process is killed twice, when it has its places."""
     from sweeps.trials.train_job import drive as drive_job
 
     job = space["job"]
     if job["digest"] == "orphaned" and count(job) <= 2:
-        os.kill(os.getpid(), signal.SIGKILL)
+        threading.Thread(target=die_with_places, daemon=True).start()
     drive_job(job, {"raises": always_raises, "dies": dies_five_times, "orphaned": ends}[job["digest"]])
+
+
+def die_with_places() -> None:
+    """Kill this process once it has the places of a trial's workers."""
+    mine = ray.get_runtime_context().get_actor_id()
+    while not any(group["name"].startswith(mine) for group in ray.util.placement_group_table().values()):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class FreesPlaces(ray.tune.Callback):
+    """Does all the time what a stage does every few seconds."""
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        free_left_places()
 
 
 @pytest.mark.slow
 def test_real_workers_are_started_again_by_these_rules(tmp_path: Path) -> None:
-    """Ray Tune and Ray Train on this machine, two jobs at a time."""
+    """Ray Tune and Ray Train on this machine, which has no room for what lost drivers would leave behind."""
     from sweeps.cluster.connection import cluster
     from sweeps.trials.tune import DRIVER_LOST, ON_HEAD
 
@@ -128,7 +146,9 @@ def test_real_workers_are_started_again_by_these_rules(tmp_path: Path) -> None:
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(drive, ON_HEAD),
             param_space={"job": ray.tune.grid_search(jobs)},
-            run_config=ray.tune.RunConfig(storage_path=str(tmp_path / "ray"), verbose=0, failure_config=DRIVER_LOST),
+            run_config=ray.tune.RunConfig(
+                storage_path=str(tmp_path / "ray"), verbose=0, failure_config=DRIVER_LOST, callbacks=[FreesPlaces()]
+            ),
         )
         trials = {trial.config["job"]["digest"]: trial for trial in tuner.fit()._experiment_analysis.trials}
     begun = {name: len((tmp_path / name).read_text().splitlines()) for name in trials}
