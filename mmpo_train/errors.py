@@ -14,8 +14,12 @@ class InputError(Exception):
 class Interrupted(KeyboardInterrupt):
     """The command ends before its work is done; the message says why."""
 
+    latest: "Interrupted | None" = None
+    """What a signal's handler raised. Within a call of Ray's it arrives as a plain KeyboardInterrupt."""
+
     def __init__(self, why: str, status: int, at_once: bool = False) -> None:
         super().__init__(why)
+        Interrupted.latest = self
         self.status = status
         """Exit status."""
         self.at_once = at_once

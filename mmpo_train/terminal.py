@@ -61,6 +61,7 @@ def run_program(
 ) -> None:
     """Parse the command line and run; a user's mistake ends as one message and exit code 2."""
     mask_logs()
+    Interrupted.latest = None
     words = sys.argv[1:] if arguments is None else arguments
     documented = with_help(options)  # type: ignore[arg-type]  # a class is hashable
     try:
@@ -79,12 +80,13 @@ def run_program(
             raise
         place = f" ({error.filename})" if error.filename else ""
         _refuse(f"{error.strerror}{place}: {_advice(error)}")
-    except KeyboardInterrupt as why:
-        say_farewell(str(why) or "interrupted")
-        if getattr(why, "at_once", False):
+    except KeyboardInterrupt as error:
+        why = error if isinstance(error, Interrupted) else Interrupted.latest or ended_by(signal.SIGINT)
+        say_farewell(str(why))
+        if why.at_once:
             sys.stdout.flush()
-            os._exit(why.status)  # type: ignore[attr-defined]
-        sys.exit(getattr(why, "status", 130))
+            os._exit(why.status)
+        sys.exit(why.status)
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class Trainer(DataParallelTrainer):
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         is_elastic = self.scaling_config.elasticity_enabled  # type: ignore[attr-defined]
-        arguments["scaling_policy"] = (OneNode if is_elastic else Places)(self.scaling_config)
+        arguments["scaling_policy"] = (OneNode if is_elastic else Places)(self.scaling_config)  # type: ignore[arg-type]
         controller = Controller(**arguments)
         if is_elastic:
             controller.worker_group_cls = Group  # it counts places that are free, which kept ones are not

@@ -160,7 +160,7 @@ def _end_barrier(barrier: Any) -> None:
         ray.kill(barrier)
 
 
-state._shutdown_sync_actor = _end_barrier
+state._shutdown_sync_actor = _end_barrier  # type: ignore[assignment]
 
 
 class Places(FixedScalingPolicy):
