@@ -86,6 +86,20 @@ def _files_of(name: str, task_data: Path) -> list[Path]:
     return sorted((task_data / name).glob("*.jsonl")) if name == "mmlu" else []
 
 
+def characters_of(tasks: Sequence[str], task_data: Path | None, limit: int = 0) -> int:
+    """Characters of the rows that the tasks ask, of each at most `limit`; 0 if some of them are on the hub alone."""
+    characters = 0
+    for name in tasks:
+        if name in _TINY:
+            rows = [json.dumps(row) for row in tiny_rows(name)]
+        elif task_data and (files := _files_of(name, task_data)):
+            rows = [line for file in files for line in file.read_text("utf-8-sig").splitlines()]
+        else:
+            return 0
+        characters += sum(map(len, rows[: limit or None]))
+    return characters
+
+
 def write_definition(name: str, packaged: Path, task_data: Path | None, folder: Path) -> None:
     """Write the YAML files of one task to `folder`, and the data of tiny's tasks.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from sweeps.cluster.accelerators import PEAK_FLOP_PER_SECOND, UNKNOWN_ACCELERATOR
+from sweeps.cluster.nodes import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +21,8 @@ START_UP_SECONDS = 5.0
 """Time from the placement of a trial to its first step, in a fork of a warm process; a large model takes longer."""
 CHARACTERS_PER_TOKEN = 4.0
 """Used until the data have been tokenised."""
+ONLINE = "answers of online training"
+"""A kind of evaluation, which the trial itself waits for."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ class Work:
     """Tokens of training, as `train/tokens_per_second` counts them."""
     training_flop: float
     scoring_flop: float
-    """FLOP of the validations during training, and of the evaluator on each epoch's checkpoint."""
+    """FLOP of the validations during training."""
 
     @property
     def equivalent_tokens(self) -> float:
@@ -93,7 +97,7 @@ class Speed:
     source: str
 
     def seconds(self, work: Work) -> float:
-        """Seconds of one trial, from its placement to its last evaluation."""
+        """Seconds of one trial, from its placement to its last step."""
         return self.start_up_seconds + work.equivalent_tokens / self.tokens_per_second
 
 
@@ -104,13 +108,31 @@ class Forecast:
     trials: int
     steps: int
     hours: float
-    """Hours of all accelerators together, or of CPU cores if there are no accelerators."""
+    """Hours of all accelerators together, or of CPU cores if there are no accelerators; with evaluation."""
     elapsed_seconds: float
     kind: str
     """GPU or CPU."""
     source: str
     price_per_gpu_hour: float | None = None
     place: str = "this machine"
+    evaluation: Mapping[str, float] = field(default_factory=dict)
+    """Kind of evaluation -> hours of it; no trial waits for any but ONLINE."""
+    checkpoints: int = 0
+    """Checkpoints that are evaluated."""
+
+    @property
+    def trial_hours(self) -> float:
+        """Hours of the trials themselves, which their clocks will count."""
+        return self.hours - sum(hours for kind, hours in self.evaluation.items() if kind != ONLINE)
+
+    @property
+    def evaluation_text(self) -> str:
+        """Which part of the hours is evaluation, and of what kind; empty where there is none."""
+        if not self.evaluation:
+            return ""
+        kinds = ", ".join(f"{kind} {_number(hours)}" for kind, hours in self.evaluation.items())
+        whole = hours_text(sum(self.evaluation.values()), self.kind)
+        return f"of it evaluation of {counted(self.checkpoints, 'checkpoint')}: {whole} ({kinds})"
 
     @property
     def money(self) -> float | None:
@@ -148,12 +170,8 @@ def work_of(
     pairs_per_step: int,
     validate_every_steps: int,
     lora: bool,
-    judged: bool = True,
 ) -> Work:
-    """A trial's work. Training costs 6 N per token, 4 N if the weights are frozen (LoRA), and attention three forwards.
-
-    `judged`: whether an evaluator scores each epoch's checkpoint, besides the training loop's own validation.
-    """
+    """A trial's work. Training costs 6 N per token, 4 N with frozen weights (LoRA), and attention three forwards."""
     weights, attention = forward_flop(size, train)
     steps_per_epoch = math.ceil(len(train.prompts) / pairs_per_step)
     ends = {epoch * steps_per_epoch for epoch in range(1, epochs + 1)}
@@ -162,7 +180,7 @@ def work_of(
         epochs * steps_per_epoch,
         epochs * train.tokens,
         epochs * ((2 if lora else 3) * weights + 3 * attention),
-        (validations + epochs * judged) * sum(forward_flop(size, validation)),
+        validations * sum(forward_flop(size, validation)),
     )
 
 
@@ -212,29 +230,35 @@ def elapsed(seconds: Sequence[float], concurrent: int) -> float:
 def total(forecasts: Sequence[Forecast]) -> Forecast:
     """The forecast of several stages, one after the other."""
     sources = sorted({one.source for one in forecasts if one.trials}) or [forecasts[0].source]
-    return Forecast(
-        sum(one.trials for one in forecasts),
-        sum(one.steps for one in forecasts),
-        sum(one.hours for one in forecasts),
-        sum(one.elapsed_seconds for one in forecasts),
-        forecasts[0].kind,
-        "; ".join(sources),
-        forecasts[0].price_per_gpu_hour,
-        forecasts[0].place,
+    kinds = dict.fromkeys(kind for one in forecasts for kind in one.evaluation)
+    return dataclasses.replace(
+        forecasts[0],
+        trials=sum(one.trials for one in forecasts),
+        steps=sum(one.steps for one in forecasts),
+        hours=sum(one.hours for one in forecasts),
+        elapsed_seconds=sum(one.elapsed_seconds for one in forecasts),
+        source="; ".join(sources),
+        evaluation={kind: sum(one.evaluation.get(kind, 0.0) for one in forecasts) for kind in kinds},
+        checkpoints=sum(one.checkpoints for one in forecasts),
     )
 
 
 def compared(forecast: Forecast, hours: float) -> str:
     """The real cost beside the forecast, in a sentence."""
-    ratio = f"{hours / forecast.hours:.2g}" if forecast.hours else ""
+    ratio = f"{hours / forecast.trial_hours:.2g}" if forecast.trial_hours else ""
     beside = ", as forecast" if ratio == "1" else f", {ratio} times the forecast" if ratio else ""
-    return f"cost: {hours_text(hours, forecast.kind)}{beside}"
+    without = " without evaluation" if forecast.evaluation else ""
+    return f"cost: {hours_text(hours, forecast.kind)}{without}{beside}"
 
 
 def hours_text(hours: float, kind: str) -> str:
     """Hours in words, such as `1.25 GPU-hours`."""
-    text = f"{hours:,.{2 if hours >= 0.1 else 4}f}"
+    text = _number(hours)
     return f"{text} {kind}-hour{'' if text == '1.00' else 's'}"
+
+
+def _number(hours: float) -> str:
+    return f"{hours:,.{2 if hours >= 0.1 else 4}f}"
 
 
 def duration(seconds: float) -> str:

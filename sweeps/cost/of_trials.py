@@ -19,6 +19,7 @@ from mmpo_train.recipes import find_recipe
 from mmpo_train.sft.trial import SFTTrial
 from sweeps.cluster.placement import TrialResources, hardware
 from sweeps.cost.arithmetic import (
+    ONLINE,
     Forecast,
     Lengths,
     ModelSize,
@@ -30,6 +31,7 @@ from sweeps.cost.arithmetic import (
     timed_speed,
     work_of,
 )
+from sweeps.cost.evaluations import Part, evaluation_work
 from sweeps.ledger.experiments import experiment_of
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.records import TrialRecord
@@ -78,12 +80,13 @@ def forecast_trials(
     ledger: Ledger | None,
     *,
     prepared: bool = False,
+    judge: str = "",
 ) -> Forecast:
     """The expected cost of these trials, from finished trials of the same model, data and hardware, or from FLOP
     (on this machine's CPU by those that a layer of the model reaches in half a second).
 
-    Trials that continue from a checkpoint are counted in full. Not counted are suites other than reward accuracy and
-    answers generated in training. The reference model's pass is counted unless it exists or is `prepared`.
+    Trials that continue from a checkpoint are counted in full. Evaluations, by FLOP at the same rate, are counted as
+    far as `evaluation_work` knows them. The reference model's pass is counted unless it exists or is `prepared`.
     """
     from mmpo_train.prepare import has_reference
     from sweeps.cost.lengths import lengths_of  # imports numpy
@@ -118,19 +121,27 @@ def forecast_trials(
             speed = timed_speed(works[0], a_worker, resources.workers)
         speed = dataclasses.replace(speed, source=f"{speed.source}; {counted}")
     seconds = [speed.seconds(work) for work in works]
-    once = 0.0
-    if isinstance(first, TrialConfig) and not (prepared or has_reference(inputs)):  # type: ignore[arg-type]
-        share = reference_flop(size, train.first(_completions(first)), validation) / works[0].training_flop
-        once = share * works[0].tokens / speed.tokens_per_second
+    parts: dict[str, Part] = {}
+    if isinstance(first, TrialConfig):
+        parts = evaluation_work(todo, options.evaluation, size, validation, judge)  # type: ignore[arg-type]
+        if not (prepared or has_reference(inputs)):  # type: ignore[arg-type]
+            parts["reference pass"] = Part(reference_flop(size, train.first(_completions(first)), validation))
+    per_second = speed.tokens_per_second * works[0].training_flop / works[0].tokens
+    if measured:  # trials have waited for their answers
+        parts.pop(ONLINE, None)
+    hours = {name: (part.flop / per_second * accelerators + part.seconds) / 3600 for name, part in parts.items()}
+    beside = sum(hours.values())
     return Forecast(
         len(todo),
         sum(work.steps for work in works),
-        (sum(seconds) + once) * accelerators / 3600,
-        elapsed(seconds, resources.concurrent) + once / resources.concurrent,
+        sum(seconds) * accelerators / 3600 + beside,
+        elapsed(seconds, resources.concurrent) + beside * 3600 / accelerators / resources.concurrent,
         kind,
         speed.source,
         options.price_per_gpu_hour,
         resources.place,
+        hours,
+        sum(one.config.epochs for one in todo) if hours else 0,
     )
 
 
@@ -142,8 +153,7 @@ def hours_of(records: Mapping[str, TrialRecord], digests: Sequence[str], acceler
 
 
 def work_on(size: ModelSize, train: Lengths, validation: Lengths, trial: TrialConfig | SFTTrial) -> Work:
-    """The work of one trial on a dataset. Instruction tuning has no evaluator that scores again."""
-    tuning = isinstance(trial, SFTTrial)
+    """The work of one trial on a dataset."""
     config = trial.engine_config() if isinstance(trial, SFTTrial) else trial
     return work_of(
         size,
@@ -153,7 +163,6 @@ def work_on(size: ModelSize, train: Lengths, validation: Lengths, trial: TrialCo
         pairs_per_step=config.pairs_per_step,
         validate_every_steps=config.validate_every_steps,
         lora=config.lora_rank > 0,
-        judged=not tuning,
     )
 
 

@@ -17,7 +17,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.recipes import find_recipe
 from mmpo_train.storage.mirror import address_of, check_access
 from mmpo_train.tables import Table, for_terminal
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, tell
 from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import TrialResources
 from sweeps.cost.disk import room_needed
@@ -112,7 +112,10 @@ def check_suites(trial: TrialConfig, settings: SweepEvaluation, storage: Path) -
             "--evaluation.actors-per-suite must be at least 1, --evaluation.gpus-per-actor a part of a GPU or a whole "
             f"number of them, got {settings.actors_per_suite} and {gpus:g}"
         )
-    for suite in sorted(set(trial.evaluations) - {"reward"}):
+    suites = sorted(set(trial.evaluations) - {"reward"})
+    if suites:
+        tell(f"checking that {' and '.join(suites)} can run")
+    for suite in suites:
         build(suite, settings, storage, tiny=trial.model == "tiny", precision=trial.precision)
     if "harness" in trial.evaluations and settings.task_data:
         missing = missing_data(settings.harness_tasks or HARNESS_TASKS, settings.task_data)

@@ -190,7 +190,7 @@ def _list(
     by_data: dict[int, list[Planned]] = {}
     for trial in todo:
         by_data.setdefault(id(trial.inputs), []).append(trial)
-    forecasts = [forecast_trials(some, options, resources, ledger) for some in by_data.values()]
+    forecasts = [forecast_trials(some, options, resources, ledger, judge=judge) for some in by_data.values()]
     if forecasts:
         say_forecast(total(forecasts), todo, options, judge)
     else:

@@ -13,7 +13,7 @@ from mmpo_train.trial.places import Places
 from mmpo_train.typed.programs import as_typed
 from sweeps.cluster.placement import hardware, wish_of
 from sweeps.cost.arithmetic import Forecast, compared
-from sweeps.cost.left_out import left_out
+from sweeps.cost.evaluations import left_out
 from sweeps.cost.of_trials import hours_of
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.records import COMPLETE, TrialRecord
@@ -137,7 +137,7 @@ def train_planned(
 
 def say_forecast(forecast: Forecast, todo: Sequence[Planned], options: SweepOptions, judge: str = "") -> None:
     """Print what training will cost, and what else there is to do and to pay."""
-    for line in filter(None, (str(forecast), left_out(todo, options.evaluation, judge))):
+    for line in filter(None, (str(forecast), forecast.evaluation_text, left_out(todo, options.evaluation, judge))):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -154,9 +154,8 @@ def say_cost(
         console.print("cost: not known, as not all of these trials finished", highlight=False)
         return
     console.print(compared(forecast, hours), highlight=False, soft_wrap=True)
-    log.tag(
-        {"forecast.hours": f"{forecast.hours:.4g}", "forecast.source": forecast.source, "cost.hours": f"{hours:.4g}"}
-    )
+    both = {"forecast.hours": f"{forecast.trial_hours:.4g}", "cost.hours": f"{hours:.4g}"}
+    log.tag({**both, "forecast.source": forecast.source})
 
 
 def _log_audit(inputs: Inputs, seen: Look, log: StageLog, name: str) -> None:

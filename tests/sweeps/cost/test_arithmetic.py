@@ -17,6 +17,7 @@ from mmpo_train.model.layer_speed import layer_flop_per_second
 from sweeps.cluster.accelerators import accelerator_name
 from sweeps.cluster.placement import TrialResources, hardware
 from sweeps.cost.arithmetic import (
+    ONLINE,
     Forecast,
     Lengths,
     ModelSize,
@@ -59,14 +60,14 @@ def test_attention_sees_the_prompt_once_and_each_completion_behind_it():
 def test_work_of_two_epochs_by_hand():
     """Forward: weights 2·100·12 = 2400, attention 2·2·8·72 = 2304. Validation: 2·100·3 = 600 and pairs 1+3+3 = 7: 224.
 
-    One step an epoch; validated in the loop at steps 1 and 2, and two checkpoints by the evaluator: four times.
+    One step an epoch; validated in the loop at steps 1 and 2.
     """
     assert forward_flop(SIZE, TRAIN) == (2400, 2304) and forward_flop(SIZE, VALIDATION) == (600, 224)
     settings = {"epochs": 2, "pairs_per_step": 2, "validate_every_steps": 64}
     work = work_of(SIZE, TRAIN, VALIDATION, lora=False, **settings)
     assert (work.steps, work.tokens) == (2, 30)
     assert work.training_flop == 2 * (3 * 2400 + 3 * 2304)
-    assert work.scoring_flop == 4 * 824
+    assert work.scoring_flop == 2 * 824
     frozen = work_of(SIZE, TRAIN, VALIDATION, lora=True, **settings)
     assert frozen.training_flop == 2 * (2 * 2400 + 3 * 2304), "4 N a token, of which 2 N are the forward pass"
 
@@ -75,7 +76,7 @@ def test_validations_between_epochs_are_counted_and_none_twice():
     """Five steps an epoch for two epochs: at 2, 4, 6, 8, 10 and at the ends 5 and 10."""
     train = Lengths(np.ones(10, dtype=int), np.ones((10, 2), dtype=int))
     work = work_of(SIZE, train, VALIDATION, epochs=2, pairs_per_step=2, validate_every_steps=2, lora=False)
-    assert work.scoring_flop == (6 + 2) * 824
+    assert work.scoring_flop == 6 * 824
 
 
 def test_speed_from_flop_is_the_assumed_share_of_the_peak():
@@ -114,6 +115,19 @@ def test_money_is_shown_where_there_is_a_price_and_a_gpu():
     assert Forecast(2, 100, 1.5, 3600.0, "CPU", "counted", 2.4).money is None
     whole = total([priced, priced])
     assert (whole.trials, whole.steps, whole.hours, whole.money) == (4, 200, 3.0, pytest.approx(7.2))
+
+
+def test_evaluation_is_a_part_of_the_hours_and_none_of_the_trials_own_but_for_online_answers():
+    """0.25 + 0.5 of 2 hours are the evaluators'; the answers of online training, 0.125, are waited for."""
+    parts = {"scores": 0.25, "harness": 0.5, ONLINE: 0.125}
+    one = Forecast(2, 100, 2.0, 3600.0, "GPU", "counted", evaluation=parts, checkpoints=1)
+    assert one.trial_hours == 1.25
+    kinds = "scores 0.25, harness 0.50, answers of online training 0.12"
+    assert one.evaluation_text == f"of it evaluation of 1 checkpoint: 0.88 GPU-hours ({kinds})"
+    whole = total([one, Forecast(1, 1, 1.0, 1.0, "GPU", "", evaluation={"scores": 0.75}, checkpoints=2)])
+    assert (whole.checkpoints, whole.evaluation["scores"], whole.trial_hours) == (3, 1.0, 1.5)
+    assert compared(one, 2.5) == "cost: 2.50 GPU-hours without evaluation, 2 times the forecast"
+    assert Forecast(1, 1, 1.0, 1.0, "GPU", "").evaluation_text == ""
 
 
 def test_cost_is_said_beside_the_forecast():
@@ -217,8 +231,11 @@ def test_without_a_ledger_a_forecast_counts_flop(prepared):
     two = forecast_trials([planned] * 2, options, resources, None)
     size, (train, validation, _) = read_size(prepared.inputs.model_folder), lengths_of(prepared.inputs)
     work = work_on(size, train, validation, prepared.config)
-    assert one.hours == pytest.approx(timed(size, work).seconds(work) / 3600)
-    assert two.hours == pytest.approx(2 * one.hours) and two.elapsed_seconds == pytest.approx(one.elapsed_seconds)
+    assert one.trial_hours == pytest.approx(timed(size, work).seconds(work) / 3600)
+    assert two.trial_hours == pytest.approx(2 * one.trial_hours)
+    # Two run at a time; evaluation is on the places of both.
+    longer = (two.evaluation["scores"] - one.evaluation["scores"]) * 3600 / 2
+    assert two.elapsed_seconds == pytest.approx(one.elapsed_seconds + longer)
     assert (one.kind, one.steps) == ("CPU", work.steps) and "from FLOP" in one.source
     assert forecast_trials([], options, resources, None).hours == 0
 
@@ -231,9 +248,9 @@ def test_where_nothing_is_tokenised_the_reference_pass_is_counted_too(prepared, 
     size, (train, validation, _) = read_size(model), lengths_of(fresh)
     work = work_on(size, train, validation, prepared.config)
     without = timed(size, work).seconds(work)
-    assert forecast.hours * 3600 > without
+    assert forecast.trial_hours * 3600 == pytest.approx(without) and forecast.evaluation["reference pass"] > 0
     known = forecast_trials([Planned(prepared.config, fresh, "a", "a")], SweepOptions(), resources, None, prepared=True)
-    assert known.hours * 3600 == pytest.approx(without)
+    assert known.evaluation == {"scores": forecast.evaluation["scores"]}
 
 
 @pytest.fixture
@@ -271,7 +288,7 @@ def test_finished_trials_of_the_same_model_and_hardware_are_the_measure(prepared
     forecast = forecast_trials([planned], SweepOptions(), resources, ledger)
     assert forecast.source == "measured: 100 tokens per second in 2 finished trials"
     work = work_on(size, train, validation, planned.config)
-    assert forecast.hours * 3600 == pytest.approx(7 + work.equivalent_tokens / 100)
+    assert forecast.trial_hours * 3600 == pytest.approx(7 + work.equivalent_tokens / 100)
     elsewhere = forecast_trials([planned], SweepOptions(), TrialResources(2, True, 1, 1, ("H200",)), ledger)
     assert "from FLOP" in elsewhere.source and elsewhere.kind == "GPU"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from mmpo_train.config import replace
+from mmpo_train.config import TrialConfig, replace
 from mmpo_train.training import as_plain
 from sweeps.workers import warm
 from sweeps.workers.training import train
@@ -96,11 +96,32 @@ def sleeps(job: dict[str, Any], ask: Ask) -> None:
     time.sleep(600)
 
 
-def trained(prepared: Any, storage: Path, folder: Path | None, **fields: Any) -> tuple[dict[str, str], list[dict]]:
-    """File -> SHA-256 of a trial's last checkpoint, and its reports; it trains in a fork, or in a new process."""
+def runs_out_of_memory(job: dict[str, Any], ask: Ask) -> None:
+    """A trial for whose passes there is never enough memory: the allocator's own error."""
+    import torch
+
+    from mmpo_train.engines import deepspeed_engine
+
+    made = deepspeed_engine.zero_engine
+
+    def make(*arguments: Any) -> Any:
+        engine = made(*arguments)
+        engine.logps = lambda *_: torch.ones(2**50)
+        return engine
+
+    deepspeed_engine.zero_engine = make
+    train(job, ask)
+
+
+def job_of(prepared: Any, storage: Path, **fields: Any) -> tuple[TrialConfig, dict[str, Any]]:
     trial = replace(prepared.config, {"zero_stage": 2, "learning_rate": 1e-3, **fields})
     job = as_plain(trial, dataclasses.replace(prepared.places, trials=storage)) | {"watched": False, "judged": []}
-    job |= {"backend": "gloo", "gpu_share": 1.0, "cpus_per_worker": 1}
+    return trial, job | {"backend": "gloo", "gpu_share": 1.0, "cpus_per_worker": 1}
+
+
+def trained(prepared: Any, storage: Path, folder: Path | None, **fields: Any) -> tuple[dict[str, str], list[dict]]:
+    """File -> SHA-256 of a trial's last checkpoint, and its reports; it trains in a fork, or in a new process."""
+    trial, job = job_of(prepared, storage, **fields)
     storage.mkdir()
     (storage / "job.json").write_text(json.dumps(job))
     code = (
@@ -128,12 +149,17 @@ def losses_in(reports: list[dict]) -> list[float]:
 
 
 def test_a_trial_in_a_fork_equals_one_in_a_new_process_to_the_last_bit_whatever_came_before(
-    prepared: Any, folder: Path, tmp_path: Path
+    prepared: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match="^no such column, 42$"):
         warm.run(fails, {"why": "no such column"}, {"twice": lambda number: 2 * number}, folder)
     diverged, reports = trained(prepared, tmp_path / "diverged", folder, learning_rate=1e30)
     assert not diverged and any("diverged" in report for report in reports)
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    _, job = job_of(prepared, tmp_path / "out")
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        warm.run(runs_out_of_memory, job, {"report": lambda report: None, "noticed": lambda: False}, folder)
     dead = worker(folder, "is_killed")
     assert dead.communicate()[0] == "" and dead.returncode == -signal.SIGKILL
     in_fork, reports_of_fork = trained(prepared, tmp_path / "warm", folder)
