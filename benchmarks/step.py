@@ -512,7 +512,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--length-scale", type=float, default=1.0 if on_gpu else 0.25, help="of all lengths")
     parser.add_argument("--rounds", type=int, default=6, help="turns of each way")
     parser.add_argument("--steps-per-turn", type=int, default=3, help="in a row, the first of them not counted")
-    parser.add_argument("--tokens-per-pass", type=int, default=0 if on_gpu else 2048, help="ours")
+    parser.add_argument("--tokens-per-pass", type=int, default=0, help="ours; 0: found by trying")
     parser.add_argument("--small-pass", type=int, default=4096 if on_gpu else 512, help="the ladder's, in tokens")
     parser.add_argument("--pairs-per-pass", type=int, nargs="+", default=[1, 2, 4, 8, 16], help="tried for TRL, tuned")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="ours is always among them")

@@ -1,9 +1,9 @@
 """The precision in which a model computes, with fp32 gradients for half-precision weights.
 
 A step is the same sum for any division into passes only if no pass's share is rounded. The gradients of linear layers
-and embeddings are therefore computed in fp32 from half-precision activations: matrix products accumulate in fp32
-anyway, and here the result stays in fp32. Gradients of norms are rounded once per pass and summed in fp32 like the
-others.
+embeddings and norms as Llama has them are therefore computed in fp32 from half-precision activations: matrix products
+accumulate in fp32 anyway, and here the result stays in fp32. Gradients of biases and of other norms are rounded once
+per pass and summed in fp32 like the others.
 """
 
 from typing import Any
@@ -36,6 +36,8 @@ def gather_gradients_in_fp32(module: nn.Module) -> None:
                 part.__class__ = Linear
             elif type(part) is nn.Embedding and part.max_norm is None and not (part.sparse or part.scale_grad_by_freq):
                 part.__class__ = Embedding
+            elif hasattr(part, "variance_epsilon") and weight.dim() == 1:
+                _let_scale_in_fp32(part)
     for parameter in module.parameters():
         if parameter.requires_grad and parameter.dtype != torch.float32:
             parameter.grad_dtype = torch.float32
@@ -57,6 +59,30 @@ class Embedding(nn.Embedding):
         """As nn.Embedding's."""
         output: Tensor = _Embedding.apply(input, self.weight, -1 if self.padding_idx is None else self.padding_idx)
         return output
+
+
+class RMSNorm(nn.Module):
+    """Llama's norm, whose weight's gradient is fp32."""
+
+    weight: nn.Parameter
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """As the library's, rounded in the same places."""
+        wide = hidden_states.float()
+        normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        output: Tensor = _Scale.apply(normed.to(hidden_states.dtype), self.weight)
+        return output
+
+
+def _let_scale_in_fp32(part: Any) -> None:
+    """Make a norm an `RMSNorm` if it computes the same to the last bit."""
+    states = torch.arange(3 * len(part.weight), device=part.weight.device).cos().view(3, -1).to(part.weight.dtype)
+    with torch.no_grad():
+        before, kind = part(states), type(part)
+        part.__class__ = RMSNorm
+        if not torch.equal(part(states), before):
+            part.__class__ = kind
 
 
 def weight_gradient(of_outputs: Tensor, inputs: Tensor) -> Tensor:
@@ -81,6 +107,19 @@ class _Linear(torch.autograd.Function):
             weight_gradient(rows, inputs.flatten(0, -2)) if ctx.needs_input_grad[1] else None,
             rows.sum(0, dtype=torch.float32) if ctx.needs_input_grad[2] else None,
         )
+
+
+class _Scale(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        return weight * inputs
+
+    @staticmethod
+    def backward(ctx: Any, of_outputs: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, weight = ctx.saved_tensors
+        of_weight = torch.linalg.vecdot(of_outputs.flatten(0, -2).float(), inputs.flatten(0, -2).float(), dim=0)
+        return of_outputs * weight, of_weight
 
 
 class _Embedding(torch.autograd.Function):
