@@ -5,7 +5,7 @@ python benchmarks/gpu_parts.py kernel --json kernel.json
 
 import argparse
 import json
-import shutil
+import os
 import statistics
 import subprocess
 import sys
@@ -67,10 +67,8 @@ def _forward_and_backward(given: list[torch.Tensor], packing: Packing) -> torch.
 def trial(keep: Keep, small: bool) -> None:
     """Stage 1 on `tiny` through Ray, DeepSpeed, the evaluator and MLflow, with one learning rate."""
     with tempfile.TemporaryDirectory() as folder:
-        ready = any(Path("runs/models").glob("tiny-*"))
-        for name in ("models", "tokens") if ready else ():
-            if Path("runs", name).is_dir():
-                shutil.copytree(Path("runs", name), Path(folder, name))
+        made = Path(os.environ.get("MMPO_CACHE") or "~/.cache/mmpo-sweeps").expanduser() / "made"
+        ready = any(made.glob("tiny-*"))
         words = [sys.executable, "sweeps/stage1_lr.py", "--learning-rates", "5e-4", "--storage", folder]
         words += ["--set", "epochs=1"] if small else []
         started = time.monotonic()
