@@ -4,7 +4,6 @@ import gc
 import importlib
 import logging
 import os
-import signal
 import socket
 import sys
 import time
@@ -180,12 +179,11 @@ def _connect(verbose: bool) -> None:
             logging.getLogger(name).setLevel(logging.ERROR)
         # The stage gives the reason of a failed trial in one line; Tune would add the traceback of every layer.
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    on_sigterm = signal.getsignal(signal.SIGTERM)
+    # Ray's own handlers show native stack traces, and let nobody tidy up or say how to go on.
+    ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
         ray.init(**arguments)
         watch_head()
-        if callable(on_sigterm):  # Ray's own shows native stack traces, and lets nobody tidy up
-            signal.signal(signal.SIGTERM, on_sigterm)
     except Exception as error:  # Ray raises whatever its parts raise, and plain Exception
         ray.shutdown()  # what of it was started
         if address and isinstance(error, ConnectionError):

@@ -2,11 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from unittest import mock
 
+import psutil
 import pytest
 
 from mmpo_train.errors import InputError
@@ -168,3 +171,43 @@ def test_the_death_of_rays_head_ends_a_command_in_our_words(part, does):
     assert "Ray's head has died; rerun the same command to continue from the last saved states" in " ".join(
         run.stderr.split()
     )
+
+
+STARTING = """
+import os, signal, threading
+from dataclasses import dataclass
+from mmpo_train.terminal import run_program
+from sweeps.cluster import connection
+
+@dataclass(frozen=True)
+class Options:
+    pass
+
+def program(options):
+    begun = connection.tell
+
+    def tell(text):
+        begun(text)
+        threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    connection.tell = tell
+    connection.reach(False)
+    print("there", flush=True)
+    signal.pause()
+
+run_program(Options, program, "a program", [])
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_while_ray_starts_ends_a_command_in_our_words_and_leaves_no_process():
+    """Ray's own handlers, which it sets as it starts, end it with status 1 or 15 and no word."""
+    run = subprocess.Popen([sys.executable, "-c", STARTING], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+    children: set[psutil.Process] = set()
+    while run.poll() is None:
+        with suppress(psutil.NoSuchProcess):
+            children |= set(psutil.Process(run.pid).children(recursive=True))
+        time.sleep(0.05)
+    assert run.stderr and "ended by SIGTERM; rerun the same command to continue" in run.stderr.read()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert not psutil.wait_procs(children, timeout=30)[1]
