@@ -1,7 +1,5 @@
 """`python -m faults`: fire faults at real code, and count what is lost, doubled or hangs."""
 
-import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -11,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from faults.engine import Ring, Row, Table, as_markdown, one, run
+from faults.engine import Campaign, Ring
 from mmpo_train.terminal import console, run_program
 
 Name = Literal["ledger", "training", "judges", "stages"]
@@ -31,8 +29,12 @@ class FaultOptions:
     """The rings at which faults are fired."""
     case: int = -1
     """Run this case alone, as the campaign of this seed has it."""
+    goodput: float = 0.0
+    """Measure what faults cost instead: a long stage with a fault every so many seconds, beside an undisturbed one."""
     out: Path | None = None
     """File for the table. Without it the table is shown alone."""
+    cases: Path | None = None
+    """File with a line for each case. Cases that it has already are not run again and count in the table."""
     folder: Path | None = None
     """Where cases are run, and kept if anything is wrong with them."""
 
@@ -43,34 +45,38 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fire(options: FaultOptions) -> None:
-    seed, began = options.seed or int(time.time()), time.monotonic()
+    seed = options.seed or int(time.time())
     folder = options.folder or Path(tempfile.mkdtemp(prefix="faults-"))
-    console.print(f"seed {seed}, in {folder}", highlight=False)
 
     def say(line: str) -> None:
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
-    table: Table = {}
+    say(f"seed {seed}, in {folder}")
+    if options.goodput:
+        from faults.goodput import goodput
+
+        folder.mkdir(parents=True, exist_ok=True)
+        say(goodput(folder, options.goodput, seed))
+        return
+    campaign = Campaign(options.cases or folder / "cases.jsonl", seed, folder, say)
     shares = sum(SHARES[name] for name in options.ring)
-    for name in options.ring:
+    for name in options.ring if options.n else ():
         inputs = folder / f"{name}-inputs"
         shutil.rmtree(inputs, ignore_errors=True)
         inputs.mkdir(parents=True)
         ring = _ring(name)(inputs)
-        if options.case >= 0:
-            kind = list(ring.kinds)[options.case % len(ring.kinds)]
-            one(ring, kind, options.case, seed, folder, say, table.setdefault((name, kind), Row()))
-            continue
-        count = max(1, round(options.n * SHARES[name] / shares))
         try:
-            for so_far in run(ring, count, seed, folder, say):
-                table |= so_far
-                _write(options, table, seed, time.monotonic() - began)
+            if options.case >= 0:
+                campaign.one(ring, options.case)
+            else:
+                campaign.run(ring, max(1, round(options.n * SHARES[name] / shares)))
         except KeyboardInterrupt:
             say("interrupted: the table has the cases until now")
             break
-    say(as_markdown(table))
-    if any(row.lost + row.doubled + row.hung + row.failed for row in table.values()):
+    say(campaign.as_markdown())
+    if options.out is not None:
+        options.out.write_text(campaign.as_markdown())
+    if any(row.lost + row.doubled + row.hung + row.failed for row in campaign.table().values()):
         sys.exit(1)
 
 
@@ -90,13 +96,6 @@ def _ring(name: Name) -> Callable[[Path], Ring]:
     from faults.stages import Stages
 
     return Stages
-
-
-def _write(options: FaultOptions, table: Table, seed: int, seconds: float) -> None:
-    if options.out is not None:
-        machine = f"{os.cpu_count()} CPU cores, {platform.platform()}, {time.strftime('%Y-%m-%d')}"
-        head = f"Seed {seed}, {seconds / 60:.0f} minutes on {machine}.\n\n"
-        options.out.write_text(head + as_markdown(table))
 
 
 if __name__ == "__main__":

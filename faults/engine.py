@@ -1,14 +1,17 @@
 """Cases, their order and their count. A case is a set-up, a fault at a random moment, the same work again until it ends
 well, and an oracle."""
 
+import json
+import os
+import platform
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Protocol
+from typing import Any, Protocol
 
 COUNTS = ("lost", "doubled", "hung")
 
@@ -31,40 +34,6 @@ class Found:
     """What there is twice, was paid for twice, or was made again by one more run."""
 
 
-@dataclass(frozen=True)
-class Case:
-    """One fault at one set-up."""
-
-    ring: str
-    kind: str
-    random: Random
-    folder: Path
-    """Its own, empty."""
-    forget: list[Callable[[], None]] = field(default_factory=list)
-    """What a ring has to do when the work is begun from nothing again, since it had ended before the fault."""
-
-    @property
-    def storage(self) -> Path:
-        """What the work writes to."""
-        return self.folder / "storage"
-
-    @property
-    def log(self) -> Path:
-        """What the work's processes say."""
-        return self.folder / "log.txt"
-
-
-class Ring(Protocol):
-    """What faults are fired at."""
-
-    name: str
-    kinds: Mapping[str, Callable[[Case], float]]
-    """Kind -> what sets up, fires, proves and mends: seconds from the fault to the good end. Raises NotFired, Hung."""
-
-    def compare(self, case: Case) -> Found:
-        """The oracle, over what lies in the case's folder; the last thing that it does is one more run."""
-
-
 @dataclass
 class Row:
     """The cases of one kind."""
@@ -82,48 +51,140 @@ Table = dict[tuple[str, str], Row]
 """(Ring, kind) -> its counts."""
 
 
-def run(ring: Ring, cases: int, seed: int, folder: Path, say: Callable[[str], None]) -> Iterator[Table]:
-    """The table so far, after each of the cases; each kind in turn. What fails is said with how to run it again."""
-    table: Table = {}
-    names = list(ring.kinds)
-    for number in range(cases):
-        kind = names[number % len(names)]
-        one(ring, kind, number, seed, folder, say, table.setdefault((ring.name, kind), Row()))
-        yield table
+@dataclass(frozen=True)
+class Case:
+    """A set-up and its fault, or several faults of kinds that the ring draws."""
+
+    ring: str
+    kind: str
+    random: Random
+    folder: Path
+    """Its own, empty."""
+    rows: dict[str, Row] = field(default_factory=dict)
+    """Kind -> the counts of the faults that were fired; what is wrong in the end counts for the last of them."""
+    forget: list[Callable[[], None]] = field(default_factory=list)
+    """What a ring has to do when the work is begun from nothing again, since it had ended before the fault."""
+
+    def row(self, kind: str) -> Row:
+        """The counts of a kind, which is the last one now."""
+        self.rows[kind] = self.rows.pop(kind, Row())
+        return self.rows[kind]
+
+    @property
+    def storage(self) -> Path:
+        """What the work writes to."""
+        return self.folder / "storage"
+
+    @property
+    def log(self) -> Path:
+        """What the work's processes say."""
+        return self.folder / "log.txt"
 
 
-def one(ring: Ring, kind: str, number: int, seed: int, folder: Path, say: Callable[[str], None], row: Row) -> None:
-    """Run one case and count it. Its folder is kept if anything is wrong."""
-    case = Case(ring.name, kind, Random(f"{seed} {ring.name} {number}"), folder / f"{ring.name}-{number:05d}")
-    shutil.rmtree(case.folder, ignore_errors=True)
-    case.folder.mkdir(parents=True)
-    problems: list[str] = []
+class Ring(Protocol):
+    """What faults are fired at."""
+
+    name: str
+
+    @property
+    def kinds(self) -> Mapping[str, Callable[[Case], float | None]]:
+        """Kind -> what sets up, fires, proves and mends: seconds from the fault to the good end, or None if it counted
+        its faults itself. Raises NotFired, Hung."""
+
+    def compare(self, case: Case) -> Found:
+        """The oracle, over what lies in the case's folder; the last thing that it does is one more run."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """The cases that were run, one a line of a file: several runs, one after the other or at once, add to it."""
+
+    file: Path
+    seed: int
+    folder: Path
+    """Where cases are run, and kept if anything is wrong with them."""
+    say: Callable[[str], None]
+
+    def lines(self) -> dict[tuple[str, int, int, str], dict[str, Any]]:
+        """(Ring, seed, number, kind) -> counts, day and machine of each case until now."""
+        text = self.file.read_text() if self.file.exists() else ""
+        rows = [json.loads(line) for line in text.splitlines()]
+        return {(row["ring"], row["seed"], row["case"], row["kind"]): row for row in rows}
+
+    def run(self, ring: Ring, cases: int) -> None:
+        """Run the cases that the file has not yet, or that failed; each kind in turn."""
+        there = {key[:3] for key, line in self.lines().items() if not line["failed"]}
+        for number in range(cases):
+            if (ring.name, self.seed, number) not in there:
+                self.one(ring, number)
+
+    def one(self, ring: Ring, number: int) -> None:
+        """Run a case and write its lines. If anything is wrong, its folder is kept, and it says how to run it again."""
+        kind = list(ring.kinds)[number % len(ring.kinds)]
+        random = Random(f"{self.seed} {ring.name} {number}")
+        case = Case(ring.name, kind, random, self.folder / f"{ring.name}-{self.seed}-{number:05d}")
+        shutil.rmtree(case.folder, ignore_errors=True)
+        case.folder.mkdir(parents=True)
+        problems = _outcome(ring, case)
+        place = {"day": time.strftime("%Y-%m-%d"), "machine": f"{os.cpu_count()} CPU cores, {platform.platform()}"}
+        with open(self.file, "a") as file:
+            for one, row in case.rows.items():
+                line = {"ring": ring.name, "seed": self.seed, "case": number, "kind": one, **asdict(row), **place}
+                file.write(json.dumps(line) + "\n")
+        if not problems:
+            shutil.rmtree(case.folder)
+            return
+        words = f"python -m faults --ring {ring.name} --case {number} --seed {self.seed}"
+        self.say(f"{ring.name} {list(case.rows)[-1]}: {words}  ({case.folder})")
+        for problem in problems[:5]:
+            self.say(f"    {problem}")
+
+    def table(self) -> Table:
+        """The counts of all cases."""
+        table: Table = {}
+        for line in self.lines().values():
+            row = table.setdefault((line["ring"], line["kind"]), Row())
+            for name in ("fired", *COUNTS, "failed"):
+                setattr(row, name, getattr(row, name) + line[name])
+            row.seconds += line["seconds"]
+        return table
+
+    def as_markdown(self) -> str:
+        """The table of docs/faults.md, with seeds, days and machines."""
+        lines = list(self.lines().values())
+        if not lines:
+            return ""
+        seeds, days, machines = (sorted({line[key] for line in lines}) for key in ("seed", "day", "machine"))
+        head = ", ".join(map(str, seeds)), " to ".join(dict.fromkeys((days[0], days[-1]))), "; ".join(machines)
+        return f"Seeds {head[0]}; {head[1]}; {head[2]}.\n\n{as_markdown(self.table())}"
+
+
+def _outcome(ring: Ring, case: Case) -> list[str]:
+    """What is wrong with a case, whose faults are fired and counted here."""
     try:
-        row.seconds.append(ring.kinds[kind](case))
-        row.fired += 1
+        seconds = ring.kinds[case.kind](case)
+        if seconds is not None:
+            case.row(case.kind).fired += 1
+            case.row(case.kind).seconds.append(seconds)
         found = ring.compare(case)
-        row.lost += bool(found.lost)
-        row.doubled += bool(found.doubled)
-        problems = [f"lost {one}" for one in found.lost] + [f"doubled {one}" for one in found.doubled]
+        last = case.row(list(case.rows)[-1])
+        last.lost += bool(found.lost)
+        last.doubled += bool(found.doubled)
+        return [f"lost {one}" for one in found.lost] + [f"doubled {one}" for one in found.doubled]
     except Hung as why:
-        row.fired, row.hung = row.fired + 1, row.hung + 1
-        problems = [f"hung: {why}"]
+        last = case.row([case.kind, *case.rows][-1])
+        last.fired, last.hung = max(1, last.fired), last.hung + 1
+        return [f"hung: {why}"]
     except NotFired as why:
-        row.failed += 1
-        problems = [f"not fired: {why}"]
+        case.row([case.kind, *case.rows][-1]).failed += 1
+        return [f"not fired: {why}"]
     except Exception:  # noqa: BLE001 - whatever it is, the other cases are run
-        row.failed += 1
-        problems = [traceback.format_exc()]
-    if not problems:
-        shutil.rmtree(case.folder)
-        return
-    say(f"{ring.name} {kind}: python -m faults --ring {ring.name} --case {number} --seed {seed}  ({case.folder})")
-    for problem in problems[:5]:
-        say(f"    {problem}")
+        case.row([case.kind, *case.rows][-1]).failed += 1
+        return [traceback.format_exc()]
 
 
 def as_markdown(table: Table) -> str:
-    """The table of docs/faults.md."""
+    """The table, a line for each kind of fault."""
     lines = [
         "| at | kind | fired | lost | doubled | hung | failed | seconds to recover, median and most |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",

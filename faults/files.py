@@ -40,8 +40,8 @@ def damaged(work: Work, case: Case, undisturbed: float, damage: Damage, but: str
 
     Each kind of file is as likely: a kind is a name without its digits. Names that match `but` are left out.
     """
-    for _ in range(10):
-        process = in_midst(work, case, undisturbed)
+    for attempt in range(10):
+        process = in_midst(work, case, undisturbed * 1.3**attempt)  # on a busy machine it takes longer
         os.kill(process.pid or 0, signal.SIGKILL)
         end_of(process)
         if _kinds(case.storage, but):

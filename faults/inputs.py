@@ -6,13 +6,13 @@ from typing import Any
 
 SETTINGS = ("pairs_per_step=6", "max_prompt_tokens=64", "max_completion_tokens=32", "validate_every_steps=4")
 STEPS_PER_EPOCH = 6
-"""36 of the forty pairs are trained on."""
+"""36 of forty pairs are trained on."""
 
 
-def preference_rows() -> list[dict[str, str]]:
-    """Forty rows {prompt, chosen, rejected} whose completions differ in length, the longer one on either side."""
+def preference_rows(pairs: int = 40) -> list[dict[str, str]]:
+    """Rows {prompt, chosen, rejected} whose completions differ in length, the longer one on either side."""
     rows = []
-    for number in range(40):
+    for number in range(pairs):
         right, wrong = f"{number} plus 3 is {number + 3}.", str(number + 4)
         chosen, rejected = (right, wrong) if number % 2 else (str(number + 3), f"I guess it is {number + 4}, maybe.")
         asked = f"Add {number} and 3{', please' * (number % 5)}."
@@ -49,9 +49,9 @@ def save_random_model(folder: Path, tokenizer: Any) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def write_inputs(folder: Path) -> tuple[Path, Path]:
+def write_inputs(folder: Path, pairs: int = 40) -> tuple[Path, Path]:
     """Folder of the model, and file of the pairs."""
-    data, model, rows = folder / "pairs.jsonl", folder / "random", preference_rows()
+    data, model, rows = folder / "pairs.jsonl", folder / "random", preference_rows(pairs)
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     save_random_model(model, tokenizer_of(rows))
     return model, data

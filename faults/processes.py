@@ -160,10 +160,14 @@ def stopped(work: Work, case: Case, undisturbed: float) -> float:
 
 
 def out_of_memory(work: Work, case: Case, undisturbed: float) -> float:
-    """Give the process no more memory than it has. It may do without; else the work is begun again."""
+    """Give the process little more memory than it has. It may do with it; else the work is begun again.
+
+    Less than a MiB would find an error of Python itself, which may wait for ever for a thread that has no memory to
+    begin with.
+    """
     process = in_midst(work, case, undisturbed)
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
-    limit = pages * resource.getpagesize() + case.random.randrange(2**20)
+    limit = pages * resource.getpagesize() + case.random.randrange(2**20, 2**24)
     resource.prlimit(process.pid or 0, resource.RLIMIT_AS, (limit, limit))
     if resource.prlimit(process.pid or 0, resource.RLIMIT_AS)[0] != limit:
         raise NotFired("no limit")

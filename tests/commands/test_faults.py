@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from faults.engine import Campaign, Case, Found, NotFired, Row
 from tests.support.workers import REPOSITORY
 
 
@@ -19,3 +20,51 @@ def test_nothing_is_lost_or_doubled_and_nothing_hangs(ring, tmp_path):
     assert run.returncode == 0, run.stdout[-5000:] + run.stderr[-2000:]
     counts = (tmp_path / "table.md").read_text().splitlines()[-1]
     assert "**20** | **0** | **0** | **0** | **0**" in counts
+
+
+class Made:
+    """A ring whose second case is interrupted at the first try, and whose third has two faults and loses something."""
+
+    name = "made"
+
+    def __init__(self) -> None:
+        self.kinds = {"one": lambda case: 1.5, "broken off": self.broken_off, "two faults": self.two}
+        self.tries = 0
+
+    def broken_off(self, case: Case) -> float:
+        self.tries += 1
+        if self.tries == 1:
+            raise KeyboardInterrupt
+        raise NotFired("never")
+
+    def two(self, case: Case) -> None:
+        case.row("first").fired += 1
+        case.row("second").fired += 1
+        case.row("second").seconds += [2.0, 4.0]
+
+    def compare(self, case: Case) -> Found:
+        return Found(lost=["a step"] if case.kind == "two faults" else [])
+
+
+def test_a_campaign_that_was_interrupted_goes_on_and_campaigns_that_share_a_file_make_one_table(tmp_path):
+    said: list[str] = []
+    first, second = (Campaign(tmp_path / "cases.jsonl", seed, tmp_path, said.append) for seed in (1, 2))
+    ring = Made()
+    with pytest.raises(KeyboardInterrupt):
+        first.run(ring, 3)
+    assert first.table() == {("made", "one"): Row(fired=1, seconds=[1.5])}
+    first.run(ring, 3)
+    second.run(ring, 1)
+    expected = {
+        ("made", "one"): Row(fired=2, seconds=[1.5, 1.5]),
+        ("made", "broken off"): Row(failed=1),
+        ("made", "first"): Row(fired=1),
+        ("made", "second"): Row(fired=1, lost=1, seconds=[2.0, 4.0]),
+    }
+    assert first.table() == second.table() == expected
+    assert "Seeds 1, 2;" in first.as_markdown() and "| **all** | | **4** | **1** | **0** | **0** | **1** |" in (
+        first.as_markdown()
+    )
+    assert [line for line in said if "--case 2 --seed 1" in line] and "    lost a step" in said
+    first.run(ring, 3)  # the case that failed is run again, and its new line takes the old one's place
+    assert ring.tries == 3 and first.table() == expected

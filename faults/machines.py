@@ -1,0 +1,114 @@
+"""Ray nodes on one machine, each of which can be lost, or taken away with notice as clouds do."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Self
+
+import psutil
+
+from faults.engine import within
+
+RAY = [sys.executable, "-m", "ray.scripts.scripts"]
+CPUS = 2
+OWN = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_worker_prestart": "0"}
+OWN |= {"RAY_memory_monitor_refresh_ms": "0"}  # every node would take all of this machine's memory for its own
+
+
+class Machines:
+    """A head without CPUs, and nodes that join and leave."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="f")  # a short one: paths of sockets are
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.environment = {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token"}
+        self.nodes: dict[str, subprocess.Popen[bytes]] = {}
+        """Ray's name of a node -> its `ray start`."""
+
+    def __enter__(self) -> Self:
+        """Returns when the head and two nodes are there."""
+        host, _, port = self.address.partition(":")
+        head = ["--head", f"--node-ip-address={host}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
+        self._start(*head, f"--temp-dir={self.folder}")
+        within(60, "no head", self._answers, pause=0.2)
+        for _ in range(2):
+            self.join()
+        within(90, "no nodes", lambda: all(self._has(node, "raylet/raylet") for node in self.nodes), pause=0.2)
+        time.sleep(2)
+        return self
+
+    def end(self) -> None:
+        """All nodes are lost."""
+        for node in list(self.nodes):
+            self.lose(node)
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _start(self, *words: str) -> None:
+        name = secrets.token_hex(28)
+        environment = os.environ | OWN | {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": name}
+        self.nodes[name] = subprocess.Popen(
+            [*RAY, "start", "--block", *words],
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _answers(self) -> bool:
+        host, _, port = self.address.partition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def join(self) -> None:
+        """Start another node."""
+        self._start(f"--address={self.address}", f"--num-cpus={CPUS}")
+
+    def of(self, process: psutil.Process | None) -> str | None:
+        """The node of a process."""
+        for node, start in self.nodes.items():
+            if process is not None and psutil.Process(start.pid) in process.parents():
+                return node
+        return None
+
+    def has_workers(self, node: str) -> bool:
+        """Whether trials train on it."""
+        return self._has(node, "ray::RayTrainWorker")
+
+    def _has(self, node: str, title: str) -> bool:
+        return any(title in " ".join(_words(one)[:1]) for one in psutil.Process(self.nodes[node].pid).children(True))
+
+    def announce(self, node: str, seconds: int) -> None:
+        """What Ray's autoscaler does when a cloud says that it takes the node away after so many seconds."""
+        words = ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        words += ["--address", self.address, "--deadline-remaining-seconds", str(seconds)]
+        subprocess.run([*RAY, "drain-node", *words], check=True, capture_output=True, env=os.environ | OWN)
+
+    def lose(self, node: str) -> None:
+        """SIGKILL to all its processes."""
+        start = self.nodes.pop(node)
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
+            for one in [*psutil.Process(start.pid).children(recursive=True), psutil.Process(start.pid)]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.kill()
+        start.wait()
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
