@@ -4,6 +4,7 @@
 # make browser-test: install Chromium (as root), and look at MLflow's pages in it.
 # make cluster-test: install what the tests of clusters need, and run them (as root).
 # make faults: set everything up and fire 40 faults at real code (a few minutes); `make faults N=2000 SEED=1` takes hours.
+# make goodput: set everything up and measure what a fault every 60 seconds costs a stage (ten minutes).
 # make bench: set everything up and measure a training step against TRL's.
 # make docs:  write docs/options.md from the programs' own help.
 # make pictures: install Chromium (as root), and make the README's pictures from real stages.
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: sweep test test-slow gpu-test faults browser-test cluster-test bench docs pictures lint clean
+.PHONY: sweep test test-slow gpu-test faults goodput browser-test cluster-test bench docs pictures lint clean
 
 sweep: $(READY)
 	$(BIN)/mmpo stage1
@@ -37,7 +38,10 @@ cluster-test: $(READY)
 	$(BIN)/python -m pytest -m cluster -rs
 
 faults: $(READY)
-	$(BIN)/python -m faults --n $(or $(N),40) --seed $(or $(SEED),0)
+	$(BIN)/python -m faults --n $(or $(N),40) --seed $(or $(SEED),0) $(if $(CASES),--cases $(CASES))
+
+goodput: $(READY)
+	$(BIN)/python -m faults --goodput $(or $(EVERY),60)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/step.py
