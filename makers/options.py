@@ -8,7 +8,6 @@ import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -17,11 +16,10 @@ from mmpo.fields import fields_of
 from mmpo_train.config import TrialConfig
 from mmpo_train.sft.trial import SFTTrial
 from mmpo_train.typed.programs import PROGRAMS as MODULES
+from mmpo_train.typed.programs import main_of
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.md"
-PROGRAMS: Mapping[str, Callable[[list[str]], None]] = {
-    name: import_module(module).main for name, module in MODULES.items()
-}
+PROGRAMS: Mapping[str, Callable[[list[str]], None]] = {name: main_of(name) for name in MODULES}
 """What follows `mmpo` -> the program's main function."""
 
 OPENING = """# Options

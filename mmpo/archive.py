@@ -6,6 +6,7 @@ import sqlite3
 import tempfile
 import zipfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from mmpo_train.errors import InputError, first_line
@@ -67,9 +68,5 @@ def _files(storage: Path, checkpoints: bool) -> Iterator[Path]:
 
 
 def _copy_database(database: Path, copy: Path) -> None:
-    source, target = sqlite3.connect(database), sqlite3.connect(copy)
-    try:
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
         source.backup(target)
-    finally:
-        source.close()
-        target.close()

@@ -2,12 +2,11 @@
 
 import sys
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Annotated
 
 from mmpo_train.errors import InputError
 from mmpo_train.options import Positional
-from mmpo_train.typed.programs import PROGRAMS
+from mmpo_train.typed.programs import PROGRAMS, main_of
 
 HAVE_NONE = ("report", "judge", "ask", "merge", "stop", "go", "clone", "extend", "export", "import", "config", "fields")
 
@@ -32,7 +31,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     words = sys.argv[1:] if arguments is None else arguments
     if words and words[0] in PROGRAMS and words[0] not in HAVE_NONE:
-        import_module(PROGRAMS[words[0]]).main([*words[1:], "--print-config"])
+        main_of(words[0])([*words[1:], "--print-config"])
     else:
         run_program(ConfigOptions, refuse, "mmpo config", words)
 

@@ -22,11 +22,11 @@ class ExportOptions(Stored):
 def export(options: ExportOptions) -> None:
     """Write the file and say what to do with it."""
     from mmpo.archive import pack
-    from mmpo_train.terminal import console
+    from mmpo_train.terminal import print_text
 
     size = pack(options.folder, options.file.expanduser(), checkpoints=options.checkpoints)
-    console.print(f"exported: {options.file}, {size / 1e6:,.1f} MB", highlight=False, soft_wrap=True)
-    console.print(f"to open it: mmpo import {options.file.name} --storage FOLDER", highlight=False, soft_wrap=True)
+    print_text(f"exported: {options.file}, {size / 1e6:,.1f} MB")
+    print_text(f"to open it: mmpo import {options.file.name} --storage FOLDER")
 
 
 def main(arguments: list[str] | None = None) -> None:

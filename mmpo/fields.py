@@ -4,19 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, NamedTuple
 
+from mmpo_train.config import FINGERPRINTS, TrialConfig
 from mmpo_train.options import Positional
 
-NOT_SET = (
-    "model_fingerprint",
-    "data_fingerprint",
-    "plugins",
-    "cloned_from",
-    "objective",
-    "model",
-    "dataset",
-    "recipe",
-    "seed",
-)
+NOT_SET = (*FINGERPRINTS, "plugins", "cloned_from", "objective", "model", "dataset", "recipe", "seed")
 """Fields that the program fills in or that have an option of their own."""
 
 
@@ -42,8 +33,6 @@ def fields_of(kind: type) -> Iterator[Field]:
     """The fields that `--set` may name. What an instruction tuning does not explain, a trial does."""
     from docstring_parser import parse_from_object
 
-    from mmpo_train.config import TrialConfig
-
     documented = [*parse_from_object(TrialConfig).params, *parse_from_object(kind).params]
     said = {one.arg_name: " ".join((one.description or "").split()) for one in documented}
     for one in fields(kind):
@@ -55,7 +44,6 @@ def show(options: FieldsOptions) -> None:
     """Print the fields as a table."""
     from rich.table import Table
 
-    from mmpo_train.config import TrialConfig
     from mmpo_train.sft.trial import SFTTrial
     from mmpo_train.terminal import console
 
@@ -68,10 +56,9 @@ def show(options: FieldsOptions) -> None:
 
 
 def _default(value: Any) -> str:
-    text = (
-        ",".join(map(str, value)) if isinstance(value, tuple) else f"{value:g}" if type(value) is float else str(value)
-    )
-    return text.lower() if isinstance(value, bool) else text
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if type(value) is float else str(value).lower() if type(value) is bool else str(value)
 
 
 def main(arguments: list[str] | None = None) -> None:

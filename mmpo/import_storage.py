@@ -1,5 +1,6 @@
 """Make a storage of an exported search; all programs open it: `mmpo import FILE.zip --storage FOLDER`."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,17 +21,14 @@ class ImportOptions(Stored):
 def import_(options: ImportOptions) -> None:
     """Make the storage and say how to look at it."""
     from mmpo.archive import unpack
-    from mmpo_train.terminal import console
+    from mmpo_train.terminal import print_text
     from mmpo_train.typed.programs import as_typed
     from sweeps.ledger.ledger import connect
 
     unpack(options.file.expanduser(), options.folder)
-    ledger = connect(f"sqlite:///{options.folder.resolve()}/mlflow.db", options.folder)
-    try:
+    with closing(connect(f"sqlite:///{options.folder.resolve()}/mlflow.db", options.folder)) as ledger:
         for command in (f"mmpo report --storage {options.storage}", ledger.ui_command()):
-            console.print(as_typed(command), highlight=False, soft_wrap=True, markup=False)
-    finally:
-        ledger.close()
+            print_text(as_typed(command))
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -164,6 +164,11 @@ def tell(text: str, screen: Console = console, style: str = "dim") -> None:
     screen.print(Text(f"{now}{masked(text)}", style), soft_wrap=True)
 
 
+def print_text(text: str, style: str | None = None) -> None:
+    """Print a text as it is: rich neither reads marks in it, nor colours numbers, nor breaks its lines."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def preparing(*, bars: bool = True) -> Iterator[Say]:
     """Shows the progress of the preparations before training: by bars on a terminal, else by a line for each phase and

@@ -8,6 +8,7 @@ from typing import Literal
 
 from mmpo_train.terminal import run_program
 from sweeps import grids
+from sweeps.cluster.nodes import counted
 from sweeps.search.study import StudyOptions, run_study
 from sweeps.search.study_tables import Study
 
@@ -20,8 +21,6 @@ _SIMPO = {"simpo": {"length_normalised": True, "gamma_over_beta": 10 / 0.01}}
 METHODS = Study(
     name="mc_po_table1",
     title="MC-PO paper, Table 1: preference optimisation methods, seven learning rates",
-    rows=grids.MC_PO_METHODS,
-    columns=("final",),
     cells={(name, "final"): {"objective": name} | _SIMPO.get(name, {}) for name in grids.MC_PO_METHODS},
     settings=_SETTINGS,
     learning_rates=grids.mc_po_learning_rates,
@@ -30,8 +29,6 @@ METHODS = Study(
 NOISE = Study(
     name="mc_po_table2",
     title="MC-PO paper, Table 2: a candidate with two swapped tokens",
-    rows=("DPO(-)", "DPO", "MC-PO"),
-    columns=("final",),
     cells={
         ("DPO(-)", "final"): {"objective": "dpo", "noise_candidate": "only"},
         ("DPO", "final"): {"objective": "dpo", "noise_candidate": "added"},
@@ -43,8 +40,6 @@ NOISE = Study(
 COUNTS = Study(
     name="mc_po_table3",
     title="MC-PO paper, Table 3: several dispreferred completions a step",
-    rows=("RNCE", "MC-PO"),
-    columns=("M = 1", "M = 2", "M = 3"),
     cells={
         (name, f"M = {count}"): {"objective": objective, "negatives": count}
         for name, objective in (("RNCE", "rnce"), ("MC-PO", "mc_po"))
@@ -58,8 +53,6 @@ _ONE_RUN = "MC-PO, one run of three epochs"
 EPOCHS = Study(
     name="mc_po_table4",
     title="MC-PO paper, Table 4: final checkpoints of runs of one, two and three epochs, and the epochs of one run",
-    rows=("MC-PO", _ONE_RUN),
-    columns=tuple(_LENGTHS),
     # The cosine of a run of three epochs is at two thirds of its way after the second: that is no final checkpoint.
     cells={("MC-PO", column): {"objective": "mc_po", "epochs": count} for column, count in _LENGTHS.items()}
     | {(_ONE_RUN, column): {"objective": "mc_po", "epochs": max(_LENGTHS.values())} for column in _LENGTHS},
@@ -70,8 +63,6 @@ EPOCHS = Study(
 AUGMENTED = Study(
     name="mc_po_augmented",
     title="MC-PO paper, Section 5.4: DPO on every pair of the data",
-    rows=("DPO", "DPO, augmented", "MC-PO"),
-    columns=("final",),
     cells={
         ("DPO", "final"): {"objective": "dpo"},
         ("DPO, augmented", "final"): {"objective": "dpo", "pair_every_negative": True},
@@ -83,8 +74,6 @@ AUGMENTED = Study(
 ONLINE = Study(
     name="mc_po_online",
     title="MC-PO paper, Section 5.4: online DPO and OnMC-PO",
-    rows=("online DPO", "OnMC-PO"),
-    columns=("final",),
     cells={("online DPO", "final"): {"objective": "online_dpo"}, ("OnMC-PO", "final"): {"objective": "on_mc_po"}},
     settings=_SETTINGS,
 )
@@ -92,14 +81,8 @@ ONLINE = Study(
 NEGATIVES = Study(
     name="mc_po_figure2",
     title="MC-PO paper, Figure 2: sampling strategies on one to five candidates",
-    rows=("MC-PO", "Max", "Min"),
-    columns=("1 neg", "2 negs", "3 negs", "4 negs", "5 negs"),
     cells={
-        (name, f"{count} neg{'s' if count > 1 else ''}"): {
-            "objective": "mc_po",
-            "negative_choice": choice,
-            "worst_negatives": count,
-        }
+        (name, counted(count, "neg")): {"objective": "mc_po", "negative_choice": choice, "worst_negatives": count}
         for name, choice in (("MC-PO", "kernel"), ("Max", "max"), ("Min", "min"))
         for count in (1, 2, 3, 4, 5)
     },

@@ -26,8 +26,6 @@ def study_of(objectives: tuple[str, ...]) -> Study:
     return Study(
         name="objectives",
         title="Every objective from the same starting model",
-        rows=objectives,
-        columns=("trained",),
         cells={(name, "trained"): {"objective": name} for name in objectives},
         settings={"dataset": "tiny_ranked", "epochs": 1},
         from_starting_model=True,

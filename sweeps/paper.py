@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from mmpo_train.config import FINGERPRINTS, parse_assignments, replace
 from mmpo_train.errors import InputError
 from mmpo_train.tables import Table, for_terminal
-from mmpo_train.terminal import console, run_program, tell
+from mmpo_train.terminal import console, print_text, run_program, tell
 from sweeps.ablations import AblationOptions, ablations
-from sweeps.cluster.placement import TrialResources, wish_of
+from sweeps.cluster.placement import TrialResources
 from sweeps.cost.arithmetic import Forecast, duration, total
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.final_runs import FinalOptions, final_runs
 from sweeps.grids import QUICK_EPOCHS, SEARCH_EPOCHS
 from sweeps.ledger.experiments import experiment_of
+from sweeps.ledger.ledger import connect_to_read
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.order import TUNED, search_of
 from sweeps.plan.searches import key_of
@@ -29,7 +30,7 @@ from sweeps.plan.stages import Stage, known_objective, stage_config
 from sweeps.plan.trials import Planned
 from sweeps.ranking.measures import measure_of
 from sweeps.search.checks import check_judges, check_storage, check_suites
-from sweeps.search.look import READING
+from sweeps.search.look import READING, inputs_of
 from sweeps.search.sharing import plan_trainings
 from sweeps.search.stage import run_stage
 from sweeps.search.train import say_forecast
@@ -43,8 +44,6 @@ if TYPE_CHECKING:
 
 TINY_EVALUATIONS = "evaluations=reward,harness,alpaca"
 """Of final runs and ablations on `tiny`, for the report's tables 1 and 2 and its figures, where --set names none."""
-
-
 SCRIPTS: dict[str, tuple[type[SweepOptions], Callable[[Any], Stage]]] = {
     "stage1_lr": (Stage1Options, stage1),
     "stage2_beta": (Stage2Options, stage2),
@@ -117,21 +116,17 @@ def steps_of(options: PaperOptions, model: str, objective: str) -> list[Step]:
 def check(searches: list[list[Step]], runner: Runner) -> tuple[list[Inputs], tuple[str, ...]]:
     """Refuse, before anything is started, what any stage would refuse later. Returns each model with its data, and the
     searches' keys."""
-    from mmpo_train.prepare import identify
-
     known: dict[str, Inputs] = {}
     keys: dict[str, None] = {}
     places: dict[str, TrialResources] = {}
     for step in (step for steps in searches for step in steps):
         options = step.options
         if options.model not in places:
-            places[options.model] = runner.place(wish_of(options), dry_run=options.dry_run)
+            places[options.model] = runner.place(options)
         base = stage_config(step.stage, options, places[options.model].precision)
         if options.model not in known:
             tell(READING)
-            known[options.model] = identify(
-                base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows
-            )
+            known[options.model] = inputs_of(base, options)
         step.stage.points(base, known[options.model], options.seeds)
         check_judges([base], with_keys=not options.dry_run)
         measure_of(options.choose_by, base.evaluations)
@@ -163,35 +158,24 @@ def _run_on(runner: Runner, options: PaperOptions) -> bool:
     stopped = {steps[0].search: reason for steps in searches if (reason := _run(steps, runner))}
     unwritten = _report(options, subjects, keys)
     for search, reason in stopped.items():
-        console.print(f"{search} stopped at {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
-    console.print(
-        f"{len(searches) - len(stopped)} of {len(searches)} searches complete"
-        + ("; the same command continues with the others" if stopped else ""),
-        highlight=False,
-    )
+        print_text(f"{search} stopped at {reason}", "red")
+    others = "; the same command continues with the others" if stopped else ""
+    print_text(f"{len(searches) - len(stopped)} of {len(searches)} searches complete{others}")
     if unwritten:
-        console.print(f"no report: {unwritten}", style="red", markup=False, highlight=False, soft_wrap=True)
+        print_text(f"no report: {unwritten}", "red")
     return not stopped and not unwritten
 
 
 def _report(options: PaperOptions, subjects: list[Inputs], keys: tuple[str, ...]) -> str:
     """Write the report of all models and objectives; why there is none, or nothing."""
-    from sweeps.ledger.ledger import connect_to_read
     from sweeps.reporting.report import ReportOptions, write_report
 
     console.rule("report", style="dim")
     try:
-        ledger = connect_to_read(options.tracking_uri or None, options.folder)
+        ledger = connect_to_read(options.tracking_uri, options.folder)
         experiments = tuple(dict.fromkeys(experiment_of(ledger, one) for one in subjects))
-        write_report(
-            ReportOptions(
-                storage=options.storage,
-                tracking_uri=options.tracking_uri,
-                experiment=experiments,
-                objective=options.objective,
-                search=keys,
-            )
-        )
+        there: dict[str, Any] = {"storage": options.storage, "tracking_uri": options.tracking_uri}
+        write_report(ReportOptions(**there, experiment=experiments, objective=options.objective, search=keys))
     except Exception as error:  # noqa: BLE001  (what was trained is there all the same)
         return _said(error)
     return ""
@@ -219,7 +203,7 @@ def _foresee(searches: list[list[Step]], runner: Runner) -> None:
     Fields that are not decided yet count with their defaults, which are points of the grids.
     """
     first = searches[0][0].options
-    resources = runner.place(wish_of(first), dry_run=True)
+    resources = runner.place(first)
     kind = "GPU" if resources.use_gpu else "CPU"
     headers = ("search", "stage", "to train", "shared", "steps", f"{kind}-hours", f"on {resources.place}")
     rows = []
@@ -241,7 +225,7 @@ def _foresee(searches: list[list[Step]], runner: Runner) -> None:
             rows.append((step.search if step is steps[0] else "", step.stage.name, *cells, hours, elapsed))
     whole = total(forecasts)
     console.print(for_terminal(Table("all stages", headers, rows, words=(0, 1))))
-    console.print(f"{whole.trials} to train in all; nothing was started", highlight=False, soft_wrap=True)
+    print_text(f"{whole.trials} to train in all; nothing was started")
     say_forecast(whole, everything, first)
 
 
@@ -253,10 +237,8 @@ def _forecast(
     todo: list[Planned], options: SweepOptions, runner: Runner, *, prepared: bool
 ) -> tuple[list[Planned], Forecast]:
     """Those that the ledger has not finished, were defaults chosen for what is open, and what they will cost."""
-    from sweeps.ledger.ledger import connect_to_read
-
-    ledger = connect_to_read(options.tracking_uri or None, options.folder)
-    resources = runner.place(wish_of(options), dry_run=True)
+    ledger = connect_to_read(options.tracking_uri, options.folder)
+    resources = runner.place(options)
     if ledger is not None and todo:
         experiment = experiment_of(ledger, todo[0].inputs)
         records = ledger.look_up_trials(experiment, [one.digest for one in todo])

@@ -50,9 +50,8 @@ ORDER = (
     "sweeps/search sweeps/reporting sweeps/doctor",
     " ".join(f"sweeps/{script}" for script in SCRIPTS),
     "sweeps/paper",
-    "mmpo/archive mmpo/tagging",
-    "mmpo/__main__ mmpo/config mmpo/fields mmpo/result mmpo/export_storage mmpo/import_storage mmpo/stop mmpo/go",
-    "mmpo/clone mmpo/extend",
+    "mmpo/archive",
+    "mmpo/__main__ mmpo/config mmpo/fields mmpo/result mmpo/export_storage mmpo/import_storage mmpo/tagging",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms.split()}
 # What of the plan, the objectives and the ranking is a value must be importable on a machine that has none of these.
@@ -96,7 +95,7 @@ DOORS = {
         "sweeps/reporting/model_card.py",
         "sweeps/doctor/services.py",
     },
-    "matplotlib": {"sweeps/figures/importances.py", "sweeps/figures/stage.py", "sweeps/figures/trade_off.py"},
+    "matplotlib": {"sweeps/figures/stage.py", "sweeps/figures/style.py", "sweeps/figures/trade_off.py"},
     "tyro": {
         "mmpo_train/options.py",
         "mmpo_train/typed/options_file.py",

@@ -3,6 +3,8 @@
 import re
 import shutil
 import sys
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 PROGRAMS = {
@@ -23,19 +25,25 @@ PROGRAMS = {
     "ask": "eval_workers.ask",
     "train": "mmpo_train.__main__",
     "merge": "mmpo_train.merge",
-    "stop": "mmpo.stop",
-    "go": "mmpo.go",
-    "clone": "mmpo.clone",
-    "extend": "mmpo.extend",
+    "stop": "mmpo.tagging:stop",
+    "go": "mmpo.tagging:go",
+    "clone": "mmpo.tagging:clone",
+    "extend": "mmpo.tagging:extend",
     "export": "mmpo.export_storage",
     "import": "mmpo.import_storage",
     "config": "mmpo.config",
     "fields": "mmpo.fields",
 }
-"""Name -> the module whose `main` it runs. Sweeps first, then in the order of their use."""
+"""Name -> the module whose `main` it runs, or MODULE:FUNCTION. Sweeps first, then in the order of their use."""
 
 NAMES = {module.removesuffix(".__main__"): name for name, module in PROGRAMS.items()}
 """Module, as `python -m` takes it, -> name."""
+
+
+def main_of(name: str) -> Callable[[list[str]], None]:
+    """The function that runs a program with its arguments."""
+    module, _, function = PROGRAMS[name].partition(":")
+    return getattr(import_module(module), function or "main")
 
 
 def program_of(script: str) -> str:
@@ -47,15 +55,15 @@ def as_typed(command: str) -> str:
     """A command as it works here, from any folder: by the programs of the interpreter that runs.
 
     Its program gets the interpreter's folder in front unless that is on the PATH. Where `mmpo` is not installed the
-    interpreter runs the module. Commands of older ledgers (`python sweeps/stage1_lr.py`) become what they are now.
+    interpreter runs the package. Commands of older ledgers (`python sweeps/stage1_lr.py`) become what they are now.
     """
     old = re.match(r"python sweeps/(\w+)\.py\b", command)
     if old and f"sweeps.{old[1]}" in NAMES:
         command = program_of(old[1]) + command[old.end() :]
     program, *rest = command.split(" ")
     here = Path(sys.executable).parent
-    if program == "mmpo" and not (here / program).exists() and rest and rest[0] in PROGRAMS:
-        return " ".join([_short(Path(sys.executable)), "-m", PROGRAMS[rest[0]].removesuffix(".__main__"), *rest[1:]])
+    if program == "mmpo" and not (here / program).exists():
+        return " ".join([_short(Path(sys.executable)), "-m", program, *rest])
     found = shutil.which(program)
     if not (here / program).exists() or (found and Path(found).resolve() == (here / program).resolve()):
         return command

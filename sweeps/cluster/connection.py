@@ -4,7 +4,7 @@ import gc
 import importlib
 import logging
 import os
-import socket
+import re
 import sys
 import time
 import warnings
@@ -15,14 +15,15 @@ from typing import Any
 
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.storage.mirror import name_of
-from mmpo_train.terminal import console, tell
+from mmpo_train.terminal import print_text, tell
 from mmpo_train.typed.plugins import ENVIRONMENT
 from mmpo_train.typed.programs import as_typed
 from sweeps.cluster.discovery import cluster_nodes, local_nodes, local_resources, nodes_now
-from sweeps.cluster.head import is_head_lost, leave_head, watch_head
+from sweeps.cluster.head import answers, is_head_lost, leave_head, watch_head
 from sweeps.cluster.nodes import WARM_PROCESSES, Nodes
-from sweeps.cluster.placement import NoRoom, TrialResources, Wish, assumed, place
+from sweeps.cluster.placement import NoRoom, TrialResources, assumed, place
 from sweeps.cluster.ray_folder import check_ray_folder, guard_token, own_folder
+from sweeps.plan.options import SweepOptions
 
 # Set before ray is imported; an address in the environment means that a cluster exists already.
 _ENVIRONMENT = {
@@ -51,7 +52,7 @@ LOST_NODES = 20
 kills its process."""
 
 
-def trial_resources(wish: Wish, *, dry_run: bool = False, verbose: bool = False) -> TrialResources:
+def trial_resources(options: SweepOptions) -> TrialResources:
     """The resources of a trial on this machine, or on the cluster at RAY_ADDRESS.
 
     If a trial does not fit on the hosts that have joined, waits for the other hosts of a list. In a dry run a cluster
@@ -59,27 +60,27 @@ def trial_resources(wish: Wish, *, dry_run: bool = False, verbose: bool = False)
     trial can never run.
     """
     if not os.environ.get("RAY_ADDRESS"):
-        return place(wish, local_nodes())
+        return place(options, local_nodes())
     try:
-        reach(verbose)
+        reach(options.verbose)
     except Unreachable:
-        if not dry_run:
+        if not options.dry_run:
             raise
-        return assumed(wish)
-    return _when_hosts_are_there(wish, cluster_nodes(), 0.0 if dry_run else _HOSTS_SECONDS)
+        return assumed(options)
+    return _when_hosts_are_there(options, cluster_nodes(), 0.0 if options.dry_run else _HOSTS_SECONDS)
 
 
-def _when_hosts_are_there(wish: Wish, nodes: Nodes, patience_seconds: float) -> TrialResources:
+def _when_hosts_are_there(options: SweepOptions, nodes: Nodes, patience_seconds: float) -> TrialResources:
     end = time.monotonic() + patience_seconds
     said = False
     while True:
         try:
-            return place(wish, nodes)
+            return place(options, nodes)
         except NoRoom:
             if not nodes.unknown or time.monotonic() >= end:
                 raise
         if not said:
-            console.print(f"waiting for {nodes.unknown} hosts of the cluster to join", highlight=False)
+            print_text(f"waiting for {nodes.unknown} hosts of the cluster to join")
             said = True
         time.sleep(5)
         nodes = cluster_nodes()
@@ -138,10 +139,10 @@ def _connect(verbose: bool) -> None:
     it cannot be used or started."""
     address = os.environ.get("RAY_ADDRESS")
     tell("connecting to the Ray cluster" if address else "starting Ray on this machine")
-    if address:
-        _knock(address)
-    else:
+    if not address:
         check_ray_folder()
+    elif re.fullmatch(r".+:\d+", where := address.rpartition("://")[2].partition("/")[0]) and not answers(where, 5):
+        raise Unreachable(_no_answer(address))  # within seconds; Ray itself tries for a minute
     warnings.filterwarnings("ignore")
     import ray
 
@@ -194,17 +195,6 @@ def _connect(verbose: bool) -> None:
             f"Ray could not be started on this machine: {first_line(error)}; `{as_typed('mmpo doctor')}` looks for the "
             f"cause, and {own_folder()}/session_latest/logs has Ray's own words"
         ) from error
-
-
-def _knock(address: str) -> None:
-    """Raises Unreachable within seconds if nothing listens at the address; Ray itself tries for a minute."""
-    host, _, port = address.rpartition("://")[2].partition("/")[0].rpartition(":")
-    if not host or not port.isdigit():  # `auto`: nothing to knock at
-        return
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except OSError as error:
-        raise Unreachable(_no_answer(address)) from error
 
 
 def _no_answer(address: str) -> str:

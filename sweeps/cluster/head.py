@@ -62,7 +62,7 @@ def _watch() -> None:
         return
     address, missed = str(node.gcs_address), 0
     while not _left.wait(_SECONDS_BETWEEN_LOOKS):
-        missed = 0 if _answers(address) else missed + 1
+        missed = 0 if answers(address, 2) else missed + 1
         if missed >= _LOOKS or any(kind in ("gcs_server", "raylet") for kind, _ in node.dead_processes()):
             _lost.set()
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
@@ -74,10 +74,11 @@ def _watch() -> None:
             return
 
 
-def _answers(address: str) -> bool:
+def answers(address: str, seconds: float) -> bool:
+    """Whether something listens at HOST:PORT; it has so many seconds to answer."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
-    except OSError:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+    except (OSError, ValueError):
         return False
     return True

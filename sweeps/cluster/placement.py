@@ -11,7 +11,7 @@ from mmpo_train.recipes import Recipe, find_recipe
 from sweeps.cluster.accelerators import ANY, MEANT, known_accelerator
 from sweeps.cluster.nodes import ACCELERATOR, HEAD_NODE, Nodes, counted
 from sweeps.ledger.tags import Hardware
-from sweeps.plan.options import SweepEvaluation, SweepOptions
+from sweeps.plan.options import SweepOptions
 
 DRIVER_BYTES = 0.6 * 2**30
 """Memory on the head of one running trial: its driver, with Train's controller in it, and two small actors of
@@ -23,26 +23,6 @@ _LEAST_SHARE = 0.01
 
 class NoRoom(InputError):
     """No node can hold a trial."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """The placement that the command line and the recipe ask for."""
-
-    recipe: Recipe
-    workers: int = 0
-    """Workers of a trial; 0 for the recipe's number."""
-    min_workers: int = 0
-    """Fewest workers of an elastic trial; 0 if the trial is not elastic."""
-    gpu_share: float = 1.0
-    """Share of a GPU for each worker; below 1 for several trials on one GPU."""
-    accelerator: str = ""
-    """GPU type, or `any`; empty for the recipe's."""
-    concurrent: int = 0
-    """Trials at the same time; 0 for as many as fit."""
-    evaluators: int = 0
-    evaluation: SweepEvaluation | None = None
-    """Evaluators that run beside the trials, and how they are placed; None if nobody asks yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,28 +117,20 @@ def logical_gpus() -> bool:
     return os.environ.get("MMPO_LOGICAL_GPUS", "") == "1"
 
 
-def place(wish: Wish, nodes: Nodes) -> TrialResources:
+def place(options: SweepOptions, nodes: Nodes) -> TrialResources:
     """The resources of a trial on these nodes. Raises InputError if no node can ever hold a trial."""
-    if wish.workers < 0:
-        raise InputError(f"--workers-per-trial must be at least 1, or 0 for the recipe's, got {wish.workers}")
-    if wish.concurrent < 0:
-        raise InputError(f"--concurrent-trials must be at least 1, or 0 for as many as fit, got {wish.concurrent}")
-    named = known_accelerator(wish.accelerator, nodes) if wish.accelerator else ""
-    asked = named or ("" if nodes.local else wish.recipe.accelerator)
-    workers = wish.workers or (1 if wish.gpu_share < 1 else wish.recipe.workers)
-    _check_share(wish)
-    if not 0 <= wish.min_workers <= workers:
-        raise InputError(
-            f"--min-workers-per-trial must be from 1 to the trial's {workers} workers, or 0, got {wish.min_workers}"
-        )
-    note = ""
+    recipe, workers = _wanted(options)
+    least, share, given = options.min_workers_per_trial, options.gpus_per_worker, options.workers_per_trial
+    named = known_accelerator(options.accelerator, nodes) if options.accelerator else ""
+    asked = named or ("" if nodes.local else recipe.accelerator)
+    notes = []
     gpu_types: tuple[str, ...]
     if asked and asked != ANY:
-        accelerator_type, room = _of_type(asked, wish.min_workers or workers, nodes)
+        accelerator_type, room = _of_type(asked, least or workers, nodes)
         use_gpu, gpu_types = True, (accelerator_type,)
         fits = room.largest(1)
         if workers > fits:
-            note = f"no node fits {workers} workers; each trial uses {fits}"
+            notes.append(f"no node fits {workers} workers; each trial uses {fits}")
             workers = fits
     else:
         use_gpu, accelerator_type, room = nodes.gpus, "", nodes
@@ -166,9 +138,9 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
         fits = room.largest(int(use_gpu))
         if fits < 1:
             raise NoRoom(_nothing_fits(nodes))
-        if workers > fits and (not wish.workers or 0 < wish.min_workers <= fits):
-            asked_for = _recipe_asks(wish.recipe) if not wish.workers else f"--workers-per-trial is {workers}"
-            note = f"{asked_for}; here each trial uses {counted(fits, 'worker')}"
+        if workers > fits and (not given or 0 < least <= fits):
+            asked_for = _recipe_asks(recipe) if not given else f"--workers-per-trial is {workers}"
+            notes.append(f"{asked_for}; here each trial uses {counted(fits, 'worker')}")
             workers = fits
         if workers > fits:
             kind, where = "GPU" if use_gpu else "CPU", "this machine" if nodes.local else "its largest node"
@@ -176,36 +148,49 @@ def place(wish: Wish, nodes: Nodes) -> TrialResources:
                 f"a trial of {workers} workers needs {workers} {kind}s on one node, but {where} has {fits}; "
                 f"give --workers-per-trial {fits} or fewer"
             )
-    fewest = min(wish.min_workers, workers)
-    if wish.gpu_share < 1 and not use_gpu:
-        note += f"{'; ' if note else ''}without GPUs --gpus-per-worker {wish.gpu_share:g} has no effect"
-    share = wish.gpu_share if use_gpu else 1.0
-    resources = TrialResources(workers, use_gpu, 1, 1, gpu_types, fewest, accelerator_type, share)
-    at_a_time = concurrency(resources, nodes, wish.concurrent)
-    if at_a_time < (wish.concurrent or at_a_time + 1) and at_a_time < _that_fit(resources, nodes):
-        note += f"{'; ' if note else ''}the head has memory for {counted(at_a_time, 'trial')} at the same time"
-    return dataclasses.replace(resources, concurrent=at_a_time, note=note)
+    if share < 1 and not use_gpu:
+        notes.append(f"without GPUs --gpus-per-worker {share:g} has no effect")
+        share = 1.0
+    resources = TrialResources(workers, use_gpu, 1, 1, gpu_types, min(least, workers), accelerator_type, share)
+    at_a_time, most = concurrency(resources, nodes, options.concurrent_trials), options.concurrent_trials
+    if at_a_time < (most or at_a_time + 1) and at_a_time < _that_fit(resources, nodes):
+        notes.append(f"the head has memory for {counted(at_a_time, 'trial')} at the same time")
+    return dataclasses.replace(resources, concurrent=at_a_time, note="; ".join(notes))
 
 
-def assumed(wish: Wish) -> TrialResources:
+def assumed(options: SweepOptions) -> TrialResources:
     """The wanted resources, assumed to exist in a cluster that does not answer."""
-    _check_share(wish)
-    workers = wish.workers or (1 if wish.gpu_share < 1 else wish.recipe.workers)
-    wanted = wish.accelerator or wish.recipe.accelerator
+    recipe, workers = _wanted(options)
+    wanted = options.accelerator or recipe.accelerator
     name = "" if wanted == ANY else MEANT.get(wanted, (wanted,))[0]
     note = "the cluster at RAY_ADDRESS does not answer; it is assumed to have these resources"
-    types, fewest = (name,) if name else (), wish.min_workers
-    return TrialResources(workers, True, 1, wish.concurrent or 1, types, fewest, name, wish.gpu_share, note=note)
+    types, concurrent = (name,) if name else (), options.concurrent_trials or 1
+    of_workers = options.min_workers_per_trial, name, options.gpus_per_worker
+    return TrialResources(workers, True, 1, concurrent, types, *of_workers, note=note)
 
 
-def _check_share(wish: Wish) -> None:
-    if not _LEAST_SHARE <= wish.gpu_share <= 1:
-        raise InputError(f"--gpus-per-worker must be from {_LEAST_SHARE:g} to 1, got {wish.gpu_share:g}")
-    if wish.gpu_share < 1 < wish.workers:
+def _wanted(options: SweepOptions) -> tuple[Recipe, int]:
+    """The recipe, and the number of workers that is asked for. Raises InputError for numbers that cannot be."""
+    recipe, given, share = (
+        find_recipe(options.model, options.recipe),
+        options.workers_per_trial,
+        options.gpus_per_worker,
+    )
+    if given < 0:
+        raise InputError(f"--workers-per-trial must be at least 1, or 0 for the recipe's, got {given}")
+    if (most := options.concurrent_trials) < 0:
+        raise InputError(f"--concurrent-trials must be at least 1, or 0 for as many as fit, got {most}")
+    if not _LEAST_SHARE <= share <= 1:
+        raise InputError(f"--gpus-per-worker must be from {_LEAST_SHARE:g} to 1, got {share:g}")
+    if share < 1 < given:
         raise InputError(
-            f"--gpus-per-worker {wish.gpu_share:g} puts several workers on one GPU; those of one trial cannot share "
-            "it (NCCL refuses): give --workers-per-trial 1"
+            f"--gpus-per-worker {share:g} puts several workers on one GPU; those of one trial cannot share it (NCCL "
+            "refuses): give --workers-per-trial 1"
         )
+    workers = given or (1 if share < 1 else recipe.workers)
+    if not 0 <= (least := options.min_workers_per_trial) <= workers:
+        raise InputError(f"--min-workers-per-trial must be from 1 to the trial's {workers} workers, or 0, got {least}")
+    return recipe, workers
 
 
 def concurrency(resources: TrialResources, nodes: Nodes, wanted: int = 0) -> int:
@@ -250,20 +235,6 @@ def _nothing_fits(nodes: Nodes) -> str:
     if nodes.local:
         return "this machine has neither a GPU nor a CPU to train on"
     return f"the cluster has {nodes}: start nodes with CPUs or GPUs, and join them with `ray start --address=…`"
-
-
-def wish_of(options: SweepOptions, evaluators: int = 0) -> Wish:
-    """The placement that options and recipe ask for, for trials and for evaluators beside them."""
-    return Wish(
-        recipe=find_recipe(options.model, options.recipe),
-        workers=options.workers_per_trial,
-        min_workers=options.min_workers_per_trial,
-        gpu_share=options.gpus_per_worker,
-        accelerator=options.accelerator,
-        concurrent=options.concurrent_trials,
-        evaluators=evaluators,
-        evaluation=options.evaluation if evaluators else None,
-    )
 
 
 def hardware(resources: TrialResources) -> Hardware:

@@ -7,16 +7,18 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmpo_train.errors import InputError
 from sweeps.cluster.connection import cluster
 from sweeps.cluster.discovery import local_nodes
+from sweeps.cluster.head import answers
 from sweeps.cluster.nodes import Nodes, counted
-from sweeps.cluster.placement import place, wish_of
+from sweeps.cluster.placement import place
 from sweeps.cluster.ray_folder import check_ray_folder, ray_folder
-from sweeps.doctor.findings import Finding, fine, note, problem
+from sweeps.doctor.findings import INSTALL, Finding, fine, note, problem
 from sweeps.plan.options import SweepOptions
 
 NODE_SECONDS = 15.0
@@ -30,13 +32,9 @@ def ray_cluster(options: SweepOptions) -> Iterator[Finding]:
     if not address:
         check_ray_folder()
         yield from _placement(options, local_nodes(), "Ray", "started on this machine by each sweep: ")
-        running = _running_here()
-        if running:
-            yield note(
-                "Ray",
-                f"a cluster runs at {running}, but sweeps do not use it while RAY_ADDRESS is not set",
-                f"export RAY_ADDRESS={running} to use it, or end it with `ray stop`",
-            )
+        if running := _running_here():
+            found = f"a cluster runs at {running}, but sweeps do not use it while RAY_ADDRESS is not set"
+            yield note("Ray", found, f"export RAY_ADDRESS={running} to use it, or end it with `ray stop`")
         return
     with cluster(verbose=False) as nodes:
         import ray
@@ -58,7 +56,7 @@ def look(sentinel: str) -> dict[str, Any]:
 
 def _placement(options: SweepOptions, nodes: Nodes, subject: str, where: str = "") -> Iterator[Finding]:
     try:
-        resources = place(wish_of(options), nodes)
+        resources = place(options, nodes)
     except InputError as error:
         yield problem(subject, str(error))
         return
@@ -76,13 +74,9 @@ def _on_nodes(nodes: list[str], storage: Path) -> Iterator[Finding]:
     while not there.exists():
         there = there.parent
     with tempfile.NamedTemporaryFile(dir=there, prefix=".doctor-") as sentinel:
-        task = ray.remote(look)
-        asked = {
-            task.options(
-                num_cpus=0, max_retries=0, scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-            ).remote(sentinel.name): node
-            for node in nodes
-        }
+        task = ray.remote(num_cpus=0, max_retries=0)(look)
+        there_only = partial(NodeAffinitySchedulingStrategy, soft=False)
+        asked = {task.options(scheduling_strategy=there_only(one)).remote(sentinel.name): one for one in nodes}
         ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=NODE_SECONDS)
         own, seen, blind, differing = look(sentinel.name)["versions"], 0, [], []
         for reference in ready:
@@ -90,42 +84,29 @@ def _on_nodes(nodes: list[str], storage: Path) -> Iterator[Finding]:
                 said = ray.get(reference)
             except ray.exceptions.RayError as error:
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                yield problem(
-                    "nodes", f"node {asked[reference][:8]}: {lines[-1][:200]}",
-                    "install this project there, at the same path: pip install -c constraints.txt -e .",
-                )  # fmt: skip
+                advice = f"install this project there, at the same path: {INSTALL}"
+                yield problem("nodes", f"node {asked[reference][:8]}: {lines[-1][:200]}", advice)
                 continue
             seen += 1
             blind += [] if said["sees"] else [said["host"]]
-            wrong = [
-                f"{name} {said['versions'].get(name, 'missing')}"
-                for name in own
-                if said["versions"].get(name) != own[name]
-            ]
+            theirs = said["versions"]
+            wrong = [f"{name} {theirs.get(name, 'missing')}" for name in own if theirs.get(name) != own[name]]
             differing += [f"{said['host']}: {', '.join(wrong)}"] if wrong else []
     if late:
-        yield note(
-            "nodes", f"{len(late)} of {len(nodes)} did not answer in {NODE_SECONDS:.0f} s", "look at `ray status`"
-        )
+        found = f"{len(late)} of {len(nodes)} did not answer in {NODE_SECONDS:.0f} s"
+        yield note("nodes", found, "look at `ray status`")
     if differing:
-        yield problem(
-            "nodes", f"versions differ from here: {'; '.join(differing)}", "use one environment for all nodes"
-        )
+        found = f"versions differ from here: {'; '.join(differing)}"
+        yield problem("nodes", found, "use one environment for all nodes")
     if blind:
-        yield problem(
-            "nodes", f"{storage} of this machine does not exist on {', '.join(sorted(blind))}",
-            "give --storage a folder that all nodes share, or an s3:// address",
-        )  # fmt: skip
+        found = f"{storage} of this machine does not exist on {', '.join(sorted(blind))}"
+        yield problem("nodes", found, "give --storage a folder that all nodes share, or an s3:// address")
     if seen and not (late or differing or blind):
         yield fine("nodes", f"all {seen} have this machine's versions and see {storage}")
 
 
 def _running_here() -> str:
     """The address of a cluster that `ray start` left running on this machine; empty if there is none."""
-    try:
-        address = (ray_folder()[0] / _ADDRESS_FILE).read_text().strip()
-        host, _, port = address.rpartition(":")
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except (OSError, ValueError):
-        return ""
-    return address
+    file = ray_folder()[0] / _ADDRESS_FILE
+    address = file.read_text().strip() if file.is_file() else ""
+    return address if answers(address, 2) else ""

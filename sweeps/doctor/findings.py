@@ -23,6 +23,7 @@ class Finding:
     """fine, note (the stage can run) or problem (it cannot)."""
 
 
+INSTALL = "pip install -c constraints.txt -e ."
 fine = Finding
 note = partial(Finding, verdict="note")
 problem = partial(Finding, verdict="problem")

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,48 +38,30 @@ def gpus(devices: int, torch: Mapping[str, Any], wanted: bool) -> Iterator[Findi
             yield fine("GPUs", found)
         return
     if listed is None:
-        yield problem(
-            "GPUs",
-            f"{devices} found, but the driver does not answer (nvidia-smi)",
-            "install the driver or reboot; `nvidia-smi` must list the GPUs",
-        )
+        found = f"{devices} found, but the driver does not answer (nvidia-smi)"
+        yield problem("GPUs", found, "install the driver or reboot; `nvidia-smi` must list the GPUs")
         return
     if not devices:
-        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-        yield note(
-            "GPUs",
-            f"{len(listed)} found, none of them usable: CUDA_VISIBLE_DEVICES={hidden}",
-            "unset CUDA_VISIBLE_DEVICES",
-        )
+        hidden = f"CUDA_VISIBLE_DEVICES={os.environ.get('CUDA_VISIBLE_DEVICES')}"
+        yield note("GPUs", f"{len(listed)} found, none of them usable: {hidden}", "unset CUDA_VISIBLE_DEVICES")
         return
+    cuda, driver = torch.get("cuda"), listed[0]["driver"]
     if not torch.get("gpus"):
-        if torch and not torch.get("cuda"):
-            yield problem(
-                "GPUs",
-                "torch is a build for CPUs",
-                "install its CUDA build: pip install --force-reinstall -c constraints.txt torch",
-            )
+        if torch and not cuda:
+            advice = "install its CUDA build: pip install --force-reinstall -c constraints.txt torch"
+            yield problem("GPUs", "torch is a build for CPUs", advice)
         elif torch:
-            yield problem(
-                "GPUs",
-                f"torch, built for CUDA {torch['cuda']}, sees no GPU",
-                f"update the driver, now {listed[0]['driver']}, to one for CUDA {torch['cuda']}",
-            )
+            advice = f"update the driver, now {driver}, to one for CUDA {cuda}"
+            yield problem("GPUs", f"torch, built for CUDA {cuda}, sees no GPU", advice)
         return
     unfit = {one["arch"] for one in torch["gpus"] if not runs_on(torch["built_for"], one["arch"])}
     if unfit:
-        yield problem(
-            "GPUs",
-            f"torch has no kernels for {', '.join(sorted(unfit))}, only for {', '.join(torch['built_for'])}",
-            "install a build of torch for these GPUs",
-        )
-    kinds = {one["name"]: one for one in listed}
-    counted = ", ".join(
-        f"{sum(one['name'] == name for one in listed)} x {name} of {one['megabytes'] / 1000:.0f} GB"
-        for name, one in kinds.items()
-    )
+        found = f"torch has no kernels for {', '.join(sorted(unfit))}, only for {', '.join(torch['built_for'])}"
+        yield problem("GPUs", found, "install a build of torch for these GPUs")
+    sizes, counts = {one["name"]: one["megabytes"] / 1000 for one in listed}, Counter(one["name"] for one in listed)
+    counted = ", ".join(f"{count} x {name} of {sizes[name]:.0f} GB" for name, count in counts.items())
     usable = "" if devices == len(listed) else f", {devices} usable"
-    yield fine("GPUs", f"{counted}{usable}; driver {listed[0]['driver']}, CUDA {torch['cuda']}")
+    yield fine("GPUs", f"{counted}{usable}; driver {driver}, CUDA {cuda}")
     busy = [one for one in listed if one["used"] > 0.1 * one["megabytes"]]
     if busy:
         used = f"other processes use {sum(one['used'] for one in busy) / 1000:.0f} GB on {len(busy)} of {len(listed)}"
@@ -87,12 +70,10 @@ def gpus(devices: int, torch: Mapping[str, Any], wanted: bool) -> Iterator[Findi
 
 def runs_on(built_for: Sequence[str], arch: str) -> bool:
     """Whether kernels built for these run on a GPU: those of its major version up to its minor one, or older PTX."""
-    major, minor = _version(arch)
-    for one in built_for:
-        built = _version(one)
-        if built <= (major, minor) and (built[0] == major or one.startswith("compute")):
-            return True
-    return False
+    wanted, built = _version(arch), {one: _version(one) for one in built_for}
+    return any(
+        version <= wanted and (version[0] == wanted[0] or one.startswith("compute")) for one, version in built.items()
+    )
 
 
 def memory(parameters: int, workers: int, on_gpus: bool) -> Iterator[Finding]:
@@ -101,19 +82,13 @@ def memory(parameters: int, workers: int, on_gpus: bool) -> Iterator[Finding]:
     of_a_parameter = _GPU_BYTES_A_PARAMETER * workers if on_gpus else _CPU_BYTES_A_PARAMETER
     needed = DRIVERS_BYTES + of_a_parameter * parameters
     found = f"{free / GB:.1f} of {total / GB:.1f} GB free"
-    if free < needed:
-        advice = f"a trial needs about {needed / GB:.1f} GB; end other processes, or use a larger machine"
-        yield note("memory", found, advice)
-    else:
-        yield fine("memory", found)
+    advice = f"a trial needs about {needed / GB:.1f} GB; end other processes, or use a larger machine"
+    yield note("memory", found, advice) if free < needed else fine("memory", found)
     if Path("/dev/shm").is_dir():
         shared = shutil.disk_usage("/dev/shm")
         if shared.free < _SMALL_SHARED_MEMORY:
-            yield note(
-                "memory",
-                f"/dev/shm has {shared.free / 1e6:.0f} of {shared.total / 1e6:.0f} MB free",
-                "Ray and NCCL need more: docker run --shm-size=8g, or remove files there",
-            )
+            found = f"/dev/shm has {shared.free / 1e6:.0f} of {shared.total / 1e6:.0f} MB free"
+            yield note("memory", found, "Ray and NCCL need more: docker run --shm-size=8g, or remove files there")
 
 
 def disk(folder: Path, needed: float, of_what: str) -> Iterator[Finding]:
@@ -132,24 +107,16 @@ def disk(folder: Path, needed: float, of_what: str) -> Iterator[Finding]:
     free = shutil.disk_usage(there).free
     kind = file_system(there, Path("/proc/self/mounts").read_text())
     found = f"{folder}: {free / GB:,.1f} GB free on {kind}; {of_what} writes up to {needed / GB:,.2f} GB"
-    if free < needed:
-        yield problem("storage", found, "free some space, or give another folder with --storage")
-    else:
-        yield fine("storage", found)
+    advice = "free some space, or give another folder with --storage"
+    yield problem("storage", found, advice) if free < needed else fine("storage", found)
     if kind in _NETWORK_FILE_SYSTEMS:
-        yield note(
-            "storage",
-            f"locks and SQLite are not safe on {kind}",
-            "keep the ledger elsewhere: an MLflow server and --tracking-uri; one driver at a time",
-        )
+        advice = "keep the ledger elsewhere: an MLflow server and --tracking-uri; one driver at a time"
+        yield note("storage", f"locks and SQLite are not safe on {kind}", advice)
     temporary, _ = ray_folder()
     usage = shutil.disk_usage(temporary) if temporary.is_dir() else None
     if usage is not None and usage.used > _FULL * usage.total:
-        yield note(
-            "disk",
-            f"{temporary}, where Ray keeps its files, is {usage.used / usage.total:.0%} full",
-            "free some space there, or set RAY_TMPDIR to another folder",
-        )
+        found = f"{temporary}, where Ray keeps its files, is {usage.used / usage.total:.0%} full"
+        yield note("disk", found, "free some space there, or set RAY_TMPDIR to another folder")
 
 
 def file_system(path: Path, mounts: str) -> str:
@@ -164,15 +131,9 @@ def _listed() -> list[dict[str, Any]] | None:
     """The GPUs that the driver lists; None if it fails, empty without a driver."""
     if shutil.which("nvidia-smi") is None:
         return []
-    query = "--query-gpu=name,memory.total,memory.used,driver_version"
+    query = ["--query-gpu=name,memory.total,memory.used,driver_version", "--format=csv,noheader,nounits"]
     try:
-        run = subprocess.run(
-            ["nvidia-smi", query, "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
+        run = subprocess.run(["nvidia-smi", *query], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     rows = [[field.strip() for field in line.split(",")] for line in run.stdout.splitlines() if line.count(",") == 3]

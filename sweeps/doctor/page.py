@@ -1,5 +1,7 @@
 """The doctor's page: the planned stage, the examinations, and their findings."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os
@@ -7,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
@@ -16,15 +19,18 @@ from mmpo_train.errors import InputError
 from mmpo_train.options import base_config
 from mmpo_train.recipes import find_recipe
 from mmpo_train.storage import mirror, object_store
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, print_text
 from sweeps import grids
-from sweeps.cluster.placement import TrialResources, wish_of
-from sweeps.cost.arithmetic import ModelSize
+from sweeps.cluster.discovery import local_nodes, local_resources
+from sweeps.cluster.placement import TrialResources, place
 from sweeps.doctor import machine as doctor_machine
 from sweeps.doctor import services as doctor_services
 from sweeps.doctor import software as doctor_software
 from sweeps.doctor.findings import Examination, Finding, examine, fine
 from sweeps.plan.options import SweepOptions
+
+if TYPE_CHECKING:
+    from sweeps.cost.arithmetic import ModelSize
 
 _STYLES = {"fine": "green", "note": "yellow", "problem": "bold red"}
 _LARGE_PARAMETERS = 20_000_000
@@ -52,7 +58,7 @@ def print_page(options: DoctorOptions) -> None:
         print(json.dumps([dataclasses.asdict(one) for one in findings], indent=2))
     else:
         recipe = find_recipe(options.model, options.recipe).name
-        console.print(f"{trial.objective} on {trial.model}, recipe {recipe}", style="bold", highlight=False)
+        print_text(f"{trial.objective} on {trial.model}, recipe {recipe}", "bold")
         with console.status("looking"):
             findings = examine(examinations, options.timeout_seconds)
         console.print(page(findings))
@@ -105,8 +111,6 @@ def examinations_of(options: DoctorOptions, trial: TrialConfig) -> dict[str, Exa
 
 def _libraries(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
     """Imports, and the GPUs as torch's import sees them."""
-    from sweeps.cluster.discovery import local_resources
-
     findings, torch = doctor_software.imports(0.9 * options.timeout_seconds)
     yield from findings
     yield from doctor_machine.gpus(int(local_resources()[1]), torch, _parameters(options, trial) > _LARGE_PARAMETERS)
@@ -114,20 +118,16 @@ def _libraries(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
 
 def _memory(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
     resources = _resources(options)
-    if resources is None:
-        return doctor_machine.memory(0, 0, on_gpus=True)
-    return doctor_machine.memory(_parameters(options, trial), resources.workers, resources.use_gpu)
+    used = (0, 0, True) if resources is None else (_parameters(options, trial), resources.workers, resources.use_gpu)
+    return doctor_machine.memory(*used)
 
 
 def _resources(options: DoctorOptions) -> TrialResources | None:
     """A trial's resources on this machine; None if a cluster runs it, or if it fits nowhere, as Ray's line says."""
-    from sweeps.cluster.discovery import local_nodes
-    from sweeps.cluster.placement import place
-
     if os.environ.get("RAY_ADDRESS"):
         return None
     try:
-        return place(wish_of(options), local_nodes())
+        return place(options, local_nodes())
     except InputError:
         return None
 
@@ -147,8 +147,7 @@ def _disk(options: DoctorOptions, trial: TrialConfig) -> Iterator[Finding]:
 
 def _parameters(options: DoctorOptions, trial: TrialConfig) -> int:
     """Parameters of the model; 0 if its size is not known yet."""
-    size = _size(options, trial)
-    return size.parameters if size is not None else 0
+    return size.parameters if (size := _size(options, trial)) is not None else 0
 
 
 def _size(options: DoctorOptions, trial: TrialConfig) -> ModelSize | None:

@@ -33,9 +33,8 @@ def tracking(uri: str, storage: Path) -> Iterator[Finding]:
     if not addresses.is_there(uri, storage):
         database = Path(uri.removeprefix("sqlite:///")) if uri else storage / "mlflow.db"
         if uri and not database.absolute().parent.is_dir():
-            raise InputError(
-                f"the folder of the database {database} does not exist; make it, or correct --tracking-uri"
-            )
+            where = f"the folder of the database {database}"
+            raise InputError(f"{where} does not exist; make it, or correct --tracking-uri")
         yield fine("ledger", f"{database} will be made")
         return
     address = addresses.resolve(uri, storage)
@@ -83,15 +82,13 @@ def judges(trial: TrialConfig, settings: EvaluationSettings) -> Iterator[Finding
         f"{key_variable(service)} is {'set' if os.environ.get(key_variable(service), '').strip() else 'not set'}"
         for service in DEFAULT_URLS
     ]
-    asked = _asked(trial, settings)
-    missing = []
+    asked, missing = _asked(trial, settings), False
     for spec in asked:
         try:
             key_of(spec)
         except InputError as error:
-            missing.append(str(error))
-    for what in missing:
-        yield problem("judges", what)
+            missing = True
+            yield problem("judges", str(error))
     if not missing:
         needed = f"{', '.join(spec.name for spec in asked)} can be asked" if asked else "none is asked"
         yield fine("judges", f"{needed}; {', '.join(present)}")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps.doctor.findings import Finding, fine, note, problem
+from sweeps.doctor.findings import INSTALL, Finding, fine, note, problem
 
 PROJECT = "mmpo-sweeps"
 LIBRARIES = (
@@ -21,7 +21,6 @@ LIBRARIES = (
     "optuna", "matplotlib",
 )  # fmt: skip
 """Libraries that a sweep imports, each before those that need it, so that a broken one is found first."""
-INSTALL = "pip install -c constraints.txt -e ."
 _CONSTRAINTS = Path(__file__).resolve().parents[2] / "constraints.txt"
 
 # In a separate process, since a library can end its process. One line for each, so that the last is known.
@@ -107,9 +106,7 @@ def compiler(compiles_layers: bool) -> Iterator[Finding]:
         errors = [line for line in run.stderr.splitlines() if "error" in line] or ["no message"]
         yield found_wanting("compiler", f"{found} fails: {errors[0][:200]}; {use}", advice)
         return
-    cuda = shutil.which("nvcc") or shutil.which(
-        "nvcc", path=str(Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin")
-    )
+    cuda = shutil.which("nvcc") or shutil.which("nvcc", path=f"{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin")
     nvcc = f"nvcc at {cuda}" if cuda else "no nvcc, which is not needed"
     yield fine("compiler", f"{found} compiles; {nvcc}")
 

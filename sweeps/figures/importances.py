@@ -3,18 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from sweeps.figures.style import write
+from sweeps.figures.style import new_figure, write
 
 _COLOURS = ("#3b528b", "#b5b5b5")
 
 
 def plot_importances(path: Path, *, title: str, importances: Mapping[str, Mapping[str, float]]) -> Path:
     """Path of the PNG: a bar for each field and kind of score, as shares of the variance from 0 to 1."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.4), dpi=100, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure((8, 3.4), 100, layout="constrained")
     axes = figure.add_subplot()
     names = list(next(iter(importances.values())))
     height = 0.8 / len(importances)

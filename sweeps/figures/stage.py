@@ -7,10 +7,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
-from sweeps.figures.style import DASHED, GREY, INK, RULE, write
+from sweeps.figures.style import DASHED, GREY, INK, RULE, in_order, make_plain, new_figure, write
 from sweeps.ranking.ranked import Ranked, Ranking
 
 if TYPE_CHECKING:
@@ -44,21 +45,14 @@ def plot_stage(
     model by its own score. Right: reward accuracy and training loss over steps, in the same colours; the thick line is
     the winner's.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Without pyplot, which keeps every figure alive and chooses a backend for the whole process.
-    figure = Figure(figsize=(14, 6), dpi=100, facecolor="white")
-    FigureCanvasAgg(figure)
-    left, right, widths = 0.055, 0.86, (1, 1.05)
-    grid = figure.add_gridspec(
-        2, 2, width_ratios=widths, left=left, right=right, top=0.8, bottom=0.16, wspace=0.15, hspace=0.28
-    )
+    figure, left = new_figure((14, 6), 100), 0.055
+    edges: dict[str, Any] = {"left": left, "right": 0.86, "top": 0.8, "bottom": 0.16}
+    grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.05), wspace=0.15, hspace=0.28, **edges)
     reason = "\n".join(textwrap.wrap(ranking.reason, 150, max_lines=2, placeholder=" …"))
     figure.text(left, 0.97, _cut(title, 100), va="top", size=16, weight="bold", color=INK, parse_math=False)
     figure.text(left, 0.905, reason, va="top", size=11, color=GREY, parse_math=False)
     rows = _along_axis(ranking.rows)
-    colours = _colours(rows)
+    colours = in_order([row.candidate.label for row in rows])
     baseline = None if ranking.scores_differ or ranking.by else baseline
     _draw_axis(figure.add_subplot(grid[:, 0]), rows, colours, ranking, baseline, axis_name, log_axis)
     upper = figure.add_subplot(grid[0, 1])
@@ -78,15 +72,6 @@ def _along_axis(rows: Sequence[Ranked]) -> list[Ranked]:
     numbers = [row for row in rows if not isinstance(row.candidate.value, str)]
     words = [row for row in rows if isinstance(row.candidate.value, str)]
     return sorted(numbers, key=lambda row: row.candidate.value) + words
-
-
-def _colours(rows: Sequence[Ranked]) -> dict[str, Any]:
-    """A colour for each trial, ordered along the axis; the order of viridis is visible to colour-blind eyes too."""
-    from matplotlib import colormaps
-
-    # Its bright yellow end is hard to see on white.
-    shades = [0.88 * place / max(1, len(rows) - 1) for place in range(len(rows))]
-    return {row.candidate.label: colormaps["viridis"](shade) for row, shade in zip(rows, shades, strict=True)}
 
 
 def _positions(rows: Sequence[Ranked], log_axis: bool) -> tuple[list[float], bool]:
@@ -135,10 +120,8 @@ def _draw_axis(
         axes.add_line(_mark("o", size=8.5, face=face, edge=2, color=colour, at=(x, share)))
         if row is winner:
             axes.add_line(_mark("o", size=18, face="none", edge=1.8, color=INK, at=(x, share)))
-            number: dict[str, Any] = {"ha": "center", "weight": "bold", "color": INK}
-            axes.annotate(
-                f"{share:.3f}", (x, row.bar[1] if row.bar else share), (0, 5), textcoords="offset points", **number
-            )
+            number: dict[str, Any] = {"ha": "center", "weight": "bold", "color": INK, "textcoords": "offset points"}
+            axes.annotate(f"{share:.3f}", (x, row.bar[1] if row.bar else share), (0, 5), **number)
         elif row.near_winner:
             named["no significant difference (5%)"] = _mark("o", size=8, face="white", edge=2, color=GREY)
     if baseline is not None:
@@ -162,7 +145,7 @@ def _draw_axis(
     bars = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "95% interval"
     measure = ranking.by or ("Own reward accuracy" if ranking.scores_differ else "Reward accuracy")
     axes.set_title(f"{measure}, best epoch, {bars}", loc="left", size=11, color=INK)
-    _plain(axes)
+    make_plain(axes, 9.5, axis="y")
     _legend(axes, list(named.items()), loc="upper center", bbox_to_anchor=(0.5, -0.125), ncols=max(1, len(named)))
 
 
@@ -180,9 +163,9 @@ def _limit(axes: Axes, places: Sequence[float], bounds: Sequence[float], room_be
 
 def _label_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str], to_scale: bool) -> None:
     """Label the ticks with the trials' labels; words that would overlap are cut."""
-    room = (
-        len(max(labels, key=len, default="")) if to_scale else int(0.86 / CHARACTER_SHARE / max(1, len(labels) - 1)) - 1
-    )
+    room = max(map(len, labels), default=0)
+    if not to_scale:
+        room = int(0.86 / CHARACTER_SHARE / max(1, len(labels) - 1)) - 1
     axes.set_xticks(places, [_cut(label, room) for label in labels])
 
 
@@ -220,7 +203,7 @@ def _draw_curves(
         # Limits from trials that finished: one exploding loss would flatten all others.
         margin = 0.08 * (max(finished) - min(finished)) or 0.1
         axes.set_ylim(min(finished) - margin, max(finished) + margin)
-    _plain(axes)
+    make_plain(axes, 9.5, axis="y")
     if not anything:
         axes.set_yticks([])
         axes.tick_params(axis="x", length=0, labelbottom=False)  # not set_xticks: the axis is shared
@@ -233,7 +216,7 @@ def _smooth(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """At most SMOOTH_POINTS points, each the mean of a stretch of the curve."""
     stretch = max(1, math.ceil(len(curve) / SMOOTH_POINTS))
     parts = [curve[start : start + stretch] for start in range(0, len(curve), stretch)]
-    return [(sum(s for s, _ in part) / len(part), sum(v for _, v in part) / len(part)) for part in parts]
+    return [(fmean(step for step, _ in part), fmean(value for _, value in part)) for part in parts]
 
 
 def _mark(
@@ -255,11 +238,3 @@ def _legend(axes: Axes, named: Sequence[tuple[str, Line2D]], **place: Any) -> No
         names, lines = zip(*named, strict=True)
         look: dict[str, Any] = {"frameon": False, "fontsize": 9.5, "title_fontsize": 10, "labelcolor": INK}
         axes.legend(lines, names, handlelength=1.9, handletextpad=0.6, columnspacing=1.5, **look, **place)
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(axis="y", color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b6bcc4")
-    axes.tick_params(colors=GREY, labelsize=9.5, length=3)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps.figures.style import GREY, INK, RULE, write
+from sweeps.figures.style import GREY, INK, make_plain, new_figure, write
 from sweeps.ranking.noise import Measured
 
 if TYPE_CHECKING:
@@ -67,9 +67,13 @@ def draw_trade_off(
     for one in trajectories:
         shape, dashes = _SHAPES[groups.index(one.group) % len(_SHAPES)]
         _draw_trajectory(axes, one, colours[one.label], shape, dashes)
-    axes.axvline(50, color=GREY, linestyle=(0, (4, 2.5)), linewidth=1.1, zorder=1)
+    even: dict[str, Any] = {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.1}
+    starting = [("win rate 50", even)]
+    axes.axvline(50, **even, zorder=1)
     if baseline is not None:
-        axes.axhline(100 * baseline, color=GREY, linestyle=(0, (1, 2)), linewidth=1.6, zorder=1)
+        dotted: dict[str, Any] = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.6}
+        axes.axhline(100 * baseline, **dotted, zorder=1)
+        starting.insert(0, (f"harness {100 * baseline:.2f}", dotted))
     if not any(one.epochs for one in trajectories):
         _say_nothing(axes, "no epoch has both numbers")
     axes.set_xlabel(f"AlpacaEval 2, {rate_name} against the starting model (%)", size=11, color=INK)
@@ -84,12 +88,7 @@ def draw_trade_off(
         shapes.append(("hollow: raw win rate", hollow))
     down = 1.0 - _LINE * (len(shown) + 2)
     _legend(axes, shapes, "objective", down)
-    lines: list[tuple[str, dict[str, Any]]] = []
-    if baseline is not None:
-        dotted = {"color": GREY, "linestyle": (0, (1, 2)), "linewidth": 1.6}
-        lines.append((f"harness {100 * baseline:.2f}", dotted))
-    lines.append(("win rate 50", {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.1}))
-    _legend(axes, lines, "starting model (SFT)", down - _LINE * (len(shapes) + 2))
+    _legend(axes, starting, "starting model (SFT)", down - _LINE * (len(shapes) + 2))
     write(figure, path.with_suffix(".svg"))
     return write(figure, path.with_suffix(".png"))
 
@@ -97,10 +96,9 @@ def draw_trade_off(
 def _draw_trajectory(axes: Axes, one: Trajectory, colour: str, shape: str, dashes: Any) -> None:
     for (epoch, x, y), (next_epoch, next_x, next_y) in zip(one.epochs, one.epochs[1:]):
         if next_epoch == epoch + 1:
-            look = {"arrowstyle": "-|>", "color": colour, "linestyle": dashes, "linewidth": 1.5}
-            look |= {"shrinkA": 7, "shrinkB": 6}
+            look = {"color": colour, "linestyle": dashes, "linewidth": 1.5, "shrinkA": 7, "shrinkB": 6}
             start, end = (100 * x.value, 100 * y.value), (100 * next_x.value, 100 * next_y.value)
-            axes.annotate("", end, start, arrowprops=look, zorder=3)
+            axes.annotate("", end, start, arrowprops=look | {"arrowstyle": "-|>"}, zorder=3)
     for epoch, x, y in one.epochs:
         at = (100 * x.value, 100 * y.value)
         axes.errorbar(*at, xerr=_bar(x), yerr=_bar(y), color=colour, alpha=0.3, elinewidth=1.2, capsize=0, zorder=2)
@@ -139,26 +137,23 @@ def draw_curves(
     The dashed line is the starting model, the thick one the winner. Others are drawn over it and show.
     """
     figure, axes = _figure(title, 4.2)
+    named: list[tuple[str, dict[str, Any]]] = []
     for curve in curves:
         width, order = (3.6, 2.5) if curve.label == winner else (1.3 if len(curves) <= MANY else 0.9, 3)
         steps, means = [step for step, _, _ in curve.steps], [100 * value for _, value, _ in curve.steps]
         bands = [100 * deviation for _, _, deviation in curve.steps]
-        marker = "o" if len(steps) <= (12 if len(curves) <= MANY else 1) else ""
-        axes.plot(
-            steps, means, marker=marker, markersize=4.5, color=colours[curve.label], linewidth=width, zorder=order
-        )
+        marker, colour = "o" if len(steps) <= (12 if len(curves) <= MANY else 1) else "", colours[curve.label]
+        axes.plot(steps, means, marker=marker, markersize=4.5, color=colour, linewidth=width, zorder=order)
         if any(bands):
             low, high = ([m + sign * b for m, b in zip(means, bands)] for sign in (-1, 1))
-            axes.fill_between(steps, low, high, color=colours[curve.label], alpha=0.15, linewidth=0, zorder=2)
-    named = []
-    for curve in curves:
+            axes.fill_between(steps, low, high, color=colour, alpha=0.15, linewidth=0, zorder=2)
         ending = " (winner)" if curve.label == winner else "" if curve.steps else " (nothing logged)"
-        width = 3.6 if curve.label == winner else 1.3
-        named.append((curve.label + ending, {"color": colours[curve.label], "linewidth": width}))
+        named.append((curve.label + ending, {"color": colour, "linewidth": 3.6 if curve.label == winner else 1.3}))
     named = _sparse(named)
     if baseline is not None:
-        axes.axhline(100 * baseline, color=GREY, linestyle=(0, (4, 2.5)), linewidth=1.2, zorder=1)
-        named.append((f"SFT {100 * baseline:.1f}", {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.2}))
+        dashed: dict[str, Any] = {"color": GREY, "linestyle": (0, (4, 2.5)), "linewidth": 1.2}
+        axes.axhline(100 * baseline, **dashed, zorder=1)
+        named.append((f"SFT {100 * baseline:.1f}", dashed))
     if not any(curve.steps for curve in curves):
         _say_nothing(axes, "nothing logged")
     axes.set_xlabel("optimiser steps", size=11, color=INK)
@@ -178,29 +173,12 @@ def _sparse(named: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str
     return [named[place] for place in sorted(kept)] + [left_out]
 
 
-def in_order(labels: Sequence[str]) -> dict[str, Any]:
-    """Colours of a grid's labels, from dark to light."""
-    from matplotlib import colormaps
-
-    # The bright yellow end of viridis is hard to see on white.
-    return {label: colormaps["viridis"](0.88 * n / max(1, len(labels) - 1)) for n, label in enumerate(labels)}
-
-
 def _figure(title: str, inches_high: float) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Without pyplot, which keeps every figure alive and chooses a backend for the whole process.
-    figure = Figure(figsize=(11, inches_high), dpi=120, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = new_figure((11, inches_high), 120)
     bottom, top = 0.66 / inches_high, 1 - 0.6 / inches_high
     axes = figure.add_axes((0.075, bottom, 0.7, top - bottom))
     axes.set_title(title, loc="left", size=13, weight="bold", color=INK, parse_math=False, pad=10)
-    axes.grid(color=RULE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#b6bcc4")
-    axes.tick_params(colors=GREY, labelsize=10, length=3)
+    make_plain(axes, 10)
     return figure, axes
 
 
@@ -208,22 +186,10 @@ def _legend(axes: Axes, named: Sequence[tuple[str, dict[str, Any]]], title: str,
     from matplotlib.legend import Legend
     from matplotlib.lines import Line2D
 
-    legend = Legend(
-        axes,
-        [Line2D([], [], **look) for _, look in named],
-        [name for name, _ in named],
-        title=title,
-        loc="upper left",
-        bbox_to_anchor=(1.02, top),
-        borderaxespad=0,
-        alignment="left",
-        frameon=False,
-        fontsize=10,
-        title_fontsize=10,
-        labelcolor=INK,
-        handlelength=2.2,
-    )
-    axes.add_artist(legend)
+    lines, names = [Line2D([], [], **look) for _, look in named], [name for name, _ in named]
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.02, top), "borderaxespad": 0}
+    look: dict[str, Any] = {"alignment": "left", "frameon": False, "fontsize": 10, "title_fontsize": 10}
+    axes.add_artist(Legend(axes, lines, names, title=title, labelcolor=INK, handlelength=2.2, **place, **look))
 
 
 def _say_nothing(axes: Axes, text: str) -> None:

@@ -10,16 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from eval_workers.tracking.models import (
-    CHECKPOINT,
-    EPOCH,
-    Checkpoints,
-    create_registered_model,
-    log_checkpoints,
-    models_of,
-    registered_model,
-    versions_of,
-)
+from eval_workers.tracking import models
 from eval_workers.tracking.store import Store, text
 from sweeps.ledger.records import TrialRecord
 from sweeps.ledger.runs import BY_PERSON, WINNER, children_of
@@ -56,11 +47,16 @@ def register(store: Store, stage_run_id: str, experiment: str, title: str, conte
     experiment_id = stage.info.experiment_id
     usual = re.sub(r"""[/:'"%]""", "-", text(f"{experiment}, {title} ({stage_run_id[:8]})"))
     name = stage.data.tags.get(REGISTERED) or usual
-    model = registered_model(store, name) or _create(store, name, title)
+    model = models.registered_model(store, name) or models.create_registered_model(
+        store,
+        name,
+        f"The best points of {title}. The alias `{ALIAS}` is on the one that the next stage takes. Move it to another "
+        "version to choose that one. Checkpoints are named by their path; weights are not copied.",
+    )
     children = children_of(store, experiment_id, stage_run_id)
     tagged = {child.digest for child in children if child.tags.get(WINNER) == BY_PERSON}
     chosen = next((one for one in contenders if tagged & set(one.digests)), contenders[0])
-    versions = {(one.run_id, one.tags.get(EPOCH)): one for one in versions_of(store, name)}
+    versions = {(one.run_id, one.tags.get(models.EPOCH)): one for one in models.versions_of(store, name)}
     for one in (*contenders[:MOST], chosen):
         if (one.record.run_id, str(one.epoch)) not in versions:
             versions[one.record.run_id, str(one.epoch)] = _version(store, name, experiment_id, one)
@@ -71,7 +67,7 @@ def register(store: Store, stage_run_id: str, experiment: str, title: str, conte
 
 def persons_run(store: Store, name: str) -> str:
     """The run whose version a person gave the alias; empty if the program put it where it is, or there is none."""
-    model = registered_model(store, name) if name else None
+    model = models.registered_model(store, name) if name else None
     version = _moved_to(model) if model is not None else ""
     return store.client.get_model_version(name, version).run_id or "unknown" if version else ""
 
@@ -93,27 +89,14 @@ def _move(store: Store, model: RegisteredModel, to: ModelVersion) -> None:
         store.client.set_registered_model_tag(model.name, _WRITTEN, wanted)
 
 
-def _create(store: Store, name: str, title: str) -> RegisteredModel:
-    said = (
-        f"The best points of {title}. The alias `{ALIAS}` is on the one that the next stage takes. Move it to another "
-        "version to choose that one. Checkpoints are named by their path; weights are not copied."
-    )
-    return create_registered_model(store, name, said)
-
-
 def _version(store: Store, name: str, experiment_id: str, one: Contender) -> ModelVersion:
     """A version that names the model of a checkpoint, which is written for a trial of an earlier version."""
     run_id = one.record.run_id
-    models = models_of(store, experiment_id, run_id)
+    made = models.models_of(store, experiment_id, run_id)
     path = next(judged.checkpoint for judged in one.record.evaluations if judged.epoch == one.epoch)
-    if one.epoch not in models:
-        models = log_checkpoints(store, run_id, Checkpoints(one.record.name, {one.epoch: path}, {}))
-    model = models[one.epoch]
-    tags = {EPOCH: str(one.epoch), CHECKPOINT: text(path)}
-    about: dict[str, Any] = {
-        "tags": tags,
-        "description": text(one.said),
-        "await_creation_for": 0,
-        "model_id": model.model_id,
-    }
-    return store.client.create_model_version(name, model.artifact_location, run_id, **about)
+    if one.epoch not in made:
+        made = models.log_checkpoints(store, run_id, models.Checkpoints(one.record.name, {one.epoch: path}, {}))
+    model = made[one.epoch]
+    tags = {models.EPOCH: str(one.epoch), models.CHECKPOINT: text(path)}
+    about: dict[str, Any] = {"tags": tags, "description": text(one.said), "model_id": model.model_id}
+    return store.client.create_model_version(name, model.artifact_location, run_id, await_creation_for=0, **about)

@@ -21,16 +21,7 @@ from mmpo_train.storage.mirror import address_of
 from sweeps.ledger.chosen import REGISTERED, persons_run
 from sweeps.ledger.moved import checkpoint_now, settle
 from sweeps.ledger.open_trials import OpenTrials
-from sweeps.ledger.records import (
-    COMPLETE,
-    SEARCHES,
-    ChildRecord,
-    Curve,
-    StageRecord,
-    TrialRecord,
-    stage_record,
-    trial_record,
-)
+from sweeps.ledger.records import COMPLETE, SEARCHES, ChildRecord, Curve, StageRecord, TrialRecord, trial_record
 from sweeps.ledger.runs import FEW, children_of, runs_that_count
 from sweeps.ledger.saved_views import save_views
 from sweeps.ledger.stage_log import NOTE, WRITTEN, StageLog
@@ -171,10 +162,9 @@ class Ledger:
         self.flush(READ_SECONDS)
         with self.store.reading():
             experiment_id = self.store.experiment_id(experiment, create=False)
-            runs = self.store.search(
-                experiment_id, {"ledger.kind": "stage", "stage.name": stage, "stage.objective": objective}
-            )
-        return [stage_record(run) for run in runs if "duplicate_of" not in run.data.tags]
+            wanted = {"ledger.kind": "stage", "stage.name": stage, "stage.objective": objective}
+            runs = [run for run in self.store.search(experiment_id, wanted) if "duplicate_of" not in run.data.tags]
+        return [StageRecord(run.info.run_id, run.info.run_name, run.data.tags, run.info.end_time or 0) for run in runs]
 
     def find_children(self, experiment: str, stage_run_id: str) -> list[ChildRecord]:
         """The runs below a stage, with the tags that a person may have changed."""
@@ -223,8 +213,8 @@ class Ledger:
 
         `search` is the key of the search that it belongs to; a run may serve several.
         """
-        identity = {"stage.name": stage, "stage.objective": objective, "stage.grid_key": grid_key}
-        identity = {"ledger.kind": "stage", **identity}
+        identity = {"ledger.kind": "stage", "stage.name": stage, "stage.objective": objective}
+        identity["stage.grid_key"] = grid_key
         with self.store.reading():
             experiment_id = self.store.experiment_id(experiment)
             run = self.store.find_or_create(experiment_id, identity, {NOTE: note, WRITTEN: note}, title, now_ms())

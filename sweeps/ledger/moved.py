@@ -1,6 +1,7 @@
 """A storage that was moved or copied: its database and its records name files by where they were."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -28,30 +29,26 @@ def settle(database: Path) -> None:
     here = database.parent / ARTIFACTS
     if not here.is_dir():
         return
-    connection = sqlite3.connect(database, timeout=20)
-    try:
+    with closing(sqlite3.connect(database, timeout=20)) as connection:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if "experiments" not in tables:
             return
         places = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         for (place,) in places:
             old = _folder(place or "")
-            if old is not None and old != here:
-                before, now = str(old.parent), str(here.parent)
-                moves = [(table, column, "1", place, here.as_uri()) for table, column in _COLUMNS]
-                moves += [
-                    (table, column, f"{key} = '{CHECKPOINT}'", before, now) for table, column, key in _CHECKPOINTS
-                ]
-                for table, column, which, was, new in moves:  # names from the lists above
-                    if table in tables:
-                        connection.execute(
-                            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
-                            f"WHERE {which} AND ({column} = ? OR {column} LIKE ?)",
-                            (new, len(was) + 1, was, f"{was}/%"),
-                        )
+            if old is None or old == here:
+                continue
+            before, now = str(old.parent), str(here.parent)
+            moves = [(table, column, "1", place, here.as_uri()) for table, column in _COLUMNS]
+            moves += [(table, column, f"{key} = '{CHECKPOINT}'", before, now) for table, column, key in _CHECKPOINTS]
+            for table, column, which, was, new in moves:  # names from the lists above
+                if table in tables:
+                    connection.execute(
+                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+                        f"WHERE {which} AND ({column} = ? OR {column} LIKE ?)",
+                        (new, len(was) + 1, was, f"{was}/%"),
+                    )
         connection.commit()
-    finally:
-        connection.close()
 
 
 def checkpoint_now(checkpoint: str, trials: Path) -> str:

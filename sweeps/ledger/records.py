@@ -107,12 +107,6 @@ class ChildRecord:
         return param_number(self.params, field)
 
 
-def stage_record(run: Run) -> StageRecord:
-    """A stage's run in MLflow as a record."""
-    tags = dict(run.data.tags)
-    return StageRecord(run.info.run_id, run.info.run_name, tags, run.info.end_time or 0)
-
-
 def trial_record(run: Run, artifacts: dict[str, Any], read_curve: Callable[[str, str], Curve]) -> TrialRecord:
     """A trial's run in MLflow, with its JSON artifacts, as a record."""
     tags = run.data.tags

@@ -9,15 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from eval_workers.tracking.store import Store
-from mmpo_train.metric_names import (
-    ACCURACY_CURVE,
-    HARNESS_MEAN,
-    LC_WIN_RATE,
-    LOGRATIO_ACCURACY,
-    LOSS,
-    POLICY_ACCURACY,
-    REWARD_ACCURACY,
-)
+from mmpo_train import metric_names as keys
 from sweeps.ledger.records import SEARCHES
 
 VIEW, SHOWN = "mlflow.sharedViewState.", "viewStateShareKey"
@@ -27,14 +19,14 @@ KIND = {"mlflow.experimentKind": "custom_model_development"}
 _WIDTHS = {
     "tags.`winner`": 80,
     "tags.`stage.name`": 130,
-    f"metrics.`{REWARD_ACCURACY}`": 195,
+    f"metrics.`{keys.REWARD_ACCURACY}`": 195,
     "params.`learning_rate`": 110,
     "params.`beta`": 65,
     "params.`margin`": 75,
-    f"metrics.`{POLICY_ACCURACY}`": 195,
-    f"metrics.`{LOGRATIO_ACCURACY}`": 205,
-    f"metrics.`{HARNESS_MEAN}`": 185,
-    f"metrics.`{LC_WIN_RATE}`": 150,
+    f"metrics.`{keys.POLICY_ACCURACY}`": 195,
+    f"metrics.`{keys.LOGRATIO_ACCURACY}`": 205,
+    f"metrics.`{keys.HARNESS_MEAN}`": 185,
+    f"metrics.`{keys.LC_WIN_RATE}`": 150,
     "tags.`taken_from.stage`": 150,
 }
 """Column -> pixels. Columns of metrics that no run has are not shown."""
@@ -68,7 +60,7 @@ def _saved(name: str, runs: str, without: str) -> str:
     columns = {column: width for column, width in _WIDTHS.items() if column != without}
     state = {
         "searchFilter": runs,
-        "orderByKey": f"metrics.`{REWARD_ACCURACY}`",
+        "orderByKey": f"metrics.`{keys.REWARD_ACCURACY}`",
         "orderByAsc": False,
         "selectedColumns": list(columns),
         "columnOrder": list(columns),
@@ -85,13 +77,13 @@ def _saved(name: str, runs: str, without: str) -> str:
 
 def _charts() -> list[dict[str, Any]]:
     """The charts. MLflow hides those without values."""
-    axes = {"selectedParams": _AXES, "selectedMetrics": [REWARD_ACCURACY], "showAllRuns": True}
-    both = {"xaxis": _metric(HARNESS_MEAN), "yaxis": _metric(LC_WIN_RATE)}
+    axes = {"selectedParams": _AXES, "selectedMetrics": [keys.REWARD_ACCURACY], "showAllRuns": True}
+    both = {"xaxis": _metric(keys.HARNESS_MEAN), "yaxis": _metric(keys.LC_WIN_RATE)}
     return [
         _chart("PARALLEL", "axes", axes),
-        _chart("BAR", "reward accuracy", {"metricKey": REWARD_ACCURACY}),
-        _line(ACCURACY_CURVE),
-        _line(LOSS),
+        _chart("BAR", "reward accuracy", {"metricKey": keys.REWARD_ACCURACY}),
+        _line(keys.ACCURACY_CURVE),
+        _line(keys.LOSS),
         _chart("SCATTER", "harness and win rate", both),
     ]
 

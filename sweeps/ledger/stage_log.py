@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -77,13 +78,8 @@ class StageLog:
         client = self._store.client
         self._put(lambda: client.log_artifact(self.run_id, str(path), artifact_folder or None), path.name)
 
-    def log_figure(self, path: Path) -> None:
-        """Store a picture."""
-        self.log_file(path, "figures")
-
-    def log_json(self, name: str, value: Any) -> None:
-        """Store a value as `<name>.json`."""
-        path = name if name.endswith(".json") else f"{name}.json"
+    def log_json(self, path: str, value: Any) -> None:
+        """Store a value."""
         self._put(lambda: self._store.log_json(self.run_id, value, path), path)
 
     def log_text(self, path: str, text: str) -> None:
@@ -91,11 +87,11 @@ class StageLog:
         self._put(lambda: self._store.client.log_text(self.run_id, text, path), path)
 
     def log_table(self, name: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Store a table that MLflow can compare across runs, replacing an earlier one of this name.
+        """Store a table, as `<name>.json`, that MLflow can compare across runs, replacing an earlier one of this name.
 
         MLflow's own `log_table` appends, so a resumed stage would list every trial twice.
         """
-        path = name if name.endswith(".json") else f"{name}.json"
+        path = f"{name}.json"
         rows = [[_finite_or_none(cell) for cell in row] for row in zip(*columns.values(), strict=True)]
         self.log_json(path, {"columns": list(columns), "data": rows})
         if {"path": path, "type": "table"} not in self._tables:
@@ -143,6 +139,15 @@ class StageLog:
         """Mark the stage as failed; it can be run again."""
         self.tag({"stage.state": "failed", "stage.reason": reason})
         self._put(lambda: self._store.client.set_terminated(self.run_id, "FAILED"), "the end")
+
+    @contextmanager
+    def under_way(self) -> Iterator[None]:
+        """A block whose error, an interruption too, marks the stage as failed: it must not show as running forever."""
+        try:
+            yield
+        except BaseException as error:
+            self.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
+            raise
 
     def _put(self, job: Callable[[], None], what: str) -> None:
         self._trials.delivery.put(job, f"{what} of {self._stage}")

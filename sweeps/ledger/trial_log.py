@@ -59,7 +59,7 @@ class TrialLog:
         self._mutex = threading.Lock()
         self._there: dict[tuple[str, int], tuple[float, int]] = {}
         """Metrics and steps that MLflow has and a damaged journal may not: with another time they would be doubled."""
-        self._put(lambda: self._deliver_opening(held), "the opening")
+        self._queue(lambda: self._deliver_opening(held), "the opening")
         self._send([entry for entry in held.entries if "metrics" in entry])
         for entry in held.entries:
             if entry["kind"] == "evaluation":
@@ -73,10 +73,7 @@ class TrialLog:
 
     def reward_accuracy(self, epoch: int) -> float | None:
         """What the checkpoint of an epoch scored, if it was judged."""
-        entries = self._own_journal().entries
-        found = (one["scores"] for one in entries if one["kind"] == "evaluation" and one["epoch"] == epoch)
-        scores = next(found, None)
-        return scores.get(REWARD_ACCURACY) if scores else None
+        return (self._scores(epoch) or {}).get(REWARD_ACCURACY)
 
     def points(self, points: Sequence[Point]) -> None:
         """Log metrics. Those that the journal has at the same step are dropped; values that are not finite leave a
@@ -89,8 +86,7 @@ class TrialLog:
 
         `correct` is 1 for each validation pair whose chosen completion scored higher, in dataset order.
         """
-        entries = self._own_journal().entries
-        if any(entry["kind"] == "evaluation" and entry["epoch"] == epoch for entry in entries):
+        if self._scores(epoch) is not None:
             return
         scored = {
             "kind": "evaluation",
@@ -109,15 +105,15 @@ class TrialLog:
 
     def artifacts(self, folder: Path, name: str) -> None:
         """Store a folder's files, which must stay until they have been sent."""
-        self._put(lambda: self._deliver_artifacts(folder, name), f"the files of {name}")
+        self._put(lambda run_id: self._deliver_artifacts(run_id, folder, name), f"the files of {name}")
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Set tags of the trial's run."""
-        self._put(lambda: self._deliver_tags(tags), "tags")
+        self._put(lambda run_id: self._store.log_tags(run_id, tags), "tags")
 
     def answer(self, asked: str, tags: Mapping[str, str]) -> None:
         """Set tags in the place of the tag DO with what was asked, also after the end."""
-        self._put(lambda: self._deliver_answer(asked, tags), "an answer")
+        self._put(lambda run_id: self._store.replace_tag(run_id, DO, asked, tags), "an answer")
 
     def finish(self, seconds: float | None) -> None:
         """The trial is complete and never run again. None for one that was not trained itself."""
@@ -144,8 +140,8 @@ class TrialLog:
         self.ended = True
         judged = [entry for entry in self._journal.entries if "epoch" in entry] if self._journal is not None else []
         if judged:
-            self._put(lambda: self._deliver_models(judged), "the models")
-        self._put(lambda: self._deliver_end(end), "the end", self.let_go)
+            self._put(lambda run_id: self._deliver_models(run_id, judged), "the models")
+        self._queue(lambda: self._deliver_end(end), "the end", self.let_go)
 
     def hand_over(self) -> Journal | None:
         """The journal of an ended trial that is not yet sent, for a retry by the same driver; None for a running
@@ -162,6 +158,11 @@ class TrialLog:
             if self._journal is not None:
                 self._journal.close()
                 self._journal = None
+
+    def _scores(self, epoch: int) -> dict[str, float | None] | None:
+        """What the checkpoint of an epoch scored; None if it was not judged."""
+        entries = self._own_journal().entries
+        return next((one["scores"] for one in entries if one["kind"] == "evaluation" and one["epoch"] == epoch), None)
 
     def _own_journal(self) -> Journal:
         assert self._journal is not None and not self.ended, f"trial {self.digest} has ended"
@@ -186,7 +187,10 @@ class TrialLog:
         self.end_as_journaled(self._own_journal().append(end, durable=True))
 
     def _put_evaluation(self, entry: Mapping[str, Any]) -> None:
-        self._put(lambda: self._deliver_evaluation(entry), f"the evaluation of epoch {entry['epoch']}")
+        epoch, path = entry["epoch"], f"validation/epoch-{entry['epoch']:04d}.json"
+        content = {"epoch": epoch, "checkpoint": entry["checkpoint"], "metrics": entry["scores"]}
+        content["correct"] = entry["correct"]
+        self._put(lambda run_id: self._store.log_json(run_id, content, path), f"the evaluation of epoch {epoch}")
 
     def _send(self, entries: Sequence[Mapping[str, Any]]) -> None:
         with self._mutex:
@@ -194,12 +198,16 @@ class TrialLog:
             if self._sending or not self._unsent:
                 return
             self._sending = True  # the job already queued takes these points along
-        self._put(self._deliver_points, "points", self._drop_points)
+        self._queue(self._deliver_points, "points", self._drop_points)
 
-    def _put(self, job: Callable[[], None], what: str, if_refused: Callable[[], None] | None = None) -> None:
+    def _put(self, job: Callable[[str], None], what: str) -> None:
+        """Queue what is done to the trial's run. Without a run its opening was refused, which was logged then."""
+        self._queue(lambda: job(self.run_id) if self.run_id is not None else None, what)
+
+    def _queue(self, job: Callable[[], None], what: str, if_refused: Callable[[], None] | None = None) -> None:
         self._delivery.put(job, f"{what} of trial {self.digest}", if_refused)
 
-    # The methods below run in the writer's thread. Without a run its opening was refused, which was logged then.
+    # The methods below run in the writer's thread.
 
     def _deliver_opening(self, held: Journal) -> None:
         store, opened = self._store, self._opened
@@ -247,34 +255,18 @@ class TrialLog:
             self._unsent.clear()
             self._sending = False
 
-    def _deliver_evaluation(self, entry: Mapping[str, Any]) -> None:
-        if self.run_id is not None:
-            content = {"epoch": entry["epoch"], "checkpoint": entry["checkpoint"], "metrics": entry["scores"]}
-            content["correct"] = entry["correct"]
-            self._store.log_json(self.run_id, content, f"validation/epoch-{entry['epoch']:04d}.json")
+    def _deliver_artifacts(self, run_id: str, folder: Path, name: str) -> None:
+        if folder.is_dir():
+            self._store.client.log_artifacts(run_id, str(folder), name)
+            log_pairs(self._store, run_id, folder, name)
 
-    def _deliver_artifacts(self, folder: Path, name: str) -> None:
-        if self.run_id is not None and folder.is_dir():
-            self._store.client.log_artifacts(self.run_id, str(folder), name)
-            log_pairs(self._store, self.run_id, folder, name)
-
-    def _deliver_tags(self, tags: Mapping[str, str]) -> None:
-        if self.run_id is not None:
-            self._store.log_tags(self.run_id, tags)
-
-    def _deliver_models(self, judged: Sequence[Mapping[str, Any]]) -> None:
-        if self.run_id is not None:
-            config = {**self._opened["config"], "margin": self._opened.get("margin")}
-            params = {name: config[name] for name in _OF_MODELS if config.get(name) is not None}
-            paths = {entry["epoch"]: entry["checkpoint"] for entry in judged if entry["kind"] == "evaluation"}
-            scores = [
-                (name, *self._there.get((name, step), (value, ms)), step) for name, value, ms, step in _values(judged)
-            ]
-            log_checkpoints(self._store, self.run_id, Checkpoints(self._opened["name"], paths, params, scores))
-
-    def _deliver_answer(self, asked: str, tags: Mapping[str, str]) -> None:
-        if self.run_id is not None:
-            self._store.replace_tag(self.run_id, DO, asked, tags)
+    def _deliver_models(self, run_id: str, judged: Sequence[Mapping[str, Any]]) -> None:
+        config = {**self._opened["config"], "margin": self._opened.get("margin")}
+        params = {name: config[name] for name in _OF_MODELS if config.get(name) is not None}
+        paths = {entry["epoch"]: entry["checkpoint"] for entry in judged if entry["kind"] == "evaluation"}
+        there = self._there
+        scores = [(name, *there.get((name, step), (value, ms)), step) for name, value, ms, step in _values(judged)]
+        log_checkpoints(self._store, run_id, Checkpoints(self._opened["name"], paths, params, scores))
 
     def _deliver_end(self, end: Mapping[str, Any]) -> None:
         if self.run_id is not None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from mmpo_train.redaction import masked
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, print_text
 from mmpo_train.typed.options_file import OF_THE_COMMAND
 from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.plan.labels import option
@@ -30,10 +30,9 @@ def arguments_of(options: Any, leave_out: Collection[str] = (), settled: Collect
         elif name in ("dataset", "set"):
             kept = [one for one in value if name != "set" or one.partition("=")[0].strip() not in settled]
             words += [word for one in kept for word in (typed, shlex.quote(masked(one)))]
-        elif isinstance(value, tuple):
-            words += [typed, *(shlex.quote(masked(str(one))) for one in value)]
         else:
-            words += [typed, shlex.quote(masked(str(value)))]
+            several = value if isinstance(value, tuple) else (value,)
+            words += [typed, *(shlex.quote(masked(str(one))) for one in several)]
     return "".join(f" {word}" for word in words)
 
 
@@ -70,4 +69,4 @@ def print_next(following: str, ui_command: str, page: str) -> None:
     console.print("\nnext:", style="bold")
     typed = [as_typed(following)] if following else []
     for line in (*typed, as_typed(ui_command), page):
-        console.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+        print_text(f"  {line}")

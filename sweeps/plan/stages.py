@@ -73,16 +73,11 @@ class Stage:
         points = []
         for label, value in zip(labels, self.values, strict=True):
             config = replace(base, self.variants[value] if self.variants else {self.axis: value})
-            names = {base.seed + number: f" s{base.seed + number}" if seeds > 1 else "" for number in range(seeds)}
-            trials = [
-                Planned(
-                    replace(config, {"seed": seed}),
-                    inputs,
-                    f"{label}, seed {seed}" if seeds > 1 else label,
-                    self.run_name.format(label) + suffix,
-                )
-                for seed, suffix in names.items()
-            ]
+            trials = []
+            for seed in range(base.seed, base.seed + seeds):
+                of_seed = (f", seed {seed}", f" s{seed}") if seeds > 1 else ("", "")
+                names = label + of_seed[0], self.run_name.format(label) + of_seed[1]
+                trials.append(Planned(replace(config, {"seed": seed}), inputs, *names))
             points.append(GridPoint(label, value, tuple(trials)))
         return points
 
@@ -90,15 +85,8 @@ class Stage:
 def stage_of(place: SearchStage, objective: str, **own: Any) -> Stage:
     """A stage of the search for an objective; `own` has the fields that only its script knows, such as its values."""
     axis = place.axis(objective)
-    return Stage(
-        name=place.name,
-        title=place.title.format(words(axis)),
-        axis=axis,
-        option=option(place.option) if place.option else "",
-        chosen=place.chosen(objective),
-        by_epoch=place.is_last,
-        **own,
-    )
+    own |= {"option": option(place.option) if place.option else "", "chosen": place.chosen(objective)}
+    return Stage(name=place.name, title=place.title.format(words(axis)), axis=axis, by_epoch=place.is_last, **own)
 
 
 def known_objective(objective: str) -> str:

@@ -3,16 +3,8 @@
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
+from mmpo_train import metric_names as keys
 from mmpo_train import tables
-from mmpo_train.metric_names import (
-    ARENA_WIN_RATE,
-    HARNESS_MEAN,
-    LC_WIN_RATE,
-    LENGTH_CONTROLLED,
-    REWARD_ACCURACY,
-    WIN_RATE,
-    judge_checks_of,
-)
 from mmpo_train.tables import Table
 from sweeps.ledger.records import TrialRecord
 from sweeps.plan.labels import with_deviation
@@ -47,7 +39,7 @@ def epoch_tables(points: Sequence[GridPoint], records: Mapping[str, TrialRecord]
 def _judge_checks(points: Sequence[GridPoint], records: Mapping[str, TrialRecord], win_rate: str) -> str:
     """What stands beside a judged win rate, in words, as the mean over all checkpoints; empty for other metrics."""
     said = []
-    for name, metric in zip(("null answer", "order flips"), judge_checks_of(win_rate)):
+    for name, metric in zip(("null answer", "order flips"), keys.judge_checks_of(win_rate)):
         values = [value for point in points for some in _by_epoch(point, records, metric).values() for value in some]
         said += [f"{name} {mean(one.value for one in values):.3f}"] if values else []
     return f"; {', '.join(said)}" if said else ""
@@ -60,13 +52,13 @@ def as_markdown(found: Sequence[Table]) -> str:
 
 def _metrics(records: Sequence[TrialRecord]) -> list[tuple[str, str]]:
     """(metric, title) of what final runs are judged by. AlpacaEval's stands under the name of what was measured."""
-    rates = length_controlled({name: 0 for record in records for name in record.logged}) or LC_WIN_RATE
+    rates = length_controlled({name for record in records for name in record.logged}) or keys.LC_WIN_RATE
     return [
-        (REWARD_ACCURACY, "reward accuracy"),
-        (HARNESS_MEAN, "LM Harness, mean accuracy"),
-        (rates, f"AlpacaEval, {LENGTH_CONTROLLED[rates]}"),
-        (WIN_RATE, "AlpacaEval, raw win rate"),
-        (ARENA_WIN_RATE, "Arena-Hard, win rate"),
+        (keys.REWARD_ACCURACY, "reward accuracy"),
+        (keys.HARNESS_MEAN, "LM Harness, mean accuracy"),
+        (rates, f"AlpacaEval, {keys.LENGTH_CONTROLLED[rates]}"),
+        (keys.WIN_RATE, "AlpacaEval, raw win rate"),
+        (keys.ARENA_WIN_RATE, "Arena-Hard, win rate"),
     ]
 
 
@@ -81,11 +73,11 @@ def _by_epoch(point: GridPoint, records: Mapping[str, TrialRecord], metric: str)
 
 
 def _of_trial(record: TrialRecord, metric: str) -> dict[int, Measured]:
-    if metric not in LENGTH_CONTROLLED:
+    if metric not in keys.LENGTH_CONTROLLED:
         return {epoch: Measured(value, None, "") for epoch, value in record.curve(metric)}
     scores: dict[int, dict[str, float]] = {}
     for name in sorted(record.logged):
-        if name.startswith((metric, WIN_RATE)):
+        if name.startswith((metric, keys.WIN_RATE)):
             for epoch, value in record.curve(name):
                 scores.setdefault(epoch, {})[name] = value
     shown = {epoch: shown_rate(some, metric) for epoch, some in scores.items()}

@@ -1,8 +1,9 @@
 """Measured numbers with their noise, their differences and their spread."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import mean, stdev
 
 from sweeps.ranking.significance import Z, spread_test
@@ -27,6 +28,14 @@ class Measured:
     def error(self) -> float | None:
         """Standard error of the mean over seeds."""
         return None if self.noise is None else self.noise / math.sqrt(self.seeds)
+
+
+def over_seeds(curves: Iterable[Iterable[tuple[int, float]]]) -> dict[int, list[float]]:
+    """Step -> the values of all seeds that have it, in the order of steps; each curve is one seed's."""
+    values: dict[int, list[float]] = {}
+    for step, value in chain.from_iterable(curves):
+        values.setdefault(step, []).append(value)
+    return dict(sorted(values.items()))
 
 
 def difference(ours: Measured | None, paper_percent: float | None) -> tuple[float | None, bool | None]:

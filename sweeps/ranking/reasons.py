@@ -27,7 +27,7 @@ def reason_of(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int, by:
     if not others:
         return f"{name} wins: {share}, the only trial with a result."
     if are_one_model(rows):
-        return f"{_same_model(len(rows))} {name} is taken as first in the grid: {share}."
+        return f"These {len(rows)} points are the same model. {name} is taken as first in the grid: {share}."
     tied = [row.candidate.label for row in others if row.accuracy == winner.accuracy]
     near = [row.candidate.label for row in others if row.near_winner and row.accuracy != winner.accuracy]
     if tied:
@@ -43,15 +43,8 @@ def reason_of(rows: Sequence[Ranked], without: Sequence[Ranked], pairs: int, by:
         first = f"{name} wins: {share}, {by_how_much} above the next ({second.candidate.label}{sure})."
     if not near:
         return first
-    return (
-        f"{first} A tie within noise: {listed(near)}."
-        if several
-        else f"{first} At 5% it does not differ significantly from {listed(near)}."
-    )
-
-
-def _same_model(count: int) -> str:
-    return f"These {count} points are the same model."
+    said = "A tie within noise:" if several else "At 5% it does not differ significantly from"
+    return f"{first} {said} {listed(near)}."
 
 
 def _by_own_scores(rows: Sequence[Ranked], winner: Ranked | None) -> str:

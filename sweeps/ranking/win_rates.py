@@ -5,7 +5,7 @@ them are 0 the length-controlled rate is exactly 50%, whatever the judgements we
 win rate stands in its place, with a mark.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from statistics import mean
 
 from mmpo_train.metric_names import LENGTH_CONTROLLED, WIN_RATE, by_judge, error_of
@@ -17,7 +17,7 @@ RAW_SAID = f"({RAW}): the length control found nothing in the judgements, so thi
 _NOTHING = 0.5
 
 
-def length_controlled(metrics: Mapping[str, object]) -> str | None:
+def length_controlled(metrics: Collection[str]) -> str | None:
     """The kind of length-controlled win rate among these metrics, the published one before others."""
     return next((name for name in LENGTH_CONTROLLED if name in metrics), None)
 

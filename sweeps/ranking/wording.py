@@ -19,6 +19,10 @@ between points and between objectives, unlike the objectives' own scores."""
 _SAID = {"policy": "plain log-probabilities", "log-ratio": "log-ratios to the reference"}
 _WIDE = 110
 """Columns of a terminal on which intervals, origins and words have room beside the numbers that can be compared."""
+_OVERRULE = (
+    "The run that was chosen has the tag `winner=auto`. To overrule it, open another run and set its tag `winner` to "
+    "`person`, or move the alias `chosen` of the stage's registered model: the next stage takes that one."
+)
 COMPARABLE = "policy accuracy, log-ratio accuracy, win rates and the harness"
 """What compares points whose scores differ, in words."""
 
@@ -174,12 +178,7 @@ def note(
     for choice in choices:
         lines += ["", choice]
     if ranking.winner is not None and stage.tunes:
-        lines += [
-            "",
-            "The run that was chosen has the tag `winner=auto`. To overrule it, open another run and set its tag "
-            "`winner` to `person`, or move the alias `chosen` of the stage's registered model: the next stage takes "
-            "that one.",
-        ]
+        lines += ["", _OVERRULE]
     if ranking.winner is not None and following:
         lines += ["", "Next:", "", f"    {following}"]
     return "\n".join(lines)

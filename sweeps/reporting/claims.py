@@ -1,9 +1,8 @@
 """What the MMPO paper claims (Sections 4 and 5), one line each: our effect, its interval, and what that says of it."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mmpo_train.metric_names import HARNESS_MEAN, REWARD_ACCURACY, error_of
 from sweeps.plan.order import ABLATIONS, FINAL_RUNS, STAGE_2
@@ -18,6 +17,7 @@ IDENTITY = (
     "that these are replicates of one training"
 )
 _PAPERS_BETA = 0.01
+_CALLED = {"dpo": "DPO", "simpo": "SimPO"}
 Pair = tuple[Measured | None, Measured | None]
 
 
@@ -34,21 +34,18 @@ class Found:
     verdict: Verdict
     why: str = ""
 
-    def as_json(self, experiment: str) -> dict[str, Any]:
-        """Plain values; shares from 0 to 1."""
-        return {"experiment": experiment, **dataclasses.asdict(self)}
-
 
 def mmpo_claims(experiment: Experiment) -> list[Found]:
     """Every claim, in the paper's order; what our ledger has no numbers for is not measured."""
-    final = experiment.stage(FINAL_RUNS.name, "mmpo")
+    final = _stage(experiment, FINAL_RUNS.name, "mmpo")
     rate = length_controlled([final] if final is not None else [])
     metrics = {HARNESS_MEAN: "LM Harness accuracy", rate: "win rate"}
     floors = {metric: beta_floor(final, metric) for metric in metrics}
     found = [_beta_identity(final, metric, name, floors[metric]) for metric, name in metrics.items()]
-    for other in ("dpo", "simpo"):
-        stage = experiment.stage(FINAL_RUNS.name, other)
-        found += [_sensitive(stage, other, metric, name, floors[metric]) for metric, name in metrics.items()]
+    for other, called in _CALLED.items():
+        betas = _stage(experiment, FINAL_RUNS.name, other)
+        for metric, name in metrics.items():
+            found.append(_by_spread(f"{called}'s {name} depends on beta", _over_betas(betas, metric), floors[metric]))
     found += _language(experiment, final, floors[HARNESS_MEAN])
     found += _preference(experiment, final, rate, floors)
     found += [_favoured(experiment, objective) for objective in ("mmpo", "dpo", "simpo")]
@@ -64,7 +61,7 @@ def beta_floor(final: StageRun | None, metric: str) -> Floor | None:
     if final is None or not is_one_training(final):
         return None
     groups: dict[tuple[str, int], list[float]] = {}
-    for trial in (trial for point in final.points for trial in point.trials):
+    for trial in final.trials:
         if trial.record.status == "finished" and not trial.record.shares:
             for epoch in trial.scores.get(metric, {}):
                 one = measure(Point("", (trial,), 1), metric, epoch)
@@ -75,21 +72,25 @@ def beta_floor(final: StageRun | None, metric: str) -> Floor | None:
 
 def is_one_training(stage: StageRun) -> bool:
     """Whether all its points have the same gradients: several betas or targets of MMPO as published."""
-    blind = stage.params.get("axis") in ("beta", "r_eps")
-    return stage.objective == "mmpo" and blind and len(stage.points) > 1 and _as_published(stage)
+    blind = stage.objective == "mmpo" and stage.axis in ("beta", "r_eps")
+    return blind and len(stage.points) > 1 and _as_published(stage)
 
 
 def _as_published(stage: StageRun) -> bool:
-    configs = [trial.record.config for point in stage.points for trial in point.trials]
+    configs = [trial.record.config for trial in stage.trials]
     return all(one.get("auxiliary", True) and not one.get("entropy", False) for one in configs)
+
+
+def _stage(experiment: Experiment, name: str, objective: str) -> StageRun | None:
+    """The stage's run that counts; None if it has no points."""
+    stage = experiment.stage(name, objective)
+    return stage if stage is not None and stage.points else None
 
 
 def _beta_identity(final: StageRun | None, metric: str, name: str, floor: Floor | None) -> Found:
     claim = f"MMPO's {name} is stable over beta"
     known = _over_betas(final, metric)
-    if final is None or len(known) < 2:
-        return Found("MMPO", "Section 4.2", claim, None, "not measured", "no two betas have it")
-    if not _as_published(final):
+    if final is None or len(known) < 2 or not _as_published(final):
         return _by_spread(claim, known, None)
     said = "; they share one training here, and --train-all trains each" if floor is None else ""
     if floor is not None:
@@ -98,20 +99,13 @@ def _beta_identity(final: StageRun | None, metric: str, name: str, floor: Floor 
     return Found("MMPO", "Section 4.2", claim, _plain(widest, known), "an identity", IDENTITY + said)
 
 
-def _sensitive(stage: StageRun | None, objective: str, metric: str, name: str, floor: Floor | None) -> Found:
-    claim = f"{objective.upper()}'s {name} depends on beta".replace("SIMPO", "SimPO")
-    known = _over_betas(stage, metric)
-    if len(known) < 2:
-        return Found("MMPO", "Section 4.2", claim, None, "not measured", "no two betas have it")
-    return _by_spread(claim, known, floor)
-
-
 def _by_spread(claim: str, known: Sequence[Measured], floor: Floor | None) -> Found:
     """By chi squared of the deviation over beta against the noise, or the floor if that is larger."""
     if floor is not None:
         known = [Measured(one.value, max(one.error or 0.0, floor.deviation), one.noise_is) for one in known]
     found = spread(known)
-    assert found is not None
+    if found is None:
+        return Found("MMPO", "Section 4.2", claim, None, "not measured", "no two betas have it")
     effect = _plain(found.widest, known)
     if found.p_value is None:
         return Found("MMPO", "Section 4.2", claim, effect, "not measured", "its noise is not known")
@@ -129,8 +123,8 @@ def _language(experiment: Experiment, final: StageRun | None, floor: Floor | Non
     start = None if started is None else Measured(started, experiment.starting_model.get(error_of(HARNESS_MEAN)), "")
     kept = "MMPO keeps the starting model's LM Harness accuracy to the last epoch (smallest beta)"
     yield _compared(place, kept, (end, start), 0, floor)
-    for other, called in (("dpo", "DPO"), ("simpo", "SimPO")):
-        theirs = _at_end(experiment.stage(FINAL_RUNS.name, other), HARNESS_MEAN)
+    for other, called in _CALLED.items():
+        theirs = _at_end(_stage(experiment, FINAL_RUNS.name, other), HARNESS_MEAN)
         claim = f"at the last epoch MMPO has more LM Harness accuracy than {called} (smallest beta)"
         yield _compared(place, claim, (end, theirs), 1, floor)
 
@@ -155,23 +149,24 @@ def _preference(
     claim = f"MMPO's win rate {'falls' if falls else 'rises'} from the first epoch to the last (smallest beta)"
     yield _compared("Section 4.2.2", claim, _ends(final, rate), -1 if falls else 1, floors[rate])
     claim = "DPO's win rate falls from the first epoch to the last (smallest beta)"
-    yield _compared("Section 4.2.2", claim, _ends(experiment.stage(FINAL_RUNS.name, "dpo"), rate), -1, floors[rate])
+    yield _compared("Section 4.2.2", claim, _ends(_stage(experiment, FINAL_RUNS.name, "dpo"), rate), -1, floors[rate])
 
 
 def _favoured(experiment: Experiment, objective: str) -> Found:
-    stage = experiment.stage(STAGE_2.name, objective)
-    best = {} if stage is None else {_beta(point): _peak(_one(stage, point), REWARD_ACCURACY) for point in stage.points}
+    stage = _stage(experiment, STAGE_2.name, objective)
+    best = {} if stage is None else {_beta(point): _peak(stage, REWARD_ACCURACY, [point]) for point in stage.points}
     others = [one for beta, one in best.items() if beta != _PAPERS_BETA and one is not None]
     claim = f"reward accuracy favours beta = {_PAPERS_BETA} ({objective})"
     other = max(others, key=lambda one: one.value, default=None)
     found = _compared("Section 4.1", claim, (best.get(_PAPERS_BETA), other), 1, None)
     if objective == "mmpo" and found.effect is not None and stage is not None and _as_published(stage):
-        return Found(found.paper, found.place, claim, found.effect, found.verdict, f"a choice of score: {IDENTITY}")
+        return dataclasses.replace(found, why=f"a choice of score: {IDENTITY}")
     return found
 
 
 def _ablations(experiment: Experiment, rate: str, floors: dict[str, Floor | None]) -> Iterator[Found]:
-    stage = experiment.stage(ABLATIONS.name, "mmpo")
+    stage = _stage(experiment, ABLATIONS.name, "mmpo")
+    points = {} if stage is None else {point.label: [point] for point in stage.points}
     harness, wins = (HARNESS_MEAN, "peak LM Harness accuracy"), (rate, "peak win rate")
     for variant, (metric, name), sign, claim in (
         ("len norm", harness, 1, "length normalisation raises the {}"),
@@ -183,14 +178,10 @@ def _ablations(experiment: Experiment, rate: str, floors: dict[str, Floor | None
         ("no norm", harness, -1, "without in-batch normalisation the {} is lower"),
         ("no norm", wins, 1, "without in-batch normalisation the {} is higher"),
     ):
-        points = {} if stage is None else {point.label: point for point in stage.points}
-        pair = [
-            _peak(_one(stage, points[one]), metric) if stage and one in points else None for one in (variant, "full")
-        ]
-        found = _compared("Section 5", claim.format(name), (pair[0], pair[1]), sign, floors[metric])
-        if variant == "no norm" and found.effect is not None:
-            found = Found(found.paper, found.place, found.claim, found.effect, "an identity", IDENTITY)
-        yield found
+        pair = _peak(stage, metric, points.get(variant, ())), _peak(stage, metric, points.get("full", ()))
+        found = _compared("Section 5", claim.format(name), pair, sign, floors[metric])
+        is_identity = variant == "no norm" and found.effect is not None
+        yield dataclasses.replace(found, verdict="an identity", why=IDENTITY) if is_identity else found
 
 
 def _compared(place: str, claim: str, pair: Pair, sign: int, floor: Floor | None) -> Found:
@@ -199,14 +190,8 @@ def _compared(place: str, claim: str, pair: Pair, sign: int, floor: Floor | None
         return Found("MMPO", place, claim, None, "not measured", "a number is not in the ledger")
     effect = difference_of(ours, theirs, floor)
     why = "" if effect.interval is not None else "its noise is not known"
-    marks = sorted({one.mark for one in (ours, theirs) if one.mark})
-    return Found(
-        "MMPO", place, claim, effect, verdict_of(effect, sign), why or ", ".join(f"{m} win rate" for m in marks)
-    )
-
-
-def _one(stage: StageRun, point: Point) -> StageRun:
-    return dataclasses.replace(stage, points=(point,))
+    marks = ", ".join(f"{mark} win rate" for mark in sorted({ours.mark, theirs.mark} - {""}))
+    return Found("MMPO", place, claim, effect, verdict_of(effect, sign), why or marks)
 
 
 def _beta(point: Point) -> float:
@@ -215,7 +200,7 @@ def _beta(point: Point) -> float:
 
 def _over_betas(stage: StageRun | None, metric: str) -> list[Measured]:
     """At the last epoch."""
-    if stage is None or not stage.points:
+    if stage is None:
         return []
     every = [measure(point, metric, epochs_of(stage)[-1]) for point in stage.points]
     return [one for one in every if one is not None]
@@ -223,27 +208,26 @@ def _over_betas(stage: StageRun | None, metric: str) -> list[Measured]:
 
 def _at_end(stage: StageRun | None, metric: str) -> Measured | None:
     """The stage's last measurement at its smallest beta."""
-    if stage is None or not stage.points:
-        return None
-    return measure(min(stage.points, key=_beta), metric, epochs_of(stage)[-1])
+    return None if stage is None else measure(min(stage.points, key=_beta), metric, epochs_of(stage)[-1])
 
 
 def _ends(stage: StageRun | None, metric: str) -> Pair:
     """At the last epoch and at the first, of the smallest beta; one epoch alone has no difference."""
-    if stage is None or not stage.points or len(epochs_of(stage)) < 2:
+    if stage is None or len(epochs_of(stage)) < 2:
         return None, None
     return _at_end(stage, metric), measure(min(stage.points, key=_beta), metric, 1)
 
 
 def _peaks(experiment: Experiment, other: str, metric: str) -> Pair:
     """MMPO's in the final runs, and the other objective's."""
-    ours, theirs = (_peak(experiment.stage(FINAL_RUNS.name, objective), metric) for objective in ("mmpo", other))
+    ours, theirs = (_peak(_stage(experiment, FINAL_RUNS.name, objective), metric) for objective in ("mmpo", other))
     return ours, theirs
 
 
-def _peak(stage: StageRun | None, metric: str) -> Measured | None:
-    """The most over all points and epochs, with the noise of the one."""
+def _peak(stage: StageRun | None, metric: str, points: Iterable[Point] | None = None) -> Measured | None:
+    """The most over all points, or these, and epochs, with the noise of the one."""
     if stage is None:
         return None
-    every = [measure(point, metric, epoch) for point in stage.points for epoch in epochs_of(stage)]
+    some = stage.points if points is None else points
+    every = [measure(point, metric, epoch) for point in some for epoch in epochs_of(stage)]
     return max((one for one in every if one is not None), key=lambda one: one.value, default=None)

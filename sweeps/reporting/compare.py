@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mmpo_train.config import TrialConfig, identity, replace
+from mmpo_train.config import identity
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ARENA_WIN_RATE, HARNESS, LENGTH_CONTROLLED, VALIDATION
 from mmpo_train.tables import Table
 from sweeps.ledger.ledger import Ledger
 from sweeps.reporting.numbers import own_error
 from sweeps.reporting.page import MISSING, Block, Heading, Sheet, Text, write_page
-from sweeps.reporting.read import Trial, read_files, read_run
+from sweeps.reporting.read import Trial, config_of, read_files, read_run
 
 _SUITES = {"alpaca": "AlpacaEval 2", "arena": "Arena-Hard"}
 _FIRST = ("objective", "beta", "r_eps", "gamma_over_beta", "learning_rate", "epochs", "seed")
@@ -43,16 +43,15 @@ def checkpoint_of(ledger: Ledger, spec: str) -> Checkpoint:
     return Checkpoint(trial, int(epoch) if epoch else max(known))
 
 
-def compare(ledger: Ledger, runs: Sequence[str], folder: Path, prompts: int) -> list[Path]:
+def compare(ledger: Ledger, specs: Sequence[str], folder: Path, prompts: int) -> list[Path]:
     """Writes comparison.md and .html into `folder`, and the tables as CSV; returns the two pages.
 
     Raises InputError if a run is not a trial. Answers that one of the two lacks are listed as missing.
     """
-    a, b = (checkpoint_of(ledger, run) for run in runs)
+    a, b = (checkpoint_of(ledger, spec) for spec in specs)
     title = f"{a.name} beside {b.name}"
-    about = (
-        f"A is run `{a.trial.record.run_id}`, B is run `{b.trial.record.run_id}`; read from MLflow at `{ledger.uri}`."
-    )
+    runs = [one.trial.record.run_id for one in (a, b)]
+    about = f"A is run `{runs[0]}`, B is run `{runs[1]}`; read from MLflow at `{ledger.uri}`."
     blocks: list[Block] = [Heading(1, title), Text(about), Heading(2, "Config")]
     rows = config_differences(a.trial.record.config, b.trial.record.config)
     caption = "Fields in which the two trials differ; a dash is a field that the objective does not read."
@@ -76,8 +75,7 @@ def config_differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[tupl
 
 def _read_fields(config: Mapping[str, Any]) -> dict[str, Any]:
     """What determines the trial's result, its model and its data."""
-    known = {name: value for name, value in config.items() if name in TrialConfig.__dataclass_fields__}
-    checked = replace(TrialConfig(), known)
+    checked = config_of(config)
     return {"model": checked.model, "dataset": checked.dataset, **identity(checked)}
 
 
@@ -113,9 +111,8 @@ def _answers(ledger: Ledger, suite: str, a: Checkpoint, b: Checkpoint, most: int
     shared = [prompt for prompt in ours if prompt in theirs]
     shown = shared if not most or most >= len(shared) else [shared[n * len(shared) // most] for n in range(most)]
     only = len(ours) + len(theirs) - 2 * len(shared)
-    caption = f"{len(shown)} of {len(shared)} prompts that both answered" + (
-        f"; {only} more have an answer of one of them alone." if only else "."
-    )
+    more = f"; {only} more have an answer of one of them alone." if only else "."
+    caption = f"{len(shown)} of {len(shared)} prompts that both answered{more}"
     if suite == "alpaca":
         caption += " In brackets what the judges gave it against the starting model's answer: 1 is a win, 0 a loss."
     rows = tuple((prompt, ours[prompt], theirs[prompt]) for prompt in shown)

@@ -10,46 +10,25 @@ def cost_table(experiment: Experiment) -> Sheet:
     """A row for every run of a stage, in the order of their starts, and their sum."""
     rows, total_trained, total_seconds, total_hours = [], 0, 0.0, 0.0
     for stage in experiment.stages:
-        begun = [child.digest for child in stage.children if "trial.digest" in child.tags]
-        recorded = [experiment.trials[digest] for digest in begun if digest in experiment.trials]
+        recorded = experiment.trained_in(stage)
         trained = [trial for trial in recorded if not trial.record.shares]
         reused = sum("taken.digest" in child.tags for child in stage.children)
         timed = [trial for trial in trained if trial.record.seconds is not None]
-        untimed = len(trained) - len(timed)
         seconds = sum(trial.record.seconds or 0.0 for trial in timed)
         gpus = [None if trial.hardware is None else trial.hardware.gpus for trial in timed]
         hours = sum((trial.record.seconds or 0.0) * (count or 0) / 3600 for trial, count in zip(timed, gpus))
-        rows.append(
-            (
-                stage_title(stage.name),
-                stage.objective or "several",
-                str(len(trained)),
-                str(len(recorded) - len(trained)),
-                str(reused),
-                MISSING if trained and not timed else f"{seconds:,.0f}",
-                _hours(gpus, hours),
-                ", ".join(sorted({str(trial.hardware or "unknown") for trial in trained})) or MISSING,
-                str(untimed) if untimed else "",
-                stage.tags.get("stage.state", "running"),
-            )
-        )
+        counts = str(len(trained)), str(len(recorded) - len(trained)), str(reused)
+        took = MISSING if trained and not timed else f"{seconds:,.0f}", _hours(gpus, hours)
+        on = ", ".join(sorted({str(trial.hardware or "unknown") for trial in trained})) or MISSING
+        ended = str(len(trained) - len(timed) or ""), stage.tags.get("stage.state", "running")
+        rows.append((stage_title(stage.name), stage.objective or "several", *counts, *took, on, *ended))
         total_trained += len(trained)
         total_seconds += seconds
         total_hours += hours
     known = f"{total_hours:.2f}" if total_hours else MISSING
     rows.append(("all", "", str(total_trained), "", "", f"{total_seconds:,.0f}", known, "", "", ""))
-    headers = (
-        "stage",
-        "objective",
-        "trained",
-        "scored",
-        "reused",
-        "seconds",
-        "GPU-hours",
-        "on",
-        "without time",
-        "state",
-    )
+    cost = ("trained", "scored", "reused", "seconds", "GPU-hours", "on", "without time")
+    headers = ("stage", "objective", *cost, "state")
     caption = (
         "Cost of every stage: wall-clock seconds of the trials that it trained, evaluation included, added up over "
         "trials. A scored point shares another's training. A reused trial is counted where it was trained. Trials that "

@@ -6,10 +6,12 @@ from statistics import mean, stdev
 from typing import Any
 
 from mmpo_train.metric_names import HARNESS_MEAN, LENGTH_CONTROLLED
-from sweeps.figures.trade_off import Curve, Trajectory, colours_of, draw_curves, draw_trade_off, in_order
+from sweeps.figures.style import in_order
+from sweeps.figures.trade_off import Curve, Trajectory, colours_of, draw_curves, draw_trade_off
 from sweeps.ledger.tags import baseline_of
 from sweeps.plan.labels import words
 from sweeps.plan.order import ABLATIONS, FINAL_RUNS, SEARCH
+from sweeps.ranking.noise import over_seeds
 from sweeps.ranking.reasons import listed
 from sweeps.ranking.win_rates import RAW_SAID
 from sweeps.reporting.missing import stage_missing
@@ -98,15 +100,14 @@ def curves(experiment: Experiment, folder: Path, suffix: str = "") -> list[Pictu
         stage = experiment.stage(name, objective)
         if stage is None or not stage.points:
             continue
-        axis = _axis(stage)
         title = f"{stage_title(name).capitalize()}: {objective}, {model_name(experiment)}"
         lines = [_curve(point.label, [trial.curve for trial in point.trials]) for point in stage.points]
         path = draw_curves(
             folder / f"curves_{name}_{objective}{suffix}",
             title=title,
-            called=words(axis),
+            called=words(stage.axis),
             curves=lines,
-            colours=_colours(experiment, axis, [line.label for line in lines]),
+            colours=_colours(experiment, stage.axis, [line.label for line in lines]),
             baseline=_baseline(stage),
             winner=stage.winner,
         )
@@ -120,13 +121,9 @@ def curves(experiment: Experiment, folder: Path, suffix: str = "") -> list[Pictu
 def _colours(experiment: Experiment, axis: str, labels: Sequence[str]) -> dict[str, Any]:
     """The colours of labels. A beta has the same colour in all figures of the experiment."""
     if axis == "beta":
-        every = {point.label for stage in experiment.stages if _axis(stage) == "beta" for point in stage.points}
+        every = {point.label for stage in experiment.stages if stage.axis == "beta" for point in stage.points}
         return colours_of(sorted(every))
     return colours_of(labels) if axis == "variant" else in_order(labels)
-
-
-def _axis(stage: StageRun) -> str:
-    return stage.params.get("axis", "point")
 
 
 def _alike(lines: Sequence[Curve]) -> str:
@@ -139,15 +136,10 @@ def _alike(lines: Sequence[Curve]) -> str:
 
 
 def _curve(label: str, seeds: Sequence[Sequence[tuple[int, float]]]) -> Curve:
-    values: dict[int, list[float]] = {}
-    for curve in seeds:
-        for step, value in curve:
-            values.setdefault(step, []).append(value)
-    steps = ((step, mean(some), stdev(some) if len(some) > 1 else 0.0) for step, some in sorted(values.items()))
-    return Curve(label, tuple(steps))
+    by_step = over_seeds(seeds).items()
+    return Curve(label, tuple((step, mean(some), stdev(some) if len(some) > 1 else 0.0) for step, some in by_step))
 
 
 def _baseline(stage: StageRun) -> float | None:
     """The starting model's score by the objective; None if it differs between points."""
-    baseline = baseline_of(stage.tags)
-    return baseline.line if baseline is not None else None
+    return baseline.line if (baseline := baseline_of(stage.tags)) is not None else None

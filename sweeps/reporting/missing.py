@@ -1,5 +1,7 @@
 """The gaps of a report, as sentences. Missing numbers are never filled in; they are named here."""
 
+from collections.abc import Iterable, Iterator
+
 from eval_workers.tracking.store import param_number
 from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, OF_SUITE, UNJUDGED_SHARES
 from mmpo_train.typed.programs import program_of
@@ -7,7 +9,7 @@ from sweeps.plan.labels import shown, words
 from sweeps.plan.order import search_of
 from sweeps.ranking.reasons import listed
 from sweeps.reporting.numbers import epochs_of, length_controlled, metrics_of
-from sweeps.reporting.read import Experiment, Point, StageRun
+from sweeps.reporting.read import Experiment, Point, StageRun, Trial
 from sweeps.reporting.tables import stage_title
 
 
@@ -22,20 +24,18 @@ def missing_sentences(experiment: Experiment) -> list[str]:
             if stage is None:
                 told.append(f"{objective}: {stage_title(name)}: not run (`{program_of(name)}`).")
                 continue
-            told += _of_stage(stage)
+            gaps = [*_not_ended(stage), *_points_missing(stage)]
             decided = {field: experiment.chosen(field, objective) for field in expected.chosen(objective)}
             for field in stage.disagreeing(decided):
                 was, now = (shown(field, value) for value in (param_number(stage.params, field), decided[field]))
-                told.append(
-                    f"{objective}: {stage_title(name)}: it was run with {words(field)} {was}; {now} is chosen now."
-                )
-            others = len(experiment.runs_of(name, objective)) - 1
-            if others:
+                gaps.append(f"it was run with {words(field)} {was}; {now} is chosen now.")
+            if others := len(experiment.runs_of(name, objective)) - 1:
                 runs = f"{others} other run{'s' if others > 1 else ''}"
-                told.append(f"{objective}: {stage_title(name)}: {runs} of it not shown; this is run {stage.run_id}.")
+                gaps.append(f"{runs} of it not shown; this is run {stage.run_id}.")
             if expected.is_last:
                 finals.append(stage)
-                told += evaluations_missing(stage)
+                gaps += evaluations_missing(stage)
+            told += _told(stage, gaps)
     if finals and HARNESS_MEAN not in experiment.starting_model:
         told.append(
             f"The starting model's LM Harness accuracy is not in the ledger, so its line is not drawn: "
@@ -49,62 +49,57 @@ def missing_sentences(experiment: Experiment) -> list[str]:
     return told
 
 
-def _of_stage(stage: StageRun) -> list[str]:
-    told = []
-    where = f"{stage.objective}: {stage_title(stage.name)}"
-    if not stage.finished:
-        reason = stage.tags.get("stage.reason", "")
-        told.append(f"{where}: it has not ended ({reason or stage.tags.get('stage.state', 'running')}).")
-    return told + _points_missing(stage)
-
-
 def stage_missing(stage: StageRun) -> list[str]:
     """The gaps of a figure of the stage: points without a result, and epochs without an evaluation."""
-    return _points_missing(stage) + evaluations_missing(stage)
+    return _told(stage, [*_points_missing(stage), *evaluations_missing(stage)])
 
 
-def _points_missing(stage: StageRun) -> list[str]:
-    told = []
-    where = f"{stage.objective}: {stage_title(stage.name)}"
-    axis = words(stage.params.get("axis", "point"))
+def _told(stage: StageRun, gaps: Iterable[str]) -> list[str]:
+    return [f"{stage.objective}: {stage_title(stage.name)}: {one}" for one in gaps]
+
+
+def _not_ended(stage: StageRun) -> Iterator[str]:
+    if not stage.finished:
+        yield f"it has not ended ({stage.tags.get('stage.reason') or stage.tags.get('stage.state', 'running')})."
+
+
+def _points_missing(stage: StageRun) -> Iterator[str]:
+    axis = words(stage.axis)
     for point in stage.points:
-        absent = point.expected - len(point.trials)
-        if absent:
+        if absent := point.expected - len(point.trials):
             seeds = f"{absent} of {point.expected} seeds were" if point.expected > 1 else "it was"
-            told.append(f"{where}: {axis} {point.label} has no result: {seeds} not trained.")
+            yield f"{axis} {point.label} has no result: {seeds} not trained."
         for trial in point.trials:
             record = trial.record
             if record.status != "finished":
-                seed = f", seed {record.params.get('seed', '?')}" if point.expected > 1 else ""
                 why = f": {record.reason}" if record.reason else ""
-                told.append(f"{where}: {axis} {point.label}{seed} has no result, it {_state(record.status)}{why}.")
-    return told
+                yield f"{axis} {point.label}{_seed(point, trial)} has no result, it {_state(record.status)}{why}."
+
+
+def _seed(point: Point, trial: Trial) -> str:
+    return f", seed {trial.record.params.get('seed', '?')}" if point.expected > 1 else ""
 
 
 def _state(status: str) -> str:
     return {"running": "is still running or was interrupted", "stopped": "was stopped early"}.get(status, status)
 
 
-def evaluations_missing(stage: StageRun) -> list[str]:
+def evaluations_missing(stage: StageRun) -> Iterator[str]:
     """Missing evaluations of finished trials."""
-    told = []
-    where = f"{stage.objective}: {stage_title(stage.name)}"
     rates = length_controlled([stage])
     for metric, name in ((HARNESS_MEAN, "LM Harness"), (rates, "length-controlled win rate")):
         if metric not in metrics_of([stage]):
-            told.append(
-                f"{where}: no {name} at all: run the command again with `--set evaluations=reward,harness,alpaca`."
-            )
+            yield f"no {name} at all: run the command again with `--set evaluations=reward,harness,alpaca`."
             continue
         for point in stage.points:
-            told += [f"{where}: {one}" for one in _epochs_without(stage, point, metric, name)]
-    return told + [f"{where}: {one}" for one in _unjudged(stage)]
+            yield from _epochs_without(stage, point, metric, name)
+    yield from _unjudged(stage)
 
 
 def _unjudged(stage: StageRun) -> list[str]:
     """The largest share of answers, for each judge, on which it gave no verdict."""
     most: dict[str, float] = {}
-    for trial in (trial for point in stage.points for trial in point.trials):
+    for trial in stage.trials:
         for name, by_epoch in trial.scores.items():
             if name.startswith(tuple(UNJUDGED_SHARES.values())):
                 most[name] = max([most.get(name, 0.0), *by_epoch.values()])
@@ -115,9 +110,7 @@ def _unjudged(stage: StageRun) -> list[str]:
     ]
 
 
-def _epochs_without(stage: StageRun, point: Point, metric: str, name: str) -> list[str]:
-    told = []
-    axis = words(stage.params.get("axis", "point"))
+def _epochs_without(stage: StageRun, point: Point, metric: str, name: str) -> Iterator[str]:
     suite = next(suite for suite, group in OF_SUITE.items() if metric.startswith(group))
     for trial in point.trials:
         there = trial.scores.get(metric, {})
@@ -131,9 +124,5 @@ def _epochs_without(stage: StageRun, point: Point, metric: str, name: str) -> li
             if tag.startswith(f"evaluation.{suite}") and tag.endswith(f".epoch-{epoch:04d}")
         }
         why = f" ({'; '.join(sorted(reasons))})" if reasons else ""
-        seed = f", seed {trial.record.params.get('seed', '?')}" if point.expected > 1 else ""
-        numbers = listed([str(epoch) for epoch in epochs])
-        told.append(
-            f"{axis} {point.label}{seed} has no {name} at epoch{'s' if len(epochs) > 1 else ''} {numbers}{why}."
-        )
-    return told
+        at = f"epoch{'s' if len(epochs) > 1 else ''} {listed([str(epoch) for epoch in epochs])}"
+        yield f"{words(stage.axis)} {point.label}{_seed(point, trial)} has no {name} at {at}{why}."

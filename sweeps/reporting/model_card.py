@@ -6,29 +6,20 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpo_train.config import TrialConfig, identity, replace
+from mmpo_train import metric_names as keys
+from mmpo_train.config import TrialConfig, identity
 from mmpo_train.errors import InputError
-from mmpo_train.metric_names import (
-    ALPACA,
-    ARENA_WIN_RATE,
-    HARNESS_MEAN,
-    LENGTH_CONTROLLED,
-    POLICY_ACCURACY,
-    REWARD_ACCURACY,
-    WIN_RATE,
-    harness_task,
-)
 from mmpo_train.model.folders import model_files
 from mmpo_train.redaction import masked
 from mmpo_train.storage.mirror import need
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table, as_markdown
-from mmpo_train.terminal import console
+from mmpo_train.terminal import print_text
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.tags import baseline_of
 from sweeps.reporting.compare import Checkpoint, checkpoint_of
 from sweeps.reporting.numbers import own_error
-from sweeps.reporting.read import judged_alone
+from sweeps.reporting.read import config_of, judged_alone
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -58,12 +49,10 @@ _TEXT = """---
 The trial's digest is `{digest}`, its run in MLflow `{run}`. Trained with {versions}.
 """
 _PAPERS = {"mmpo": " (Najafi & Fyshe 2025)", "dpo": " (Rafailov et al. 2023)", "simpo": " (Meng et al. 2024)"}
-_SUITES = {"LM Harness": HARNESS_MEAN, "AlpacaEval 2": ALPACA, "Arena-Hard": ARENA_WIN_RATE}
+_SUITES = {"LM Harness": keys.HARNESS_MEAN, "AlpacaEval 2": keys.ALPACA, "Arena-Hard": keys.ARENA_WIN_RATE}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-
-
 _SNIPPET = """from transformers import AutoTokenizer
-{door}
+from {library} import {model}
 
 model = {model}.from_pretrained("{name}")
 tokenizer = AutoTokenizer.from_pretrained("{name}")
@@ -82,21 +71,20 @@ def write_card(
     the local one is there then.
     """
     from huggingface_hub import ModelCard
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     one = checkpoint_of(ledger, spec)
     card = ModelCard(card_text(ledger, one, push_to_hub, licence), ignore_metadata_errors=False)
     path = folder / "README.md"
     write_whole(path, str(card))
     if push_to_hub:
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
         try:
             if with_checkpoint:
                 push_checkpoint(one, push_to_hub)
             where = card.push_to_hub(push_to_hub, commit_message="Model card from mmpo-sweeps")
         except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
             raise InputError(f"the hub did not take the card for {push_to_hub}: {masked(str(error))[:400]}") from None
-        console.print(f"pushed: {masked(str(where))}", highlight=False, soft_wrap=True, markup=False)
+        print_text(f"pushed: {masked(str(where))}")
     return path
 
 
@@ -116,19 +104,18 @@ def card_text(ledger: Ledger, one: Checkpoint, repository: str = "", licence: st
     """Metadata with the evaluations, and what a reader wants to know: `repository` is the name in the snippet."""
     from huggingface_hub import ModelCardData
 
-    config = _config(one)
+    config = config_of(one.trial.record.config)
     name = f"{Path(config.model).name}-{config.objective}-{one.trial.record.digest[:8]}-epoch-{one.epoch}"
-    door = "AutoPeftModelForCausalLM" if config.lora_rank else "AutoModelForCausalLM"
-    hub_model = config.model if _on_hub(config.model) else None
-    data = [re.split("[:#]", source)[0] for source in config.dataset]
-    data = [source for source in data if _on_hub(source)]
+    library, door = ("peft", "AutoPeft") if config.lora_rank else ("transformers", "Auto")
+    door += "ModelForCausalLM"
+    data = [place for given in config.dataset if _on_hub(place := re.split("[:#]", given)[0])]
     results = evaluations(one, config)
     started = _starting_model(ledger, one)
     metadata = ModelCardData(
         license=licence or None,
-        base_model=hub_model,
+        base_model=config.model if _on_hub(config.model) else None,
         datasets=data or None,
-        library_name="peft" if config.lora_rank else "transformers",
+        library_name=library,
         pipeline_tag="text-generation",
         tags=["preference-optimisation", config.objective],
         model_name=name,
@@ -138,16 +125,11 @@ def card_text(ledger: Ledger, one: Checkpoint, repository: str = "", licence: st
     environment = ledger.json_artifact(one.trial.record.run_id, "environment.json") or {}
     versions = environment.get("packages", {})
     settings = [(field, _value(value)) for field, value in identity(config).items()]
-    scores = [
-        (
-            str(result.task_name),
-            str(result.metric_name),
-            f"{result.metric_value:.4f}",
-            _error(one, result),
-            f"{started[result.metric_type]:.4f}" if result.metric_type in started else "",
-        )
-        for result in results
-    ]
+    scores = []
+    for result in results:
+        error, _ = own_error(one.trial, result.metric_type, one.epoch)
+        beside = ("" if value is None else f"{value:.4f}" for value in (error, started.get(result.metric_type)))
+        scores.append((str(result.task_name), str(result.metric_name), f"{result.metric_value:.4f}", *beside))
     headers = ("task", "metric", "value", "standard error", "starting model")
     return _TEXT.format(
         metadata=metadata.to_yaml(),
@@ -155,11 +137,7 @@ def card_text(ledger: Ledger, one: Checkpoint, repository: str = "", licence: st
         model=f"`{_short(config.model)}`",
         dataset=" and ".join(f"`{_short(source)}`" for source in config.dataset),
         licence=f"Licence: {licence}." if licence else "No licence is given here: those of model and data apply.",
-        snippet=_SNIPPET.format(
-            door=f"from {'peft' if config.lora_rank else 'transformers'} import {door}",
-            model=door,
-            name=repository or "FOLDER",
-        ),
+        snippet=_SNIPPET.format(library=library, model=door, name=repository or "FOLDER"),
         objective=config.objective,
         paper=_PAPERS.get(config.objective, ""),
         epoch=one.epoch,
@@ -181,8 +159,8 @@ def _starting_model(ledger: Ledger, one: Checkpoint) -> dict[str, float]:
         baseline = baseline_of(ledger.store.client.get_run(parent).data.tags) if parent else None
     if baseline is None:
         return alone
-    own = {} if baseline.line is None else {REWARD_ACCURACY: baseline.line}
-    return {**alone, POLICY_ACCURACY: baseline.policy_accuracy, **own}
+    own = {} if baseline.line is None else {keys.REWARD_ACCURACY: baseline.line}
+    return {**alone, keys.POLICY_ACCURACY: baseline.policy_accuracy, **own}
 
 
 def evaluations(one: Checkpoint, config: TrialConfig) -> list[EvalResult]:
@@ -190,17 +168,17 @@ def evaluations(one: Checkpoint, config: TrialConfig) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
     data = " and ".join(_short(source) for source in config.dataset)
-    against = "against the starting model"
+    against, alpaca = "against the starting model", "AlpacaEval 2"
     named: dict[str, tuple[str, str, str]] = {
-        REWARD_ACCURACY: ("Preference", data, "validation reward accuracy, by the objective's own score"),
-        POLICY_ACCURACY: ("Preference", data, "validation accuracy of plain log-probabilities"),
-        HARNESS_MEAN: ("LM Harness", "mean over tasks", "mean zero-shot accuracy"),
-        **{metric: ("AlpacaEval 2", "AlpacaEval 2", f"{name} {against}") for metric, name in LENGTH_CONTROLLED.items()},
-        WIN_RATE: ("AlpacaEval 2", "AlpacaEval 2", f"win rate {against}"),
-        ARENA_WIN_RATE: ("Arena-Hard", "Arena-Hard", "win rate"),
+        keys.REWARD_ACCURACY: ("Preference", data, "validation reward accuracy, by the objective's own score"),
+        keys.POLICY_ACCURACY: ("Preference", data, "validation accuracy of plain log-probabilities"),
+        keys.HARNESS_MEAN: ("LM Harness", "mean over tasks", "mean zero-shot accuracy"),
+        **{rate: (alpaca, alpaca, f"{name} {against}") for rate, name in keys.LENGTH_CONTROLLED.items()},
+        keys.WIN_RATE: (alpaca, alpaca, f"win rate {against}"),
+        keys.ARENA_WIN_RATE: ("Arena-Hard", "Arena-Hard", "win rate"),
     }
     for metric in sorted(one.trial.scores):
-        task = re.fullmatch(harness_task("([^/]+)"), metric)
+        task = re.fullmatch(keys.harness_task("([^/]+)"), metric)
         if task:
             named[metric] = ("LM Harness", task.group(1), f"zero-shot accuracy, {task.group(1)}")
     return [
@@ -218,18 +196,8 @@ def evaluations(one: Checkpoint, config: TrialConfig) -> list[EvalResult]:
     ]
 
 
-def _config(one: Checkpoint) -> TrialConfig:
-    known = {k: v for k, v in one.trial.record.config.items() if k in TrialConfig.__dataclass_fields__}
-    return replace(TrialConfig(), known)
-
-
 def _measured(one: Checkpoint, metric: str) -> bool:
     return any(name.startswith(metric) and one.epoch in epochs for name, epochs in one.trial.scores.items())
-
-
-def _error(one: Checkpoint, result: Any) -> str:
-    error, _ = own_error(one.trial, result.metric_type, one.epoch)
-    return "" if error is None else f"{error:.4f}"
 
 
 def _on_hub(name: str) -> bool:

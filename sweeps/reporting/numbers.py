@@ -3,21 +3,11 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from statistics import mean, stdev
 
 from eval_workers.tracking.store import param_number
-from mmpo_train.metric_names import (
-    ARENA_WIN_RATE,
-    HARNESS_MEAN,
-    LC_WIN_RATE,
-    LENGTH_CONTROLLED,
-    POLICY_ACCURACY,
-    REWARD_ACCURACY,
-    WIN_RATE,
-    error_of,
-    errors_of,
-    judge_checks_of,
-)
+from mmpo_train import metric_names as keys
 from sweeps.ranking.noise import Measured
 from sweeps.ranking.win_rates import length_controlled as kind_of_rate
 from sweeps.ranking.win_rates import shown_rate
@@ -49,7 +39,7 @@ def of_trial(trial: Trial, metric: str, epoch: int) -> Measured | None:
     """A checkpoint's number with its own error; a length-controlled rate that found nothing is the raw one, marked."""
     if epoch not in trial.scores.get(metric, {}):
         return None
-    if metric in LENGTH_CONTROLLED:
+    if metric in keys.LENGTH_CONTROLLED:
         return shown_rate(
             {name: by_epoch[epoch] for name, by_epoch in trial.scores.items() if epoch in by_epoch}, metric
         )
@@ -58,14 +48,15 @@ def of_trial(trial: Trial, metric: str, epoch: int) -> Measured | None:
 
 def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]:
     """A metric's standard error within one run, and its name."""
-    if metric in (REWARD_ACCURACY, POLICY_ACCURACY) and trial.pairs:
+    if metric in (keys.REWARD_ACCURACY, keys.POLICY_ACCURACY) and trial.pairs:
         share = trial.scores[metric][epoch]
         return math.sqrt(share * (1 - share) / trial.pairs), f"binomial standard error, {trial.pairs} pairs"
-    names = errors_of(metric, [name for name, by_epoch in trial.scores.items() if epoch in by_epoch])
+    names = keys.errors_of(metric, [name for name, by_epoch in trial.scores.items() if epoch in by_epoch])
     if not names:
         return None, "unknown"
-    if names == [error_of(metric)]:
-        of = "bootstrap's standard error" if metric == ARENA_WIN_RATE else "standard error over the tasks' documents"
+    if names == [keys.error_of(metric)]:
+        is_arena = metric == keys.ARENA_WIN_RATE
+        of = "bootstrap's standard error" if is_arena else "standard error over the tasks' documents"
     else:
         of = "the judge's standard error" if len(names) == 1 else f"mean of {len(names)} judges' standard errors"
     # All judges read the same answers, so their errors may be fully correlated: their mean is an upper bound.
@@ -74,15 +65,16 @@ def own_error(trial: Trial, metric: str, epoch: int) -> tuple[float | None, str]
 
 def length_controlled(stages: Sequence[StageRun]) -> str:
     """The kind of length-controlled win rate that was measured; the published one if none was."""
-    measured = {
-        name: 0 for stage in stages for point in stage.points for trial in point.trials for name in trial.scores
-    }
-    return kind_of_rate(measured) or LC_WIN_RATE
+    return kind_of_rate(_measured(stages)) or keys.LC_WIN_RATE
+
+
+def _measured(stages: Sequence[StageRun]) -> set[str]:
+    return {name for stage in stages for trial in stage.trials for name in trial.scores}
 
 
 def epochs_of(stage: StageRun) -> range:
     """The epochs for which the stage's trials were planned."""
-    asked = [int(param_number(trial.record.params, "epochs", 1)) for point in stage.points for trial in point.trials]
+    asked = [int(param_number(trial.record.params, "epochs", 1)) for trial in stage.trials]
     return range(1, max(asked, default=0) + 1)
 
 
@@ -103,13 +95,12 @@ class Peak:
 def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
     """The peak over all points and epochs. A tie goes to the earlier point, then to the earlier epoch."""
     found: Peak | None = None
-    for point in stage.points:
-        for epoch in epochs_of(stage):
-            value = measure(point, metric, epoch)
-            if value is not None and (found is None or value.value > found.value.value):
-                checks = tuple(measure(point, name, epoch) for name in judge_checks_of(WIN_RATE))
-                raw = measure(point, WIN_RATE, epoch)
-                found = Peak(point.label, epoch, value, measure(point, other, epoch), raw, checks)
+    for point, epoch in product(stage.points, epochs_of(stage)):
+        value = measure(point, metric, epoch)
+        if value is not None and (found is None or value.value > found.value.value):
+            checks = tuple(measure(point, name, epoch) for name in keys.judge_checks_of(keys.WIN_RATE))
+            raw = measure(point, keys.WIN_RATE, epoch)
+            found = Peak(point.label, epoch, value, measure(point, other, epoch), raw, checks)
     return found
 
 
@@ -117,36 +108,23 @@ def metrics_of(stages: Sequence[StageRun]) -> dict[str, str]:
     """Metric -> name of the metrics that these stages measured."""
     rates = length_controlled(stages)
     named = {
-        REWARD_ACCURACY: "reward accuracy",
-        HARNESS_MEAN: "LM Harness",
-        rates: LENGTH_CONTROLLED[rates],
-        WIN_RATE: "raw win rate",
-        ARENA_WIN_RATE: "Arena-Hard",
+        keys.REWARD_ACCURACY: "reward accuracy",
+        keys.HARNESS_MEAN: "LM Harness",
+        rates: keys.LENGTH_CONTROLLED[rates],
+        keys.WIN_RATE: "raw win rate",
+        keys.ARENA_WIN_RATE: "Arena-Hard",
     }
-    there = {name for stage in stages for point in stage.points for trial in point.trials for name in trial.scores}
-    return {metric: name for metric, name in named.items() if metric in there}
+    return {metric: name for metric, name in named.items() if metric in _measured(stages)}
 
 
 def every_point(experiment: Experiment) -> Iterator[tuple[object, ...]]:
     """Rows under POINT_HEADERS for all runs of all stages; a missing number has empty cells."""
     for stage in experiment.stages:
-        for point in stage.points:
-            for epoch in epochs_of(stage):
-                for metric in metrics_of([stage]):
-                    axis = stage.params.get("axis", "")
-                    where = (
-                        experiment.name,
-                        stage.name,
-                        stage.objective,
-                        stage.run_id,
-                        axis,
-                        point.label,
-                        epoch,
-                        metric,
-                    )
-                    one = measure(point, metric, epoch)
-                    if one is None:
-                        yield (*where, "", "", "", 0, point.expected, "")
-                    else:
-                        noise = "" if one.noise is None else one.noise
-                        yield (*where, one.value, noise, one.noise_is, one.seeds, one.missing, one.mark)
+        of_run = experiment.name, stage.name, stage.objective, stage.run_id, stage.params.get("axis", "")
+        for point, epoch, metric in product(stage.points, epochs_of(stage), metrics_of([stage])):
+            where, one = (*of_run, point.label, epoch, metric), measure(point, metric, epoch)
+            if one is None:
+                yield (*where, "", "", "", 0, point.expected, "")
+            else:
+                noise = "" if one.noise is None else one.noise
+                yield (*where, one.value, noise, one.noise_is, one.seeds, one.missing, one.mark)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from mmpo_train.storage.whole_file import write_whole
@@ -37,8 +38,10 @@ def opening(experiments: Sequence[Experiment], out: Path) -> list[Block]:
         blocks += [_sheet(claims[one.name], one.name if len(experiments) > 1 else "").named(suffixes[one.name])]
     written = {
         "searches": {one.name: one.search for one in experiments},
-        "recommendation": [c.as_json(name) for name, some in found.items() for c in some],
-        "claims": [c.as_json(name) for name, some in claims.items() for c in some],
+        "recommendation": [
+            {"experiment": name, **asdict(one), "load": one.load} for name, some in found.items() for one in some
+        ],
+        "claims": [{"experiment": name, **asdict(one)} for name, some in claims.items() for one in some],
     }
     write_whole(out / "report.json", json.dumps(written, indent=1) + "\n")
     return blocks

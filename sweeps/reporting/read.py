@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.tracking.evaluations import EXPERIMENT as JUDGED_ALONE
 from eval_workers.tracking.store import param_number
-from mmpo_train.config import OBJECTIVE_FIELDS
+from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, from_dict
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import ACCURACY_CURVE, OF_SUITE
 from sweeps.ledger.ledger import Ledger
@@ -79,12 +79,21 @@ class StageRun:
         return self.tags.get("stage.state") == "finished"
 
     @property
+    def axis(self) -> str:
+        return self.params.get("axis", "point")
+
+    @property
+    def trials(self) -> list[Trial]:
+        """The trials of all its points."""
+        return [trial for point in self.points for trial in point.trials]
+
+    @property
     def winner(self) -> str:
         """Label of the point that won by rule or was chosen by a person; empty where none has."""
         chosen = self.persons_choice
         digest = chosen.digest if chosen is not None else self.tags.get("stage.winner_digest")
-        labels = (point.label for point in self.points for trial in point.trials if trial.record.digest == digest)
-        return next(labels, "")
+        ours = (one for one in self.points if any(trial.record.digest == digest for trial in one.trials))
+        return next((point.label for point in ours), "")
 
     def disagreeing(self, decided: Mapping[str, float | None]) -> list[str]:
         """The fields of which the stage was run with another value than is decided."""
@@ -128,6 +137,11 @@ class Experiment:
         there = {stage.objective for stage in self.stages}
         return [name for name in OBJECTIVE_FIELDS if name in there]
 
+    def trained_in(self, stage: StageRun) -> list[Trial]:
+        """The trials that a stage began, those among them that share the training of another too."""
+        begun = [child.digest for child in stage.children if "trial.digest" in child.tags]
+        return [self.trials[digest] for digest in begun if digest in self.trials]
+
     def runs_of(self, name: str, objective: str) -> list[StageRun]:
         return [stage for stage in self.stages if (stage.name, stage.objective) == (name, objective)]
 
@@ -148,6 +162,11 @@ class Experiment:
         if stage.persons_choice is not None:
             return stage.persons_choice.number(field)
         return winner_of(stage.tags, field) if stage.finished else None
+
+
+def config_of(recorded: Mapping[str, Any]) -> TrialConfig:
+    """The config that the ledger has of a trial, without fields that this version does not know."""
+    return from_dict({name: value for name, value in recorded.items() if name in TrialConfig.__dataclass_fields__})
 
 
 def experiments_of(ledger: Ledger) -> list[str]:
@@ -173,8 +192,8 @@ def read_experiment(ledger: Ledger, name: str, objectives: Sequence[str] = ()) -
             )
         trials = _trials(ledger, experiment_id, objectives)
         read = tuple(_stage(ledger, experiment_id, run, trials) for run in stages)
-    model = next((trial.record.params.get("model", "") for trial in trials.values()), "")
-    return Experiment(name, read, trials, judged_alone(ledger, model))
+    found = Experiment(name, read, trials, {})
+    return replace(found, starting_model=judged_alone(ledger, found.model))
 
 
 def read_run(ledger: Ledger, run_id: str) -> Trial:
@@ -212,10 +231,9 @@ def _trial(ledger: Ledger, run: Run, record: TrialRecord) -> Trial:
 
 def _stage(ledger: Ledger, experiment_id: str, run: Run, trials: dict[str, Trial]) -> StageRun:
     artifacts = ledger.store.json_artifacts(run.info.run_id, {GRID, "ranking.json"})
-    listed = artifacts.get(GRID, [])
     points = tuple(
         Point(one["label"], tuple(trials[d] for d in one["digests"] if d in trials), len(one["digests"]))
-        for one in listed
+        for one in artifacts.get(GRID, [])
     )
     table = artifacts.get("ranking.json", {"columns": [], "data": []})
     return StageRun(

@@ -1,11 +1,9 @@
 """What a report opens with: which values and which checkpoint to use, by what, how sure, and at what cost."""
 
-import dataclasses
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mmpo_train.metric_names import ARENA_WIN_RATE, LENGTH_CONTROLLED, POLICY_ACCURACY, WIN_RATE
 from sweeps.plan.labels import shown, words
@@ -44,19 +42,14 @@ class Candidate:
     @property
     def load(self) -> str:
         """The command that loads it."""
-        model = (
-            "peft import AutoPeftModelForCausalLM" if self.is_adapter else "transformers import AutoModelForCausalLM"
-        )
-        return f"python -c {shlex.quote(f'from {model} as Model; Model.from_pretrained({self.checkpoint!r})')}"
+        library, name = ("peft", "AutoPeft") if self.is_adapter else ("transformers", "Auto")
+        model = f"from {library} import {name}ModelForCausalLM as Model"
+        return f"python -c {shlex.quote(f'{model}; Model.from_pretrained({self.checkpoint!r})')}"
 
     @property
     def sure(self) -> str:
         """How sure it is that this checkpoint is better than the next best."""
         return "the only point of its stage" if self.lead is None else f"over {self.next_best} {in_points(self.lead)}"
-
-    def as_json(self, experiment: str) -> dict[str, Any]:
-        """Plain values; shares from 0 to 1."""
-        return {"experiment": experiment, **dataclasses.asdict(self), "load": self.load}
 
 
 def candidates(experiment: Experiment) -> list[Candidate]:
@@ -137,15 +130,8 @@ def _finished(point: Point) -> list[Trial]:
 
 def _trained(experiment: Experiment, objective: str) -> list[Trial]:
     """What the search trained for the objective."""
-    begun = [
-        child.digest
-        for stage in experiment.stages
-        if stage.objective == objective
-        for child in stage.children
-        if "trial.digest" in child.tags
-    ]
-    known = [experiment.trials[digest] for digest in begun if digest in experiment.trials]
-    return [trial for trial in known if not trial.record.shares]
+    stages = (stage for stage in experiment.stages if stage.objective == objective)
+    return [trial for stage in stages for trial in experiment.trained_in(stage) if not trial.record.shares]
 
 
 def measure_name(metric: str) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmpo_train.config import OBJECTIVE_FIELDS, TrialConfig, identity, replace
+from mmpo_train.config import OBJECTIVE_FIELDS, identity
 from mmpo_train.errors import InputError
 from sweeps.grids import SEARCH_EPOCHS
 from sweeps.ledger.records import SEARCHES, SETTINGS
 from sweeps.plan.order import SEARCH
 from sweeps.plan.searches import is_part, search_key, telling
-from sweeps.reporting.read import Experiment, StageRun
+from sweeps.reporting.read import Experiment, StageRun, config_of
 
 _RUN = re.compile(r"\(?\b([0-9a-f]{32})\)")
 
@@ -120,11 +120,10 @@ def _key_by_choices(
 
 def _key_by_settings(stage: StageRun, stages: Sequence[StageRun]) -> tuple[str, ...]:
     """The keys of the search that has the same settings; the number of epochs may differ."""
-    configs = [trial.record.config for point in stage.points for trial in point.trials if trial.record.config]
+    configs = [trial.record.config for trial in stage.trials if trial.record.config]
     if not configs:
         return ()
-    known = {name: value for name, value in configs[0].items() if name in TrialConfig.__dataclass_fields__}
-    own = identity(replace(TrialConfig(), known))
+    own = identity(config_of(configs[0]))
     lengths = [_settings(one).get("epochs") for one in stages if SETTINGS in one.tags]
     for epochs in sorted({one for one in lengths if one}, key=lambda one: one != SEARCH_EPOCHS):
         asked = telling({**own, "epochs": epochs})

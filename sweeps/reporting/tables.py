@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from eval_workers.tracking.store import param_number
@@ -41,29 +42,28 @@ def percent(measured: Measured | None) -> str:
     return f"{100 * measured.value:.2f}{noise}{missing}" + (f" ({measured.mark})" if measured.mark else "")
 
 
+def _dash(value: float | None, form: str = ".2f", scale: float = 1) -> str:
+    return MISSING if value is None else format(scale * value, form)
+
+
 def tuned_table(experiments: Sequence[Experiment]) -> Sheet:
     """Table 3: the tuned values. Noise says whether the paper's value ties with ours on our own grid."""
     rows = []
-    for experiment in experiments:
-        for objective in experiment.objectives:
-            for field in tuned_grids(objective):
-                stage = experiment.stage(DECIDED_IN[field], objective)
-                theirs = paper_numbers.tuned(experiment.recipe, objective, field)
-                ours, how = _choice(stage, field)
-                rows.append(
-                    (
-                        model_name(experiment),
-                        objective,
-                        words(field),
-                        MISSING if ours is None else shown(field, ours),
-                        how,
-                        MISSING if theirs is None else shown(field, theirs),
-                        _apart(stage, field, ours, theirs),
-                    )
-                )
+    for experiment, objective in _searched(experiments):
+        for field in tuned_grids(objective):
+            stage = experiment.stage(DECIDED_IN[field], objective)
+            theirs = paper_numbers.tuned(experiment.recipe, objective, field)
+            ours, how = _choice(stage, field)
+            mine, papers = (MISSING if one is None else shown(field, one) for one in (ours, theirs))
+            apart_by = _apart(stage, field, ours, theirs)
+            rows.append((model_name(experiment), objective, words(field), mine, how, papers, apart_by))
     caption = "Table 3. Tuned values. The paper's beta is not in its table: it says that 0.01 was always favoured."
     headers = ("model", "objective", "tuned", "ours", "chosen", "paper", "difference")
     return Sheet("table3", Table(caption, headers, rows, words=(0, 1, 2, 4, 6)))
+
+
+def _searched(experiments: Sequence[Experiment]) -> list[tuple[Experiment, str]]:
+    return [(experiment, objective) for experiment in experiments for objective in experiment.objectives]
 
 
 def _choice(stage: StageRun | None, field: str) -> tuple[float | None, str]:
@@ -92,33 +92,30 @@ def _apart(stage: StageRun | None, field: str, ours: float | None, theirs: float
         return f"{size}; the paper's was not tried"
     if row.get("state", "finished") != "finished":
         return f"{size}; the paper's {row['state']} here"
-    tied = row.get("place") == 1 or row.get("tie") or row.get("p_value") is None
-    return (
-        f"{size}, {'within' if tied else 'beyond'} noise: the paper's {'ties with' if tied else 'loses to'} our winner"
-    )
+    if row.get("place") == 1 or row.get("tie") or row.get("p_value") is None:
+        return f"{size}, within noise: the paper's ties with our winner"
+    return f"{size}, beyond noise: the paper's loses to our winner"
 
 
 def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Sheet:
     """Table 1 or 2: the checkpoint of the final runs with the highest value of one metric, and its other metric."""
     numbers = paper_numbers.PEAK_WIN_RATE if by_win_rate else paper_numbers.PEAK_ACCURACY
-    rows = []
-    for experiment in experiments:
-        for objective in experiment.objectives:
-            final = experiment.stage(FINAL_RUNS.name, objective)
-            rates = length_controlled([final] if final else [])
-            metrics = (rates, HARNESS_MEAN) if by_win_rate else (HARNESS_MEAN, rates)
-            best = peak(final, *metrics) if final is not None else None
-            paper = numbers.get((experiment.recipe, objective), (None, None))
-            cells: list[str] = []
-            measured = (best.value, best.other) if best else (None, None)
-            for metric, ours, theirs in zip(metrics, measured, paper, strict=True):
-                is_theirs = metric == HARNESS_MEAN or (metric == LC_WIN_RATE and not (ours and ours.mark))
-                comparable = theirs if is_theirs else None
-                cells += [percent(ours), MISSING if theirs is None else f"{theirs:.2f}", apart(ours, comparable)]
-            where = f"beta {best.label}, epoch {best.epoch}" if best else MISSING
-            judged = (best.raw, *best.checks) if best else (None, None, None)
-            rows.append((model_name(experiment), objective, *cells, *map(percent, judged), where))
-    finals = [final for one in experiments for name in one.objectives if (final := one.stage(FINAL_RUNS.name, name))]
+    rows, finals = [], []
+    for experiment, objective in _searched(experiments):
+        final = experiment.stage(FINAL_RUNS.name, objective)
+        finals += [final] if final else []
+        rates = length_controlled([final] if final else [])
+        metrics = (rates, HARNESS_MEAN) if by_win_rate else (HARNESS_MEAN, rates)
+        best = peak(final, *metrics) if final is not None else None
+        paper = numbers.get((experiment.recipe, objective), (None, None))
+        cells: list[str] = []
+        measured = (best.value, best.other) if best else (None, None)
+        for metric, ours, theirs in zip(metrics, measured, paper, strict=True):
+            is_theirs = metric == HARNESS_MEAN or (metric == LC_WIN_RATE and not (ours and ours.mark))
+            cells += [percent(ours), _dash(theirs), apart(ours, theirs if is_theirs else None)]
+        where = f"beta {best.label}, epoch {best.epoch}" if best else MISSING
+        judged = (best.raw, *best.checks) if best else (None, None, None)
+        rows.append((model_name(experiment), objective, *cells, *map(percent, judged), where))
     rate = LENGTH_CONTROLLED[length_controlled(finals)]
     first, second = ("peak win rate", "LM Harness there") if by_win_rate else ("peak LM Harness", "win rate there")
     number = 2 if by_win_rate else 1
@@ -148,38 +145,25 @@ def stability(experiment: Experiment) -> tuple[Sheet, tuple[tuple[object, ...], 
     """Beta-stability: a table for the last epoch, and rows under SPREAD_HEADERS for every epoch."""
     rows: list[tuple[str, ...]] = []
     every: list[tuple[object, ...]] = []
-    for objective in experiment.objectives:
-        for name in (stage for stage, one in SEARCH.items() if "beta" in one.axes):
-            stage = experiment.stage(name, objective)
-            if stage is None or not stage.points:
+    over_beta = [name for name, one in SEARCH.items() if "beta" in one.axes]
+    for objective, name in product(experiment.objectives, over_beta):
+        stage = experiment.stage(name, objective)
+        if stage is None or not stage.points:
+            continue
+        for (metric, called), epoch in product(metrics_of([stage]).items(), epochs_of(stage)):
+            measured = {point.label: measure(point, metric, epoch) for point in stage.points}
+            known = {label: one for label, one in measured.items() if one is not None}
+            found = spread(list(known.values()))
+            if found is None:
                 continue
-            for metric, called in metrics_of([stage]).items():
-                for epoch in epochs_of(stage):
-                    measured = {point.label: measure(point, metric, epoch) for point in stage.points}
-                    known = {label: one for label, one in measured.items() if one is not None}
-                    found = spread(list(known.values()))
-                    if found is None:
-                        continue
-                    numbers = (found.widest, found.deviation, found.noise, found.ratio, found.p_value, found.noise_is)
-                    every.append((experiment.name, name, objective, metric, epoch, " ".join(known), *numbers))
-                    if epoch == epochs_of(stage)[-1]:
-                        rows.append(
-                            (
-                                objective,
-                                stage_title(name),
-                                called,
-                                ", ".join(
-                                    f"{label}: {MISSING if one is None else f'{100 * one.value:.2f}'}"
-                                    for label, one in measured.items()
-                                ),
-                                f"{100 * found.widest:.2f}",
-                                f"{100 * found.deviation:.2f}",
-                                MISSING if found.noise is None else f"{100 * found.noise:.2f}",
-                                MISSING if found.ratio is None else f"{found.ratio:.2f}",
-                                _verdict(found.p_value),
-                                found.noise_is,
-                            )
-                        )
+            numbers = (found.widest, found.deviation, found.noise, found.ratio, found.p_value, found.noise_is)
+            every.append((experiment.name, name, objective, metric, epoch, " ".join(known), *numbers))
+            if epoch == epochs_of(stage)[-1]:
+                shares = {label: None if one is None else one.value for label, one in measured.items()}
+                by_beta = ", ".join(f"{label}: {_dash(share, scale=100)}" for label, share in shares.items())
+                shown = (_dash(one, scale=100) for one in (found.widest, found.deviation, found.noise))
+                verdict = _dash(found.ratio), _verdict(found.p_value), found.noise_is
+                rows.append((objective, stage_title(name), called, by_beta, *shown, *verdict))
     caption = (
         "Beta-stability at the last epoch, in percent: the variation of a metric over beta (widest: largest minus "
         "smallest; deviation: standard deviation over the betas) compared with its noise, the standard error of one "

@@ -17,7 +17,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.recipes import find_recipe
 from mmpo_train.storage.mirror import address_of, check_access
 from mmpo_train.tables import Table, for_terminal
-from mmpo_train.terminal import console, tell
+from mmpo_train.terminal import console, print_text, tell
 from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import TrialResources
 from sweeps.cost.disk import room_needed
@@ -66,7 +66,7 @@ def list_trials(
     else:
         reused = len({trial.digest for trial in trials} - todo - trainers.keys())
         said = f"{len(todo)} to train, {f'{len(trainers)} to score, ' if trainers else ''}{reused} to reuse"
-    console.print(f"{said}; {resources.concurrent} at a time; nothing was started", highlight=False, soft_wrap=True)
+    print_text(f"{said}; {resources.concurrent} at a time; nothing was started")
 
 
 def _name_of(digest: str, trials: Sequence[Planned]) -> str:
@@ -134,11 +134,9 @@ def check_storage(options: SweepOptions) -> None:
 
 @cache
 def _say_where_the_ledger_is(folder: Path) -> None:
-    console.print(
+    print_text(
         f"the ledger is a database on this machine only, in {folder}; to keep it elsewhere, start an MLflow server and "
-        "give its address with --tracking-uri or MLFLOW_TRACKING_URI",
-        highlight=False,
-        soft_wrap=True,
+        "give its address with --tracking-uri or MLFLOW_TRACKING_URI"
     )
 
 

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -12,16 +11,19 @@ from mmpo_train.acting_fields import score_of
 from mmpo_train.config import digest_of
 from mmpo_train.metric_names import ACCURACY_CURVE, LOSS, REWARD_ACCURACY, errors_of
 from mmpo_train.tables import for_terminal
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, print_text
 from sweeps.figures.stage import plot_stage
 from sweeps.ledger.chosen import Contender
 from sweeps.ledger.records import TrialRecord
 from sweeps.ledger.stage_log import StageLog
 from sweeps.ledger.tags import Baseline, baseline_of, winner_tags
 from sweeps.plan.labels import words
+from sweeps.plan.options import SweepOptions
 from sweeps.plan.stages import GridPoint, Stage
 from sweeps.ranking.curve_signs import signs
 from sweeps.ranking.epoch_tables import as_markdown, epoch_tables
+from sweeps.ranking.measures import measure_of
+from sweeps.ranking.noise import over_seeds
 from sweeps.ranking.ranked import SHARES_OF_PAIRS, Candidate, Ranked, Ranking
 from sweeps.ranking.winners import rank
 from sweeps.ranking.wording import columns, note, ranking_table, sentences
@@ -34,27 +36,25 @@ def conclude(
     points: Sequence[GridPoint],
     records: Mapping[str, TrialRecord],
     log: StageLog,
-    storage: Path,
-    choices: Sequence[Choice] = (),
-    following: str = "",
-    *,
-    by: str = "",
-    starts: Mapping[str, Mapping[str, float]] | None = None,
+    options: SweepOptions,
+    choices: Sequence[Choice],
+    following: str,
+    starts: Mapping[str, Mapping[str, float]],
 ) -> Ranking:
     """Rank the points, draw them, record the winner, print it all. Returns the ranking.
 
-    Trials that another stage trained get stand-ins below this one. `following` is the next command, for the note; `by`
-    the metric that chooses, empty for reward accuracy; `starts`: digest -> what the starting model scores.
+    Trials that another stage trained get stand-ins below this one. `following` is the next command, for the note;
+    `starts`: digest -> what the starting model scores.
     """
     every = [trial for point in points for trial in point.trials]
+    by, objective = measure_of(options.choose_by, every[0].config.evaluations), every[0].config.objective
     held = {trial.training for trial in every if trial.digest in records and records[trial.digest].held}
-    candidates = [one for point in points for one in _candidates(point, records, by, starts or {}, held)]
+    candidates = [one for point in points for one in _candidates(point, records, by, starts, held)]
     ranking = rank(candidates, by=by, must_choose=stage.tunes)
-    objective = points[0].trials[0].config.objective
     origins = _take(points, records, log)
     baseline = baseline_of(log.tags)
     picture = plot_stage(
-        storage / "plots" / f"{stage.name}-{objective}-{log.run_id[:8]}.png",
+        options.folder / "plots" / f"{stage.name}-{objective}-{log.run_id[:8]}.png",
         title=f"{stage.title}: {objective}, {experiment}",
         axis_name=words(stage.axis),
         ranking=ranking,
@@ -64,21 +64,20 @@ def conclude(
     )
     console.print(for_terminal(ranking_table(stage, ranking, records, origins, console.width)))
     if baseline is not None:
-        console.print(_starting_model(baseline), highlight=False)
+        print_text(_starting_model(baseline))
     console.print(f"\n[bold]{escape(' '.join(sentences(stage, ranking)))}[/]", highlight=False)
     for sign in signs(candidates, ranking.winner):
-        console.print(sign, highlight=False, soft_wrap=True, markup=False)
+        print_text(sign)
     by_epoch = epoch_tables(points, records, words(stage.axis)) if stage.by_epoch else []
     for table in by_epoch:
         console.print(for_terminal(table))
-    log.log_figure(picture)
+    log.log_file(picture, "figures")
     log.log_table("ranking", columns(stage, ranking, records, origins))
     log.describe(note(stage, ranking, origins, [one.said for one in choices], as_markdown(by_epoch), following))
     _record_winner(stage, ranking, records, log)
-    failed = [record for record in records.values() if record.status == "failed"]
-    if failed:
-        console.print(f"{len(failed)} failed: the same command tries them again", highlight=False)
-    console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
+    if failed := sum(record.status == "failed" for record in records.values()):
+        print_text(f"{failed} failed: the same command tries them again")
+    print_text(f"picture: {picture}")
     return ranking
 
 
@@ -101,23 +100,22 @@ def _candidates(
     """`held` names the trainings that a person has stopped."""
     found = []
     for trial in point.trials:
-        record, seed = records.get(trial.digest), trial.config.seed
+        record = records.get(trial.digest)
+        own: dict[str, Any] = {"label": point.label, "value": point.value, "seed": trial.config.seed}
         if record is None or record.status != "finished" or not record.evaluations:
             known = record.status if record is not None else "stopped" if trial.training in held else "failed"
             state = known if known in ("diverged", "failed", "stopped") else "failed"
-            extra = {"digest": trial.digest}
-            found.append(Candidate(label=point.label, value=point.value, seed=seed, state=state, extra=extra))
+            found.append(Candidate(**own, state=state, extra={"digest": trial.digest}))
             continue
         measured = dict(record.curve(by)) if by else {}
         errors = _errors(record, by) if measured else {}
-        own: dict[str, Any] = {"label": point.label, "value": point.value, "seed": seed, "training": trial.training}
-        own |= {
-            "score": digest_of(score_of(trial.config)),
-            "start": starts.get(trial.digest, {}).get("reward_accuracy"),
-        }
+        score, start = digest_of(score_of(trial.config)), starts.get(trial.digest, {}).get("reward_accuracy")
         of_epochs = [
             Candidate(
                 **own,
+                training=trial.training,
+                score=score,
+                start=start,
                 epoch=scored.epoch,
                 correct=scored.correct,
                 measure=measured.get(scored.epoch),
@@ -127,8 +125,7 @@ def _candidates(
             for scored in record.evaluations
             if not by or scored.epoch in measured
         ]
-        nothing = Candidate(label=point.label, value=point.value, state=f"no {by}", extra={"digest": trial.digest})
-        found += of_epochs or [nothing]
+        found += of_epochs or [Candidate(**own, state=f"no {by}", extra={"digest": trial.digest})]
     return found
 
 
@@ -185,10 +182,6 @@ def _curves(
     for point in points:
         known = [records[trial.digest] for trial in point.trials if trial.digest in records]
         for metric in (ACCURACY_CURVE, LOSS):
-            values: dict[int, list[float]] = {}
-            for record in known:
-                for step, value in record.curve(metric):
-                    values.setdefault(step, []).append(value)
-            averaged = [(step, mean(some)) for step, some in sorted(values.items())]
-            curves.setdefault(point.label, {})[metric] = averaged
+            by_step = over_seeds(record.curve(metric) for record in known)
+            curves.setdefault(point.label, {})[metric] = [(step, mean(some)) for step, some in by_step.items()]
     return curves

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,12 +15,12 @@ from mmpo_train.options import assigned_fields, templated
 from mmpo_train.recipes import find_recipe
 from mmpo_train.sft.trial import SFTTrial, change, sft_trial
 from mmpo_train.storage.mirror import address_of, bring, ensure, is_here, place_of, publish
-from mmpo_train.terminal import console, tell
+from mmpo_train.terminal import console, print_text, tell
 from sweeps.cluster.nodes import counted
-from sweeps.cluster.placement import hardware, wish_of
+from sweeps.cluster.placement import hardware
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
-from sweeps.ledger.ledger import FLUSH_SECONDS, Ledger
+from sweeps.ledger.ledger import FLUSH_SECONDS, Ledger, connect, connect_to_read
 from sweeps.ledger.records import Evaluation, TrialRecord
 from sweeps.ledger.tags import HARDWARE
 from sweeps.ledger.trial_log import opening
@@ -55,10 +56,8 @@ def run_stage0(options: SFTOptions) -> None:
 
 
 def _run(runner: Runner, options: SFTOptions) -> None:
-    from sweeps.ledger.ledger import connect, connect_to_read
-
     check_storage(options)
-    resources = runner.place(wish_of(options), dry_run=options.dry_run)
+    resources = runner.place(options)
     trial = trial_of(options, resources.precision)
     tell(READING)
     from mmpo_train.sft.prepare import identify_sft
@@ -67,20 +66,18 @@ def _run(runner: Runner, options: SFTOptions) -> None:
     trial = inputs.config
     if options.dry_run:
         look(inputs, options, runner)
-        found = connect_to_read(options.tracking_uri or None, options.folder)
+        found = connect_to_read(options.tracking_uri, options.folder)
         experiment = experiment_of(found, inputs)
         _say_what(inputs, experiment)
         if found is not None and _last(found.look_up(experiment, trial.digest)):
-            console.print("finished already: nothing to tune; nothing was started")
+            print_text("finished already: nothing to tune; nothing was started")
             return
-        forecast = forecast_trials([Tuning(trial, inputs)], options, resources, found)
-        console.print(str(forecast), highlight=False, soft_wrap=True)
-        console.print("nothing was started")
+        print_text(str(forecast_trials([Tuning(trial, inputs)], options, resources, found)))
+        print_text("nothing was started")
         return
     check_disk(inputs, trials=0)  # the ledger itself needs room
     tell(OPENING)
-    ledger = connect(options.tracking_uri or None, options.folder)
-    try:
+    with closing(connect(options.tracking_uri, options.folder)) as ledger:
         experiment = experiment_of(ledger, inputs, create=True)
         _say_what(inputs, experiment)
         last = _last(ledger.find_trial(experiment, trial.digest))
@@ -88,23 +85,19 @@ def _run(runner: Runner, options: SFTOptions) -> None:
             check_disk(inputs, trials=1)
             last = _train(runner, options, inputs, ledger, experiment)
         folder = _named(options.folder, trial, place_of(last.checkpoint))
-        console.print(
-            f"\nvalidation loss {last.metrics[VALIDATION_LOSS]:.4f} nats a token: {address_of(folder) or folder}",
-            highlight=False,
-        )
-        print_next(_next_command(options, folder), ledger.ui_command(), ledger.page(experiment))
-    finally:
-        ledger.close()
+        model = address_of(folder) or str(folder)
+        print_text(f"\nvalidation loss {last.metrics[VALIDATION_LOSS]:.4f} nats a token: {model}")
+        uri = options.tracking_uri
+        following = command("stage1_lr", SweepOptions(model=model, storage=options.storage, tracking_uri=uri))
+        print_next(following, ledger.ui_command(), ledger.page(experiment))
 
 
 def _say_what(inputs: SFTInputs, experiment: str) -> None:
     trial = inputs.config
     steps = math.ceil(inputs.data.audit.train / trial.conversations_per_step) * trial.epochs
     work = f"{counted(trial.epochs, 'epoch')}, {counted(steps, 'step')}, learning rate {trial.learning_rate:g}"
-    console.print(
-        f"[bold]Stage 0, instruction tuning[/]: {experiment}, recipe {trial.recipe}, {work}, trial {trial.digest}",
-        highlight=False,
-    )
+    said = f"{experiment}, recipe {trial.recipe}, {work}, trial {trial.digest}"
+    console.print(f"[bold]Stage 0, instruction tuning[/]: {said}", highlight=False)
 
 
 def trial_of(options: SFTOptions, precision: str) -> SFTTrial:
@@ -127,24 +120,16 @@ def _last(record: TrialRecord | None) -> Evaluation | None:
 
 def _train(runner: Runner, options: SFTOptions, inputs: SFTInputs, ledger: Ledger, experiment: str) -> Evaluation:
     """Tune the model to the end; returns the record of its last checkpoint."""
-    trial, wish = inputs.config, wish_of(options)
-    resources = runner.place(wish)
+    trial, resources = inputs.config, runner.place(options)
     look(inputs, options, runner)
     places, _ = runner.prepare(inputs, resources)
     forecast = forecast_trials([Tuning(trial, inputs)], options, resources, ledger)
-    console.print(str(forecast), highlight=False, soft_wrap=True)
+    print_text(str(forecast))
     tags = {"stage.name": STAGE_0, "recipe": trial.recipe, HARDWARE: str(hardware(resources))}
     name = Path(trial.model).name
-    work = Work(
-        trials={trial.digest: (trial, places)},
-        storage=options.folder,
-        wish=wish,
-        resources=resources,
-        evaluation=options.evaluation,
-    )
-    board = Board(
-        console, f"instruction tuning, {resources}", "tuning", {trial.digest: Row(name, trial.epochs, tuning=True)}, 1
-    )
+    work = Work(trials={trial.digest: (trial, places)}, options=options, resources=resources)
+    rows = {trial.digest: Row(name, trial.epochs, tuning=True)}
+    board = Board(console, f"instruction tuning, {resources}", "tuning", rows, 1)
     opened = opening(trial, experiment, f"sft {name}", tags)
     listener = Listener(work, lambda digest: ledger.open_trial(opened, digest), board)
     runner.train(work, listener)
@@ -172,8 +157,3 @@ def _named(storage: Path, trial: SFTTrial, checkpoint: Path) -> Path:
         link.unlink(missing_ok=True)
         link.symlink_to(target)
     return link
-
-
-def _next_command(options: SFTOptions, folder: Path) -> str:
-    model, uri = address_of(folder) or str(folder), options.tracking_uri
-    return command("stage1_lr", SweepOptions(model=model, storage=options.storage, tracking_uri=uri))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -13,15 +14,14 @@ from mmpo_train.metric_names import REWARD_ACCURACY
 from mmpo_train.options import NotTaken, base_config, in_force
 from mmpo_train.recipes import find_recipe
 from mmpo_train.tables import for_terminal
-from mmpo_train.terminal import console, tell
+from mmpo_train.terminal import console, print_text, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.cluster.nodes import counted
-from sweeps.cluster.placement import wish_of
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
 from sweeps.ledger.experiments import experiment_of
-from sweeps.ledger.ledger import FLUSH_SECONDS, Ledger
+from sweeps.ledger.ledger import FLUSH_SECONDS, Ledger, connect, connect_to_read
 from sweeps.ledger.records import TrialRecord
 from sweeps.ledger.stage_log import StageLog
 from sweeps.plan.labels import shown, words
@@ -32,7 +32,7 @@ from sweeps.plan.stages import known_objective
 from sweeps.plan.trials import Planned
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
 from sweeps.search.joint_results import Tried, conclude, listed
-from sweeps.search.look import OPENING, READING, look
+from sweeps.search.look import OPENING, READING, inputs_of, look
 from sweeps.search.train import find_records, say_forecast, train_planned, unfinished
 from sweeps.trials.runner import Runner, running
 
@@ -42,8 +42,6 @@ if TYPE_CHECKING:
 
 
 NAME = "joint_search"
-
-
 _AT_A_TIME_ELSEWHERE = 4
 """Proposals of a round if the cluster's size is not known yet."""
 
@@ -137,61 +135,47 @@ def run_joint_search(options: JointOptions, runner: Runner | None = None) -> Non
 
 
 def _run_on(runner: Runner, options: JointOptions) -> None:
-    from sweeps.ledger.ledger import connect, connect_to_read
-
     search = _prepare(runner, options)
     base = search.inputs.config
     if options.dry_run:
         look(search.inputs, options, runner)
-        found = connect_to_read(options.tracking_uri or None, options.folder)
+        found = connect_to_read(options.tracking_uri, options.folder)
         _list(search, found, experiment_of(found, search.inputs))
         return
     check_disk(search.inputs, search.budget, search.at_a_time, stops=True)
     check_suites(base, options.evaluation, options.folder)
     tell(OPENING)
-    ledger = connect(options.tracking_uri or None, options.folder)
-    try:
+    with closing(connect(options.tracking_uri, options.folder)) as ledger:
         experiment = experiment_of(ledger, search.inputs, create=True)
         log = _open_log(search, ledger, experiment)
-        try:
+        with log.under_way():
             journal = options.folder / "optuna" / f"{NAME}-{base.objective}-{log.run_id[:8]}.journal"
             while search.asked < search.budget:
                 _run_round(search, ledger, experiment, log)
                 search.proposals.write_journal(journal, f"{NAME}, {base.objective}, {experiment}")
             conclude(search.tried, search.proposals.ranges, options, log, experiment)
             ledger.flush(FLUSH_SECONDS)
-        except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
-            log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
-            raise
-        console.print(f"Optuna's study: {journal} (optuna-dashboard opens it)", highlight=False, soft_wrap=True)
-        console.print(as_typed(ledger.ui_command()), highlight=False, soft_wrap=True, markup=False)
-        console.print(log.page, highlight=False, soft_wrap=True, markup=False)
-    finally:
-        ledger.close()
+        opens_it = f"Optuna's study: {journal} (optuna-dashboard opens it)"
+        for line in (opens_it, as_typed(ledger.ui_command()), log.page):
+            print_text(line)
 
 
 def _prepare(runner: Runner, options: JointOptions) -> Search:
-    objective = known_objective(options.objective)
+    objective, assigned = known_objective(options.objective), parse_assignments(options.set)
     for name in TUNED:
-        if name in parse_assignments(options.set):
+        if name in assigned:
             raise InputError(f"--set {name}=… is what the joint search varies; use mmpo axis for a grid without it")
-
-    if options.trials < 0:
-        raise InputError(
-            f"--trials must be at least 1, or 0 for as many as the stages have points, got {options.trials}"
-        )
+    if (trials := options.trials) < 0:
+        raise InputError(f"--trials must be at least 1, or 0 for as many as the stages have points, got {trials}")
     check_storage(options)
-    resources = runner.place(wish_of(options), dry_run=options.dry_run)
-    base = base_config(options)
-    epochs = {} if "epochs" in parse_assignments(options.set) else {"epochs": SEARCH_SETTINGS["epochs"]}
-    base = replace(base, epochs)
+    resources = runner.place(options)
+    base = replace(base_config(options), {} if "epochs" in assigned else {"epochs": SEARCH_SETTINGS["epochs"]})
     if base.precision == "auto":
         base = replace(base, {"precision": resources.precision})
     tell(READING)
-    from mmpo_train.prepare import identify
-    from sweeps.search.proposals import Proposals
+    inputs = inputs_of(base, options)
+    from sweeps.search.proposals import Proposals  # imports numpy
 
-    inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
     check_judges([base], with_keys=not options.dry_run)
     # A cluster grows and shrinks, but a search that continues must make rounds of the same size.
     elsewhere = bool(os.environ.get("RAY_ADDRESS"))
@@ -203,12 +187,9 @@ def _prepare(runner: Runner, options: JointOptions) -> Search:
 
 def _run_round(search: Search, ledger: Ledger, experiment: str, log: StageLog) -> None:
     planned = search.next_round()
-    todo = to_train(planned, find_records(ledger, experiment, planned))
-    if todo:
-        title = f"joint search, {search.asked} of {search.budget}"
-        train_planned(
-            todo, search.options, search.runner, ledger, log, title=title, axis="trial", goes_on=search.goes_on
-        )
+    if todo := to_train(planned, find_records(ledger, experiment, planned)):
+        how: dict[str, Any] = {"title": f"joint search, {search.asked} of {search.budget}", "axis": "trial"}
+        train_planned(todo, search.options, search.runner, ledger, log, **how, goes_on=search.goes_on)
         ledger.flush(FLUSH_SECONDS)
     search.learn(planned, find_records(ledger, experiment, planned))
 
@@ -225,19 +206,17 @@ def _list(search: Search, ledger: Ledger | None, experiment: str) -> None:
     console.print(for_terminal(listed(search.tried, list(search.proposals.ranges))))
     for trial in todo:
         values = (f"{words(name)} {shown(name, getattr(trial.config, name))}" for name in search.proposals.ranges)
-        console.print(f"  next: {trial.digest}  {', '.join(values)}", highlight=False)
+        print_text(f"  next: {trial.digest}  {', '.join(values)}")
     left = search.budget - len(search.tried)
-    resources = search.runner.place(wish_of(search.options), dry_run=True)
-    console.print(
+    resources = search.runner.place(search.options)
+    print_text(
         f"{left} to train at most, {len(search.tried)} to reuse; {search.at_a_time} at a time, {resources} each; "
-        "nothing was started",
-        highlight=False,
-        soft_wrap=True,
+        "nothing was started"
     )
     rest: list[Any] = (todo * left)[:left]
     forecast = forecast_trials(rest, search.options, resources, ledger)
     say_forecast(forecast, rest, search.options)
-    console.print("trials that are stopped early cost less")
+    print_text("trials that are stopped early cost less")
 
 
 def _open_log(search: Search, ledger: Ledger, experiment: str) -> StageLog:
@@ -246,12 +225,10 @@ def _open_log(search: Search, ledger: Ledger, experiment: str) -> StageLog:
     key = digest_of([NAME, fixed, search.budget, search.at_a_time])
     params = {"trials": search.budget, "sampler": "TPE", "early_stopping": "ASHA", "seed": options.seed}
     params |= {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
-    title = f"{NAME} {base.objective}"
     number = counted(search.budget, "trial")
     console.print(f"[bold]Joint search[/]: {base.objective}, {experiment}, {number}", highlight=False)
-    log = ledger.open_stage(
-        experiment, NAME, base.objective, key, title=title, params=params, note="Joint search", search=key_of(base)
-    )
+    named: dict[str, Any] = {"title": f"{NAME} {base.objective}", "note": "Joint search", "search": key_of(base)}
+    log = ledger.open_stage(experiment, NAME, base.objective, key, params=params, **named)
     log.log_text(CONFIG, as_yaml(program_of(NAME), in_force(options), leave_out=WHERE))
     log.log_data(search.inputs)
     return log

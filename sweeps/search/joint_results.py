@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mmpo_train.errors import InputError
 from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.tables import Table, as_csv, for_terminal
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, print_text
 from sweeps.ledger.stage_log import StageLog
 from sweeps.plan.labels import shown, words
 from sweeps.plan.options import SweepOptions
@@ -49,6 +49,7 @@ def conclude(
 
     best = best_of(tried)
     names, objective = list(ranges), options.objective
+    stem = f"joint_search-{objective}-{log.run_id[:8]}"
     console.print(for_terminal(listed(tried, names)))
     log.log_table("trials", _columns(tried, names))
     if best is None:
@@ -57,21 +58,17 @@ def conclude(
         raise InputError(f"no trial of the joint search finished: {'; '.join(reasons) or 'nothing was trained'}")
     found = importances_of(tried, ranges, options.seed)
     answers = [sentence(tried, best), *answer(objective, found, tried)]
-    console.print("\n" + "\n".join(answers), highlight=False, markup=False)
+    print_text("\n" + "\n".join(answers))
     if found:
         console.print(for_terminal(_importance_table(found, names)))
-        picture = plot_importances(
-            options.folder / "plots" / f"joint_search-{objective}-{log.run_id[:8]}.png",
-            title=f"What reward accuracy depends on: {objective}, {experiment}",
-            importances={kind: {words(name): share for name, share in by.items()} for kind, by in found.items()},
-        )
-        log.log_figure(picture)
-        log.log_table(
-            "importances", {"field": names, **{kind: [by[name] for name in names] for kind, by in found.items()}}
-        )
-        console.print(f"picture: {picture}", highlight=False, soft_wrap=True)
-    path = options.folder / "reports" / f"joint_search-{objective}-{log.run_id[:8]}.csv"
-    columns = _columns(tried, names)
+        title = f"What reward accuracy depends on: {objective}, {experiment}"
+        in_words = {kind: {words(name): share for name, share in by.items()} for kind, by in found.items()}
+        picture = plot_importances(options.folder / "plots" / f"{stem}.png", title=title, importances=in_words)
+        log.log_file(picture, "figures")
+        shares = {kind: [by[name] for name in names] for kind, by in found.items()}
+        log.log_table("importances", {"field": names, **shares})
+        print_text(f"picture: {picture}")
+    path, columns = options.folder / "reports" / f"{stem}.csv", _columns(tried, names)
     write_whole(path, as_csv(columns, zip(*columns.values(), strict=True)))
     log.log_file(path, "tables")
     log.describe("\n\n".join(answers))

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from mmpo_train.terminal import console, print_examples
+from mmpo_train.config import TrialConfig
+from mmpo_train.terminal import print_examples, print_text
 from sweeps.plan.options import SweepOptions
 from sweeps.trials.runner import Runner
 
 if TYPE_CHECKING:
+    from mmpo_train.prepare import Inputs
     from mmpo_train.training import AnyInputs, Counts
 
 READING, OPENING = "reading the model and the data", "opening the ledger"
@@ -29,6 +31,13 @@ _SEEN: WeakKeyDictionary[Runner, dict[Path, Look]] = WeakKeyDictionary()
 """Command, which has one runner -> its data: rounds and stages of a search have the same, and show it once."""
 
 
+def inputs_of(config: TrialConfig, options: SweepOptions) -> Inputs:
+    """The model and the data of a trial. Raises InputError for data that the options refuse."""
+    from mmpo_train.prepare import identify
+
+    return identify(config, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+
+
 def look(inputs: AnyInputs, options: SweepOptions, runner: Runner) -> Look:
     """Print the counts of the data, and the examples that the options ask for, unless the command has done so.
 
@@ -40,7 +49,7 @@ def look(inputs: AnyInputs, options: SweepOptions, runner: Runner) -> Look:
     if inputs.tokens not in seen:
         counts = runner.tokenise(inputs, keep=not options.dry_run)
         lines = inputs.data.audit.lines() + [line for split, count in counts.items() for line in count.lines(split)]
-        console.print("\n".join(lines), style="dim", highlight=False, soft_wrap=True)
+        print_text("\n".join(lines), "dim")
         examples = {}
         if options.show_examples and isinstance(inputs, Inputs):
             examples = print_examples(inputs, options.show_examples)

@@ -69,10 +69,9 @@ class Proposals:
                 trial.should_prune()
         if state == "finished":
             self.study.tell(trial, max(scores))
-        elif state in ("stopped", "diverged"):
-            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
-            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            states, is_cut = optuna.trial.TrialState, state in ("stopped", "diverged")
+            self.study.tell(trial, state=states.PRUNED if is_cut else states.FAIL)
 
     def write_journal(self, path: Path, name: str) -> None:
         """Write the study so far to a journal file of Optuna, in the place of an earlier one."""

@@ -15,7 +15,7 @@ from mmpo_train.config import TrialConfig, replace
 from mmpo_train.events import Point
 from mmpo_train.metric_names import CURVE, EPOCH, VALIDATION
 from mmpo_train.storage.mirror import is_here
-from mmpo_train.terminal import console
+from mmpo_train.terminal import print_text
 from sweeps.ledger.ledger import Ledger
 from sweeps.ledger.records import COMPLETE, TrialRecord
 from sweeps.ledger.stage_log import StageLog
@@ -37,10 +37,9 @@ class Shared:
     """The trials that are scored from its checkpoints."""
 
     def __str__(self) -> str:
-        several = len(self.scored) > 1
-        labels = listed([one.label for one in self.scored])
+        are = "are" if len(self.scored) > 1 else "is"
         return (
-            f"{labels} {'are' if several else 'is'} the same model as {self.trained.label} (trial "
+            f"{listed([one.label for one in self.scored])} {are} the same model as {self.trained.label} (trial "
             f"{self.trained.digest}); only the score differs: scored from its checkpoints"
         )
 
@@ -122,7 +121,7 @@ def score_shared(plan: Plan, ledger: Ledger, experiment: str, log: StageLog) -> 
         ledger.name_training(record, shared.trained.training)  # an older ledger has no names of trainings
         for one in shared.scored:
             _score(one, shared.trained, record, ledger, log)
-        console.print(str(shared), highlight=False, markup=False, soft_wrap=True)
+        print_text(str(shared))
 
 
 def discard_shared(todo: Iterable[Planned], records: Mapping[str, TrialRecord], ledger: Ledger) -> None:

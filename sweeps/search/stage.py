@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from mmpo_train.config import TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
 from mmpo_train.options import in_force
 from mmpo_train.recipes import find_recipe
-from mmpo_train.terminal import console, run_program, tell
+from mmpo_train.terminal import console, print_text, run_program, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.cluster.nodes import counted
-from sweeps.cluster.placement import TrialResources, wish_of
+from sweeps.cluster.placement import TrialResources
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
-from sweeps.ledger.ledger import FLUSH_SECONDS, Ledger
+from sweeps.ledger.ledger import FLUSH_SECONDS, Ledger, connect, connect_to_read
 from sweeps.ledger.records import GRID, TrialRecord
 from sweeps.ledger.runs import BY_PERSON, WINNER
 from sweeps.ledger.stage_log import StageLog
@@ -34,22 +34,14 @@ from sweeps.ranking.winners import Ranking
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites, list_trials
 from sweeps.search.choices import Choice, Question, Undecided, choose, stage_tags
 from sweeps.search.conclusion import conclude
-from sweeps.search.look import OPENING, READING, look
+from sweeps.search.look import OPENING, READING, inputs_of, look
 from sweeps.search.scores import starting_models
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
-from sweeps.search.train import (
-    clones_left,
-    find_records,
-    say_cost,
-    say_forecast,
-    say_held,
-    show_clones,
-    train_planned,
-)
+from sweeps.search.train import clones_left, find_records, say_cost, say_forecast, say_held, show_clones, train_planned
 from sweeps.trials.runner import Runner, running
 
 if TYPE_CHECKING:
-    from mmpo_train.prepare import Inputs
+    pass
 
 OptionsType = TypeVar("OptionsType", bound=SweepOptions)
 
@@ -67,10 +59,9 @@ def run_script(
         if not place.for_others or known_objective(options.objective) in place.objectives:
             run_stage(stage_of(options), options, runner)
             return
-        console.print(place.for_others.format(options.objective), highlight=False)
+        print_text(place.for_others.format(options.objective))
         if script := next_script(place.name, options.objective):
-            following = as_typed(command(script, options))
-            console.print(f"next: {following}", highlight=False, soft_wrap=True, markup=False)
+            print_text(f"next: {as_typed(command(script, options))}")
 
     run_program(options_of, program, program_of(place.name), arguments)
 
@@ -99,19 +90,14 @@ def run_stage(stage: Stage, options: SweepOptions, runner: Runner | None = None)
 
 
 def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> StageOutcome:
-    from sweeps.ledger.ledger import connect, connect_to_read
-
     check_storage(options)
-    resources = runner.place(wish_of(options), dry_run=options.dry_run)
+    resources = runner.place(options)
     base = stage_config(stage, options, resources.precision)
     tell(READING)
-    from mmpo_train.prepare import identify  # imports numpy
-
-    inputs = identify(base, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+    inputs = inputs_of(base, options)
     stage.points(inputs.config, inputs, options.seeds)
-    taken = {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
-    said = ", ".join([*(f"{name} {value}" for name, value in taken.items()), *filter(None, [resources.note])])
-    console.print(said, style="dim", highlight=False, soft_wrap=True)
+    recipe, note = find_recipe(options.model, options.recipe).name, f", {resources.note}" if resources.note else ""
+    print_text(f"recipe {recipe}, settings {options.settings}{note}", "dim")
     check_judges([base], with_keys=not options.dry_run)
     measure_of(options.choose_by, base.evaluations)
     if options.dry_run:
@@ -120,16 +106,16 @@ def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> StageOutcome
         check_disk(inputs, trials=0)  # the ledger itself needs room
         check_suites(base, options.evaluation, options.folder)
     tell(OPENING)
-    ledger = connect_to_read(options.tracking_uri or None, options.folder)
+    ledger = connect_to_read(options.tracking_uri, options.folder)
     try:
         experiment = experiment_of(ledger, inputs)
         # What is not decided yet ends the stage before a ledger is made.
         config, choices = with_choices(stage, options, inputs.config, ledger, experiment)
-        if options.dry_run:
-            return _preview(stage, options, config, inputs, choices, ledger, experiment, resources)
-        ledger = ledger or connect(options.tracking_uri or None, options.folder)
-        experiment = experiment_of(ledger, inputs, create=True)
         points = stage.points(config, inputs, options.seeds)
+        if options.dry_run:
+            return _preview(stage, options, points, choices, ledger, experiment, resources)
+        ledger = ledger or connect(options.tracking_uri, options.folder)
+        experiment = experiment_of(ledger, inputs, create=True)
         return _run(runner, stage, options, points, choices, ledger, experiment, resources)
     finally:
         if ledger is not None:
@@ -139,8 +125,7 @@ def _run_on(runner: Runner, stage: Stage, options: SweepOptions) -> StageOutcome
 def _preview(
     stage: Stage,
     options: SweepOptions,
-    config: TrialConfig,
-    inputs: Inputs,
+    points: list[GridPoint],
     choices: list[Choice],
     ledger: Ledger | None,
     experiment: str,
@@ -148,7 +133,6 @@ def _preview(
 ) -> StageOutcome:
     """List the trials and what they will cost."""
     still_open = [name for name in stage.chosen if name not in {choice.field for choice in choices}]
-    points = stage.points(config, inputs, options.seeds)
     trials = [one for point in points for one in point.trials]
     known = None if still_open else ledger
     records = {} if known is None else known.look_up_trials(experiment, [one.digest for one in trials])
@@ -183,7 +167,7 @@ def _run(
     console.print(f"[bold]{stage.title}[/]: {objective}, {experiment}, {number}{kept}", highlight=False)
     log = _open_log(stage, options, points, choices, ledger, experiment)
     starts: dict[str, dict[str, float]] = {}
-    try:
+    with log.under_way():
         discard_shared(todo, records, ledger)
         left = clones_left(trials, ledger, experiment, log)
         if todo or options.show_examples:
@@ -191,9 +175,9 @@ def _run(
         if todo:
             forecast = forecast_trials(todo, options, resources, ledger)
             say_forecast(forecast, todo, options)
-        if todo or left:
-            about: dict[str, Any] = {"title": objective, "axis": stage.axis}
-            found = train_planned([*todo, *left], options, runner, ledger, log, **about, check=plan.check)
+        if both := [*todo, *left]:
+            check = plan.check
+            found = train_planned(both, options, runner, ledger, log, title=objective, axis=stage.axis, check=check)
             starts = {trial.digest: found[trial.digest] for trial in todo}
             ledger.flush(FLUSH_SECONDS)
         tell("ranking the trials")
@@ -206,15 +190,10 @@ def _run(
             say_cost(forecast, known, [trial.digest for trial in todo], log, resources.accelerators)
         script = next_script(stage.name, objective)
         following = command(script, options) if script else ""
-        measure = measure_of(options.choose_by, trials[0].config.evaluations)
-        about = {"by": measure, "starts": starts}
-        ranking = conclude(stage, experiment, points, known, log, options.folder, choices, following, **about)
+        ranking = conclude(stage, experiment, points, known, log, options, choices, following, starts)
         say_held(trials, known)
         show_clones(trials, ledger, experiment, log)
         ledger.flush(FLUSH_SECONDS)
-    except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
-        log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
-        raise
     if stage.tunes:
         _say_persons_choice(ledger, experiment, log)
     print_next(following if ranking.results else "", ledger.ui_command(), log.page)
@@ -229,7 +208,7 @@ def _say_persons_choice(ledger: Ledger, experiment: str, log: StageLog) -> None:
     moved = {ledger.persons_version(one) for one in stages if one.run_id == log.run_id} - {""}
     for child in ledger.find_children(experiment, log.run_id):
         if child.tags.get(WINNER) == BY_PERSON or moved & {child.run_id, child.tags.get("taken_from")}:
-            console.print(f"run {child.name} was chosen by a person: later stages take that one", highlight=False)
+            print_text(f"run {child.name} was chosen by a person: later stages take that one")
 
 
 def with_choices(
@@ -262,9 +241,9 @@ def with_choices(
         except Undecided as why:
             if not options.dry_run:
                 raise
-            console.print(f"{words(name)}: not decided yet; {why}", markup=False, highlight=False, soft_wrap=True)
+            print_text(f"{words(name)}: not decided yet; {why}")
         else:
-            console.print(choices[-1].said, markup=False, highlight=False, soft_wrap=True)
+            print_text(choices[-1].said)
     return replace(base, {choice.field: choice.value for choice in choices}), choices
 
 
@@ -274,6 +253,7 @@ def _open_log(
     first = points[0].trials[0].config
     digests = [trial.digest for point in points for trial in point.trials]
     epochs = next((one.epochs for one in choices if one.epochs is not None), None)
+    fixed = {choice.field: choice.value for choice in choices}
     log = ledger.open_stage(
         experiment,
         stage.name,
@@ -282,20 +262,16 @@ def _open_log(
         title=f"{stage.name} {first.objective}",
         params={"axis": stage.axis, "values": ", ".join(point.label for point in points)}
         | {"recipe": find_recipe(options.model, options.recipe).name, "settings": options.settings}
-        | {choice.field: choice.value for choice in choices},
+        | fixed,
         note=stage.title,
         search=key_of(first, None if stage.tunes else epochs or stage.search_epochs),
     )
     log.tag({f"chosen.{choice.field}": choice.said for choice in choices})
-    fixed = {choice.field: choice.value for choice in choices}
     program = program_of(stage.name if stage.name in SEARCH else "axis")
     log.log_text(CONFIG, as_yaml(program, in_force(options), fixed, WHERE))
     if stage.tunes:
         log.tag(stage_tags(first, stage.axis, same_command(stage.name, options)))
-    listed: list[dict[str, Any]] = [
-        {"label": point.label, "digests": [trial.digest for trial in point.trials]} for point in points
-    ]
-    log.log_json(GRID, listed)
+    log.log_json(GRID, [{"label": one.label, "digests": [trial.digest for trial in one.trials]} for one in points])
     log.log_data(points[0].trials[0].inputs)
     return log
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -15,21 +16,21 @@ from mmpo_train.metric_names import VALIDATION
 from mmpo_train.options import NotTaken, base_config, in_force
 from mmpo_train.recipes import objective_settings
 from mmpo_train.tables import for_terminal
-from mmpo_train.terminal import console, tell
+from mmpo_train.terminal import console, print_text, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
 from sweeps.cluster.nodes import counted
-from sweeps.cluster.placement import TrialResources, wish_of
+from sweeps.cluster.placement import TrialResources
 from sweeps.cost.arithmetic import total
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.ledger.experiments import experiment_of
-from sweeps.ledger.ledger import FLUSH_SECONDS
+from sweeps.ledger.ledger import FLUSH_SECONDS, connect, connect_to_read
 from sweeps.ledger.records import TrialRecord
 from sweeps.plan.options import SweepOptions
 from sweeps.plan.trials import Planned
 from sweeps.ranking.study_sheets import study_sheets
 from sweeps.search.checks import check_disk, check_judges, check_storage, check_suites
-from sweeps.search.look import OPENING, READING, look
+from sweeps.search.look import OPENING, READING, inputs_of, look
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
 from sweeps.search.study_tables import Entry, Study, tabulate, with_starting_model, write_tables
 from sweeps.search.train import clones_left, find_records, say_forecast, say_held, show_clones, train_planned
@@ -40,15 +41,9 @@ if TYPE_CHECKING:
 
 # Fields that act through the data: trials that agree on them share token tables and reference store.
 _DATA_FIELDS = (
-    "dataset",
-    "negatives_from_rank",
-    "worst_negatives",
-    "pair_every_negative",
-    "noise_candidate",
-    "holdout_seed",
-    "truncation",
-    "completion_rendering",
-)
+    "dataset", "negatives_from_rank", "worst_negatives", "pair_every_negative", "noise_candidate", "holdout_seed",
+    "truncation", "completion_rendering",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,48 +75,41 @@ def run_study(study: Study, options: StudyOptions, script: str) -> None:
 
 
 def _run_on(runner: Runner, study: Study, options: StudyOptions, script: str) -> None:
-    from sweeps.ledger.ledger import connect
-
     check_storage(options)
-    resources = runner.place(wish_of(options), dry_run=options.dry_run)
+    resources = runner.place(options)
     tell(READING)
     entries = plan_study(study, options, resources.precision)
     planned = [entry.planned for entry in entries]
+    every = list({id(trial.inputs): trial.inputs for trial in planned}.values())
     judge = options.judge or ("tiny" if set(planned[0].config.dataset) <= set(EMBEDDED) else "")
     check_judges([trial.config for trial in planned], judge, with_keys=not options.dry_run)
     if options.dry_run:
-        for inputs in {id(trial.inputs): trial.inputs for trial in planned}.values():
+        for inputs in every:
             look(inputs, options, runner)
         _list(study, planned, options, resources, judge)
         return
     check_suites(planned[0].config, options.evaluation, options.folder)
     tell(OPENING)
-    ledger = connect(options.tracking_uri or None, options.folder)
-    try:
+    with closing(connect(options.tracking_uri, options.folder)) as ledger:
         experiment = experiment_of(ledger, planned[0].inputs, create=True)
         _say_what(study, planned, experiment)
         known = find_records(ledger, experiment, planned)
         plan = plan_trainings(planned, known, ledger, experiment, train_all=options.train_all)
         todo = plan.train
         check_disk(planned[0].inputs, len(todo), resources.concurrent)
-        log = ledger.open_stage(
-            experiment,
-            study.name,
-            "",
-            digest_of([study.name, *(trial.digest for trial in planned)]),
-            title=study.name,
-            params={"rows": ", ".join(study.rows), "columns": ", ".join(study.columns), "seeds": str(options.seeds)},
-            note=study.title,
-        )
+        key = digest_of([study.name, *(trial.digest for trial in planned)])
+        params = {"rows": ", ".join(study.rows), "columns": ", ".join(study.columns), "seeds": str(options.seeds)}
+        named: dict[str, Any] = {"title": study.name, "params": params, "note": study.title}
+        log = ledger.open_stage(experiment, study.name, "", key, **named)
         log.log_text(CONFIG, as_yaml(program_of(script), in_force(options), leave_out=WHERE))
-        for inputs in {id(trial.inputs): trial.inputs for trial in planned}.values():
+        for inputs in every:
             log.log_data(inputs)
-        try:
+        with log.under_way():
             discard_shared(todo, known, ledger)
             left = clones_left(planned, ledger, experiment, log)
             if todo or left:
                 done = len(planned) - len(todo) - len(plan.trainer_of) - len(plan.held)
-                console.print(f"{done} finished already, {len(todo)} to train", highlight=False)
+                print_text(f"{done} finished already, {len(todo)} to train")
                 about: dict[str, Any] = {"title": study.title, "axis": "trial", "judge": judge}
                 train_planned([*todo, *left], options, runner, ledger, log, **about, check=plan.check)
                 ledger.flush(FLUSH_SECONDS)
@@ -136,26 +124,17 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions, script: str) ->
             if study.from_starting_model:
                 started = _starting_model(entries)
                 tables = [with_starting_model(table, started) for table in tables]
-            folder = options.folder / "reports"
-            markdown, as_csv = write_tables(study, tables, folder)
+            markdown, as_csv = write_tables(study, tables, options.folder / "reports")
             for table in study_sheets(study.name, study.title, study.rows, study.columns, tables):
                 console.print(for_terminal(table))
-            failed = [record for record in records.values() if record.status in ("failed", "diverged")]
-            if failed:
-                trials = f"{len(failed)} trial{'s' if len(failed) > 1 else ''}"
-                console.print(f"{trials} without a result: {_reasons(records)}", highlight=False)
+            if failed := sum(record.status in ("failed", "diverged") for record in records.values()):
+                print_text(f"{counted(failed, 'trial')} without a result: {_reasons(records)}")
             log.describe(markdown.read_text())
             log.log_file(markdown, "tables")
             log.log_file(as_csv, "tables")
             log.finish(None, {})
-        except BaseException as error:  # Ctrl-C too: MLflow must not show RUNNING forever
-            log.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
-            raise
-        console.print(f"tables: {markdown} and {as_csv.name}", highlight=False, soft_wrap=True)
-        console.print(as_typed(ledger.ui_command()), highlight=False, soft_wrap=True, markup=False)
-        console.print(log.page, highlight=False, soft_wrap=True, markup=False)
-    finally:
-        ledger.close()
+        for line in (f"tables: {markdown} and {as_csv.name}", as_typed(ledger.ui_command()), log.page):
+            print_text(line)
 
 
 def _say_what(study: Study, planned: Sequence[Planned], experiment: str) -> None:
@@ -166,9 +145,7 @@ def _list(
     study: Study, planned: Sequence[Planned], options: StudyOptions, resources: TrialResources, judge: str
 ) -> None:
     """Print the trials that would be trained, those that would be reused, and the expected cost."""
-    from sweeps.ledger.ledger import connect_to_read
-
-    ledger = connect_to_read(options.tracking_uri or None, options.folder)
+    ledger = connect_to_read(options.tracking_uri, options.folder)
     experiment = experiment_of(ledger, planned[0].inputs)
     _say_what(study, planned, experiment)
     records = {} if ledger is None else ledger.look_up_trials(experiment, [one.digest for one in planned])
@@ -179,13 +156,11 @@ def _list(
         record = records.get(trial.digest)
         known = f"  {record.status} in {record.stage}" if record is not None and trial.digest not in wanted else ""
         known += f"  scored: same model as trial {trainers[trial.digest]}" if trial.digest in trainers else ""
-        console.print(f"  {trial.digest}  {trial.label}{known}", highlight=False)
-    console.print(
+        print_text(f"  {trial.digest}  {trial.label}{known}")
+    print_text(
         f"{len(todo)} to train, {f'{len(trainers)} to score, ' if trainers else ''}"
         f"{len({one.digest for one in planned} - wanted)} to reuse; "
-        f"{resources.concurrent} at a time, {resources} each; nothing was started",
-        highlight=False,
-        soft_wrap=True,
+        f"{resources.concurrent} at a time, {resources} each; nothing was started"
     )
     by_data: dict[int, list[Planned]] = {}
     for trial in todo:
@@ -194,7 +169,7 @@ def _list(
     if forecasts:
         say_forecast(total(forecasts), todo, options, judge)
     else:
-        console.print("nothing to train")
+        print_text("nothing to train")
 
 
 def plan_study(study: Study, options: StudyOptions, precision: str) -> list[Entry]:
@@ -224,11 +199,9 @@ def plan_study(study: Study, options: StudyOptions, precision: str) -> list[Entr
 
 
 def _planned(trial: TrialConfig, place: str, options: StudyOptions, inputs: dict[str, Inputs], rates: int) -> Planned:
-    from mmpo_train.prepare import identify
-
     key = digest_of([*(getattr(trial, name) for name in _DATA_FIELDS), trial.objective in NEEDS_UNRELATED])
     if key not in inputs:
-        inputs[key] = identify(trial, options.folder, strict=options.strict, drop_bad_rows=options.drop_bad_rows)
+        inputs[key] = inputs_of(trial, options)
     found = inputs[key].config
     named = {name: getattr(found, name) for name in FINGERPRINTS}
     label = place + (f", lr {trial.learning_rate:g}" if rates > 1 else "") + f", seed {trial.seed}"

@@ -23,10 +23,8 @@ class Study:
 
     name: str
     title: str
-    rows: tuple[str, ...]
-    columns: tuple[str, ...]
     cells: Mapping[tuple[str, str], Mapping[str, Any]]
-    """(row, column) -> fields of the cell's trials, the objective among them. A cell may be absent."""
+    """(row, column), in the table's order -> fields of the cell's trials, the objective among them."""
     learning_rates: Callable[[str], tuple[float, ...]] = grids.usual_learning_rates
     """Learning rates for a model without --learning-rates."""
     settings: Mapping[str, Any]
@@ -35,6 +33,14 @@ class Study:
     """(row, column) -> the epoch whose checkpoint it shows; the last where it is not there."""
     from_starting_model: bool = False
     """Whether each row also shows the starting model's score by its objective."""
+
+    @property
+    def rows(self) -> list[str]:
+        return list(dict.fromkeys(row for row, _ in self.cells))
+
+    @property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys(column for _, column in self.cells))
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmpo_train.config import TrialConfig
 from mmpo_train.tables import for_terminal
-from mmpo_train.terminal import console
+from mmpo_train.terminal import console, print_text
 from mmpo_train.trial.places import Places
 from mmpo_train.typed.programs import as_typed
-from sweeps.cluster.placement import hardware, wish_of
+from sweeps.cluster.placement import hardware
 from sweeps.cost.arithmetic import Forecast, compared
 from sweeps.cost.evaluations import left_out
 from sweeps.cost.of_trials import hours_of
@@ -60,8 +60,7 @@ def say_held(trials: Iterable[Planned], records: dict[str, TrialRecord]) -> None
     for trial in trials:
         if (record := records.get(trial.digest)) is not None and record.held:
             go = as_typed(f"mmpo go {record.run_id}")
-            said = f"{trial.label} {record.reason}; to go on: {go}, then the same command"
-            console.print(said, highlight=False, markup=False, soft_wrap=True)
+            print_text(f"{trial.label} {record.reason}; to go on: {go}, then the same command")
 
 
 def clones_left(trials: Iterable[Planned], ledger: Ledger, experiment: str, log: StageLog) -> list[Planned]:
@@ -97,8 +96,7 @@ def train_planned(
     trial's objective: digest -> metrics.
     """
     evaluators = actors_needed([trial.config for trial in todo], options.evaluation, judge)
-    wish = wish_of(options, evaluators)
-    resources = runner.place(wish)
+    resources = runner.place(options, evaluators)
     places: dict[int, Places] = {}
     audited: set[Path] = set()
     for one in {id(trial.inputs): trial.inputs for trial in todo}.values():
@@ -106,7 +104,7 @@ def train_planned(
         places[id(one)], _ = runner.prepare(one, resources)
         if places[id(one)].tokens not in audited:  # objectives may need other things made of the same data
             audited.add(places[id(one)].tokens)
-            _log_audit(one, seen, log, "audit" if len(audited) == 1 else f"audit-{len(audited)}")
+            _log_audit(one, seen, log, "audit.json" if len(audited) == 1 else f"audit-{len(audited)}.json")
     check()
     ledger.require_free([trial.digest for trial in todo])
     planned = {trial.digest: trial for trial in todo}
@@ -128,17 +126,15 @@ def train_planned(
         return opened[one.digest]
 
     board = Board(console, f"{title}, {resources} each", axis, rows, resources.concurrent)
-    about: dict[str, Any] = {"storage": options.folder, "evaluation": options.evaluation, "judge": judge}
-    work = Work(trials=trials, wish=wish, resources=resources, **about)
-    control = Control(log.asked, stops_only=goes_on is not None)
-    listener = Listener(work, open_log, board, goes_on, control)
+    work = Work(trials=trials, options=options, resources=resources, judge=judge)
+    listener = Listener(work, open_log, board, goes_on, Control(log.asked, stops_only=goes_on is not None))
     return runner.train(work, listener)
 
 
 def say_forecast(forecast: Forecast, todo: Sequence[Planned], options: SweepOptions, judge: str = "") -> None:
     """Print what training will cost, and what else there is to do and to pay."""
     for line in filter(None, (str(forecast), forecast.evaluation_text, left_out(todo, options.evaluation, judge))):
-        console.print(line, highlight=False, soft_wrap=True, markup=False)
+        print_text(line)
 
 
 def say_cost(
@@ -151,15 +147,15 @@ def say_cost(
     """Print what training was forecast to cost and what it cost, and tag the stage or the trial with both."""
     hours = hours_of(records, digests, accelerators)
     if hours is None:
-        console.print("cost: not known, as not all of these trials finished", highlight=False)
+        print_text("cost: not known, as not all of these trials finished")
         return
-    console.print(compared(forecast, hours), highlight=False, soft_wrap=True)
+    print_text(compared(forecast, hours))
     both = {"forecast.hours": f"{forecast.trial_hours:.4g}", "cost.hours": f"{hours:.4g}"}
     log.tag({**both, "forecast.source": forecast.source})
 
 
-def _log_audit(inputs: Inputs, seen: Look, log: StageLog, name: str) -> None:
+def _log_audit(inputs: Inputs, seen: Look, log: StageLog, path: str) -> None:
     tokens = {split: vars(count) for split, count in seen.counts.items()}
-    log.log_json(name, {"rows": inputs.data.audit.as_dict(), "tokens": tokens})
+    log.log_json(path, {"rows": inputs.data.audit.as_dict(), "tokens": tokens})
     if seen.examples:
         log.log_table("examples", seen.examples)

@@ -10,26 +10,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from mmpo_train import metric_names as keys
 from mmpo_train.events import Point
-from mmpo_train.metric_names import (
-    ACCURACY_CURVE,
-    CONVERSATIONS_PER_SECOND,
-    EPOCH,
-    LOSS,
-    LOSS_CURVE,
-    PAIRS_PER_SECOND,
-    STEP_SECONDS,
-)
 from mmpo_train.terminal import BEAT_SECONDS, tell
 
-_STATE_STYLES = {
-    "training": "bold",
-    "finished": "green",
-    "stopped": "yellow",
-    "diverged": "red",
-    "failed": "red",
-    "waiting": "dim",
-}
+_STATE_STYLES = {"training": "bold", "finished": "green", "stopped": "yellow", "waiting": "dim"}
+_STATE_STYLES |= dict.fromkeys(("diverged", "failed"), "red")
 _MEANS = {
     "placing": "placing: waits for a free place, then for its processes to start",
     "starting": "starting: loads its model and data",
@@ -67,11 +53,12 @@ class Row:
         for point in points:
             if point.step < self.step:
                 continue
-            self.step, self.epoch = point.step, point.metrics[EPOCH]
-            self.loss = point.metrics.get(LOSS, self.loss)  # none where all prompts were dropped
-            self.per_second = point.metrics[CONVERSATIONS_PER_SECOND if self.tuning else PAIRS_PER_SECOND]
-            self.score = point.metrics.get(LOSS_CURVE if self.tuning else ACCURACY_CURVE, self.score)
-            self.seconds_per_epoch = point.metrics[STEP_SECONDS] * point.step / max(point.metrics[EPOCH], 1e-9)
+            metrics = point.metrics
+            self.step, self.epoch = point.step, metrics[keys.EPOCH]
+            self.loss = metrics.get(keys.LOSS, self.loss)  # none where all prompts were dropped
+            self.per_second = metrics[keys.CONVERSATIONS_PER_SECOND if self.tuning else keys.PAIRS_PER_SECOND]
+            self.score = metrics.get(keys.LOSS_CURVE if self.tuning else keys.ACCURACY_CURVE, self.score)
+            self.seconds_per_epoch = metrics[keys.STEP_SECONDS] * point.step / max(self.epoch, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
@@ -87,9 +74,8 @@ class Board:
     def __init__(self, console: Console, title: str, axis: str, rows: dict[str, Row], concurrent: int) -> None:
         self.console, self.title, self.axis, self.rows, self.concurrent = console, title, axis, rows, concurrent
         tunings = any(row.tuning for row in rows.values())
-        self.scored, self.learned = (
-            ("validation loss", "conversations/s") if tunings else ("reward accuracy", "pairs/s")
-        )
+        self.scored = "validation loss" if tunings else "reward accuracy"
+        self.learned = "conversations/s" if tunings else "pairs/s"
         self.started = self.told = time.monotonic()
         self.drawn = False
 
@@ -144,17 +130,9 @@ class Board:
         table = Table(title=self._heading(), title_justify="left", title_style="bold", caption_justify="left")
         if len(shown) < len(self.rows):
             table.caption = f"{len(shown)} of {len(self.rows)} trials; {self._counts()}"
-        for name, justify in (
-            (self.axis.replace("_", " "), "right"),
-            ("state", "left"),
-            ("epoch", "right"),
-            ("step", "right"),
-            ("loss", "right"),
-            (self.scored, "right"),
-            (self.learned, "right"),
-            ("time left", "right"),
-        ):
-            table.add_column(name, justify=justify)  # type: ignore[arg-type]
+        of_training = ("epoch", "step", "loss", self.scored, self.learned, "time left")
+        for name in (self.axis.replace("_", " "), "state", *of_training):
+            table.add_column(name, justify="left" if name == "state" else "right")
         for row in shown:
             table.add_row(
                 row.label,

@@ -51,9 +51,9 @@ class Evaluators:
         if not self.judged:
             return
         trials = [trial for trial, _ in self.judged]
-        self.storage, self.judge = name_of(work.storage), work.judge
-        self.judge_prompt = work.evaluation.judge_prompt
-        settings, first = work.evaluation, trials[0]
+        self.storage, self.judge = name_of(work.options.folder), work.judge
+        self.judge_prompt = work.options.evaluation.judge_prompt
+        settings, first = work.options.evaluation, trials[0]
         tiny = first.model == "tiny"
         self.reward = workplace.start(WarmReward)
         self.answering: Any = None

@@ -11,7 +11,8 @@ from mmpo_train.errors import InputError, Left
 from mmpo_train.terminal import ended_by, preparing, told_by_signal
 from sweeps.cluster.accelerators import ANY
 from sweeps.cluster.discovery import local_nodes
-from sweeps.cluster.placement import TrialResources, Wish, place
+from sweeps.cluster.placement import TrialResources, place
+from sweeps.plan.options import SweepOptions
 from sweeps.trials.listener import Listener
 from sweeps.trials.work import Work
 
@@ -26,18 +27,20 @@ class InProcess:
         if not verbose:
             warnings.filterwarnings("ignore")  # as in Ray's workers
 
-    def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
+    def place(self, options: SweepOptions, evaluators: int = 0) -> TrialResources:
         """One worker on this machine. Raises InputError for several workers, or several trials at a time."""
-        if max(wish.workers, wish.min_workers, wish.concurrent) > 1 or wish.gpu_share < 1:
+        several = options.workers_per_trial, options.min_workers_per_trial, options.concurrent_trials
+        if max(several) > 1 or options.gpus_per_worker < 1:
             raise InputError(
                 "--runner process trains one trial at a time with one worker: leave out --workers-per-trial, "
                 "--min-workers-per-trial, --gpus-per-worker and --concurrent-trials, or give --runner ray"
             )
-        one = dataclasses.replace(wish, workers=1, min_workers=0, accelerator=wish.accelerator or ANY)
+        alone: dict[str, Any] = {"workers_per_trial": 1, "min_workers_per_trial": 0}
+        one = dataclasses.replace(options, **alone, accelerator=options.accelerator or ANY)
         nodes = local_nodes()
         found, note = place(one, nodes), "all in this process, without Ray"
-        alone: dict[str, Any] = {"cpus_per_worker": int(nodes.kinds[0].cpus), "concurrent": 1, "in_process": True}
-        return dataclasses.replace(found, **alone, note=note)
+        all_of_it: dict[str, Any] = {"cpus_per_worker": int(nodes.kinds[0].cpus), "concurrent": 1, "in_process": True}
+        return dataclasses.replace(found, **all_of_it, note=note)
 
     def tokenise(self, inputs: AnyInputs, *, keep: bool) -> Counts:
         from mmpo_train.training import count_tokens

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from mmpo_train.terminal import console, preparing, tell
+from mmpo_train.terminal import preparing, print_text, tell
 from sweeps.cluster.connection import leave, map_on_cluster, reach, trial_resources
 from sweeps.cluster.discovery import nodes_now
 from sweeps.cluster.evaluator_seats import seat_evaluators
-from sweeps.cluster.placement import TrialResources, Wish, concurrency
+from sweeps.cluster.placement import TrialResources, concurrency
+from sweeps.plan.options import SweepOptions
 from sweeps.trials.listener import Listener
 from sweeps.trials.work import Work
 
@@ -23,14 +24,14 @@ class OnRay:
     def __init__(self, verbose: bool = False) -> None:
         self.verbose = verbose
 
-    def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
-        """The resources of as many trials as fit, beside the evaluators if any are wished for."""
-        resources = trial_resources(wish, dry_run=dry_run, verbose=self.verbose)
-        if wish.evaluation is None:
+    def place(self, options: SweepOptions, evaluators: int = 0) -> TrialResources:
+        """The resources of as many trials as fit, beside the evaluators if there are any."""
+        resources = trial_resources(options)
+        if not evaluators:
             return resources
-        seat, resources, said = seat_evaluators(resources, nodes_now(), wish.evaluators, wish.evaluation)
+        seat, resources, said = seat_evaluators(resources, nodes_now(), evaluators, options.evaluation)
         if said:
-            console.print(said, style="dim", highlight=False, soft_wrap=True)
+            print_text(said, "dim")
         return dataclasses.replace(resources, seat=seat)
 
     def tokenise(self, inputs: AnyInputs, *, keep: bool) -> Counts:
@@ -63,7 +64,7 @@ class OnRay:
         seat = work.resources.seat
 
         def at_a_time() -> int:
-            return concurrency(work.resources, seat.leaves(nodes_now()), work.wish.concurrent)
+            return concurrency(work.resources, seat.leaves(nodes_now()), work.options.concurrent_trials)
 
         evaluators = Evaluators(work, Workplace(seat.options, seat.actors if seat.gpus >= 1 else 0))
         with listener.board.live(), listener.at_work(evaluators):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from mmpo_train.errors import InputError
-from sweeps.cluster.placement import TrialResources, Wish
+from sweeps.cluster.placement import TrialResources
 from sweeps.plan.options import SweepOptions
 from sweeps.trials.listener import Listener
 from sweeps.trials.work import Work
@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Runner(Protocol):
     """Trains trials, on Ray or in this process; it lives as long as a command."""
 
-    def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
-        """The resources of a trial, and how many run at a time. Raises InputError if a trial can never run."""
+    def place(self, options: SweepOptions, evaluators: int = 0) -> TrialResources:
+        """The resources of a trial, and how many run at a time beside so many evaluators. Raises InputError if a trial
+        can never run."""
 
     def tokenise(self, inputs: AnyInputs, *, keep: bool) -> Counts:
         """How much tokenisation cuts, before any model is loaded; the tables are written if they are to be kept."""

@@ -60,7 +60,7 @@ def _tuner(work: Work, listener: Listener, leaving: Leaving, at_a_time: Callable
         ),
         run_config=tune.RunConfig(
             name=f"tune-{time.strftime('%Y%m%d-%H%M%S')}",
-            storage_path=ray_storage(work.storage),
+            storage_path=ray_storage(work.options.folder),
             verbose=0,
             callbacks=[Hearing(listener, leaving), pace],
             failure_config=DRIVER_LOST,
@@ -71,7 +71,7 @@ def _tuner(work: Work, listener: Listener, leaving: Leaving, at_a_time: Callable
 def _job(work: Work, trial: Trial, places: Places, watched: bool) -> dict[str, Any]:
     return {
         "digest": trial.digest,
-        "ray_storage": ray_storage(work.storage),
+        "ray_storage": ray_storage(work.options.folder),
         "watched": watched,
         "judged": judged_epochs(trial, places),
         **as_plain(trial, places),

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from mmpo_train.training import Trial
 from mmpo_train.trial.places import Places
-from sweeps.cluster.placement import TrialResources, Wish
-from sweeps.plan.options import SweepEvaluation
+from sweeps.cluster.placement import TrialResources
+from sweeps.plan.options import SweepOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,10 +15,8 @@ class Work:
 
     trials: Mapping[str, tuple[Trial, Places]]
     """By digest."""
-    storage: Path
-    wish: Wish
+    options: SweepOptions
     resources: TrialResources
     """The resources of each trial."""
-    evaluation: SweepEvaluation
     judge: str = ""
     """The judge that compares answers with the starting model's; empty for none."""

@@ -81,8 +81,8 @@ def test_trials_run_on_the_type_asked_for_and_everything_else_on_the_head(
     heads = {node for node, resources in kinds.items() if "node:__internal_head__" in resources}
     h100 = {node for node, resources in kinds.items() if "accelerator_type:H100" in resources}
     monkeypatch.setattr("sweeps.trials.concurrency._LOOK_SECONDS", 1.0)
-    pace = __import__("sweeps.search.train", fromlist=["concurrency"]).concurrency
-    monkeypatch.setattr("sweeps.search.train.concurrency", lambda *given: boards.append(pace(*given)) or boards[-1])
+    pace = __import__("sweeps.trials.on_ray", fromlist=["concurrency"]).concurrency
+    monkeypatch.setattr("sweeps.trials.on_ray.concurrency", lambda *given: boards.append(pace(*given)) or boards[-1])
     watching.start()
     try:
         stage1_lr.main([*words, "--accelerator", "L40S", "--workers-per-trial", "2"])

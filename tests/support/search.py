@@ -18,8 +18,9 @@ from mmpo_train.trial.early_stop import STOP, read_answer
 from mmpo_train.trial.metrics import Validation
 from mmpo_train.trial.places import Places
 from sweeps.cluster.discovery import local_nodes
-from sweeps.cluster.placement import TrialResources, Wish, place
+from sweeps.cluster.placement import TrialResources, place
 from sweeps.ledger.ledger import connect
+from sweeps.plan.options import SweepOptions
 from sweeps.search import sharing
 from sweeps.trials.evaluators import Evaluators
 from sweeps.trials.in_process import Here
@@ -144,8 +145,8 @@ class Search:
         assert stop.value.code == 2
         return " ".join(capsys.readouterr().err.split())
 
-    def place(self, wish: Wish, *, dry_run: bool = False) -> TrialResources:
-        return place(wish, local_nodes())
+    def place(self, options: SweepOptions, evaluators: int = 0) -> TrialResources:
+        return place(options, local_nodes())
 
     def tokenise(self, inputs: Inputs, *, keep: bool) -> dict:
         return {}

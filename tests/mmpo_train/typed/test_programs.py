@@ -39,9 +39,9 @@ def test_a_command_gets_the_interpreters_folder_in_front_unless_it_is_on_the_pat
     assert as_typed("mmpo stage2") == "mmpo stage2"
 
 
-def test_where_mmpo_is_not_installed_the_interpreter_runs_the_module(environment):
-    assert as_typed("mmpo stage2 --betas 0.1") == "venv/bin/python -m sweeps.stage2_beta --betas 0.1"
-    assert as_typed("mmpo doctor") == "venv/bin/python -m sweeps.doctor"
+def test_where_mmpo_is_not_installed_the_interpreter_runs_the_package(environment):
+    assert as_typed("mmpo stage2 --betas 0.1") == "venv/bin/python -m mmpo stage2 --betas 0.1"
+    assert as_typed("mmpo doctor") == "venv/bin/python -m mmpo doctor"
 
 
 def test_a_command_of_an_older_ledger_becomes_what_it_is_now(environment):
@@ -52,8 +52,9 @@ def test_a_command_of_an_older_ledger_becomes_what_it_is_now(environment):
 
 def test_every_program_has_a_module_that_exists():
     folder = Path(programs.__file__).parents[2]
-    files = [folder / f"{module.replace('.', '/')}.py" for module in PROGRAMS.values()]
-    assert all("def main(" in file.read_text() for file in files)
+    places = [place.partition(":") for place in PROGRAMS.values()]
+    files = [(folder / f"{module.replace('.', '/')}.py", function or "main") for module, _, function in places]
+    assert all(f"def {function}(" in file.read_text() for file, function in files)
 
 
 def test_the_one_command_lists_all_programs_without_importing_them():

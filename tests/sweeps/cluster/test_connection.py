@@ -13,12 +13,12 @@ import psutil
 import pytest
 
 from mmpo_train.errors import InputError
-from mmpo_train.recipes import RECIPES
 from sweeps.cluster import connection as cluster
 from sweeps.cluster import discovery
 from sweeps.cluster.nodes import HEAD_NODE, nodes_of
-from sweeps.cluster.placement import NoRoom, Wish
+from sweeps.cluster.placement import NoRoom
 from sweeps.cluster.ray_folder import check_ray_folder
+from sweeps.plan.options import SweepOptions
 from tests.support.workers import REPOSITORY
 
 HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
@@ -28,17 +28,17 @@ def test_without_an_address_it_is_this_machine(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(discovery, "local_resources", lambda: (8.0, 2.0))
     monkeypatch.setattr(discovery, "local_gpu_types", lambda: ("H200",))
-    found = cluster.trial_resources(Wish(recipe=RECIPES["llama-3-8b"]))
+    found = cluster.trial_resources(SweepOptions(recipe="llama-3-8b"))
     assert (found.workers, found.gpu_types, found.accelerator_type) == (2, ("H200",), "")
 
 
 def test_a_cluster_that_does_not_answer_ends_the_command_within_seconds_but_not_a_dry_run(monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
-    wish = Wish(recipe=RECIPES["smollm2-135m"])
+    asked = {"recipe": "smollm2-135m"}
     started = time.monotonic()
     with pytest.raises(cluster.Unreachable, match="RAY_ADDRESS=127.0.0.1:9 does not answer"):
-        cluster.trial_resources(wish)
-    assert "assumed to have these resources" in cluster.trial_resources(wish, dry_run=True).note
+        cluster.trial_resources(SweepOptions(**asked))
+    assert "assumed to have these resources" in cluster.trial_resources(SweepOptions(**asked, dry_run=True)).note
     assert time.monotonic() - started < 30
 
 
@@ -80,13 +80,12 @@ def test_hosts_of_a_list_are_waited_for_and_what_can_never_be_is_not(monkeypatch
     waited: list[float] = []
     monkeypatch.setattr(cluster, "cluster_nodes", lambda: joined)
     monkeypatch.setattr(cluster.time, "sleep", waited.append)
-    wish = Wish(recipe=RECIPES["tiny"])
-    assert cluster._when_hosts_are_there(wish, empty, 60.0).concurrent == 8
+    assert cluster._when_hosts_are_there(SweepOptions(), empty, 60.0).concurrent == 8
     assert len(waited) == 1 and capsys.readouterr().out == "waiting for 2 hosts of the cluster to join\n"
     with pytest.raises(NoRoom):
-        cluster._when_hosts_are_there(wish, nodes_of([HEAD]), 60.0)
+        cluster._when_hosts_are_there(SweepOptions(), nodes_of([HEAD]), 60.0)
     with pytest.raises(NoRoom):
-        cluster._when_hosts_are_there(wish, empty, 0.0)
+        cluster._when_hosts_are_there(SweepOptions(), empty, 0.0)
     assert len(waited) == 1
 
 

@@ -3,11 +3,10 @@
 import pytest
 
 from mmpo_train.errors import InputError
-from mmpo_train.recipes import RECIPES
 from sweeps.cluster.evaluator_seats import seat_evaluators
 from sweeps.cluster.nodes import HEAD_NODE, NodeKind, Nodes, nodes_of
-from sweeps.cluster.placement import Wish, concurrency, place
-from sweeps.plan.options import SweepEvaluation
+from sweeps.cluster.placement import concurrency, place
+from sweeps.plan.options import SweepEvaluation, SweepOptions
 
 HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
 L40S = {"CPU": 48.0, "GPU": 4.0, "accelerator_type:L40S": 1.0}
@@ -15,7 +14,7 @@ L4 = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L4": 1.0}
 
 
 def seated(nodes, actors, recipe="smollm2-135m", **settings):
-    return seat_evaluators(place(Wish(recipe=RECIPES[recipe]), nodes), nodes, actors, SweepEvaluation(**settings))
+    return seat_evaluators(place(SweepOptions(recipe=recipe), nodes), nodes, actors, SweepEvaluation(**settings))
 
 
 @pytest.mark.parametrize("actors", [1, 2, 3, 7, 40])
@@ -33,7 +32,7 @@ def test_sharing_evaluators_and_workers_fit_on_every_node_and_leave_no_place_for
 @pytest.mark.parametrize("share", [0.5, 0.333, 0.25, 1 / 6])
 def test_evaluators_leave_their_part_of_each_trials_share(share):
     node = Nodes((NodeKind(64, 1),), local=True)
-    resources = place(Wish(recipe=RECIPES["tiny"], gpu_share=share), node)
+    resources = place(SweepOptions(gpus_per_worker=share), node)
     seat, beside, _ = seat_evaluators(resources, node, 2, SweepEvaluation())
     assert concurrency(beside, seat.leaves(node)) == int(1 / share)
     assert int(1 / share) * beside.gpus_per_worker + 2 * seat.gpus <= 1 < (int(1 / share) + 1) * beside.gpus_per_worker

@@ -5,6 +5,7 @@ import re
 import numpy as np
 from matplotlib.image import imread
 
+from sweeps.figures.style import in_order
 from sweeps.figures.trade_off import (
     OF_BETA,
     PALETTE,
@@ -13,7 +14,6 @@ from sweeps.figures.trade_off import (
     colours_of,
     draw_curves,
     draw_trade_off,
-    in_order,
 )
 from sweeps.ranking.noise import Measured
 

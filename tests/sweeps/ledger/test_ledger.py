@@ -471,7 +471,7 @@ def test_a_stage_is_found_again_with_what_a_person_wrote(ledger, storage, monkey
     trial.finish(1)
     figure = storage / "curves.png"
     figure.write_bytes(b"png")
-    first.log_figure(figure)
+    first.log_file(figure, "figures")
     first.log_table("ranking", {"label": ["5e-4", "1e-4"], "accuracy": [0.75, float("nan")]})
     winner = find(ledger)
     first.finish(winner, {"winner.reason": "5e-4 wins"})

@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-import mmpo.clone
-import mmpo.go
-import mmpo.stop
+from mmpo import tagging
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.engines.torch_engine import TorchEngine
 from mmpo_train.errors import InputError
@@ -135,7 +133,7 @@ def test_a_stopped_trial_stays_stopped_until_it_is_asked_to_go_on(person, capsys
     assert "2 trials, 1 of them finished already, 1 stopped by a person: nothing to train" in again
     assert max(person.losses(name)) == step
 
-    mmpo.go.main([run.info.run_id[:12], "--storage", str(person.storage)])
+    tagging.go([run.info.run_id[:12], "--storage", str(person.storage)])
     assert "otherwise with the same command" in capsys.readouterr().out
     assert "stopped by a person" not in person.stage()
     whole = person.run(name)
@@ -146,7 +144,7 @@ def test_a_stopped_trial_stays_stopped_until_it_is_asked_to_go_on(person, capsys
 
 def test_a_trial_that_is_stopped_with_the_command_goes_on_within_the_same_stage(person, capsys):
     first, second = "lr=1e-3", "lr=5e-4"
-    stop = lambda: mmpo.stop.main([person.run(first).info.run_id, "--storage", str(person.storage)])  # noqa: E731
+    stop = lambda: tagging.stop([person.run(first).info.run_id, "--storage", str(person.storage)])  # noqa: E731
     is_stopped = lambda: person.run(first).data.tags.get("trial.state") == "stopped"  # noqa: E731
     go = person.tags(first, "go")
     printed = person.stage((person.has_trained(first), stop), (is_stopped, go))
@@ -174,12 +172,12 @@ def test_the_command_refuses_what_no_trial_can_do(person, capsys):
     person.stage()
     run_id = person.run("lr=1e-3").info.run_id
     for program, named, why in (
-        (mmpo.stop, run_id, "lr=1e-3 is not running: it is finished"),
-        (mmpo.go, run_id, "lr=1e-3 cannot go on: no person has stopped it, it is finished"),
-        (mmpo.stop, "xyz", "'xyz' is no run and no digest of a trial; running are: none"),
+        (tagging.stop, run_id, "lr=1e-3 is not running: it is finished"),
+        (tagging.go, run_id, "lr=1e-3 cannot go on: no person has stopped it, it is finished"),
+        (tagging.stop, "xyz", "'xyz' is no run and no digest of a trial; running are: none"),
     ):
         with pytest.raises(SystemExit) as stop:
-            program.main([named, "--storage", str(person.storage)])
+            program([named, "--storage", str(person.storage)])
         assert stop.value.code == 2 and why in " ".join(capsys.readouterr().err.split())
     assert "do" not in person.run("lr=1e-3").data.tags
 
@@ -210,7 +208,7 @@ def test_a_clone_is_a_trial_of_its_own_below_its_parent_and_no_point_of_the_rank
     """It begins with its parent's curve and next loss. Stopped, it goes on when it is asked to, as any trial does."""
     name = "lr=1e-3"
     clone = lambda: next((one for one in person.runs() if one.startswith(f"{name} from step ")), "")  # noqa: E731
-    ask = lambda: mmpo.clone.main([person.run(name).info.run_id, "learning_rate=1e-2", *storage])  # noqa: E731
+    ask = lambda: tagging.clone([person.run(name).info.run_id, "learning_rate=1e-2", *storage])  # noqa: E731
     in_training = lambda: clone() and person.has_trained(clone(), 2 * STEPS)()  # noqa: E731
     storage = ["--storage", str(person.storage)]
     printed = person.stage((person.has_trained(name), ask), (in_training, lambda: person.tags(clone(), "stop")()))
@@ -227,7 +225,7 @@ def test_a_clone_is_a_trial_of_its_own_below_its_parent_and_no_point_of_the_rank
     assert f"1e-3 from step {step}, learning_rate=0.01" in printed and "clones: not points of the grid" in printed
     assert "nothing to train" in person.stage() and max(person.losses(clone())) == max(ours)
 
-    mmpo.go.main([run.data.tags["trial.digest"], *storage])
+    tagging.go([run.data.tags["trial.digest"], *storage])
     person.stage()
     assert person.run(clone()).info.status == "FINISHED" and len(person.losses(clone())) == 3 * STEPS
     assert len(person.runs()) == 3 and "nothing to train" in person.stage()

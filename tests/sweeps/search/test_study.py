@@ -121,8 +121,6 @@ def test_what_a_study_varies_cannot_be_set(tmp_path):
 SMALL = Study(
     name="small",
     title="A study",
-    rows=("A", "B"),
-    columns=("left", "right"),
     cells={(row, column): {"objective": "dpo"} for row in "AB" for column in ("left", "right")},
     settings={},
 )

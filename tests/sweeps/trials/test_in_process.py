@@ -10,11 +10,9 @@ from rich.console import Console
 
 from mmpo_train.config import TrialConfig, replace
 from mmpo_train.errors import InputError
-from mmpo_train.recipes import RECIPES
 from mmpo_train.sft.prepare import identify_sft, materialise_sft
 from mmpo_train.sft.trial import SFTTrial, change
 from mmpo_train.trial.checkpoint import checkpoint_folder
-from sweeps.cluster.placement import Wish
 from sweeps.plan.options import SweepEvaluation, SweepOptions
 from sweeps.trials.board import Board, Row
 from sweeps.trials.in_process import InProcess
@@ -23,8 +21,6 @@ from sweeps.trials.runner import running
 from sweeps.trials.work import Work
 from tests.support.search import Kept
 from tests.support.standins.judge_server import JudgeServer, shortest_wins
-
-WISH = Wish(recipe=RECIPES["tiny"])
 
 
 def trained(prepared: Any, *changes: dict[str, Any], goes_on: Any = None, **about: Any) -> dict[str, Kept]:
@@ -36,8 +32,8 @@ def trained(prepared: Any, *changes: dict[str, Any], goes_on: Any = None, **abou
 def trained_in(trials: dict[str, Any], storage: Path, goes_on: Any = None, **about: Any) -> dict[str, Kept]:
     """The same of trials with their places."""
     runner, logs = InProcess(), {}
-    usual = {"storage": storage, "wish": WISH, "evaluation": SweepEvaluation()}
-    work = Work(trials=trials, resources=runner.place(WISH), **usual | about)
+    options = SweepOptions(storage=str(storage), evaluation=about.pop("evaluation", SweepEvaluation()))
+    work = Work(trials=trials, options=options, resources=runner.place(options), **about)
     rows = {digest: Row(digest, trial.epochs, isinstance(trial, SFTTrial)) for digest, (trial, _) in trials.items()}
     board = Board(Console(file=io.StringIO()), "trials", "trial", rows, 1)
 
@@ -53,10 +49,10 @@ def trained_in(trials: dict[str, Any], storage: Path, goes_on: Any = None, **abo
 
 
 def test_several_workers_or_trials_at_a_time_are_refused():
-    for wish in (Wish(recipe=WISH.recipe, workers=2), Wish(recipe=WISH.recipe, concurrent=2)):
+    for several in ({"workers_per_trial": 2}, {"concurrent_trials": 2}):
         with pytest.raises(InputError, match="--runner process trains one trial at a time with one worker"):
-            InProcess().place(wish)
-    found = InProcess().place(Wish(recipe=RECIPES["llama-3-8b"]))
+            InProcess().place(SweepOptions(**several))
+    found = InProcess().place(SweepOptions(recipe="llama-3-8b"))
     assert (found.workers, found.concurrent) == (1, 1)
 
 

@@ -7,11 +7,10 @@ from typing import Any
 from rich.console import Console
 
 from mmpo_train.config import TrialConfig, replace
-from mmpo_train.recipes import RECIPES
 from mmpo_train.trial.places import Places
 from sweeps.cluster.leaving import GOES_ON, INTERRUPTED
-from sweeps.cluster.placement import TrialResources, Wish
-from sweeps.plan.options import SweepEvaluation
+from sweeps.cluster.placement import TrialResources
+from sweeps.plan.options import SweepOptions
 from sweeps.trials.board import Board, Row
 from sweeps.trials.evaluators import Evaluators
 from sweeps.trials.in_process import Done, Here
@@ -55,8 +54,8 @@ def hearing(
 ) -> tuple[Kept, str]:
     """What was kept and printed of a trial that said all this and then ended."""
     places = Places(*(folder / name for name in ("model", "tokens", "reference", "unrelated", "trials")))
-    about = {"storage": folder, "wish": Wish(recipe=RECIPES["tiny"]), "evaluation": SweepEvaluation()}
-    work = Work(trials={DIGEST: (TRIAL, places)}, resources=TrialResources(1, False, 1, 1), **about)
+    options, resources = SweepOptions(storage=str(folder)), TrialResources(1, False, 1, 1)
+    work = Work(trials={DIGEST: (TRIAL, places)}, options=options, resources=resources)
     console, log = Console(file=io.StringIO(), width=200), Kept(known=known or {})
     listener = Listener(work, lambda digest: log, Board(console, "mmpo", "beta", {DIGEST: Row("0.1", 2)}, 1))
     with listener.at_work(Evaluators(work, judges)):

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import ray
 
-from mmpo_train.recipes import RECIPES
 from sweeps.cluster.nodes import NodeKind, Nodes
-from sweeps.cluster.placement import Wish, place
+from sweeps.cluster.placement import place
+from sweeps.plan.options import SweepOptions
 from sweeps.workers.training import begun
 from sweeps.workers.warm import Ask
 
@@ -39,7 +39,7 @@ def test_trials_with_half_a_gpu_run_on_it_at_the_same_time(tmp_path: Path, monke
 
     monkeypatch.setenv("MMPO_LOGICAL_GPUS", "1")
     monkeypatch.setattr(connection, "local_resources", lambda: (4.0, 1.0))
-    resources = place(Wish(recipe=RECIPES["tiny"], gpu_share=0.5), Nodes((NodeKind(4, 1),), local=True))
+    resources = place(SweepOptions(gpus_per_worker=0.5), Nodes((NodeKind(4, 1),), local=True))
     assert resources.concurrent == 2
     (tmp_path / "meeting").mkdir()
     common = resources.job() | {"ray_storage": str(tmp_path / "ray"), "meeting": str(tmp_path / "meeting")}
