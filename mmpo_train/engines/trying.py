@@ -208,12 +208,8 @@ def _kind(config: TrialConfig, engine: Engine, passes: Passes, per_step: int) ->
 
 
 def _is_long(config: TrialConfig, engine: Engine, table: TokenTable, layout: Layout, speed: float) -> bool:
-    return _seconds(config, engine, table, layout, speed) >= _LONG_SECONDS
-
-
-def _seconds(config: TrialConfig, engine: Engine, table: TokenTable, layout: Layout, speed: float) -> float:
-    """Seconds of the trial's training if each worker computes `speed` tokens per second."""
-    return config.epochs * float(alone(table, layout).sum()) / engine.workers / max(speed, 1e-9)
+    """Whether a trial is, if each worker computes `speed` tokens per second."""
+    return config.epochs * float(alone(table, layout).sum()) / engine.workers >= _LONG_SECONDS * speed
 
 
 def _in_order(table: TokenTable, layout: Layout) -> tuple[np.ndarray, Callable[[int], int]]:

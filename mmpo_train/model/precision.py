@@ -71,8 +71,8 @@ class RMSNorm(nn.Module):
         """As the library's, rounded in the same places."""
         wide = hidden_states.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
-        output: Tensor = _Scale.apply(normed.to(hidden_states.dtype), self.weight)
-        return output
+        scaled: Tensor = normed.to(hidden_states.dtype) * _Wide.apply(self.weight)
+        return scaled.to(hidden_states.dtype)
 
 
 def _let_scale_in_fp32(part: Any) -> None:
@@ -109,17 +109,16 @@ class _Linear(torch.autograd.Function):
         )
 
 
-class _Scale(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
-        ctx.save_for_backward(inputs, weight)
-        return weight * inputs
+class _Wide(torch.autograd.Function):
+    """A weight in fp32, whose gradient stays fp32. The product of two bf16 numbers is exact in it."""
 
     @staticmethod
-    def backward(ctx: Any, of_outputs: Tensor) -> tuple[Tensor, Tensor]:
-        inputs, weight = ctx.saved_tensors
-        of_weight = torch.linalg.vecdot(of_outputs.flatten(0, -2).float(), inputs.flatten(0, -2).float(), dim=0)
-        return of_outputs * weight, of_weight
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        return weight.float()
+
+    @staticmethod
+    def backward(ctx: Any, of_weight: Tensor) -> Tensor:
+        return of_weight
 
 
 class _Embedding(torch.autograd.Function):
