@@ -320,8 +320,8 @@ class Worker:
 def _work(connection: Any, job: Job, way: str, folder: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if way != OURS:
-        import trl_peer  # noqa: F401  (what modules take is not counted)
+    import trl_peer  # noqa: F401  (what modules take is not counted, whose ever they are)
+
     resident = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     started, left, facts = 0.0, job.steps, {}
 
