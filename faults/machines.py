@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+from pathlib import Path
 from typing import Self
 
 import psutil
@@ -18,7 +18,11 @@ from faults.engine import within
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 CPUS = 2
 OWN = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_worker_prestart": "0"}
+OWN |= {"PYTHONUNBUFFERED": "1"}
 OWN |= {"RAY_memory_monitor_refresh_ms": "0"}  # every node would take all of this machine's memory for its own
+
+
+AGENTS = ("metrics-export", "dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent")
 
 
 class Machines:
@@ -26,24 +30,28 @@ class Machines:
 
     def __init__(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="f")  # a short one: paths of sockets are
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{_free_port()}"
         self.environment = {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token"}
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         """Ray's name of a node -> its `ray start`."""
 
     def __enter__(self) -> Self:
         """Returns when the head and two nodes are there."""
+        try:
+            self._begin()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def _begin(self) -> None:
         host, _, port = self.address.partition(":")
         head = ["--head", f"--node-ip-address={host}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
         self._start(*head, f"--temp-dir={self.folder}")
         within(60, "no head", self._answers, pause=0.2)
         for _ in range(2):
             self.join()
-        within(90, "no nodes", lambda: all(self._has(node, "raylet/raylet") for node in self.nodes), pause=0.2)
-        time.sleep(2)
-        return self
+        within(180, "no nodes", lambda: all(self._is_there(node) for node in self.nodes), pause=0.2)
 
     def end(self) -> None:
         """All nodes are lost."""
@@ -57,13 +65,19 @@ class Machines:
     def _start(self, *words: str) -> None:
         name = secrets.token_hex(28)
         environment = os.environ | OWN | {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": name}
-        self.nodes[name] = subprocess.Popen(
-            [*RAY, "start", "--block", *words],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        # Without ports of its own a raylet waits 15 s for its agents to say theirs, and a busy machine needs longer.
+        ports = [f"--{of}-port={_free_port()}" for of in AGENTS]
+        with open(f"{self.folder}/{name}", "w") as log:
+            self.nodes[name] = subprocess.Popen(
+                [*RAY, "start", "--block", *words, *ports],
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _is_there(self, node: str) -> bool:
+        return "Ray runtime started" in Path(f"{self.folder}/{node}").read_text()
 
     def _answers(self) -> bool:
         host, _, port = self.address.partition(":")
@@ -86,10 +100,8 @@ class Machines:
 
     def has_workers(self, node: str) -> bool:
         """Whether trials train on it."""
-        return self._has(node, "ray::RayTrainWorker")
-
-    def _has(self, node: str, title: str) -> bool:
-        return any(title in " ".join(_words(one)[:1]) for one in psutil.Process(self.nodes[node].pid).children(True))
+        below = psutil.Process(self.nodes[node].pid).children(recursive=True)
+        return any("ray::RayTrainWorker" in " ".join(_words(one)[:1]) for one in below)
 
     def announce(self, node: str, seconds: int) -> None:
         """What Ray's autoscaler does when a cloud says that it takes the node away after so many seconds."""
@@ -105,6 +117,12 @@ class Machines:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
         start.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _words(process: psutil.Process) -> list[str]:
