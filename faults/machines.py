@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -48,10 +49,8 @@ class Machines:
         host, _, port = self.address.partition(":")
         head = ["--head", f"--node-ip-address={host}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
         self._start(*head, f"--temp-dir={self.folder}")
-        within(60, "no head", self._answers, pause=0.2)
         for _ in range(2):
             self.join()
-        within(180, "no nodes", lambda: all(self._is_there(node) for node in self.nodes), pause=0.2)
 
     def end(self) -> None:
         """All nodes are lost."""
@@ -63,29 +62,25 @@ class Machines:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, *words: str) -> None:
-        name = secrets.token_hex(28)
-        environment = os.environ | OWN | {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": name}
-        # Without ports of its own a raylet waits 15 s for its agents to say theirs, and a busy machine needs longer.
-        ports = [f"--{of}-port={_free_port()}" for of in AGENTS]
-        with open(f"{self.folder}/{name}", "w") as log:
-            self.nodes[name] = subprocess.Popen(
-                [*RAY, "start", "--block", *words, *ports],
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        """Returns when the node is there. On a busy machine Ray may give up: then it is started again."""
+        for _ in range(4):
+            name = secrets.token_hex(28)
+            environment = os.environ | OWN | {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": name}
+            # Without ports of its own a raylet waits 15 s for its agents to say theirs.
+            command = [*RAY, "start", "--block", *words, *(f"--{of}-port={_free_port()}" for of in AGENTS)]
+            with open(f"{self.folder}/{name}", "w") as log:
+                self.nodes[name] = subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+            within(120, "no node", partial(self._is_there_or_gone, name))
+            if self.nodes[name].poll() is None:
+                return
+            self.lose(name)
+        raise RuntimeError(Path(f"{self.folder}/{name}").read_text()[-1000:])
 
-    def _is_there(self, node: str) -> bool:
-        return "Ray runtime started" in Path(f"{self.folder}/{node}").read_text()
-
-    def _answers(self) -> bool:
-        host, _, port = self.address.partition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-        except OSError:
-            return False
-        return True
+    def _is_there_or_gone(self, node: str) -> bool:
+        said = Path(f"{self.folder}/{node}").read_text()
+        return "Ray runtime started" in said or self.nodes[node].poll() is not None
 
     def join(self) -> None:
         """Start another node."""
