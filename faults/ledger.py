@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 from faults import files, processes
-from faults.engine import Case, Found, NotFired, within
+from faults.engine import Case, Found, within
 
 STEPS, EPOCHS = 60, 3
 RATES = (1e-3, 1e-4)
@@ -102,12 +102,10 @@ class LedgerRing:
         shutil.copy(storage / "mlflow.db", self.empty)
 
     def _database(self, case: Case, damage: Callable[[Path, Case], Any]) -> float:
-        process = processes.in_midst(self.work, case, self.seconds)
+        process, database = processes.in_midst(self.work, case, self.seconds), case.storage / "mlflow.db"
+        within(60, "no database", database.exists)
         os.kill(process.pid or 0, signal.SIGKILL)
         processes.end_of(process)
-        database = case.storage / "mlflow.db"
-        if not database.exists():
-            raise NotFired("there was no database yet")
         for path in case.storage.glob("mlflow.db-*"):
             path.unlink()
         damage(database, case)

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
+from functools import partial
+from pathlib import Path
 from typing import Self
 
 import psutil
@@ -18,7 +19,11 @@ from faults.engine import within
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 CPUS = 2
 OWN = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", "RAY_enable_worker_prestart": "0"}
+OWN |= {"PYTHONUNBUFFERED": "1"}
 OWN |= {"RAY_memory_monitor_refresh_ms": "0"}  # every node would take all of this machine's memory for its own
+
+
+AGENTS = ("metrics-export", "dashboard-agent-grpc", "dashboard-agent-listen", "runtime-env-agent")
 
 
 class Machines:
@@ -26,24 +31,26 @@ class Machines:
 
     def __init__(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="f")  # a short one: paths of sockets are
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
+        self.address = f"127.0.0.1:{_free_port()}"
         self.environment = {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "token"}
         self.nodes: dict[str, subprocess.Popen[bytes]] = {}
         """Ray's name of a node -> its `ray start`."""
 
     def __enter__(self) -> Self:
         """Returns when the head and two nodes are there."""
+        try:
+            self._begin()
+        except BaseException:
+            self.end()
+            raise
+        return self
+
+    def _begin(self) -> None:
         host, _, port = self.address.partition(":")
         head = ["--head", f"--node-ip-address={host}", f"--port={port}", "--num-cpus=0", "--include-dashboard=false"]
         self._start(*head, f"--temp-dir={self.folder}")
-        within(60, "no head", self._answers, pause=0.2)
         for _ in range(2):
             self.join()
-        within(90, "no nodes", lambda: all(self._has(node, "raylet/raylet") for node in self.nodes), pause=0.2)
-        time.sleep(2)
-        return self
 
     def end(self) -> None:
         """All nodes are lost."""
@@ -55,23 +62,25 @@ class Machines:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _start(self, *words: str) -> None:
-        name = secrets.token_hex(28)
-        environment = os.environ | OWN | {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": name}
-        self.nodes[name] = subprocess.Popen(
-            [*RAY, "start", "--block", *words],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        """Returns when the node is there. On a busy machine Ray may give up: then it is started again."""
+        for _ in range(4):
+            name = secrets.token_hex(28)
+            environment = os.environ | OWN | {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": name}
+            # Without ports of its own a raylet waits 15 s for its agents to say theirs.
+            command = [*RAY, "start", "--block", *words, *(f"--{of}-port={_free_port()}" for of in AGENTS)]
+            with open(f"{self.folder}/{name}", "w") as log:
+                self.nodes[name] = subprocess.Popen(
+                    command, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+            within(120, "no node", partial(self._is_there_or_gone, name))
+            if self.nodes[name].poll() is None:
+                return
+            self.lose(name)
+        raise RuntimeError(Path(f"{self.folder}/{name}").read_text()[-1000:])
 
-    def _answers(self) -> bool:
-        host, _, port = self.address.partition(":")
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-        except OSError:
-            return False
-        return True
+    def _is_there_or_gone(self, node: str) -> bool:
+        said = Path(f"{self.folder}/{node}").read_text()
+        return "Ray runtime started" in said or self.nodes[node].poll() is not None
 
     def join(self) -> None:
         """Start another node."""
@@ -86,10 +95,8 @@ class Machines:
 
     def has_workers(self, node: str) -> bool:
         """Whether trials train on it."""
-        return self._has(node, "ray::RayTrainWorker")
-
-    def _has(self, node: str, title: str) -> bool:
-        return any(title in " ".join(_words(one)[:1]) for one in psutil.Process(self.nodes[node].pid).children(True))
+        below = psutil.Process(self.nodes[node].pid).children(recursive=True)
+        return any("ray::RayTrainWorker" in " ".join(_words(one)[:1]) for one in below)
 
     def announce(self, node: str, seconds: int) -> None:
         """What Ray's autoscaler does when a cloud says that it takes the node away after so many seconds."""
@@ -105,6 +112,12 @@ class Machines:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     one.kill()
         start.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _words(process: psutil.Process) -> list[str]:

@@ -56,8 +56,8 @@ def _run(work: Work, case: Case) -> None:
         work(case.storage)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else 1
-    except KeyboardInterrupt:  # before the program had begun
-        status = 128 + signal.SIGINT
+    except KeyboardInterrupt as why:  # before the program had begun; SIGTERM's handler is this process's parent's
+        status = getattr(why, "status", 128 + signal.SIGINT)
     except BaseException:  # noqa: BLE001 - the log is searched for tracebacks
         traceback.print_exc()
         status = 1

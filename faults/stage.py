@@ -81,7 +81,8 @@ class Stage:
 
     def hit(self, kind: str) -> None:
         """A fault has been proven; it counts, and the time until all its trials have gone on is taken."""
-        self.reached, self.fault, self.fired, self.tries = self.heard(), kind, time.monotonic(), 0
+        self.reached = {trial: step for trial, step in self.heard().items() if step < self.steps}
+        self.fault, self.fired, self.tries = kind, time.monotonic(), 0
         self.case.row(kind).fired += 1
 
     def goes_on(self, seconds: float, steps: int = 0) -> bool:
@@ -122,7 +123,7 @@ class Stage:
 
     def _is_recovered(self) -> bool:
         now = self.heard()
-        return all(now.get(trial, 0) > min(step, self.steps - 1) for trial, step in self.reached.items())
+        return all(now.get(trial, 0) > step for trial, step in self.reached.items())
 
     def end(self, seconds: float = SECONDS) -> int:
         """Its exit status. Raises Hung and kills all of it."""

@@ -145,7 +145,6 @@ def _noticed(stage: Stage, random: Random, machines: Machines) -> bool:
     node = machines.of(_found(stage, "a worker", random))
     if node is None:
         return False
-    machines.join()
     machines.announce(node, NOTICE_SECONDS)
     until = time.monotonic() + NOTICE_SECONDS
     while stage.goes_on(0.3) and machines.has_workers(node) and time.monotonic() < until:
@@ -154,6 +153,7 @@ def _noticed(stage: Stage, random: Random, machines: Machines) -> bool:
     machines.lose(node)
     if stayed:
         raise RuntimeError("the workers had not left the node when it was taken away")
+    machines.join()
     return True
 
 

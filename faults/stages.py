@@ -16,9 +16,9 @@ from faults.stage import Stage
 from faults.stage_faults import HERE, Fault, disturb, on
 
 EPOCHS, TRIALS = 40, 2
-FAULTS, GAP_SECONDS, GAP_STEPS = 8, 10.0, 60
-"""Faults of a case, and the most between two of them: every third comes after seconds, mostly in a start-up, the others
-after steps of both trials."""
+FAULTS, GAP_SECONDS, GAP_STEPS = 14, 10.0, 60
+"""Faults of a case, and the most between two of them: half of them come after seconds, mostly in a start-up, the
+others after steps of the trials."""
 
 
 class Stages:
@@ -45,7 +45,7 @@ class Stages:
     def _several(self, case: Case, stage: Stage, faults: dict[str, Fault], also: Iterable[str] = ()) -> None:
         """Those of `also` are fired twice as often."""
         kinds, random = case.random.sample([*faults, *also], FAULTS), case.random
-        in_start_up = [random.random() < 1 / 3 for _ in kinds]
+        in_start_up = [random.random() < 1 / 2 for _ in kinds]
         seconds = [random.uniform(0, GAP_SECONDS) * early for early in in_start_up]
         steps = [random.randrange(GAP_STEPS) * (not early) for early in in_start_up]
         try:
