@@ -1,6 +1,5 @@
 """A model kept on its device from one checkpoint folder to the next."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 
 from mmpo_train.devices import own_device
-from mmpo_train.model.folders import ADAPTERS, model_files
+from mmpo_train.model.folders import ADAPTERS, base_of, model_files
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_weights
 from mmpo_train.model.scoring import model_forward
@@ -54,7 +53,7 @@ def _architecture(folder: Path) -> tuple[str, ...]:
         paths = [folder / name for name in _ARCHITECTURE_FILES]
         return tuple(path.read_text() if path.is_file() else "" for path in paths)
     text = (folder / _ADAPTER_CONFIG).read_text()
-    base = place_of(json.loads(text)["base_model_name_or_path"])
+    base = place_of(base_of(folder))
     files = model_files(base) if base.is_dir() else []
     return text, *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 

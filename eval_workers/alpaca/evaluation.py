@@ -7,8 +7,6 @@ A judge can be manipulated, and may prefer a place to an answer: `judging/checks
 """
 
 import json
-import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -33,11 +31,12 @@ from eval_workers.alpaca.length_control import (
     length_controlled_win_rate,
     win_rate,
 )
-from eval_workers.answers.answering import Answering
+from eval_workers.answers.answering import Answering, Policy
 from eval_workers.answers.sampling import Sampling
+from eval_workers.checkpoint_folders import tokenizer_folder_of
 from eval_workers.judging.checks import judge_checks, spread
 from eval_workers.judging.costs import Cost
-from eval_workers.judging.judges import JudgeCount, judge_pairs
+from eval_workers.judging.judges import judge_pairs
 from eval_workers.judging.pairs import pair_rows, write_pairs
 from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge
 from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
@@ -45,11 +44,9 @@ from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import facts
 from mmpo_train.errors import InputError, complaints
-from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, UNJUDGED_SHARES, WIN_RATE, by_judge, error_of
-from mmpo_train.model.folders import fingerprint, local_folder
+from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, UNJUDGED_SHARES, WIN_RATE, as_part, by_judge, error_of
+from mmpo_train.model.folders import fingerprint
 from mmpo_train.storage.whole_file import write_whole
-
-logger = logging.getLogger(__name__)
 
 
 class AlpacaEval:
@@ -99,7 +96,7 @@ class AlpacaEval:
         self._folder = answering.verdicts.parent / "alpaca_eval"
         self._baseline: tuple[str, Outputs] | None = None
 
-    def __call__(self, checkpoint: Path, *, baseline: Path, artifacts: Path) -> dict[str, float]:
+    def __call__(self, checkpoint: Path, baseline: Path, artifacts: Path) -> dict[str, float]:
         """Metrics of a checkpoint, a model folder or LoRA adapters, against another model or its outputs.json.
 
         Metrics of each judge: alpaca/win_rate/JUDGE (0 to 1) with win_rate_error, lc_win_rate with lc_win_rate_error,
@@ -129,7 +126,8 @@ class AlpacaEval:
         rates: dict[str, dict[str, float]] = {}
         fits: dict[str, Any] = {}
         for name in self.judges:
-            won, count = self._judge(name, ours.texts, theirs.texts)
+            won, count = judge_pairs(self.judges[name], self.prompts, ours.texts, theirs.texts)
+            count.warn(f"AlpacaEval, {name}")
             annotations += self._annotations(name, theirs, ours, won)
             write_whole(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
             price = getattr(self.judges[name], "price", None)
@@ -150,18 +148,11 @@ class AlpacaEval:
             }
         metrics |= _with_means(rates)
         metrics |= _spent(costs, [judge.spent() for judge in self.judges.values()])
-        self.facts = facts(_tokenizer_folder(checkpoint))
+        self.facts = facts(tokenizer_folder_of(checkpoint))
         settings = {**self.settings.plain(), **asdict(self.sampling), "precision": self.precision}
         summary = {"settings": settings, "rendering": self.facts, "judges": fits, "metrics": metrics}
         write_whole(artifacts / "alpaca_eval.json", json.dumps(summary, indent=1, default=str) + "\n")
         return metrics
-
-    def _judge(self, name: str, ours: Sequence[str], theirs: Sequence[str]) -> tuple[list[float | None], JudgeCount]:
-        won, count = judge_pairs(self.judges[name], self.prompts, ours, theirs)
-        if count.dropped:
-            reasons = ", ".join(f"{reason}: {times}" for reason, times in count.reasons.most_common())
-            logger.warning("AlpacaEval: %d of %d unjudged by %s (%s)", count.dropped, len(self.prompts), name, reasons)
-        return won, count
 
     def _rates(
         self, ours: Sequence[str], theirs: Sequence[str], won: Sequence[float | None]
@@ -213,13 +204,12 @@ class AlpacaEval:
 
     def _answers(self, policy: Path) -> Outputs:
         """One answer to each prompt, saved under the digest of the model as they come."""
-        mark, tokenizer_folder = self._mark(policy), _tokenizer_folder(policy)
+        mark, tokenizer_folder = self._mark(policy), tokenizer_folder_of(policy)
         path = self._folder / f"{mark}.jsonl"
         # Several actors may want the same model's answers at once; the first one generates, the others find them.
         with FileLock(f"{path}.lock"):
-            answers, texts = self.answering.replies(
-                path, policy, mark, tokenizer_folder, self.prompts, self.sampling, self.precision
-            )
+            asked = Policy(policy, mark, tokenizer_folder, self.precision)
+            answers, texts = self.answering.replies(path, asked, self.prompts, self.sampling)
         return Outputs(
             generator="/".join(policy.resolve().parts[-3:]),
             texts=texts,
@@ -229,21 +219,15 @@ class AlpacaEval:
 
     def _mark(self, policy: Path) -> str:
         """Identity of the model: a digest of its content (with LoRA adapters also of their base) and precision."""
-        folders = dict.fromkeys((policy, _tokenizer_folder(policy)))
+        folders = dict.fromkeys((policy, tokenizer_folder_of(policy)))
         self._folder.mkdir(parents=True, exist_ok=True)
         marks = [fingerprint(folder, self._folder / "fingerprints.json") for folder in folders]
         return digest_of([*marks, self.precision])
 
 
 def metric_name(judge: str) -> str:
-    """The judge's name without its address, in characters that every tracker accepts; a '/' would nest it deeper."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", judge.partition("@http")[0]).strip(".") or "judge"
-
-
-def _tokenizer_folder(policy: Path) -> Path:
-    """Folder of the tokenizer: the folder itself, or the base model's for LoRA adapters."""
-    adapter = policy / "adapter_config.json"
-    return local_folder(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else policy
+    """The judge's name without its address, as a part of metrics' names."""
+    return as_part(judge.partition("@http")[0], "judge")
 
 
 def _judged(

@@ -22,7 +22,8 @@ from eval_workers.harness.tasks import HARNESS_TASKS, TINY_TASKS, check_names, w
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import Unusable, facts, render, without_marks
-from mmpo_train.errors import InputError
+from mmpo_train.data.sources import cache_only
+from mmpo_train.errors import InputError, in_brief
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.model.scoring import model_forward
@@ -130,7 +131,7 @@ class LMHarness:
         folder = self.cache / "harness_tasks" / source / name
         write_definition(name, Path(lm_eval.tasks.__file__).parent, self.task_data, folder)
         try:
-            with _offline() if local or not hub_is_reachable else contextlib.nullcontext():
+            with cache_only() if local or not hub_is_reachable else contextlib.nullcontext():
                 # Without lm-eval's own definitions, whose index takes a quarter of a minute.
                 loaded = TaskManager(include_path=str(folder), include_defaults=False).load([name])
             for task in loaded["tasks"].values():
@@ -140,9 +141,9 @@ class LMHarness:
                     apply_chat_template=self.chat_template,
                     chat_template=scorer.apply_chat_template if self.chat_template else None,
                 )
-                task.build_all_requests = _is_built
+                task.build_all_requests = lambda **_: None  # they are built, once for all checkpoints
         except Exception as error:  # errors of the hub, pyarrow, jinja, and of a task's own functions
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            reason = in_brief(error)
             if local:
                 raise InputError(
                     f"task {name} cannot be made of the files in {self.task_data or folder} ({reason}); they must have "
@@ -199,15 +200,12 @@ class _Scorer(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The rendered conversation, without its system turn (mmlu has one) if the template refuses it."""
-
-        ending: dict[str, Any] = {
-            "add_generation_prompt": add_generation_prompt,
-            "continue_last": not add_generation_prompt,
-        }
+        asks = add_generation_prompt
         try:
-            text = render(self.tokenizer, chat_history, **ending)
+            text = render(self.tokenizer, chat_history, add_generation_prompt=asks, continue_last=not asks)
         except Unusable:
-            text = render(self.tokenizer, [turn for turn in chat_history if turn["role"] != "system"], **ending)
+            others = [turn for turn in chat_history if turn["role"] != "system"]
+            text = render(self.tokenizer, others, add_generation_prompt=asks, continue_last=not asks)
         return without_marks(text)  # lm-eval joins texts, and knows tokens alone
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -229,10 +227,6 @@ class _Scorer(TemplateLM):
         raise AssertionError("a task other than multiple choice was let in")
 
 
-def _is_built(**_: Any) -> None:
-    """Replaces the function of lm-eval that would render a task's requests again for each checkpoint."""
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """A block without progress bars, logs or warnings of lm-eval and datasets."""
@@ -241,15 +235,3 @@ def _quiet() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """A block in which `datasets` does not contact the hub, which it would even for local files."""
-    config = lm_eval.api.task.datasets.config
-    before = config.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before

@@ -25,6 +25,8 @@ EXPECTED = (
     "or prompt + answers with ranks"
 )
 
+_HELD_OUT = 0.1
+"""Share of the prompts that a source without a validation split gives up."""
 _ROW_BYTES, _MEASURED_BYTES = 1 << 10, 1 << 26
 """Memory of a row besides its texts, and the amount of new data after which the free memory is checked."""
 
@@ -46,7 +48,6 @@ def load_preferences(
     strict: bool = False,
     drop_bad_rows: bool = False,
     seed: int = 42,
-    validation_share: float = 0.1,
     negatives_from_rank: int = 3,
     worst_negatives: int = 0,
     pair_every_negative: bool = False,
@@ -58,8 +59,8 @@ def load_preferences(
     train examples keep the `worst_negatives` lowest in rank (ties: the later in the row; 0: all), and with
     `pair_every_negative` each of them is an example of its own.
 
-    A source is `PATH|HUB-ID[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. One without a validation split gives up
-    `validation_share` of its prompts (0: none), chosen by a hash of prompt and seed.
+    A source is `PATH|HUB-ID[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. One without a validation split gives up a tenth
+    of its prompts, chosen by a hash of prompt and seed.
 
     Refused with InputError: a source that cannot be read; malformed rows; bad rows of local files (a hub
     dataset cannot be mended, there they are dropped). Unusable rows are dropped and counted. `drop_bad_rows`
@@ -67,7 +68,10 @@ def load_preferences(
     """
     if isinstance(sources, str):
         raise TypeError(f"expected a sequence of sources, found the text {sources!r}")
-    _check_options(sources, strict, drop_bad_rows, validation_share, negatives_from_rank, worst_negatives)
+    if not sources:
+        raise InputError("no source of preferences given: expected a file, a folder or a hub id")
+    if strict and drop_bad_rows:
+        raise InputError("--strict refuses bad rows and --drop-bad-rows drops them: pass one of the two")
     audit = Audit()
     sides = []
     for given in sources:
@@ -79,7 +83,7 @@ def load_preferences(
     held_out: set[Turns] = set()
     for source, examples in sides:
         if source.validation is None:
-            held_out |= held_out_prompts(examples[source.train], seed, validation_share)
+            held_out |= held_out_prompts(examples[source.train], seed, _HELD_OUT)
     train: list[PreferenceExample] = []
     validation: list[PreferenceExample] = []
     for source, examples in sides:
@@ -90,7 +94,7 @@ def load_preferences(
             for example in examples[source.train]:
                 (validation if example.prompt in held_out else train).append(example)
                 audit.held_out += example.prompt in held_out
-    if not train or (not validation and validation_share > 0):
+    if not train or not validation:
         raise InputError(
             f"{', '.join(sources)}: all examples share one prompt, so none can be held out for validation; "
             "add prompts or name a validation split"
@@ -107,29 +111,6 @@ def load_preferences(
     audit.shared_prompts = len({e.prompt for e in train} & {e.prompt for e in validation})
     audit.completions_per_prompt = dict(sorted(Counter(len(e.completions) for e in train).items()))
     return PreferenceData(tuple(train), tuple(validation), fingerprint_of(train, validation), content, audit)
-
-
-def _check_options(
-    sources: Sequence[str],
-    strict: bool,
-    drop_bad_rows: bool,
-    validation_share: float,
-    negatives_from_rank: int,
-    worst_negatives: int,
-) -> None:
-    problems = []
-    if not sources:
-        problems.append("no source of preferences given: expected a file, a folder or a hub id")
-    if strict and drop_bad_rows:
-        problems.append("--strict refuses bad rows and --drop-bad-rows drops them: pass one of the two")
-    if not 0 <= validation_share < 1:
-        problems.append(f"validation_share is {validation_share}, expected a share from 0 to below 1")
-    if negatives_from_rank < 2:
-        problems.append(f"negatives_from_rank is {negatives_from_rank}, expected at least 2: rank 1 is the chosen")
-    if worst_negatives < 0:
-        problems.append(f"worst_negatives is {worst_negatives}, expected 0 (all) or more")
-    if problems:
-        raise InputError("\n".join(problems))
 
 
 def _read_splits(

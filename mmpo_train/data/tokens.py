@@ -225,8 +225,7 @@ def read_questions(folder: Path, split: str) -> list[str]:
     import pyarrow.parquet as pq
 
     verify(folder)
-    questions: list[str] = pq.read_table(folder / f"{split}.parquet", columns=["question"])["question"].to_pylist()
-    return questions
+    return pq.read_table(folder / f"{split}.parquet", columns=["question"])["question"].to_pylist()
 
 
 def write_counts(folder: Path, counts: Mapping[str, Any]) -> None:

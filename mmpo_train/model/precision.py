@@ -48,8 +48,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Linear's."""
-        output: Tensor = _Linear.apply(input, self.weight, self.bias)
-        return output
+        return _Linear.apply(input, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -57,8 +56,7 @@ class Embedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Embedding's."""
-        output: Tensor = _Embedding.apply(input, self.weight, -1 if self.padding_idx is None else self.padding_idx)
-        return output
+        return _Embedding.apply(input, self.weight, -1 if self.padding_idx is None else self.padding_idx)
 
 
 class RMSNorm(nn.Module):

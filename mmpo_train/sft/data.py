@@ -20,7 +20,7 @@ from mmpo_train.chat.problems import Notes, RowProblem, must_mend, refuse_noted
 from mmpo_train.chat.prompts import given_prompt, note_unread, with_system
 from mmpo_train.chat.texts import Doubled
 from mmpo_train.data.audit import Problems, add_to, counted, unused_lines
-from mmpo_train.data.files import Part, Row, with_habits
+from mmpo_train.data.files import Part, Row, numbered, with_habits
 from mmpo_train.data.packed import require_memory
 from mmpo_train.data.sources import Source, open_source
 from mmpo_train.errors import InputError
@@ -230,9 +230,5 @@ def _canonical(*content: object) -> bytes:
 
 def _embedded() -> Source:
     """The conversations that `tiny` is instruction-tuned on, made here."""
-
-    def rows() -> Iterator[Row]:
-        for number, row in enumerate(instruction_examples(), 1):
-            yield Row(number, f"row {number}", row)
-
-    return Source("tiny", from_hub=False, train="train", validation=None, splits={"train": (Part("tiny", rows),)})
+    part = Part("tiny", lambda: numbered(instruction_examples()))
+    return Source("tiny", from_hub=False, train="train", validation=None, splits={"train": (part,)})

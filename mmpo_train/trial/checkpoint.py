@@ -48,8 +48,7 @@ def read_reference_point(folder: Path) -> RunningMean:
 def read_facts(folder: Path) -> dict[str, Any]:
     """The content that `write_trial` wrote."""
     described = folder / TRIAL if (folder / TRIAL).is_file() else folder / SFT
-    facts: dict[str, Any] = json.loads(described.read_text())
-    return facts
+    return json.loads(described.read_text())
 
 
 def save_policy(

@@ -27,7 +27,7 @@ from typing import Any
 
 from mmpo_train import config as configs
 from mmpo_train.config import OBJECTIVE_FIELDS, PLUGGED, TrialConfig, nearest
-from mmpo_train.errors import InputError, first_line
+from mmpo_train.errors import InputError, first_line, in_brief
 from mmpo_train.metric_names import OF_SUITE
 
 ENVIRONMENT = "MMPO_PLUGINS"
@@ -134,7 +134,7 @@ def _execute(name: str, text: str, source: str) -> PlugIn:
     try:
         exec(compile(text, source, "exec"), module.__dict__)
     except Exception as error:  # whatever a person's code raises
-        raise InputError(f"plug-in {source} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
+        raise InputError(f"plug-in {source} cannot be loaded: {in_brief(error)}") from error
     tables = {kind: getattr(module, table, {}) for table, kind in _TABLES.items()}
     return PlugIn(name, digest, tables["objective"], tables["judge"], tables["evaluation"])
 
