@@ -82,10 +82,8 @@ def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> dict[str
 
 
 def judged(subject: Subject, options: EvaluateOptions, facts: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """A digest of all that the scores depend on, wherever the model lies; and params that say what was asked.
-
-    `facts`: what the evaluations said of themselves, such as their tasks' versions.
-    """
+    """A digest of all that the scores depend on, wherever the model lies; and params that say what was asked. `facts`:
+    what the evaluations said of themselves, such as their tasks' versions."""
     given = {name: value for name, value in options.plain().items() if value != getattr(EvaluationSettings, name)}
     asked = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
     asked |= {"suites": ",".join(sorted(options.suite)), **facts}

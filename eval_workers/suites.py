@@ -19,10 +19,8 @@ Evaluate = Callable[[Request], dict[str, Any]]
 
 
 def build(suite: str, settings: EvaluationSettings, storage: Path, *, tiny: bool, precision: str) -> Evaluate:
-    """The evaluation, which stays warm from one request to the next. `tiny`: the model is the embedded default.
-
-    Raises InputError for settings with which it cannot run.
-    """
+    """The evaluation, which stays warm from one request to the next. `tiny`: the model is the embedded default. Raises
+    InputError for settings with which it cannot run."""
     if plugged := evaluation_of(suite):
         return _plugged(suite, *plugged)
     builders = {"harness": _harness, "alpaca": _alpaca, "arena": _arena}

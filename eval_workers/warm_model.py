@@ -27,10 +27,8 @@ class WarmModel:
         self._loaded: tuple[str, ...] = ()
 
     def load(self, folder: Path, precision: str) -> Any:
-        """The model of a folder, which may hold LoRA adapters, in "fp32" or "bf16" on the device.
-
-        A model returned earlier may be the same object and must no longer be used. Raises InputError as `load_model`.
-        """
+        """The model of a folder, which may hold LoRA adapters, in "fp32" or "bf16" on the device. A model returned
+        earlier may be the same object and must no longer be used. Raises InputError as `load_model`."""
         same = (precision, *_architecture(folder))
         if not (same == self._loaded and self._exchange(folder)):
             self.model, self._loaded = None, ()  # two models at a time need not fit

@@ -265,10 +265,8 @@ def from_dict(values: Mapping[str, Any]) -> TrialConfig:
 
 
 def replace(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
-    """A copy with some fields changed, types converted and everything checked.
-
-    Raises InputError with every bad field at once.
-    """
+    """A copy with some fields changed, types converted and everything checked. Raises InputError with every bad field
+    at once."""
     changed = replace_checked(config, values, _problems)
     judge = changed.judge if changed.objective in ONLINE_OBJECTIVES else ""
     used = (PLUGGED.get(("objective", changed.objective)), PLUGGED.get(("judge", judge)))

@@ -39,7 +39,7 @@ from eval_workers.judging.costs import Cost
 from eval_workers.judging.judges import judge_pairs
 from eval_workers.judging.pairs import pair_rows, write_pairs
 from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge
-from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
+from eval_workers.judging.specs import USUAL_JUDGES, check_preference_spec
 from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import facts
@@ -99,13 +99,12 @@ class AlpacaEval:
     def __call__(self, checkpoint: Path, baseline: Path, artifacts: Path) -> dict[str, float]:
         """Metrics of a checkpoint, a model folder or LoRA adapters, against another model or its outputs.json.
 
-        Metrics of each judge: alpaca/win_rate/JUDGE (0 to 1) with win_rate_error, lc_win_rate with lc_win_rate_error,
-        unjudged and unjudged_share. Means over the judges: alpaca/win_rate and alpaca/lc_win_rate. Others:
-        alpaca/tokens and characters (mean length), cut (answers that were cut), judge_tokens, and judge_usd (upper
-        limit, if all prices are known). The length-controlled rate has this name only in the published form, on all
-        prompts with a difficulty; otherwise it is called lc_win_rate_part (v1 on some of them), lc_win_rate_noreg or
-        lc_win_rate_minimal. Beside them stand null_win_rate and order_flip_rate (`judging/checks.py`). Left out are
-        rates without judgements, length control that would mean nothing, and means that lack a judge.
+        Of each judge: alpaca/win_rate/JUDGE (0 to 1) and lc_win_rate with their errors, null_win_rate and
+        order_flip_rate (`judging/checks.py`), unjudged and unjudged_share; alpaca/win_rate and lc_win_rate are means
+        over judges. Others: tokens and characters (mean length), cut, judge_tokens, and judge_usd if all prices are
+        known. The length-controlled rate has this name only in the published form on all prompts with a difficulty;
+        see `_length_controlled_name`. Left out are rates without judgements, length control that would mean nothing,
+        and means that lack a judge.
 
         Files in `artifacts`: outputs.json and baseline_outputs.json in AlpacaEval's form, annotations.jsonl, and
         alpaca_eval.json (settings, fits, reasons). Earlier answers and verdicts are reused. Raises InputError.
@@ -173,6 +172,7 @@ class AlpacaEval:
         return metrics | {called: controlled.rate, error_of(called): controlled.standard_error}, asdict(controlled)
 
     def _length_controlled_name(self, controlled: LengthControlled) -> str:
+        """The name ends in _part for v1 on some of the prompts that have a difficulty, else in the form's."""
         if controlled.form != "v1":
             return f"{LC_WIN_RATE}_{controlled.form}"
         return LC_WIN_RATE if set(self.prompts) == set(self.difficulty or ()) else f"{LC_WIN_RATE}_part"

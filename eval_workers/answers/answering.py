@@ -1,6 +1,6 @@
 """Answering prompts and judging answers, with one model in memory at a time and the judges opened so far."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +15,7 @@ from eval_workers.warm_model import WarmModel
 from mmpo_train.chat.messages import Message
 from mmpo_train.data.rendering import Unusable, end_ids_of, prompt_ids
 from mmpo_train.errors import InputError
-from mmpo_train.model.logps import CompletionLogps, Pass
+from mmpo_train.model.logps import CompletionLogps, Forward
 from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.model.scoring import model_forward
 
@@ -35,10 +35,8 @@ class Answering:
     """A generator and judges, kept warm from one request to the next."""
 
     def __init__(self, verdicts: Path, generator: Literal["auto", "own", "vllm"] = "auto") -> None:
-        """`verdicts` is the file in which judges' verdicts are kept.
-
-        The generator "auto" is vLLM if it is installed and sees a GPU. Raises InputError for "vllm" if it cannot run.
-        """
+        """`verdicts` is the file in which judges' verdicts are kept. The generator "auto" is vLLM if it is installed
+        and sees a GPU. Raises InputError for "vllm" if it cannot run."""
         lack = what_vllm_lacks()
         if generator == "vllm" and lack:
             raise InputError(f"generator is 'vllm', but {lack}")
@@ -76,10 +74,8 @@ class Answering:
     def replies(
         self, path: Path, policy: Policy, questions: Sequence[str], sampling: Sampling
     ) -> tuple[list[Answer], list[str]]:
-        """One answer to each question of a user, otherwise as `answers`.
-
-        Raises InputError for a question that the chat template cannot render.
-        """
+        """One answer to each question of a user, otherwise as `answers`. Raises InputError for a question that the chat
+        template cannot render."""
         tokenizer, prompts = load_tokenizer(policy.tokenizer), []
         for question in questions:
             try:
@@ -91,7 +87,7 @@ class Answering:
         answers, texts = self.answers(path, policy, prompts, [sampling])
         return [row[0] for row in answers], [row[0] for row in texts]
 
-    def scorer(self, folder: Path, precision: str) -> Callable[[Pass], torch.Tensor]:
+    def scorer(self, folder: Path, precision: str) -> Forward:
         """The folder's model as `score_pairs` expects it. It replaces the answering model in memory."""
         if isinstance(self.generator, VllmGenerator):
             self.generator.free()

@@ -34,10 +34,8 @@ _SECONDS_UNPUBLISHED = 120.0
 
 
 class Generator:
-    """Answers prompts with a model, which is kept from one folder to the next.
-
-    Another way of generating, such as vLLM, is another class with `load` and `run`.
-    """
+    """Answers prompts with a model, which is kept from one folder to the next. Another way of generating, such as vLLM,
+    is another class with `load` and `run`."""
 
     def __init__(self) -> None:
         self.warm = WarmModel()
@@ -45,18 +43,14 @@ class Generator:
         self.ends: frozenset[int] = frozenset()
 
     def load(self, folder: Path, end_ids: Iterable[int], *, precision: str) -> None:
-        """From now on answer with this folder's model or LoRA adapters, in "bf16" or "fp32".
-
-        An answer ends with one of `end_ids` (see `rendering.end_ids_of`) or of the model's own generation_config.json.
-        """
+        """From now on answer with this folder's model or LoRA adapters, in "bf16" or "fp32". An answer ends with one of
+        `end_ids` (see `rendering.end_ids_of`) or of the model's own generation_config.json."""
         model = self.warm.load(folder, precision)
         self.folder, self.ends = folder, all_ends(end_ids, model.generation_config.eos_token_id)
 
     def run(self, batches: Sequence[Sequence[Task]]) -> Iterator[dict[Task, Answer]]:
         """Yields the batches' answers as they are ready. If a batch does not fit in memory, it and the next are halved.
-
-        Raises InputError before the first answer if a prompt is empty or does not fit in the model's positions.
-        """
+        Raises InputError before the first answer if a prompt is empty or does not fit in the model's positions."""
         positions = getattr(self.warm.model.config, "max_position_embeddings", None) or math.inf
         check_fits([task for batch in batches for task in batch], positions, self.folder)
         waiting, limit = deque(batches), math.inf

@@ -101,10 +101,8 @@ def check_fits(tasks: Sequence[Task], positions: float, model: Path) -> None:
 
 
 def plan(tasks: Iterable[Task], tokens_per_batch: int) -> list[list[Task]]:
-    """The distinct tasks in batches of at most `tokens_per_batch` padded tokens, each with at least one task.
-
-    Longest prompts first, so that a batch that does not fit in memory is found early.
-    """
+    """The distinct tasks in batches of at most `tokens_per_batch` padded tokens, each with at least one task. Longest
+    prompts first, so that a batch that does not fit in memory is found early."""
     batches: list[list[Task]] = []
     most = 0
     for task in sorted(dict.fromkeys(tasks), key=lambda task: -len(task.prompt)):
@@ -124,10 +122,8 @@ def padded_tokens(batch: Sequence[Task]) -> int:
 
 
 def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor:
-    """A token for each row, (R,): the first whose cumulative probability exceeds the row's random number.
-
-    Logits have shape (R, V), the others (R,). A row needs one random number, whatever the size of the vocabulary.
-    """
+    """A token for each row, (R,): the first whose cumulative probability exceeds the row's random number. Logits have
+    shape (R, V), the others (R,). A row needs one random number, whatever the size of the vocabulary."""
     greedy = temperature == 0
     probabilities = (logits.float() / temperature.where(~greedy, 1)[:, None]).softmax(-1)
     if bool((top_p < 1).any()):

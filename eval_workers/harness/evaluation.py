@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lm_eval
 import lm_eval.api.task
@@ -21,16 +21,13 @@ from eval_workers.harness.results import metrics_of, summary, write_results
 from eval_workers.harness.tasks import HARNESS_TASKS, TINY_TASKS, check_names, write_definition
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import digest_of
-from mmpo_train.data.rendering import Unusable, facts, render, without_marks
+from mmpo_train.data.rendering import Tokenizer, Unusable, facts, render, without_marks
 from mmpo_train.data.sources import cache_only
 from mmpo_train.errors import InputError, in_brief
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.model.scoring import model_forward
 from mmpo_train.storage.manifest import write_folder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _DEFAULT_POSITIONS = 2048
 
@@ -67,11 +64,10 @@ class LMHarness:
         self._scorer: _Scorer | None = None
 
     def __call__(self, checkpoint: str, *, artifacts: Path) -> dict[str, float]:
-        """harness/TASK/acc of each task, and harness/mean_accuracy with harness/mean_accuracy_error.
+        """harness/TASK/acc of each task, and harness/mean_accuracy with its error (`results.summary`).
 
-        The mean is the plain mean over tasks; its error is sqrt(sum of squared standard errors) / tasks, since
-        documents are independent. mmlu's accuracy and error are lm-eval's own, weighted by the subjects' sizes. Tasks
-        without data are left out and listed in `missing`; then there is no mean.
+        mmlu's accuracy and error are lm-eval's own, weighted by the subjects' sizes. Tasks without data are left out
+        and listed in `missing`; then there is no mean.
 
         `checkpoint` is a folder of ours, a Hugging Face folder or a hub id. artifacts/harness gets results.json and
         samples/TASK.jsonl. Raises DamagedFolder, and InputError if no task can run.
@@ -175,7 +171,7 @@ class LMHarness:
 class _Scorer(TemplateLM):
     """The model interface of lm-eval. Texts are tokenised once, as in lm-eval's own Hugging Face model."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, digest: str, positions: int, *, chat: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, digest: str, positions: int, *, chat: bool) -> None:
         super().__init__()
         self.tokenizer, self.digest, self.positions, self.chat = tokenizer, digest, positions, chat
         self.requests: Requests | None = None

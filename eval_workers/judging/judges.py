@@ -54,9 +54,7 @@ class Judge(Protocol):
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> float:
         """How far answer_a is preferred: 1 if it is better, 0 if answer_b is, 0.5 for a tie, a probability in between.
-
-        Raises JudgeFailed after the retries, InputError if no question could be judged.
-        """
+        Raises JudgeFailed after the retries, InputError if no question could be judged."""
 
     def compare_as_shown(self, question: str, first: str, second: str) -> float:
         """How far the first is preferred when the answers are shown in this order."""
@@ -246,10 +244,8 @@ def repeated(question: Callable[[], Result]) -> Result:
 
 
 def ask_all(judge: Judge, ask: Callable[[int], Result], questions: int) -> tuple[list[Result | None], JudgeCount]:
-    """The result of `ask` for each question's index; None, and counted, if it raises JudgeFailed.
-
-    Raises InputError as `judge_all` does.
-    """
+    """The result of `ask` for each question's index; None, and counted, if it raises JudgeFailed. Raises InputError as
+    `judge_all` does."""
     results: list[Result | None] = [None] * questions
     count, in_a_row = JudgeCount(), 0
 

@@ -12,8 +12,7 @@ from eval_workers.judging.costs import Cost, Price, Purse
 from eval_workers.judging.judges import AsShown, Judge, ProgrammaticJudge, PromptedJudge, in_random_order
 from eval_workers.judging.label_prompts import LEAST_SHARE, LabelPrompt, label_prompt, preference_of, share_of_labels
 from eval_workers.judging.pairs import Calls, note
-from eval_workers.judging.preference_specs import PreferenceSpec, check_preference_spec
-from eval_workers.judging.specs import DEFAULT_URLS
+from eval_workers.judging.specs import DEFAULT_URLS, PreferenceSpec, check_preference_spec
 from eval_workers.judging.verdicts import PROMPT, JudgeFailed, VerdictCache, read_template, verdict_keys
 
 

@@ -38,10 +38,8 @@ MC_PO_PROMPT = own_prompt("mc_po")
 
 
 class JudgeFailed(Exception):
-    """A judge gave no verdict after its retries.
-
-    `reason` is one of a few phrases to count ('timed out', 'no single verdict'); the text has the details.
-    """
+    """A judge gave no verdict after its retries. `reason` is one of a few phrases to count ('timed out', 'no single
+    verdict'); the text has the details."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -118,10 +116,8 @@ def read_verdict(reply: str) -> str | None:
 
 
 def shown_second_first(seed: int, question: str, answer_a: str, answer_b: str) -> bool:
-    """Whether to show `answer_b` first, decided by a hash of the seed and the texts.
-
-    The order does not depend on which of the two is called a, and differs independently from pair to pair.
-    """
+    """Whether to show `answer_b` first, decided by a hash of the seed and the texts. The order does not depend on which
+    of the two is called a, and differs independently from pair to pair."""
     pair = sorted((answer_a, answer_b))
     return pair[_digest(seed, question, *pair)[0] & 1] != answer_a
 

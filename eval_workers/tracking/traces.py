@@ -21,10 +21,8 @@ MOST = 100
 
 
 def log_pairs(store: Store, run_id: str, folder: Path, name: str) -> None:
-    """Write the judged pairs below a folder as traces of a run. A repetition changes nothing.
-
-    `name` is shown with each, such as `evaluations/epoch-0002/alpaca`.
-    """
+    """Write the judged pairs below a folder as traces of a run. A repetition changes nothing. `name` is shown with
+    each, such as `evaluations/epoch-0002/alpaca`."""
     files = sorted(folder.rglob(FILE_NAME))
     spans = []
     for file in files:

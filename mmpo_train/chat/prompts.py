@@ -29,10 +29,8 @@ def given_prompt(row: Mapping[str, Any], notes: Notes) -> Turns | None:
 
 
 def turns_in(name: str, text: str, notes: Notes, *, spoken: bool = True) -> Turns:
-    """The turns in a text that is a list of messages or a transcript; empty for any other text.
-
-    Without `spoken` only text with a chat template's tokens is a transcript.
-    """
+    """The turns in a text that is a list of messages or a transcript; empty for any other text. Without `spoken` only
+    text with a chat template's tokens is a transcript."""
     if not may_spell_turns(text):
         return ()
     if written_messages(text) is not None:

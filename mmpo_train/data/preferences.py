@@ -25,8 +25,6 @@ EXPECTED = (
     "or prompt + answers with ranks"
 )
 
-_HELD_OUT = 0.1
-"""Share of the prompts that a source without a validation split gives up."""
 _ROW_BYTES, _MEASURED_BYTES = 1 << 10, 1 << 26
 """Memory of a row besides its texts, and the amount of new data after which the free memory is checked."""
 
@@ -48,30 +46,33 @@ def load_preferences(
     strict: bool = False,
     drop_bad_rows: bool = False,
     seed: int = 42,
+    validation_share: float = 0.1,
     negatives_from_rank: int = 3,
     worst_negatives: int = 0,
     pair_every_negative: bool = False,
 ) -> PreferenceData:
     """Train and validation examples of a mixture: the sources' parts one after the other, in the order given.
 
-    Train examples have all completions of their prompt, validation examples two (`as_pairs`): all trials are
-    validated on the same pairs. Of ranked answers those above `negatives_from_rank` are left out (`parse_row`);
-    train examples keep the `worst_negatives` lowest in rank (ties: the later in the row; 0: all), and with
-    `pair_every_negative` each of them is an example of its own.
+    Train examples have all completions of their prompt, validation examples two (`as_pairs`), so that all trials are
+    validated on the same pairs. The other settings are TrialConfig's (`holdout_seed` is `seed`). A source without a
+    validation split gives up `validation_share` of its prompts (0: none), by a hash of prompt and seed.
 
-    A source is `PATH|HUB-ID[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. One without a validation split gives up a tenth
-    of its prompts, chosen by a hash of prompt and seed.
-
-    Refused with InputError: a source that cannot be read; malformed rows; bad rows of local files (a hub
-    dataset cannot be mended, there they are dropped). Unusable rows are dropped and counted. `drop_bad_rows`
-    drops them all, `strict` refuses them all. Reasons and their severity: `problems.REASONS`.
+    Refused with InputError: a source that cannot be read; malformed rows; bad rows of local files (those of a hub
+    dataset are dropped). Unusable rows are dropped and counted. `drop_bad_rows` drops them all, `strict` refuses them
+    all (`problems.REASONS`).
     """
     if isinstance(sources, str):
         raise TypeError(f"expected a sequence of sources, found the text {sources!r}")
-    if not sources:
-        raise InputError("no source of preferences given: expected a file, a folder or a hub id")
-    if strict and drop_bad_rows:
-        raise InputError("--strict refuses bad rows and --drop-bad-rows drops them: pass one of the two")
+    rank = f"negatives_from_rank is {negatives_from_rank}, expected at least 2: rank 1 is the chosen"
+    is_wrong = {
+        "no source of preferences given: expected a file, a folder or a hub id": not sources,
+        "--strict refuses bad rows and --drop-bad-rows drops them: pass one of the two": strict and drop_bad_rows,
+        f"validation_share is {validation_share}, expected a share from 0 to below 1": not 0 <= validation_share < 1,
+        rank: negatives_from_rank < 2,
+        f"worst_negatives is {worst_negatives}, expected 0 (all) or more": worst_negatives < 0,
+    }
+    if any(is_wrong.values()):
+        raise InputError("\n".join(problem for problem, wrong in is_wrong.items() if wrong))
     audit = Audit()
     sides = []
     for given in sources:
@@ -83,7 +84,7 @@ def load_preferences(
     held_out: set[Turns] = set()
     for source, examples in sides:
         if source.validation is None:
-            held_out |= held_out_prompts(examples[source.train], seed, _HELD_OUT)
+            held_out |= held_out_prompts(examples[source.train], seed, validation_share)
     train: list[PreferenceExample] = []
     validation: list[PreferenceExample] = []
     for source, examples in sides:
@@ -94,7 +95,7 @@ def load_preferences(
             for example in examples[source.train]:
                 (validation if example.prompt in held_out else train).append(example)
                 audit.held_out += example.prompt in held_out
-    if not train or not validation:
+    if not train or (not validation and validation_share > 0):
         raise InputError(
             f"{', '.join(sources)}: all examples share one prompt, so none can be held out for validation; "
             "add prompts or name a validation split"

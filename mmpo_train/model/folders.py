@@ -158,10 +158,8 @@ def base_of(folder: Path) -> str:
 
 
 def fingerprint(folder: Path, cache: Path) -> str:
-    """SHA-256 over a model folder's `model_files`: weights, configuration, tokenizer and template.
-
-    Hashing gigabytes takes time, so each file's sum is kept in `cache` under its path, size and time of change.
-    """
+    """SHA-256 over a model folder's `model_files`: weights, configuration, tokenizer and template. Hashing gigabytes
+    takes time, so each file's sum is kept in `cache` under its path, size and time of change."""
     known: dict[str, str] = read_cache(cache)
     whole, fresh = hashlib.sha256(), False
     for path in model_files(folder):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,6 +47,10 @@ class Pass(NamedTuple):
             if isinstance(part, (Tensor, Packing))
         }
         return self._replace(**there)
+
+
+Forward = Callable[[Pass], Tensor]
+"""Log-probabilities (C,) of a pass's completions."""
 
 
 class CompletionLogps(nn.Module):

@@ -19,10 +19,8 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 def round_weights(module: nn.Module, precision: str) -> None:
-    """Round the parameters to a precision, in place.
-
-    Buffers are left alone, as in DeepSpeed: rotary frequencies rounded to bf16 would encode other positions.
-    """
+    """Round the parameters to a precision, in place. Buffers are left alone, as in DeepSpeed: rotary frequencies
+    rounded to bf16 would encode other positions."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype_of(precision))
 

@@ -50,10 +50,8 @@ def ensure_reference(
     map_shards: MapShards,
     splits: Sequence[str] = SPLITS,
 ) -> bool:
-    """Whether the store was built: it is, unless a complete one exists; a damaged one is built again.
-
-    `map_shards` does the work: `in_process` in this process, or Ray tasks.
-    """
+    """Whether the store was built: it is, unless a complete one exists; a damaged one is built again. `map_shards` does
+    the work: `in_process` in this process, or Ray tasks."""
     if is_here(folder):
         publish(folder)
         return False

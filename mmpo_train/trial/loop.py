@@ -156,10 +156,8 @@ def _add_gradient(
     keep_passes: Callable[[Passes], None],
     number: int,
 ) -> tuple[dict[str, float], Passes]:
-    """The means over a step, whose gradient is added, and the passes used: smaller ones if memory ran out.
-
-    Raises OutOfMemory if the engine cannot begin the step again, or a single example does not fit.
-    """
+    """The means over a step, whose gradient is added, and the passes used: smaller ones if memory ran out. Raises
+    OutOfMemory if the engine cannot begin the step again, or a single example does not fit."""
     while True:
         torch.manual_seed(hash((config.seed, number, engine.worker)))  # dropout: the same after a resume
         try:

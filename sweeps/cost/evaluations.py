@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from eval_workers.judging.costs import FREE, PRICES, Price
-from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
-from eval_workers.judging.specs import check_judge_spec
+from eval_workers.judging.specs import USUAL_JUDGES, check_judge_spec, check_preference_spec
 from mmpo_train.config import ONLINE_OBJECTIVES
 from sweeps.cluster.nodes import counted
 from sweeps.cost.arithmetic import CHARACTERS_PER_TOKEN, ONLINE, START_UP_SECONDS, Lengths, ModelSize, forward_flop
