@@ -63,15 +63,12 @@ def _load_adapter(model: Any, path: Path) -> bool:
     if not path.is_file():
         return False
     there = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
-    given = {_name_in_model(name): tensor for name, tensor in load_file(path).items()}
+    # PEFT saves `base_model.model.X.lora_A.weight`; in the model it is `X.lora_A.default.weight`.
+    saved = ((name.removeprefix("base_model.model."), tensor) for name, tensor in load_file(path).items())
+    given = {re.sub(r"(\.lora_\w+)(\.weight)?$", r"\1.default\2", name): tensor for name, tensor in saved}
     if given.keys() != there.keys() or any(given[name].shape != there[name].shape for name in there):
         return False
     with torch.no_grad():
         for name, tensor in there.items():
             tensor.copy_(given[name])
     return True
-
-
-def _name_in_model(name: str) -> str:
-    """PEFT saves `base_model.model.X.lora_A.weight`; in the model it is `X.lora_A.default.weight`."""
-    return re.sub(r"(\.lora_\w+)(\.weight)?$", r"\1.default\2", name.removeprefix("base_model.model."))

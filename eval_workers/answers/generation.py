@@ -97,7 +97,8 @@ class Generator:
             tokens = draw(logits, rows.temperature, rows.top_p, rows.uniforms[:, step])
             for task, token in zip(there, tokens.tolist(), strict=True):
                 ids[task].append(token)
-            goes_on = [self._goes_on(tasks[task], ids[task]) for task in there]
+            so_far = ((ids[task], tasks[task].sampling.max_new_tokens) for task in there)
+            goes_on = [one[-1] not in self.ends and len(one) < most for one, most in so_far]
             if not any(goes_on):
                 return [Answer(one, one[-1] in self.ends) for one in ids]
             if not all(goes_on):
@@ -113,9 +114,6 @@ class Generator:
                 past_key_values=cache,
                 use_cache=True,
             ).logits[:, -1]
-
-    def _goes_on(self, task: Task, ids: list[int]) -> bool:
-        return ids[-1] not in self.ends and len(ids) < task.sampling.max_new_tokens
 
 
 def generate_to(

@@ -48,21 +48,16 @@ def turns_in(name: str, text: str, notes: Notes, *, spoken: bool = True) -> Turn
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
 
 
-def system_of(row: Mapping[str, Any]) -> str:
-    """The text of the row's system column; empty without one."""
-    name = first_filled(row, SYSTEMS)
-    return text_of(name, row[name]) if name else ""
-
-
 def with_system(row: Mapping[str, Any], turns: Turns, notes: Notes) -> Turns:
     """The turns, preceded by the row's system column unless they have a system message."""
-    system = system_of(row)
+    name = first_filled(row, SYSTEMS)
+    system = text_of(name, row[name]) if name else ""
     if not system.strip():
         return turns
     if not (turns and turns[0].role == "system"):
         return (Message("system", system), *turns)
     if system.strip() != turns[0].content.strip():
-        notes.leave_out(first_filled(row, SYSTEMS), "the row")
+        notes.leave_out(name, "the row")
     return turns
 
 
