@@ -51,8 +51,8 @@ def _architecture(folder: Path) -> tuple[str, ...]:
         paths = [folder / name for name in _ARCHITECTURE_FILES]
         return tuple(path.read_text() if path.is_file() else "" for path in paths)
     text = (folder / _ADAPTER_CONFIG).read_text()
-    base = place_of(base_of(folder))
-    files = model_files(base) if base.is_dir() else []
+    base = base_of(folder)
+    files = model_files(place_of(base)) if base and place_of(base).is_dir() else []
     return text, *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 

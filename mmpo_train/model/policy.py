@@ -219,7 +219,7 @@ def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, pre
     """
     import torch
 
-    if not base_of(checkpoint) or not weight_files(checkpoint):
+    if not (checkpoint / "adapter_config.json").is_file() or not weight_files(checkpoint):
         raise InputError(f"{checkpoint} holds no LoRA adapters (adapter_config.json), so there is nothing to merge")
     adapted = base or local_folder(base_of(checkpoint))
     from peft import PeftModel
