@@ -71,24 +71,14 @@ class AlpacaEval:
         every_prompt = read_prompts(source)
         some = spread(len(every_prompt), settings.limit or len(every_prompt))
         self.prompts = [every_prompt[place] for place in some]
-        self.difficulty, self.gamed = read_length_data(
-            source,
-            every_prompt,
-            difficulty=settings.alpaca_difficulty,
-            gamed=settings.alpaca_gamed,
-            gamed_sha256=settings.alpaca_gamed_sha256,
-        )
+        files = settings.alpaca_difficulty, settings.alpaca_gamed, settings.alpaca_gamed_sha256
+        self.difficulty, self.gamed = read_length_data(source, every_prompt, *files)
         self.judges: dict[str, PreferenceJudge] = {}
         """The judges by their names in metrics."""
+        how: dict[str, Any] = {"template": settings.judge_prompt, "cap_usd": settings.cap_usd or None}
+        how |= {"seed": seed, "cache": answering.verdicts, "both_orders": settings.both_orders}
         for spec in specs:
-            judge = open_preference_judge(
-                spec,
-                seed=seed,
-                cache=answering.verdicts,
-                template=settings.judge_prompt,
-                both_orders=settings.both_orders,
-                cap_usd=settings.cap_usd or None,
-            )
+            judge = open_preference_judge(spec, **how)
             name = metric_name(judge.name)
             if name in self.judges:
                 raise InputError(f"two judges would both be called '{name}' in metrics; give each judge once")
@@ -124,27 +114,22 @@ class AlpacaEval:
         pairs: list[dict[str, Any]] = []
         rates: dict[str, dict[str, float]] = {}
         fits: dict[str, Any] = {}
-        for name in self.judges:
-            won, count = judge_pairs(self.judges[name], self.prompts, ours.texts, theirs.texts)
+        texts = self.prompts, ours.texts, theirs.texts
+        for name, judge in self.judges.items():
+            won, count = judge_pairs(judge, *texts)
             count.warn(f"AlpacaEval, {name}")
-            annotations += self._annotations(name, theirs, ours, won)
+            annotations += self._annotations(judge.name, theirs, ours, won)
             write_whole(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
-            price = getattr(self.judges[name], "price", None)
-            pairs += pair_rows(self.judges[name], self.prompts, ours.texts, theirs.texts, won, price)
+            pairs += pair_rows(judge, *texts, won, getattr(judge, "price", None))
             write_pairs(artifacts, pairs)
             rates[name], fit = self._rates(ours.texts, theirs.texts, won)
-            texts = self.prompts, ours.texts, theirs.texts
-            checked = judge_checks(self.judges[name], *texts, self.settings.checked_pairs)
+            checked = judge_checks(judge, *texts, self.settings.checked_pairs)
             rates[name] |= {f"{ALPACA}{rate}": value for rate, value in checked.items()}
             share = count.dropped / len(self.prompts)
             metrics[by_judge(f"{ALPACA}unjudged", name)] = float(count.dropped)
             metrics[by_judge(UNJUDGED_SHARES["alpaca"], name)] = share
-            fits[name] = {
-                "prompt": self.judges[name].prompt,
-                "length_control": fit,
-                "unjudged": dict(count.reasons),
-                "unjudged_share": share,
-            }
+            fits[name] = {"prompt": judge.prompt, "length_control": fit}
+            fits[name] |= {"unjudged": dict(count.reasons), "unjudged_share": share}
         metrics |= _with_means(rates)
         metrics |= _spent(costs, [judge.spent() for judge in self.judges.values()])
         self.facts = facts(tokenizer_folder_of(checkpoint))
@@ -157,7 +142,9 @@ class AlpacaEval:
         self, ours: Sequence[str], theirs: Sequence[str], won: Sequence[float | None]
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """A judge's win rates, and the fit behind the length-controlled one or the reason why there is none."""
-        judged = _judged(self.prompts, ours, theirs, won)
+        # Prompts on which the judge failed count for neither side.
+        every = zip(self.prompts, won, map(len, ours), map(len, theirs), strict=True)
+        judged = [Judged(prompt, one, *lengths) for prompt, one, *lengths in every if one is not None]
         if not judged:
             return {}, {"reason": "no judgements"}
         plain = win_rate(judged)
@@ -178,7 +165,7 @@ class AlpacaEval:
         return LC_WIN_RATE if set(self.prompts) == set(self.difficulty or ()) else f"{LC_WIN_RATE}_part"
 
     def _annotations(
-        self, name: str, theirs: Outputs, ours: Outputs, won: Sequence[float | None]
+        self, judge: str, theirs: Outputs, ours: Outputs, won: Sequence[float | None]
     ) -> list[dict[str, Any]]:
         """A row for each prompt; AlpacaEval's preference, from 1 to 2, is null if the judge failed."""
         return [
@@ -188,7 +175,7 @@ class AlpacaEval:
                 "output_1": output_1,
                 "generator_2": ours.generator,
                 "output_2": output_2,
-                "judge": self.judges[name].name,
+                "judge": judge,
                 "preference": None if one is None else 1 + one,
             }
             for prompt, output_1, output_2, one in zip(self.prompts, theirs.texts, ours.texts, won, strict=True)
@@ -230,17 +217,6 @@ def metric_name(judge: str) -> str:
     return as_part(judge.partition("@http")[0], "judge")
 
 
-def _judged(
-    prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str], won: Sequence[float | None]
-) -> list[Judged]:
-    """The judged prompts; those on which the judge failed count for neither side."""
-    return [
-        Judged(prompt, one, len(output), len(baseline_output))
-        for prompt, output, baseline_output, one in zip(prompts, ours, theirs, won, strict=True)
-        if one is not None
-    ]
-
-
 def _with_means(rates: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The numbers of each judge under names that end with its own, and the mean of each rate that all judges have."""
     metrics = {by_judge(name, judge): value for judge, own in rates.items() for name, value in own.items()}
@@ -251,11 +227,8 @@ def _with_means(rates: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _spent(before: Sequence[Cost], after: Sequence[Cost]) -> dict[str, float]:
     """Cost of all judges together, for this checkpoint alone."""
-    metrics = {f"{ALPACA}judge_tokens": float(sum(map(_tokens, after)) - sum(map(_tokens, before)))}
+    used, earlier = (sum(cost.tokens for cost in costs) for costs in (after, before))
+    metrics = {f"{ALPACA}judge_tokens": float(used - earlier)}
     prices = [(now.usd, then.usd) for now, then in zip(after, before, strict=True)]
     known = [now - then for now, then in prices if now is not None and then is not None]
     return metrics | ({f"{ALPACA}judge_usd": sum(known)} if len(known) == len(prices) else {})
-
-
-def _tokens(cost: Cost) -> int:
-    return cost.prompt_tokens + cost.completion_tokens

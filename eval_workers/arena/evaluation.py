@@ -97,11 +97,11 @@ class ArenaHard:
         write_answers(artifacts, name, self.questions, ours, lengths)
         theirs = self._baseline_answers(starting_model, artifacts)
         play = play_once if self.settings.arena_form == "verdict" else play_two
-        games, count = play(self.judge, [question.text for question in self.questions], ours, theirs)
+        texts = [question.text for question in self.questions], ours, theirs
+        games, count = play(self.judge, *texts)
         write_rows(artifacts / "judgments.jsonl", self._judgments(name, games))
         won = [game.points / game.weight if game else None for game in games]
         price = self.purse.price if self.purse is not None else None
-        texts = [question.text for question in self.questions], ours, theirs
         write_pairs(artifacts, pair_rows(self.judge, *texts, won, price))
         metrics = {
             f"{ARENA}unjudged": float(count.dropped),
@@ -111,11 +111,13 @@ class ArenaHard:
         }
         if self.purse is not None:
             spent = self.purse.spent()
-            metrics[f"{ARENA}judge_tokens"] = float(spent.prompt_tokens + spent.completion_tokens)
+            metrics[f"{ARENA}judge_tokens"] = float(spent.tokens)
             if spent.usd is not None:
                 metrics[f"{ARENA}judge_usd"] = spent.usd
         count.warn("Arena-Hard")
-        metrics |= self._rates(games) | self._checks(ours, theirs)
+        as_shown = partial(by_label, self.judge) if self.settings.arena_form == "labels" else None
+        found = judge_checks(self.judge, *texts, self.settings.checked_pairs, as_shown)
+        metrics |= self._rates(games) | {f"{ARENA}{name}": value for name, value in found.items()}
         self.facts = facts(starting_model)
         settings = {**self.settings.plain(), **asdict(self.sampling), "precision": self.precision}
         summary = {"settings": settings, "rendering": self.facts, "metrics": metrics}
@@ -146,13 +148,6 @@ class ArenaHard:
                 won, weight = sum(game.points for game in some), sum(game.weight for game in some)
                 metrics[arena_category(category)] = won / weight
         return metrics
-
-    def _checks(self, ours: Sequence[str], theirs: Sequence[str]) -> dict[str, float]:
-        """What `judge_checks` finds."""
-        as_shown = partial(by_label, self.judge) if self.settings.arena_form == "labels" else None
-        texts = [question.text for question in self.questions], ours, theirs
-        found = judge_checks(self.judge, *texts, self.settings.checked_pairs, as_shown)
-        return {f"{ARENA}{name}": value for name, value in found.items()}
 
     def _answers(self, policy: Path, starting_model: Path, path: Path) -> tuple[list[Answer], list[str]]:
         """One answer to each question, as ids and as text, saved to `path` as they come."""

@@ -49,6 +49,11 @@ class Cost:
     unconfirmed: int = 0
     """Requests whose bill is not known, for example after a time-out; `usd` includes the most that they can cost."""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompts and completions."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 class CapReached(InputError):
     """The next request might exceed the cap."""
