@@ -89,8 +89,12 @@ def packed_attention(
         raise ValueError(f"packed rows cannot have attention with {asked or 'a view of what comes later'}")
     if value.dtype in _KERNEL_DTYPES:  # a model may compute positions in fp32; the kernel takes one precision
         query, key = query.to(value.dtype), key.to(value.dtype)
-    attend = _varlen if query.is_cuda and query.dtype in _KERNEL_DTYPES else _span_by_span
+    attend = _varlen if _has_kernel(query) else _span_by_span
     return attend(query, key, value, packing, scaling, sliding_window), None
+
+
+def _has_kernel(query: Tensor) -> bool:
+    return query.is_cuda and query.dtype in _KERNEL_DTYPES
 
 
 def _span_by_span(
