@@ -209,11 +209,9 @@ def _read_parquet(path: str, label: str) -> Iterator[Row]:
 
 
 def _rows_at_once(group: Any, label: str) -> int:
-    """Number of a row group's rows that fit into half of the memory in any case. Raises InputError for a bomb.
-
-    A column chunk stores its values, or their numbers in a dictionary of which only the size in the file is known: any
-    row may have all of it.
-    """
+    """Number of a row group's rows that fit into half of the memory in any case. Raises InputError for a bomb. A column
+    chunk stores its values, or their numbers in a dictionary of which only the size in the file is known: any row may
+    have all of it."""
     left, most = memory_left() // 2, _ROWS_AT_ONCE
     for column in map(group.column, range(group.num_columns)):
         held = max(column.total_uncompressed_size, 8 * (column.num_values - group.num_rows))

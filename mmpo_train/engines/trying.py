@@ -148,11 +148,9 @@ def _compiled_where_it_pays(
 
 
 def _tokens_on_a_cpu(config: TrialConfig, engine: Engine, table: TokenTable, passes: Passes) -> int:
-    """The tokens of the smallest passes of which twice as large ones are hardly faster: they take less memory.
-
-    They are tried once per machine and kind of trial, while others of that kind wait, and kept in the machine's cache,
-    so that all trials of a sweep have the same.
-    """
+    """The tokens of the smallest passes of which twice as large ones are hardly faster: they take less memory. They are
+    tried once per machine and kind of trial, while others of that kind wait, and kept in the machine's cache, so that
+    all trials of a sweep have the same."""
     of_each = alone(table, passes.layout)
     per_step = int(of_each.mean() * config.pairs_per_step / engine.workers)
     tokens = max(_FIRST_CPU_TOKENS, int(of_each.mean()))
