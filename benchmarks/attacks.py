@@ -152,7 +152,7 @@ def by_stand_in(name: str, form: str, storage: Path) -> dict[str, tuple[float, i
         if form == "weighted":
             server.probabilities = lambda request: {said(request, form): 0.9}
             judge = open_preference_judge(f"weighted:stand-in@{server.url}")
-            compare = judge._as_shown  # type: ignore[attr-defined]  # in the order given
+            compare = judge.compare_as_shown  # in the order given
         elif form == "labels":
             asked = open_labels_judge(server.spec(), cache=storage / f"{name}.sqlite", template=None)
             worth = {"A>>B": 1.0, "A>B": 1.0, "A=B": 0.5, "B>A": 0.0, "B>>A": 0.0}
@@ -168,7 +168,7 @@ def main() -> None:
     judge = parser.parse_args().judge
     assert read_verdict(verdict_words("verdict", "A")) == "a" and read_label(verdict_words("labels", "B")) == "B>>A"
     if judge:
-        compare = open_preference_judge(judge)._as_shown  # type: ignore[attr-defined]
+        compare = open_preference_judge(judge).compare_as_shown
         columns = {judge: {name: points_of(compare, text, "weighted") for name, text in ATTACKS.items()}}
     else:
         with tempfile.TemporaryDirectory() as folder:

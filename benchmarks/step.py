@@ -284,6 +284,12 @@ def fastest_pass(job: Job, way: str, candidates: Sequence[int], folder: Path, th
     return seconds
 
 
+def own_passes(job: Job, threads: int) -> Passes:
+    """Ours, found by trying."""
+    torch.set_num_threads(threads)
+    return find_passes(job.config, TorchEngine(our_module(job, own_device()), job.config), job.table)
+
+
 class Worker:
     """A way in a process of its own: in one process, threads of one way would spin in another's way."""
 
@@ -543,6 +549,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pairs_per_pass={},
         )
         describe(job, given)
+        if not job.passes.tokens and device.type == "cpu":  # the peak is that of steps, not of larger ones tried before
+            with get_context("spawn").Pool(1) as pool:
+                job = replace(job, passes=pool.apply(own_passes, (job, torch.get_num_threads())))
         ways = [way for way in WAYS if way == OURS or way in given.ways]
         tried: dict[str, dict[int, float]] = {}
         for way in (way for way in ways if way in (TUNED, SORTED)):

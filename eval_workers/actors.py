@@ -32,10 +32,8 @@ class Actors:
             self.seat["scheduling_strategy"] = PlacementGroupSchedulingStrategy(self.seats)
 
     def start(self, kind: type, *arguments: Any) -> Any:
-        """A handle to a new evaluator. If it dies it is restarted and its work repeated.
-
-        `ask_for_segment` also finds the one that answers by name, from a training worker.
-        """
+        """A handle to a new evaluator. If it dies it is restarted and its work repeated. `ask_for_segment` also finds
+        the one that answers by name, from a training worker."""
         actor: Any = ray.remote(**_OPTIONS, **self.seat)(kind)
         named = {"name": _ANSWERING, "get_if_exists": True} if kind is WarmAnswering else {}
         return actor.options(**named).remote(*arguments)

@@ -2,15 +2,15 @@
 id."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from mmpo_train.config import TRIAL
-from mmpo_train.model.folders import local_folder
+from mmpo_train.model.folders import base_of, local_folder
 from mmpo_train.storage.manifest import MANIFEST, verify
+from mmpo_train.storage.whole_file import sha256_of
 from mmpo_train.trial.checkpoint import read_trial
 
 _TOKENIZER_FILES = ("*token*.json", "*.jinja", "vocab.json", "merges.txt", "*.model")
@@ -22,7 +22,6 @@ class CheckpointFolder:
 
     folder: Path
     tokenizer_folder: Path
-    """Folder to load the tokenizer from: the base model's if a folder of LoRA adapters has no config.json."""
     precision: str
     """Precision of its trial; for other models "bf16" on a GPU and "fp32" without."""
 
@@ -31,7 +30,7 @@ class CheckpointFolder:
         whole = hashlib.sha256()
         paths = {path for pattern in _TOKENIZER_FILES for path in self.tokenizer_folder.glob(pattern)}
         for path in sorted(paths):
-            whole.update(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+            whole.update(f"{path.name} {sha256_of(path)}\n".encode())
         return whole.hexdigest()
 
 
@@ -40,10 +39,14 @@ def open_checkpoint(checkpoint: str) -> CheckpointFolder:
     folder = local_folder(checkpoint)
     if (folder / MANIFEST).is_file():
         verify(folder)
-    adapter = folder / "adapter_config.json"
-    alone = (folder / "config.json").is_file() or not adapter.is_file()
-    tokenizer_folder = folder if alone else local_folder(json.loads(adapter.read_text())["base_model_name_or_path"])
+    tokenizer_folder = tokenizer_folder_of(folder)
     precision = "bf16" if torch.cuda.is_available() else "fp32"
     if (folder / TRIAL).is_file():
         precision = read_trial(folder).precision
     return CheckpointFolder(folder, tokenizer_folder, precision)
+
+
+def tokenizer_folder_of(folder: Path) -> Path:
+    """The folder to load a model's tokenizer from: the base model's for LoRA adapters without a config.json."""
+    base = "" if (folder / "config.json").is_file() else base_of(folder)
+    return local_folder(base) if base else folder

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eval_workers.answers.answering import Answering
+from eval_workers.answers.answering import Answering, Policy
 from eval_workers.answers.generation import Answer
 from eval_workers.answers.sampling import Sampling
 from eval_workers.judging.judges import judge_all
@@ -42,13 +42,15 @@ def make_segment(answering: Answering, request: dict[str, Any]) -> None:
         for temperature in config.answer_temperatures
     ]
     path = target.with_name(f"answers-{number + 1:04d}.jsonl")
-    name = f"{config.digest} {number}"  # the policy: a trial's at the segment's start
-    answers, texts = answering.answers(path, policy, name, model, prompts, samplings, config.precision)
+    # A trial's policy at the segment's start.
+    asked = Policy(policy, f"{config.digest} {number}", model, config.precision)
+    answers, texts = answering.answers(path, asked, prompts, samplings)
     judge = answering.judge(config.judge, config.seed)
     winners, count = judge_all(judge, [questions[place] for place in places], texts)
     kept, completions = [], []
     for row, (several, winner) in enumerate(zip(answers, winners, strict=True)):
-        ranked = [] if winner is None else _chosen_first([answer.ids for answer in several], winner)
+        # The winner, then the distinct other answers.
+        ranked = [] if winner is None else dict.fromkeys(tuple(one.ids) for one in (several[winner], *several))
         if len(ranked) > 1:
             kept.append(row)
             completions.append(tuple(np.array(ids, dtype=np.int32) for ids in ranked))
@@ -66,11 +68,6 @@ def make_segment(answering: Answering, request: dict[str, Any]) -> None:
     ref_logps = score_pairs(forward, chosen, np.arange(len(chosen)), tokens_per_pass, layout=layout)
     write_segment(target, places[kept].tolist(), chosen, ref_logps, _metrics(answers, winners, completions))
     publish(target)
-
-
-def _chosen_first(answers: list[list[int]], winner: int) -> list[list[int]]:
-    """The winner, then the distinct other answers."""
-    return [list(ids) for ids in dict.fromkeys(map(tuple, [answers[winner], *answers]))]
 
 
 def _metrics(

@@ -26,11 +26,9 @@ class RewardAccuracy:
         self.pairs: dict[tuple[str, str], ScoredTable] = {}
 
     def __call__(self, checkpoint: str, tokens_folder: str, reference_folder: str, kept: str = "") -> dict[str, Any]:
-        """{metrics: name -> number, correct: 0 or 1 for each pair in dataset order} of a checkpoint folder.
-
-        The same numbers as the training loop's own validation. If `kept` is given, the log-probabilities are written to
-        this folder, so that trials that share the training are scored from them. Raises DamagedFolder.
-        """
+        """{metrics: name -> number, correct: 0 or 1 for each pair in dataset order} of a checkpoint folder. The same
+        numbers as the training loop's own validation. If `kept` is given, the log-probabilities are written to this
+        folder, so that trials that share the training are scored from them. Raises DamagedFolder."""
         folder, pairs = Path(checkpoint), self._pairs(tokens_folder, reference_folder)
         verify(folder)
         config = read_trial(folder)

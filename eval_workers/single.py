@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval_workers.settings import EvaluationSettings
-from eval_workers.suites import Evaluate, build
+from eval_workers.suites import FOLDERS, build
 from mmpo_train.config import TRIAL, TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import VALIDATION
@@ -76,20 +76,14 @@ def evaluate(subject: Subject, suite: str, options: EvaluateOptions) -> dict[str
         return {"metrics": _reward(subject)}
     settings = EvaluationSettings(**options.plain())
     tiny = subject.inputs.config.model == "tiny"
-    run = _warm(suite, settings, options.folder, tiny, subject.config.precision)
-    request = {
-        "checkpoint": str(subject.folder),
-        "starting_model": str(subject.inputs.model_folder),
-        "artifacts": str(subject.output),
-    }
-    return run(request)
+    run = _warm(suite, settings, options.folder, tiny=tiny, precision=subject.config.precision)
+    folders = subject.folder, subject.inputs.model_folder, subject.output
+    return run(dict(zip(FOLDERS, map(str, folders), strict=True)))
 
 
 def judged(subject: Subject, options: EvaluateOptions, facts: Mapping[str, str]) -> tuple[str, dict[str, str]]:
-    """A digest of all that the scores depend on, wherever the model lies; and params that say what was asked.
-
-    `facts`: what the evaluations said of themselves, such as their tasks' versions.
-    """
+    """A digest of all that the scores depend on, wherever the model lies; and params that say what was asked. `facts`:
+    what the evaluations said of themselves, such as their tasks' versions."""
     given = {name: value for name, value in options.plain().items() if value != getattr(EvaluationSettings, name)}
     asked = {name: ",".join(value) if isinstance(value, tuple) else str(value) for name, value in given.items()}
     asked |= {"suites": ",".join(sorted(options.suite)), **facts}
@@ -98,10 +92,8 @@ def judged(subject: Subject, options: EvaluateOptions, facts: Mapping[str, str])
     return key, {"path": subject.path, **asked}
 
 
-@cache
-def _warm(suite: str, settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:
-    """The evaluation, one object for all subjects of a command, so that models, tasks and judges stay warm."""
-    return build(suite, settings, storage, tiny=tiny, precision=precision)
+# One object for all subjects of a command, so that models, tasks and judges stay warm.
+_warm = cache(build)
 
 
 @cache
@@ -119,8 +111,7 @@ def _reward(subject: Subject) -> dict[str, float]:
     places, _ = materialise(subject.inputs, in_process, lambda what, share: None)
     tokens, reference = str(places.tokens), str(places.reference)
     if subject.trained:
-        metrics: dict[str, float] = _reward_accuracy()(str(subject.folder), tokens, reference)["metrics"]
-        return metrics
+        return _reward_accuracy()(str(subject.folder), tokens, reference)["metrics"]
     if subject.folder.resolve() != subject.inputs.model_folder.resolve():
         raise InputError(
             f"{subject.path} is not a checkpoint of a trial, so only its own log-probabilities can be scored; leave "

@@ -11,17 +11,16 @@ from mmpo_train.errors import InputError
 from mmpo_train.typed.plugins import evaluation_of
 
 Request = Mapping[str, str]
-"""Folders of one evaluation: checkpoint, starting_model, artifacts."""
+"""The folders of one evaluation by their names, FOLDERS."""
+FOLDERS = ("checkpoint", "starting_model", "artifacts")
 Evaluate = Callable[[Request], dict[str, Any]]
 """Returns {metrics: name -> number, facts: name -> what the numbers depend on besides the model}; the harness adds
 `missing`, task -> why it has no result."""
 
 
 def build(suite: str, settings: EvaluationSettings, storage: Path, *, tiny: bool, precision: str) -> Evaluate:
-    """The evaluation, which stays warm from one request to the next. `tiny`: the model is the embedded default.
-
-    Raises InputError for settings with which it cannot run.
-    """
+    """The evaluation, which stays warm from one request to the next. `tiny`: the model is the embedded default. Raises
+    InputError for settings with which it cannot run."""
     if plugged := evaluation_of(suite):
         return _plugged(suite, *plugged)
     builders = {"harness": _harness, "alpaca": _alpaca, "arena": _arena}
@@ -75,14 +74,7 @@ def _alpaca(settings: EvaluationSettings, storage: Path, tiny: bool, precision: 
 
     answering = Answering(storage / "verdicts.sqlite", settings.generator_for(tiny))
     evaluate = AlpacaEval(answering, settings, tiny=tiny, precision=precision)
-    return lambda request: {
-        "metrics": evaluate(
-            Path(request["checkpoint"]),
-            baseline=Path(request["starting_model"]),
-            artifacts=Path(request["artifacts"]) / "alpaca",
-        ),
-        "facts": evaluate.facts,
-    }
+    return _of_answers("alpaca", evaluate)
 
 
 def _arena(settings: EvaluationSettings, storage: Path, tiny: bool, precision: str) -> Evaluate:
@@ -96,11 +88,14 @@ def _arena(settings: EvaluationSettings, storage: Path, tiny: bool, precision: s
         raise InputError("arena needs a judge: give --arena-judge openai:MODEL or anthropic:MODEL")
     answering = Answering(storage / "verdicts.sqlite", settings.generator_for(tiny))
     evaluate = ArenaHard(answering, settings, judge=judge, precision=precision)
-    return lambda request: {
-        "metrics": evaluate(
-            Path(request["checkpoint"]),
-            starting_model=Path(request["starting_model"]),
-            artifacts=Path(request["artifacts"]) / "arena",
-        ),
-        "facts": evaluate.facts,
-    }
+    return _of_answers("arena", evaluate)
+
+
+def _of_answers(suite: str, evaluate: Any) -> Evaluate:
+    """An evaluation of answers, `AlpacaEval` or `ArenaHard`, as a function of a request."""
+
+    def run(request: Request) -> dict[str, Any]:
+        checkpoint, starting_model, artifacts = (Path(request[name]) for name in FOLDERS)
+        return {"metrics": evaluate(checkpoint, starting_model, artifacts / suite), "facts": evaluate.facts}
+
+    return run

@@ -16,8 +16,7 @@ class WarmReward:
 
     def evaluate(self, checkpoint: str, tokens: str, reference: str, kept: str) -> dict[str, Any]:
         """The checkpoint's scores as plain numbers, as `RewardAccuracy` returns them."""
-        folders = _brought(checkpoint, tokens, reference)
-        return self.reward_accuracy(folders[0], folders[1], folders[2], str(place_of(kept)))
+        return self.reward_accuracy(*[*_brought(checkpoint, tokens, reference), str(place_of(kept))])
 
     def starting_model(self, config: dict[str, Any], tokens: str, reference: str) -> dict[str, float]:
         """Metrics of the starting model, by the config's objective."""

@@ -1,6 +1,5 @@
 """A model kept on its device from one checkpoint folder to the next."""
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 
 from mmpo_train.devices import own_device
-from mmpo_train.model.folders import ADAPTERS, model_files
+from mmpo_train.model.folders import ADAPTERS, base_of, model_files
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model, load_weights
 from mmpo_train.model.scoring import model_forward
@@ -28,10 +27,8 @@ class WarmModel:
         self._loaded: tuple[str, ...] = ()
 
     def load(self, folder: Path, precision: str) -> Any:
-        """The model of a folder, which may hold LoRA adapters, in "fp32" or "bf16" on the device.
-
-        A model returned earlier may be the same object and must no longer be used. Raises InputError as `load_model`.
-        """
+        """The model of a folder, which may hold LoRA adapters, in "fp32" or "bf16" on the device. A model returned
+        earlier may be the same object and must no longer be used. Raises InputError as `load_model`."""
         same = (precision, *_architecture(folder))
         if not (same == self._loaded and self._exchange(folder)):
             self.model, self._loaded = None, ()  # two models at a time need not fit
@@ -54,8 +51,8 @@ def _architecture(folder: Path) -> tuple[str, ...]:
         paths = [folder / name for name in _ARCHITECTURE_FILES]
         return tuple(path.read_text() if path.is_file() else "" for path in paths)
     text = (folder / _ADAPTER_CONFIG).read_text()
-    base = place_of(json.loads(text)["base_model_name_or_path"])
-    files = model_files(base) if base.is_dir() else []
+    base = base_of(folder)
+    files = model_files(place_of(base)) if base and place_of(base).is_dir() else []
     return text, *(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
 
 
@@ -66,15 +63,12 @@ def _load_adapter(model: Any, path: Path) -> bool:
     if not path.is_file():
         return False
     there = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" in name}
-    given = {_name_in_model(name): tensor for name, tensor in load_file(path).items()}
+    # PEFT saves `base_model.model.X.lora_A.weight`; in the model it is `X.lora_A.default.weight`.
+    saved = ((name.removeprefix("base_model.model."), tensor) for name, tensor in load_file(path).items())
+    given = {re.sub(r"(\.lora_\w+)(\.weight)?$", r"\1.default\2", name): tensor for name, tensor in saved}
     if given.keys() != there.keys() or any(given[name].shape != there[name].shape for name in there):
         return False
     with torch.no_grad():
         for name, tensor in there.items():
             tensor.copy_(given[name])
     return True
-
-
-def _name_in_model(name: str) -> str:
-    """PEFT saves `base_model.model.X.lora_A.weight`; in the model it is `X.lora_A.default.weight`."""
-    return re.sub(r"(\.lora_\w+)(\.weight)?$", r"\1.default\2", name.removeprefix("base_model.model."))

@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from statistics import mean, stdev
 
-from eval_workers.answers.answering import Answering
+from eval_workers.answers.answering import Answering, Policy
 from eval_workers.answers.sampling import Sampling
 from eval_workers.judging.checks import PAIRS, judge_checks
 from eval_workers.judging.judges import judge_pairs
@@ -33,10 +33,10 @@ def win_rate(
     prompts, questions = read_table(tokens, "validation").prompts, read_questions(tokens, "validation")
     greedy = [Sampling(temperature=0.0, max_new_tokens=config.max_completion_tokens)]
     baseline = digest_of([config.model_fingerprint, config.precision])
-    folders = starting_model, prompts, greedy, config.precision
-    _, theirs = answering.answers(answers_folder / f"{baseline}.jsonl", starting_model, baseline, *folders)
-    name = f"{config.digest}-{checkpoint.name}"
-    answers, ours = answering.answers(answers_folder / f"{name}.jsonl", checkpoint, name, *folders)
+    start = Policy(starting_model, baseline, starting_model, config.precision)
+    policy = start._replace(folder=checkpoint, name=f"{config.digest}-{checkpoint.name}")
+    _, theirs = answering.answers(answers_folder / f"{start.name}.jsonl", start, prompts, greedy)
+    answers, ours = answering.answers(answers_folder / f"{policy.name}.jsonl", policy, prompts, greedy)
     asked = answering.judge(judge, 0, template)
     texts = questions, [row[0] for row in ours], [row[0] for row in theirs]
     compared, count = judge_pairs(asked, *texts)

@@ -19,7 +19,7 @@ PARTS = {
     "the command": "stage1_lr.py",
     "the trial's driver": "ray::ImplicitFunc",
     "a worker": "ray::RayTrainWorker",
-    "the evaluator": "ray::WarmReward",
+    "the evaluator": "ray::ForkedReward",
     "raylet": "raylet/raylet",
     "GCS": "gcs_server",
     "a warm process": "sweeps.workers.warm",

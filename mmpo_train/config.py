@@ -265,19 +265,13 @@ def from_dict(values: Mapping[str, Any]) -> TrialConfig:
 
 
 def replace(config: TrialConfig, values: Mapping[str, Any]) -> TrialConfig:
-    """A copy with some fields changed, types converted and everything checked.
-
-    Raises InputError with every bad field at once.
-    """
+    """A copy with some fields changed, types converted and everything checked. Raises InputError with every bad field
+    at once."""
     changed = replace_checked(config, values, _problems)
-    plugins = _plugins_of(changed)
+    judge = changed.judge if changed.objective in ONLINE_OBJECTIVES else ""
+    used = (PLUGGED.get(("objective", changed.objective)), PLUGGED.get(("judge", judge)))
+    plugins = tuple(sorted({one for one in used if one}))
     return changed if changed.plugins == plugins else dataclasses.replace(changed, plugins=plugins)
-
-
-def _plugins_of(config: TrialConfig) -> tuple[str, ...]:
-    judge = config.judge if config.objective in ONLINE_OBJECTIVES else ""
-    used = (PLUGGED.get(("objective", config.objective)), PLUGGED.get(("judge", judge)))
-    return tuple(sorted({one for one in used if one}))
 
 
 def replace_checked(

@@ -44,3 +44,9 @@ def complaints(checks: Iterable[Callable[[], object]]) -> list[str]:
 def first_line(error: Exception) -> str:
     """The first line of a library's message, cut to 200 characters, for use in a message of ours."""
     return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+
+
+def in_brief(error: Exception) -> str:
+    """Type and first line of an error, for a message."""
+    kind, line = type(error).__name__, first_line(error)
+    return kind if line == kind else f"{kind}: {line}"

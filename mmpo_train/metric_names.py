@@ -3,6 +3,7 @@
 A name is a group, which ends with a slash, and the quantity. The number of a single judge ends with the judge's name.
 """
 
+import re
 from collections.abc import Collection
 
 TRAIN = "train/"
@@ -79,6 +80,11 @@ def judge_checks_of(win_rate: str) -> tuple[str, str]:
 def by_judge(metric: str, judge: str) -> str:
     """The name of one judge's number; the metric itself is the mean over judges."""
     return f"{metric}/{judge}"
+
+
+def as_part(text: str, otherwise: str = "other") -> str:
+    """The text as one part of a name, in characters that every tracker accepts; a '/' would nest it deeper."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text).strip(".") or otherwise
 
 
 def harness_task(task: str) -> str:

@@ -29,10 +29,8 @@ STORAGE = os.environ.get("MMPO_STORAGE") or "runs"
 
 @cache
 def with_help(options: type) -> Any:
-    """The same class with each field's docstring as its help, in one paragraph, and the default if it is not empty.
-
-    By itself tyro keeps the line breaks of the source and prints `(default: )` for an empty default.
-    """
+    """The same class with each field's docstring as its help, in one paragraph, and the default if it is not empty. By
+    itself tyro keeps the line breaks of the source and prints `(default: )` for an empty default."""
     for kind in options.__mro__:
         own: dict[str, Any] = vars(kind).get("__annotations__", {})
         types = get_type_hints(kind, include_extras=True) if own else {}
@@ -136,10 +134,8 @@ def templated(options: Options) -> str:
 
 
 def from_file(options: type, words: Sequence[str]) -> dict[str, Any]:
-    """`default`, the options of the file that `--config` names, if one is named.
-
-    Raises InputError for a file that is not valid, and for a trial's field that is typed as an option.
-    """
+    """`default`, the options of the file that `--config` names, if one is named. Raises InputError for a file that is
+    not valid, and for a trial's field that is typed as an option."""
     if not issubclass(options, Options):
         return {}
     finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)

@@ -4,17 +4,15 @@
 what is missing; everything that it makes is kept and found again by that name.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mmpo_train.config import NEEDS_UNRELATED, TrialConfig, replace
 from mmpo_train.data.preferences import PreferenceData, load_preferences
-from mmpo_train.data.rendering import check_template
-from mmpo_train.data.templates import Encoding
+from mmpo_train.data.rendering import Tokenizer, check_template
+from mmpo_train.data.rows import PreferenceExample
+from mmpo_train.data.templates import EncodedExample, Encoding
 from mmpo_train.data.tokens import CutCount, ensure_tokens, read_counts, tables_key, tokenise, write_tables
 from mmpo_train.errors import InputError
 from mmpo_train.events import Say
@@ -25,12 +23,6 @@ from mmpo_train.storage.manifest import MANIFEST, lock
 from mmpo_train.storage.mirror import ensure_once
 from mmpo_train.tiny.recipe import fingerprint as tiny_fingerprint
 from mmpo_train.trial.places import Places
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from mmpo_train.data.rows import PreferenceExample
-    from mmpo_train.data.templates import EncodedExample
 
 
 @dataclass(frozen=True)
@@ -129,16 +121,14 @@ def build_starting_model(inputs: Inputs, say: Say) -> None:
         ensure_once(inputs.model_folder, lambda staging: build_tiny(staging, say))
 
 
-def tokenizer_of(inputs: Inputs) -> PreTrainedTokenizerBase:
+def tokenizer_of(inputs: Inputs) -> Tokenizer:
     """The tokenizer of the starting model, before the model itself is loaded, or made if it is `tiny`."""
     return tokenizer_at(inputs.config.model, inputs.model_folder)
 
 
 def count_tokens(inputs: Inputs, say: Say, *, keep: bool = True) -> dict[str, CutCount]:
     """How much tokenisation cuts, without loading the model; the token tables are written if they are to be kept.
-
-    Raises InputError if too few examples are left.
-    """
+    Raises InputError if too few examples are left."""
     folder = inputs.tokens
     if keep:
         return ensure_tokens(folder, CutCount, lambda: _write_tables(inputs, folder, say), say)

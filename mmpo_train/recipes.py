@@ -133,10 +133,8 @@ _MC_PO_PAPER = ("rpo", "exo", "cpo", "bco", "kto", "apo", "sppo", "nca", "rnce",
 
 
 def objective_settings(objective: str) -> dict[str, Any]:
-    """The hyper-parameters of an objective whose defaults differ from TrialConfig's.
-
-    beta = 0.01 for the MC-PO paper's objectives (its Appendix B.2); CPO's own weight of 1 (Xu et al. 2024).
-    """
+    """The hyper-parameters of an objective whose defaults differ from TrialConfig's. beta = 0.01 for the MC-PO paper's
+    objectives (its Appendix B.2); CPO's own weight of 1 (Xu et al. 2024)."""
     if objective in _MC_PO_PAPER:
         return {"beta": 0.01}
     return {"sft_weight": 1.0} if objective == "cpo_original" else {}
@@ -144,9 +142,7 @@ def objective_settings(objective: str) -> dict[str, Any]:
 
 def find_recipe(model: str, name: str = "") -> Recipe:
     """The recipe of that name; without a name the recipe of the hub id, or the one that stage 0 recorded in the folder.
-
-    Other models get `any`. Raises InputError for an unknown name.
-    """
+    Other models get `any`. Raises InputError for an unknown name."""
     if name:
         if name.lower() not in RECIPES:
             raise InputError(f"--recipe {name!r} is unknown{nearest(name.lower(), RECIPES)}")

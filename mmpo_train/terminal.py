@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -71,7 +71,8 @@ def run_program(
             print(as_yaml(name, in_force(parsed)), end="")
             return
         use_plugins(parsed)
-        with _ended_by_sigterm():
+        # What Slurm, Kubernetes, systemd and `timeout` send ends a program as Ctrl-C does.
+        with _handled((signal.SIGTERM,), _end):
             program(parsed)
     except InputError as error:
         _refuse(str(error))
@@ -90,20 +91,21 @@ def run_program(
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """What Slurm, Kubernetes, systemd and `timeout` send ends a program as Ctrl-C does."""
-
-    def end(number: int, _: object) -> None:
-        raise ended_by(number)
-
+def _handled(numbers: Sequence[int], handler: Callable[[int, object], None]) -> Iterator[None]:
+    """A block in which a function handles these signals, in the main thread: no other can have a handler."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, end)
+    before = {one: signal.signal(one, handler) for one in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one, earlier in before.items():
+            signal.signal(one, earlier)
+
+
+def _end(number: int, _: object) -> None:
+    raise ended_by(number)
 
 
 def ended_by(number: int) -> Interrupted:
@@ -113,10 +115,8 @@ def ended_by(number: int) -> Interrupted:
 
 @contextmanager
 def told_by_signal() -> Iterator[Callable[[], int]]:
-    """A block of the main thread that the first Ctrl-C or SIGTERM does not end, and the second does.
-
-    Yields a function that gives the number of the signal, 0 before it.
-    """
+    """A block of the main thread that the first Ctrl-C or SIGTERM does not end, and the second does. Yields a function
+    that gives the number of the signal, 0 before it."""
     told = 0
 
     def tell(number: int, _: object) -> None:
@@ -128,15 +128,8 @@ def told_by_signal() -> Iterator[Callable[[], int]]:
         # By a thread of its own: the main one may be in the middle of a print, which cannot be entered twice.
         threading.Thread(target=console.print, args=(said,), kwargs={"highlight": False}).start()
 
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: 0
-        return
-    before = {one: signal.signal(one, tell) for one in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with _handled((signal.SIGINT, signal.SIGTERM), tell):
         yield lambda: told
-    finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
 
 
 def _advice(error: OSError) -> str:

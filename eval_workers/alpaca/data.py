@@ -98,12 +98,10 @@ def write_outputs(path: Path, prompts: Sequence[str], outputs: Outputs) -> None:
 
 
 def read_length_data(
-    source: str, prompts: Sequence[str], *, difficulty: Path | None, gamed: Path | None, gamed_sha256: str
+    source: str, prompts: Sequence[str], difficulty: Path | None, gamed: Path | None, gamed_sha256: str
 ) -> tuple[dict[str, float] | None, list[Gamed] | None]:
     """Difficulties and gamed rows: from the given files, for the 805 prompts from the hub's file, otherwise none.
-
-    `source` is that of the prompts, as for `read_prompts`. Raises InputError.
-    """
+    `source` is that of the prompts, as for `read_prompts`. Raises InputError."""
     gamed = gamed or (fetch(GAMED_FILE) if source == OFFICIAL else None)
     if gamed:
         gamed = checked(gamed, gamed_sha256)

@@ -7,8 +7,6 @@ A judge can be manipulated, and may prefer a place to an answer: `judging/checks
 """
 
 import json
-import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -33,23 +31,22 @@ from eval_workers.alpaca.length_control import (
     length_controlled_win_rate,
     win_rate,
 )
-from eval_workers.answers.answering import Answering
+from eval_workers.answers.answering import Answering, Policy
 from eval_workers.answers.sampling import Sampling
+from eval_workers.checkpoint_folders import tokenizer_folder_of
 from eval_workers.judging.checks import judge_checks, spread
 from eval_workers.judging.costs import Cost
-from eval_workers.judging.judges import JudgeCount, judge_pairs
+from eval_workers.judging.judges import judge_pairs
 from eval_workers.judging.pairs import pair_rows, write_pairs
 from eval_workers.judging.preference_judges import PreferenceJudge, open_preference_judge
-from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
+from eval_workers.judging.specs import USUAL_JUDGES, check_preference_spec
 from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import facts
 from mmpo_train.errors import InputError, complaints
-from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, UNJUDGED_SHARES, WIN_RATE, by_judge, error_of
-from mmpo_train.model.folders import fingerprint, local_folder
+from mmpo_train.metric_names import ALPACA, LC_WIN_RATE, UNJUDGED_SHARES, WIN_RATE, as_part, by_judge, error_of
+from mmpo_train.model.folders import fingerprint
 from mmpo_train.storage.whole_file import write_whole
-
-logger = logging.getLogger(__name__)
 
 
 class AlpacaEval:
@@ -74,24 +71,14 @@ class AlpacaEval:
         every_prompt = read_prompts(source)
         some = spread(len(every_prompt), settings.limit or len(every_prompt))
         self.prompts = [every_prompt[place] for place in some]
-        self.difficulty, self.gamed = read_length_data(
-            source,
-            every_prompt,
-            difficulty=settings.alpaca_difficulty,
-            gamed=settings.alpaca_gamed,
-            gamed_sha256=settings.alpaca_gamed_sha256,
-        )
+        files = settings.alpaca_difficulty, settings.alpaca_gamed, settings.alpaca_gamed_sha256
+        self.difficulty, self.gamed = read_length_data(source, every_prompt, *files)
         self.judges: dict[str, PreferenceJudge] = {}
         """The judges by their names in metrics."""
+        how: dict[str, Any] = {"template": settings.judge_prompt, "cap_usd": settings.cap_usd or None}
+        how |= {"seed": seed, "cache": answering.verdicts, "both_orders": settings.both_orders}
         for spec in specs:
-            judge = open_preference_judge(
-                spec,
-                seed=seed,
-                cache=answering.verdicts,
-                template=settings.judge_prompt,
-                both_orders=settings.both_orders,
-                cap_usd=settings.cap_usd or None,
-            )
+            judge = open_preference_judge(spec, **how)
             name = metric_name(judge.name)
             if name in self.judges:
                 raise InputError(f"two judges would both be called '{name}' in metrics; give each judge once")
@@ -99,16 +86,15 @@ class AlpacaEval:
         self._folder = answering.verdicts.parent / "alpaca_eval"
         self._baseline: tuple[str, Outputs] | None = None
 
-    def __call__(self, checkpoint: Path, *, baseline: Path, artifacts: Path) -> dict[str, float]:
+    def __call__(self, checkpoint: Path, baseline: Path, artifacts: Path) -> dict[str, float]:
         """Metrics of a checkpoint, a model folder or LoRA adapters, against another model or its outputs.json.
 
-        Metrics of each judge: alpaca/win_rate/JUDGE (0 to 1) with win_rate_error, lc_win_rate with lc_win_rate_error,
-        unjudged and unjudged_share. Means over the judges: alpaca/win_rate and alpaca/lc_win_rate. Others:
-        alpaca/tokens and characters (mean length), cut (answers that were cut), judge_tokens, and judge_usd (upper
-        limit, if all prices are known). The length-controlled rate has this name only in the published form, on all
-        prompts with a difficulty; otherwise it is called lc_win_rate_part (v1 on some of them), lc_win_rate_noreg or
-        lc_win_rate_minimal. Beside them stand null_win_rate and order_flip_rate (`judging/checks.py`). Left out are
-        rates without judgements, length control that would mean nothing, and means that lack a judge.
+        Of each judge: alpaca/win_rate/JUDGE (0 to 1) and lc_win_rate with their errors, null_win_rate and
+        order_flip_rate (`judging/checks.py`), unjudged and unjudged_share; alpaca/win_rate and lc_win_rate are means
+        over judges. Others: tokens and characters (mean length), cut, judge_tokens, and judge_usd if all prices are
+        known. The length-controlled rate has this name only in the published form on all prompts with a difficulty;
+        see `_length_controlled_name`. Left out are rates without judgements, length control that would mean nothing,
+        and means that lack a judge.
 
         Files in `artifacts`: outputs.json and baseline_outputs.json in AlpacaEval's form, annotations.jsonl, and
         alpaca_eval.json (settings, fits, reasons). Earlier answers and verdicts are reused. Raises InputError.
@@ -128,46 +114,37 @@ class AlpacaEval:
         pairs: list[dict[str, Any]] = []
         rates: dict[str, dict[str, float]] = {}
         fits: dict[str, Any] = {}
-        for name in self.judges:
-            won, count = self._judge(name, ours.texts, theirs.texts)
-            annotations += self._annotations(name, theirs, ours, won)
+        texts = self.prompts, ours.texts, theirs.texts
+        for name, judge in self.judges.items():
+            won, count = judge_pairs(judge, *texts)
+            count.warn(f"AlpacaEval, {name}")
+            annotations += self._annotations(judge.name, theirs, ours, won)
             write_whole(artifacts / "annotations.jsonl", "".join(json.dumps(row) + "\n" for row in annotations))
-            price = getattr(self.judges[name], "price", None)
-            pairs += pair_rows(self.judges[name], self.prompts, ours.texts, theirs.texts, won, price)
+            pairs += pair_rows(judge, *texts, won, getattr(judge, "price", None))
             write_pairs(artifacts, pairs)
             rates[name], fit = self._rates(ours.texts, theirs.texts, won)
-            texts = self.prompts, ours.texts, theirs.texts
-            checked = judge_checks(self.judges[name], *texts, self.settings.checked_pairs)
+            checked = judge_checks(judge, *texts, self.settings.checked_pairs)
             rates[name] |= {f"{ALPACA}{rate}": value for rate, value in checked.items()}
             share = count.dropped / len(self.prompts)
             metrics[by_judge(f"{ALPACA}unjudged", name)] = float(count.dropped)
             metrics[by_judge(UNJUDGED_SHARES["alpaca"], name)] = share
-            fits[name] = {
-                "prompt": self.judges[name].prompt,
-                "length_control": fit,
-                "unjudged": dict(count.reasons),
-                "unjudged_share": share,
-            }
+            fits[name] = {"prompt": judge.prompt, "length_control": fit}
+            fits[name] |= {"unjudged": dict(count.reasons), "unjudged_share": share}
         metrics |= _with_means(rates)
         metrics |= _spent(costs, [judge.spent() for judge in self.judges.values()])
-        self.facts = facts(_tokenizer_folder(checkpoint))
+        self.facts = facts(tokenizer_folder_of(checkpoint))
         settings = {**self.settings.plain(), **asdict(self.sampling), "precision": self.precision}
         summary = {"settings": settings, "rendering": self.facts, "judges": fits, "metrics": metrics}
         write_whole(artifacts / "alpaca_eval.json", json.dumps(summary, indent=1, default=str) + "\n")
         return metrics
 
-    def _judge(self, name: str, ours: Sequence[str], theirs: Sequence[str]) -> tuple[list[float | None], JudgeCount]:
-        won, count = judge_pairs(self.judges[name], self.prompts, ours, theirs)
-        if count.dropped:
-            reasons = ", ".join(f"{reason}: {times}" for reason, times in count.reasons.most_common())
-            logger.warning("AlpacaEval: %d of %d unjudged by %s (%s)", count.dropped, len(self.prompts), name, reasons)
-        return won, count
-
     def _rates(
         self, ours: Sequence[str], theirs: Sequence[str], won: Sequence[float | None]
     ) -> tuple[dict[str, float], dict[str, Any]]:
         """A judge's win rates, and the fit behind the length-controlled one or the reason why there is none."""
-        judged = _judged(self.prompts, ours, theirs, won)
+        # Prompts on which the judge failed count for neither side.
+        every = zip(self.prompts, won, map(len, ours), map(len, theirs), strict=True)
+        judged = [Judged(prompt, one, *lengths) for prompt, one, *lengths in every if one is not None]
         if not judged:
             return {}, {"reason": "no judgements"}
         plain = win_rate(judged)
@@ -182,12 +159,13 @@ class AlpacaEval:
         return metrics | {called: controlled.rate, error_of(called): controlled.standard_error}, asdict(controlled)
 
     def _length_controlled_name(self, controlled: LengthControlled) -> str:
+        """The name ends in _part for v1 on some of the prompts that have a difficulty, else in the form's."""
         if controlled.form != "v1":
             return f"{LC_WIN_RATE}_{controlled.form}"
         return LC_WIN_RATE if set(self.prompts) == set(self.difficulty or ()) else f"{LC_WIN_RATE}_part"
 
     def _annotations(
-        self, name: str, theirs: Outputs, ours: Outputs, won: Sequence[float | None]
+        self, judge: str, theirs: Outputs, ours: Outputs, won: Sequence[float | None]
     ) -> list[dict[str, Any]]:
         """A row for each prompt; AlpacaEval's preference, from 1 to 2, is null if the judge failed."""
         return [
@@ -197,7 +175,7 @@ class AlpacaEval:
                 "output_1": output_1,
                 "generator_2": ours.generator,
                 "output_2": output_2,
-                "judge": self.judges[name].name,
+                "judge": judge,
                 "preference": None if one is None else 1 + one,
             }
             for prompt, output_1, output_2, one in zip(self.prompts, theirs.texts, ours.texts, won, strict=True)
@@ -213,13 +191,12 @@ class AlpacaEval:
 
     def _answers(self, policy: Path) -> Outputs:
         """One answer to each prompt, saved under the digest of the model as they come."""
-        mark, tokenizer_folder = self._mark(policy), _tokenizer_folder(policy)
+        mark, tokenizer_folder = self._mark(policy), tokenizer_folder_of(policy)
         path = self._folder / f"{mark}.jsonl"
         # Several actors may want the same model's answers at once; the first one generates, the others find them.
         with FileLock(f"{path}.lock"):
-            answers, texts = self.answering.replies(
-                path, policy, mark, tokenizer_folder, self.prompts, self.sampling, self.precision
-            )
+            asked = Policy(policy, mark, tokenizer_folder, self.precision)
+            answers, texts = self.answering.replies(path, asked, self.prompts, self.sampling)
         return Outputs(
             generator="/".join(policy.resolve().parts[-3:]),
             texts=texts,
@@ -229,32 +206,15 @@ class AlpacaEval:
 
     def _mark(self, policy: Path) -> str:
         """Identity of the model: a digest of its content (with LoRA adapters also of their base) and precision."""
-        folders = dict.fromkeys((policy, _tokenizer_folder(policy)))
+        folders = dict.fromkeys((policy, tokenizer_folder_of(policy)))
         self._folder.mkdir(parents=True, exist_ok=True)
         marks = [fingerprint(folder, self._folder / "fingerprints.json") for folder in folders]
         return digest_of([*marks, self.precision])
 
 
 def metric_name(judge: str) -> str:
-    """The judge's name without its address, in characters that every tracker accepts; a '/' would nest it deeper."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", judge.partition("@http")[0]).strip(".") or "judge"
-
-
-def _tokenizer_folder(policy: Path) -> Path:
-    """Folder of the tokenizer: the folder itself, or the base model's for LoRA adapters."""
-    adapter = policy / "adapter_config.json"
-    return local_folder(json.loads(adapter.read_text())["base_model_name_or_path"]) if adapter.is_file() else policy
-
-
-def _judged(
-    prompts: Sequence[str], ours: Sequence[str], theirs: Sequence[str], won: Sequence[float | None]
-) -> list[Judged]:
-    """The judged prompts; those on which the judge failed count for neither side."""
-    return [
-        Judged(prompt, one, len(output), len(baseline_output))
-        for prompt, output, baseline_output, one in zip(prompts, ours, theirs, won, strict=True)
-        if one is not None
-    ]
+    """The judge's name without its address, as a part of metrics' names."""
+    return as_part(judge.partition("@http")[0], "judge")
 
 
 def _with_means(rates: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
@@ -267,11 +227,8 @@ def _with_means(rates: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
 def _spent(before: Sequence[Cost], after: Sequence[Cost]) -> dict[str, float]:
     """Cost of all judges together, for this checkpoint alone."""
-    metrics = {f"{ALPACA}judge_tokens": float(sum(map(_tokens, after)) - sum(map(_tokens, before)))}
+    used, earlier = (sum(cost.tokens for cost in costs) for costs in (after, before))
+    metrics = {f"{ALPACA}judge_tokens": float(used - earlier)}
     prices = [(now.usd, then.usd) for now, then in zip(after, before, strict=True)]
     known = [now - then for now, then in prices if now is not None and then is not None]
     return metrics | ({f"{ALPACA}judge_usd": sum(known)} if len(known) == len(prices) else {})
-
-
-def _tokens(cost: Cost) -> int:
-    return cost.prompt_tokens + cost.completion_tokens

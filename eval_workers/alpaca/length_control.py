@@ -166,9 +166,7 @@ def _difficulties(judged: Sequence[Judged], difficulty: Mapping[str, float] | No
 
 def _fit(features: np.ndarray, wins: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Coefficients (F,) of an L1 logistic regression on soft labels, and the C with the best cross-validated log loss.
-
-    Each row occurs twice, as a win with weight p and as a loss with weight 1 - p, both in one fold.
-    """
+    Each row occurs twice, as a win with weight p and as a loss with weight 1 - p, both in one fold."""
     from sklearn import config_context
     from sklearn.linear_model import LogisticRegressionCV
     from sklearn.metrics import make_scorer

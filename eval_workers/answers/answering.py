@@ -1,8 +1,8 @@
 """Answering prompts and judging answers, with one model in memory at a time and the judges opened so far."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -15,19 +15,28 @@ from eval_workers.warm_model import WarmModel
 from mmpo_train.chat.messages import Message
 from mmpo_train.data.rendering import Unusable, end_ids_of, prompt_ids
 from mmpo_train.errors import InputError
-from mmpo_train.model.logps import CompletionLogps, Pass
+from mmpo_train.model.logps import CompletionLogps, Forward
 from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.model.scoring import model_forward
+
+
+class Policy(NamedTuple):
+    """A model that answers."""
+
+    folder: Path
+    name: str
+    """The name under which its answers are kept."""
+    tokenizer: Path
+    """Folder of its tokenizer."""
+    precision: str
 
 
 class Answering:
     """A generator and judges, kept warm from one request to the next."""
 
     def __init__(self, verdicts: Path, generator: Literal["auto", "own", "vllm"] = "auto") -> None:
-        """`verdicts` is the file in which judges' verdicts are kept.
-
-        The generator "auto" is vLLM if it is installed and sees a GPU. Raises InputError for "vllm" if it cannot run.
-        """
+        """`verdicts` is the file in which judges' verdicts are kept. The generator "auto" is vLLM if it is installed
+        and sees a GPU. Raises InputError for "vllm" if it cannot run."""
         lack = what_vllm_lacks()
         if generator == "vllm" and lack:
             raise InputError(f"generator is 'vllm', but {lack}")
@@ -48,51 +57,37 @@ class Answering:
         return self.judges[key]
 
     def answers(
-        self,
-        path: Path,
-        policy: Path,
-        name: str,
-        tokenizer_folder: Path,
-        prompts: Sequence[np.ndarray],
-        samplings: Sequence[Sampling],
-        precision: str,
+        self, path: Path, policy: Policy, prompts: Sequence[np.ndarray], samplings: Sequence[Sampling]
     ) -> tuple[list[list[Answer]], list[list[str]]]:
         """One answer per prompt and sampling, as ids and as text; saved in `path` under the policy's name."""
-        tokenizer = load_tokenizer(tokenizer_folder)
+        tokenizer = load_tokenizer(policy.tokenizer)
         if isinstance(self.generator, VllmGenerator):
             self.warm = WarmModel()  # what the last one holds need not fit beside vLLM's engine
             torch.cuda.empty_cache()
-        self.generator.load(policy, end_ids_of(tokenizer), precision=precision)
+        self.generator.load(policy.folder, end_ids_of(tokenizer), precision=policy.precision)
         # vLLM's answers are told from our own generator's.
-        kept_as = f"{name} vllm" if isinstance(self.generator, VllmGenerator) else name
+        kept_as = f"{policy.name} vllm" if isinstance(self.generator, VllmGenerator) else policy.name
         answers = generate_to(path, self.generator, kept_as, [ids.tolist() for ids in prompts], samplings)
         texts = [[str(tokenizer.decode(answer.ids, skip_special_tokens=True)) for answer in row] for row in answers]
         return answers, texts
 
     def replies(
-        self,
-        path: Path,
-        policy: Path,
-        name: str,
-        tokenizer_folder: Path,
-        questions: Sequence[str],
-        sampling: Sampling,
-        precision: str,
+        self, path: Path, policy: Policy, questions: Sequence[str], sampling: Sampling
     ) -> tuple[list[Answer], list[str]]:
-        """One answer to each question of a user, otherwise as `answers`.
-
-        Raises InputError for a question that the chat template cannot render.
-        """
-        tokenizer, prompts = load_tokenizer(tokenizer_folder), []
+        """One answer to each question of a user, otherwise as `answers`. Raises InputError for a question that the chat
+        template cannot render."""
+        tokenizer, prompts = load_tokenizer(policy.tokenizer), []
         for question in questions:
             try:
                 prompts.append(np.array(prompt_ids(tokenizer, [Message("user", question)]), dtype=np.int32))
             except Unusable as error:
-                raise InputError(f"{policy} cannot answer {question[:80]!r}: {error}; use another model") from error
-        answers, texts = self.answers(path, policy, name, tokenizer_folder, prompts, [sampling], precision)
+                raise InputError(
+                    f"{policy.folder} cannot answer {question[:80]!r}: {error}; use another model"
+                ) from error
+        answers, texts = self.answers(path, policy, prompts, [sampling])
         return [row[0] for row in answers], [row[0] for row in texts]
 
-    def scorer(self, folder: Path, precision: str) -> Callable[[Pass], torch.Tensor]:
+    def scorer(self, folder: Path, precision: str) -> Forward:
         """The folder's model as `score_pairs` expects it. It replaces the answering model in memory."""
         if isinstance(self.generator, VllmGenerator):
             self.generator.free()

@@ -7,30 +7,35 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from eval_workers.answers.sampling import Answer, Sampling, Task, draw, padded_tokens, plan, tasks_of
+from eval_workers.answers.sampling import (
+    Answer,
+    Sampling,
+    Task,
+    all_ends,
+    check_fits,
+    draw,
+    padded_tokens,
+    plan,
+    tasks_of,
+)
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import digest_of
 from mmpo_train.errors import InputError
 from mmpo_train.storage.mirror import fetch_file, publish_file
-
-if TYPE_CHECKING:
-    pass
 
 TOKENS_PER_BATCH = 65_536
 _SECONDS_UNPUBLISHED = 120.0
 
 
 class Generator:
-    """Answers prompts with a model, which is kept from one folder to the next.
-
-    Another way of generating, such as vLLM, is another class with `load` and `run`.
-    """
+    """Answers prompts with a model, which is kept from one folder to the next. Another way of generating, such as vLLM,
+    is another class with `load` and `run`."""
 
     def __init__(self) -> None:
         self.warm = WarmModel()
@@ -38,20 +43,16 @@ class Generator:
         self.ends: frozenset[int] = frozenset()
 
     def load(self, folder: Path, end_ids: Iterable[int], *, precision: str) -> None:
-        """From now on answer with this folder's model or LoRA adapters, in "bf16" or "fp32".
-
-        An answer ends with one of `end_ids` (see `rendering.end_ids_of`) or of the model's own generation_config.json.
-        """
+        """From now on answer with this folder's model or LoRA adapters, in "bf16" or "fp32". An answer ends with one of
+        `end_ids` (see `rendering.end_ids_of`) or of the model's own generation_config.json."""
         model = self.warm.load(folder, precision)
-        own = model.generation_config.eos_token_id
-        self.folder, self.ends = folder, frozenset([*end_ids, *np.atleast_1d([] if own is None else own).tolist()])
+        self.folder, self.ends = folder, all_ends(end_ids, model.generation_config.eos_token_id)
 
     def run(self, batches: Sequence[Sequence[Task]]) -> Iterator[dict[Task, Answer]]:
         """Yields the batches' answers as they are ready. If a batch does not fit in memory, it and the next are halved.
-
-        Raises InputError before the first answer if a prompt is empty or does not fit in the model's positions.
-        """
-        self._check([task for batch in batches for task in batch])
+        Raises InputError before the first answer if a prompt is empty or does not fit in the model's positions."""
+        positions = getattr(self.warm.model.config, "max_position_embeddings", None) or math.inf
+        check_fits([task for batch in batches for task in batch], positions, self.folder)
         waiting, limit = deque(batches), math.inf
         while waiting:
             batch = waiting.popleft()
@@ -72,17 +73,6 @@ class Generator:
                 waiting.appendleft(batch)
             else:
                 yield dict(zip(batch, answers, strict=True))
-
-    def _check(self, tasks: Sequence[Task]) -> None:
-        positions = getattr(self.warm.model.config, "max_position_embeddings", None) or math.inf
-        if any(not task.prompt for task in tasks):
-            raise InputError("a prompt has no tokens; render it with its chat template, with the generation prompt")
-        longest = max(tasks, key=lambda task: task.most_tokens, default=None)
-        if longest and longest.most_tokens > positions:
-            raise InputError(
-                f"a prompt of {len(longest.prompt)} tokens and max_new_tokens {longest.sampling.max_new_tokens} exceed "
-                f"the {positions} positions of {self.folder}; lower max_new_tokens or cut the prompts from the left"
-            )
 
     @torch.inference_mode()
     def _answer(self, tasks: Sequence[Task]) -> list[Answer]:
@@ -107,7 +97,8 @@ class Generator:
             tokens = draw(logits, rows.temperature, rows.top_p, rows.uniforms[:, step])
             for task, token in zip(there, tokens.tolist(), strict=True):
                 ids[task].append(token)
-            goes_on = [self._goes_on(tasks[task], ids[task]) for task in there]
+            so_far = ((ids[task], tasks[task].sampling.max_new_tokens) for task in there)
+            goes_on = [one[-1] not in self.ends and len(one) < most for one, most in so_far]
             if not any(goes_on):
                 return [Answer(one, one[-1] in self.ends) for one in ids]
             if not all(goes_on):
@@ -123,9 +114,6 @@ class Generator:
                 past_key_values=cache,
                 use_cache=True,
             ).logits[:, -1]
-
-    def _goes_on(self, task: Task, ids: list[int]) -> bool:
-        return ids[-1] not in self.ends and len(ids) < task.sampling.max_new_tokens
 
 
 def generate_to(

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -82,11 +83,26 @@ def tasks_of(prompts: Iterable[Sequence[int]], samplings: Sequence[Sampling]) ->
     return [[Task(prompt, *one) for one in numbered] for prompt in (tuple(map(int, ids)) for ids in prompts)]
 
 
-def plan(tasks: Iterable[Task], tokens_per_batch: int) -> list[list[Task]]:
-    """The distinct tasks in batches of at most `tokens_per_batch` padded tokens, each with at least one task.
+def all_ends(given: Iterable[int], own: int | Sequence[int] | None) -> frozenset[int]:
+    """The end tokens that are given, and those of a model's own settings."""
+    return frozenset([*given, *np.atleast_1d([] if own is None else own).tolist()])
 
-    Longest prompts first, so that a batch that does not fit in memory is found early.
-    """
+
+def check_fits(tasks: Sequence[Task], positions: float, model: Path) -> None:
+    """Raises InputError if a prompt is empty or does not fit with its answer in the model's positions."""
+    if any(not task.prompt for task in tasks):
+        raise InputError("a prompt has no tokens; render it with its chat template, with the generation prompt")
+    longest = max(tasks, key=lambda task: task.most_tokens, default=None)
+    if longest and longest.most_tokens > positions:
+        raise InputError(
+            f"a prompt of {len(longest.prompt)} tokens and max_new_tokens {longest.sampling.max_new_tokens} exceed the "
+            f"{positions} positions of {model}; lower max_new_tokens or cut the prompts from the left"
+        )
+
+
+def plan(tasks: Iterable[Task], tokens_per_batch: int) -> list[list[Task]]:
+    """The distinct tasks in batches of at most `tokens_per_batch` padded tokens, each with at least one task. Longest
+    prompts first, so that a batch that does not fit in memory is found early."""
     batches: list[list[Task]] = []
     most = 0
     for task in sorted(dict.fromkeys(tasks), key=lambda task: -len(task.prompt)):
@@ -106,10 +122,8 @@ def padded_tokens(batch: Sequence[Task]) -> int:
 
 
 def draw(logits: Tensor, temperature: Tensor, top_p: Tensor, uniforms: Tensor) -> Tensor:
-    """A token for each row, (R,): the first whose cumulative probability exceeds the row's random number.
-
-    Logits have shape (R, V), the others (R,). A row needs one random number, whatever the size of the vocabulary.
-    """
+    """A token for each row, (R,): the first whose cumulative probability exceeds the row's random number. Logits have
+    shape (R, V), the others (R,). A row needs one random number, whatever the size of the vocabulary."""
     greedy = temperature == 0
     probabilities = (logits.float() / temperature.where(~greedy, 1)[:, None]).softmax(-1)
     if bool((top_p < 1).any()):

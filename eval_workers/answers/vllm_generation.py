@@ -7,18 +7,16 @@ TokensPrompt, CompletionOutput and LoRARequest, and the pages Engine Arguments, 
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
-from eval_workers.answers.sampling import Answer, Task
+from eval_workers.answers.sampling import Answer, Task, all_ends, check_fits
 from mmpo_train.errors import InputError
-from mmpo_train.model.folders import local_folder, require_weights
+from mmpo_train.model.folders import base_of, json_of, local_folder, require_weights
 
 GPU_MEMORY_UTILIZATION = 0.5
 TASKS_PER_CALL = 2048
@@ -56,8 +54,8 @@ class VllmGenerator:
         An answer ends with one of `end_ids` (see `rendering.end_ids_of`) or of the model's own generation_config.json.
         Raises InputError for a folder that vLLM cannot use. Does not start an engine yet.
         """
-        adapter = _read(folder / "adapter_config.json")
-        base = local_folder(adapter["base_model_name_or_path"]) if adapter else folder
+        adapter = json_of(folder / "adapter_config.json")
+        base = local_folder(base_of(folder)) if adapter else folder
         if strays := {*base.glob("*.safetensors")} - {*require_weights(base)}:
             raise InputError(
                 f"vllm would read {', '.join(sorted(path.name for path in strays))} in {base} too, which is no part of "
@@ -68,8 +66,8 @@ class VllmGenerator:
         if changed != self._adapter:
             # vLLM keeps adapters, and what they computed of shared prompts, by name and number: neither comes twice.
             self._adapter, self._adapters = changed, self._adapters + 1
-        own = (_read(base / "generation_config.json") or _read(base / "config.json")).get("eos_token_id")
-        self.ends = frozenset([*end_ids, *np.atleast_1d([] if own is None else own).tolist()])
+        own = json_of(base / "generation_config.json") or json_of(base / "config.json")
+        self.ends = all_ends(end_ids, own.get("eos_token_id"))
 
     def run(self, batches: Sequence[Sequence[Task]]) -> Iterator[dict[Task, Answer]]:
         """Yields the answers as they are ready, TASKS_PER_CALL at a time; vLLM makes its own batches of them.
@@ -94,24 +92,15 @@ class VllmGenerator:
             _running.remove(self)
 
     def _check(self, tasks: Sequence[Task]) -> None:
-        positions = self._positions()
-        for task in tasks:
-            sampling = task.sampling
-            if not task.prompt:
-                raise InputError("a prompt has no tokens; render it with its chat template, with the generation prompt")
-            if task.most_tokens > positions:
-                raise InputError(
-                    f"a prompt of {len(task.prompt)} tokens and max_new_tokens {sampling.max_new_tokens} exceed the "
-                    f"{positions} positions of the model; lower max_new_tokens or cut the prompts from the left"
-                )
-            if sampling.temperature and not 0.01 <= sampling.temperature <= 2:
-                raise InputError(
-                    f"temperature is {sampling.temperature}, but vllm takes 0 or 0.01 to 2; give generator own"
-                )
+        assert self._wanted is not None  # a folder was loaded
+        check_fits(tasks, self._positions(), self._wanted.folder)
+        for temperature in {task.sampling.temperature for task in tasks} - {0}:
+            if not 0.01 <= temperature <= 2:
+                raise InputError(f"temperature is {temperature}, but vllm takes 0 or 0.01 to 2; give generator own")
 
     def _positions(self) -> float:
         assert self._wanted is not None  # a folder was loaded
-        config = _read(self._wanted.folder / "config.json")
+        config = json_of(self._wanted.folder / "config.json")
         return config.get("text_config", config).get("max_position_embeddings") or math.inf
 
     def _start(self, most_tokens: int) -> None:
@@ -222,11 +211,6 @@ def _lora_rank(folder: Path, adapter: dict[str, Any], precision: str) -> int:
             "give generator own"
         )
     return ranks[0]
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty if there is no file."""
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def _files(folder: Path) -> tuple[str, ...]:

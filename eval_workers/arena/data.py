@@ -63,10 +63,8 @@ def usual_baseline(question: Question) -> str:
 
 
 def read_answers(folder: Path, model: str, questions: Sequence[Question]) -> list[str]:
-    """The model's answer to each question; the last one if there are several, as upstream reads them.
-
-    Raises InputError if the file or an answer is missing, or a line is malformed.
-    """
+    """The model's answer to each question; the last one if there are several, as upstream reads them. Raises InputError
+    if the file or an answer is missing, or a line is malformed."""
     path = folder / "model_answer" / f"{model}.jsonl"
     if not path.is_file():
         there = sorted(other.stem for other in path.parent.glob("*.jsonl"))

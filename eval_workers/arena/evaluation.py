@@ -1,8 +1,6 @@
 """Arena-Hard: how often a judge prefers a checkpoint's answers to a baseline's, on hard questions of real users."""
 
 import json
-import logging
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,25 +9,23 @@ from typing import Any
 
 from filelock import FileLock
 
-from eval_workers.answers.answering import Answering
+from eval_workers.answers.answering import Answering, Policy
 from eval_workers.answers.generation import Answer
 from eval_workers.answers.sampling import Sampling
 from eval_workers.arena.data import Question, read_answers, read_questions, usual_baseline, write_answers, write_rows
 from eval_workers.arena.games import Game, bootstrap, by_label, open_labels_judge, play_once, play_two
 from eval_workers.judging.checks import judge_checks
 from eval_workers.judging.costs import PRICES, Purse, read_price
-from eval_workers.judging.judges import Judge, JudgeCount, open_judge
+from eval_workers.judging.judges import Judge, open_judge
 from eval_workers.judging.pairs import pair_rows, write_pairs
 from eval_workers.judging.specs import IN_THIS_PROCESS, check_judge_spec
 from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import digest_of
 from mmpo_train.data.rendering import facts
 from mmpo_train.errors import InputError
-from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, UNJUDGED_SHARES, arena_category, error_of
+from mmpo_train.metric_names import ARENA, ARENA_WIN_RATE, UNJUDGED_SHARES, arena_category, as_part, error_of
 from mmpo_train.model.folders import fingerprint
 from mmpo_train.storage.whole_file import write_whole
-
-logger = logging.getLogger(__name__)
 
 STARTING_MODEL = "starting_model"
 
@@ -60,7 +56,7 @@ class ArenaHard:
         self.sampling = Sampling(temperature=0.0, max_new_tokens=most, seed=seed)
         self.questions = read_questions(folder, settings.limit) if folder else _tiny_questions(settings.limit)
         categories = {question.category for question in self.questions}
-        if len({*map(_metric_name, categories)}) < len(categories):
+        if len({*map(as_part, categories)}) < len(categories):
             listed = ", ".join(sorted(map(repr, categories)))
             raise InputError(f"{folder}: two categories have one name in metrics, of {listed}; rename one")
         usual = usual_baseline if folder else lambda question: STARTING_MODEL
@@ -83,7 +79,7 @@ class ArenaHard:
         self.judge: Judge = open_labels_judge(spec, **given) if labels else open_judge(spec, seed=seed, **given)
         self._folder = answering.verdicts.parent / "arena_hard"
 
-    def __call__(self, checkpoint: Path, *, starting_model: Path, artifacts: Path) -> dict[str, float]:
+    def __call__(self, checkpoint: Path, starting_model: Path, artifacts: Path) -> dict[str, float]:
         """Metrics of a checkpoint, a model folder or LoRA adapters.
 
         Files in `artifacts`: judgments.jsonl, model_answer, and arena_hard.json with the settings.
@@ -101,11 +97,11 @@ class ArenaHard:
         write_answers(artifacts, name, self.questions, ours, lengths)
         theirs = self._baseline_answers(starting_model, artifacts)
         play = play_once if self.settings.arena_form == "verdict" else play_two
-        games, count = play(self.judge, [question.text for question in self.questions], ours, theirs)
+        texts = [question.text for question in self.questions], ours, theirs
+        games, count = play(self.judge, *texts)
         write_rows(artifacts / "judgments.jsonl", self._judgments(name, games))
         won = [game.points / game.weight if game else None for game in games]
         price = self.purse.price if self.purse is not None else None
-        texts = [question.text for question in self.questions], ours, theirs
         write_pairs(artifacts, pair_rows(self.judge, *texts, won, price))
         metrics = {
             f"{ARENA}unjudged": float(count.dropped),
@@ -115,11 +111,13 @@ class ArenaHard:
         }
         if self.purse is not None:
             spent = self.purse.spent()
-            metrics[f"{ARENA}judge_tokens"] = float(spent.prompt_tokens + spent.completion_tokens)
+            metrics[f"{ARENA}judge_tokens"] = float(spent.tokens)
             if spent.usd is not None:
                 metrics[f"{ARENA}judge_usd"] = spent.usd
-        _report(count)
-        metrics |= self._rates(games) | self._checks(ours, theirs)
+        count.warn("Arena-Hard")
+        as_shown = partial(by_label, self.judge) if self.settings.arena_form == "labels" else None
+        found = judge_checks(self.judge, *texts, self.settings.checked_pairs, as_shown)
+        metrics |= self._rates(games) | {f"{ARENA}{name}": value for name, value in found.items()}
         self.facts = facts(starting_model)
         settings = {**self.settings.plain(), **asdict(self.sampling), "precision": self.precision}
         summary = {"settings": settings, "rendering": self.facts, "metrics": metrics}
@@ -144,25 +142,19 @@ class ArenaHard:
             metrics[f"{ARENA}plain_win_rate"] = plain / played
         of_category: dict[str, list[Game]] = {}
         for question, game in pairs:
-            of_category.setdefault(_metric_name(question.category), []).append(game)
+            of_category.setdefault(as_part(question.category), []).append(game)
         if len({question.category for question in self.questions}) > 1:
             for category, some in of_category.items():
                 won, weight = sum(game.points for game in some), sum(game.weight for game in some)
                 metrics[arena_category(category)] = won / weight
         return metrics
 
-    def _checks(self, ours: Sequence[str], theirs: Sequence[str]) -> dict[str, float]:
-        """What `judge_checks` finds."""
-        as_shown = partial(by_label, self.judge) if self.settings.arena_form == "labels" else None
-        texts = [question.text for question in self.questions], ours, theirs
-        found = judge_checks(self.judge, *texts, self.settings.checked_pairs, as_shown)
-        return {f"{ARENA}{name}": value for name, value in found.items()}
-
     def _answers(self, policy: Path, starting_model: Path, path: Path) -> tuple[list[Answer], list[str]]:
         """One answer to each question, as ids and as text, saved to `path` as they come."""
         marks = [fingerprint(folder, self._folder / "fingerprints.json") for folder in (policy, starting_model)]
         name, questions = digest_of([*marks, self.precision]), [question.text for question in self.questions]
-        return self.answering.replies(path, policy, name, starting_model, questions, self.sampling, self.precision)
+        asked = Policy(policy, name, starting_model, self.precision)
+        return self.answering.replies(path, asked, questions, self.sampling)
 
     def _baseline_answers(self, starting_model: Path, artifacts: Path) -> list[str]:
         if STARTING_MODEL not in self.baselines:
@@ -198,14 +190,3 @@ def _tiny_questions(limit: int) -> list[Question]:
 
     prompts = [row["prompt"] for row in preference_examples("validation")][: limit or None]
     return [Question(str(number), "tiny", prompt, "v2.0") for number, prompt in enumerate(prompts)]
-
-
-def _metric_name(category: str) -> str:
-    """The category in characters that every tracker accepts, without a '/', which would nest it deeper."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", category).strip(".") or "other"
-
-
-def _report(count: JudgeCount) -> None:
-    if count.dropped:
-        reasons = ", ".join(f"{reason}: {times}" for reason, times in count.reasons.most_common())
-        logger.warning("Arena-Hard: %d of %d unjudged (%s)", count.dropped, count.dropped + count.judged, reasons)

@@ -83,9 +83,7 @@ def play_two(
     judge: Judge, questions: Sequence[str], candidates: Sequence[str], baselines: Sequence[str]
 ) -> tuple[list[Game | None], JudgeCount]:
     """Two games per question: first the baseline is A, then the candidate. None if the judge failed one, as upstream.
-
-    Raises InputError as `judge_pairs` does.
-    """
+    Raises InputError as `judge_pairs` does."""
 
     def ask(index: int) -> Game:
         question, ours, theirs = questions[index], candidates[index], baselines[index]
@@ -118,10 +116,8 @@ def _label(judge: Judge, question: str, shown_first: str, shown_second: str) -> 
 
 
 def bootstrap(points: Sequence[float], weights: Sequence[float], *, rounds: int, seed: int) -> Rate:
-    """sum(points) / sum(weights), and its spread over `rounds` samples of as many questions with replacement.
-
-    Both have shape (Q,). The games of a question stay together, since they are not independent evidence.
-    """
+    """sum(points) / sum(weights), and its spread over `rounds` samples of as many questions with replacement. Both have
+    shape (Q,). The games of a question stay together, since they are not independent evidence."""
     won, played = np.asarray(points, dtype=np.float64), np.asarray(weights, dtype=np.float64)
     drawn = np.random.default_rng(seed).integers(len(won), size=(rounds, len(won)))
     rates = won[drawn].sum(1) / played[drawn].sum(1)

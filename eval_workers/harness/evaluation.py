@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lm_eval
 import lm_eval.api.task
@@ -21,15 +21,13 @@ from eval_workers.harness.results import metrics_of, summary, write_results
 from eval_workers.harness.tasks import HARNESS_TASKS, TINY_TASKS, check_names, write_definition
 from eval_workers.warm_model import WarmModel
 from mmpo_train.config import digest_of
-from mmpo_train.data.rendering import Unusable, facts, render, without_marks
-from mmpo_train.errors import InputError
+from mmpo_train.data.rendering import Tokenizer, Unusable, facts, render, without_marks
+from mmpo_train.data.sources import cache_only
+from mmpo_train.errors import InputError, in_brief
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_tokenizer
 from mmpo_train.model.scoring import model_forward
 from mmpo_train.storage.manifest import write_folder
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _DEFAULT_POSITIONS = 2048
 
@@ -66,11 +64,10 @@ class LMHarness:
         self._scorer: _Scorer | None = None
 
     def __call__(self, checkpoint: str, *, artifacts: Path) -> dict[str, float]:
-        """harness/TASK/acc of each task, and harness/mean_accuracy with harness/mean_accuracy_error.
+        """harness/TASK/acc of each task, and harness/mean_accuracy with its error (`results.summary`).
 
-        The mean is the plain mean over tasks; its error is sqrt(sum of squared standard errors) / tasks, since
-        documents are independent. mmlu's accuracy and error are lm-eval's own, weighted by the subjects' sizes. Tasks
-        without data are left out and listed in `missing`; then there is no mean.
+        mmlu's accuracy and error are lm-eval's own, weighted by the subjects' sizes. Tasks without data are left out
+        and listed in `missing`; then there is no mean.
 
         `checkpoint` is a folder of ours, a Hugging Face folder or a hub id. artifacts/harness gets results.json and
         samples/TASK.jsonl. Raises DamagedFolder, and InputError if no task can run.
@@ -130,7 +127,7 @@ class LMHarness:
         folder = self.cache / "harness_tasks" / source / name
         write_definition(name, Path(lm_eval.tasks.__file__).parent, self.task_data, folder)
         try:
-            with _offline() if local or not hub_is_reachable else contextlib.nullcontext():
+            with cache_only() if local or not hub_is_reachable else contextlib.nullcontext():
                 # Without lm-eval's own definitions, whose index takes a quarter of a minute.
                 loaded = TaskManager(include_path=str(folder), include_defaults=False).load([name])
             for task in loaded["tasks"].values():
@@ -140,9 +137,9 @@ class LMHarness:
                     apply_chat_template=self.chat_template,
                     chat_template=scorer.apply_chat_template if self.chat_template else None,
                 )
-                task.build_all_requests = _is_built
+                task.build_all_requests = lambda **_: None  # they are built, once for all checkpoints
         except Exception as error:  # errors of the hub, pyarrow, jinja, and of a task's own functions
-            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            reason = in_brief(error)
             if local:
                 raise InputError(
                     f"task {name} cannot be made of the files in {self.task_data or folder} ({reason}); they must have "
@@ -174,7 +171,7 @@ class LMHarness:
 class _Scorer(TemplateLM):
     """The model interface of lm-eval. Texts are tokenised once, as in lm-eval's own Hugging Face model."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, digest: str, positions: int, *, chat: bool) -> None:
+    def __init__(self, tokenizer: Tokenizer, digest: str, positions: int, *, chat: bool) -> None:
         super().__init__()
         self.tokenizer, self.digest, self.positions, self.chat = tokenizer, digest, positions, chat
         self.requests: Requests | None = None
@@ -199,15 +196,12 @@ class _Scorer(TemplateLM):
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The rendered conversation, without its system turn (mmlu has one) if the template refuses it."""
-
-        ending: dict[str, Any] = {
-            "add_generation_prompt": add_generation_prompt,
-            "continue_last": not add_generation_prompt,
-        }
+        asks = add_generation_prompt
         try:
-            text = render(self.tokenizer, chat_history, **ending)
+            text = render(self.tokenizer, chat_history, add_generation_prompt=asks, continue_last=not asks)
         except Unusable:
-            text = render(self.tokenizer, [turn for turn in chat_history if turn["role"] != "system"], **ending)
+            others = [turn for turn in chat_history if turn["role"] != "system"]
+            text = render(self.tokenizer, others, add_generation_prompt=asks, continue_last=not asks)
         return without_marks(text)  # lm-eval joins texts, and knows tokens alone
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -229,10 +223,6 @@ class _Scorer(TemplateLM):
         raise AssertionError("a task other than multiple choice was let in")
 
 
-def _is_built(**_: Any) -> None:
-    """Replaces the function of lm-eval that would render a task's requests again for each checkpoint."""
-
-
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """A block without progress bars, logs or warnings of lm-eval and datasets."""
@@ -241,15 +231,3 @@ def _quiet() -> Iterator[None]:
         logging.getLogger(name).setLevel(logging.ERROR)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
         yield
-
-
-@contextlib.contextmanager
-def _offline() -> Iterator[None]:
-    """A block in which `datasets` does not contact the hub, which it would even for local files."""
-    config = lm_eval.api.task.datasets.config
-    before = config.HF_HUB_OFFLINE
-    config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        config.HF_HUB_OFFLINE = before

@@ -1,31 +1,26 @@
 """Log-likelihoods of (context, continuation) pairs. Equal contexts are computed once; passes adapt their size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.errors import InputError
 from mmpo_train.model.layouts import best_layout
-from mmpo_train.model.logps import Pass
+from mmpo_train.model.logps import Forward
 from mmpo_train.model.scoring import score_pairs
 
 # Tokens of the first passes; a pass that does not fit is halved. Contexts are short, and a pass costs more than a row.
 _TOKENS_PER_PASS = {"cuda": 131_072, "cpu": 8_192}
-
-Forward = Callable[[Pass], Tensor]
 
 
 class Requests:
     """(context, continuation) token ids, grouped by context, to score with one model after the other."""
 
     def __init__(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], positions: int) -> None:
-        """Contexts are cut on the left to the model's `positions`, as in lm-eval.
-
-        Raises InputError if a continuation by itself does not fit.
-        """
+        """Contexts are cut on the left to the model's `positions`, as in lm-eval. Raises InputError if a continuation
+        by itself does not fit."""
         rows: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
         self.places: list[tuple[int, int]] = []
         number_of: dict[tuple[int, ...], int] = {}
@@ -48,10 +43,8 @@ class Requests:
         )
 
     def score(self, forward: Forward, device: torch.device, precision: str) -> list[float]:
-        """The log-likelihood of each pair, in nats, in their order.
-
-        Raises InputError if the model gives values that are not numbers.
-        """
+        """The log-likelihood of each pair, in nats, in their order. Raises InputError if the model gives values that
+        are not numbers."""
         layout = best_layout(forward, self.table, precision)
         scores = score_pairs(
             forward, self.table, np.arange(len(self.table)), _TOKENS_PER_PASS[device.type], layout=layout

@@ -101,10 +101,8 @@ def characters_of(tasks: Sequence[str], task_data: Path | None, limit: int = 0) 
 
 
 def write_definition(name: str, packaged: Path, task_data: Path | None, folder: Path) -> None:
-    """Write the YAML files of one task to `folder`, and the data of tiny's tasks.
-
-    `packaged` is lm-eval's folder of tasks. `task_data` None means the hub. Raises InputError if data are missing.
-    """
+    """Write the YAML files of one task to `folder`, and the data of tiny's tasks. `packaged` is lm-eval's folder of
+    tasks. `task_data` None means the hub. Raises InputError if data are missing."""
     folder.mkdir(parents=True, exist_ok=True)
     if name in _TINY:
         _write_tiny(name, folder)
@@ -127,21 +125,14 @@ def write_definition(name: str, packaged: Path, task_data: Path | None, folder: 
 
 def _local(file: Path, split: str, folder: Path) -> dict[str, Any]:
     """The settings that replace the hub's dataset. Only the scored split is needed; zero-shot has no examples."""
-    splits = {"training_split": None, "validation_split": None, "test_split": None, "fewshot_split": None}
-    return {
-        "dataset_path": "json",
-        "dataset_name": None,
-        "dataset_kwargs": {"data_files": {split: str(file.resolve())}, "cache_dir": str((folder / "arrow").resolve())},
-        **splits,
-        f"{split}_split": split,
-    }
+    nothing = ("dataset_name", "training_split", "validation_split", "test_split", "fewshot_split")
+    data = {"data_files": {split: str(file.resolve())}, "cache_dir": str((folder / "arrow").resolve())}
+    return dict.fromkeys(nothing) | {"dataset_path": "json", "dataset_kwargs": data, f"{split}_split": split}
 
 
 def _files_of_subjects(subjects: Iterable[str], task_data: Path, folder: Path) -> dict[str, Path]:
-    """Subject -> its file; one file with a column `subject` is split into `folder`.
-
-    Raises InputError if a subject is missing, since mmlu is the mean over all of them.
-    """
+    """Subject -> its file; one file with a column `subject` is split into `folder`. Raises InputError if a subject is
+    missing, since mmlu is the mean over all of them."""
     found = {path.stem: path for path in _files_of("mmlu", task_data)}
     if found.keys() <= {"mmlu", "test"}:
         [whole] = found.values()
@@ -183,10 +174,8 @@ def _write_tiny(name: str, folder: Path) -> None:
 
 
 def tiny_rows(name: str) -> list[dict[str, Any]]:
-    """Rows {question, choices, answer} of one of TINY_TASKS: new prompts, and the place of the right answer.
-
-    All choices of a question have the same sentence; the usual mistake is among them.
-    """
+    """Rows {question, choices, answer} of one of TINY_TASKS: new prompts, and the place of the right answer. All
+    choices of a question have the same sentence; the usual mistake is among them."""
     random = Random(f"{tiny.RECIPE.seed} {name}")
     rows = []
     asked = [question for question in _unseen_questions() if question.family.name in _TINY[name]]

@@ -5,16 +5,13 @@ beside every judged win rate.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from statistics import mean
 
-from eval_workers.judging.judges import Judge, ask_all, repeated
+from eval_workers.judging.judges import AsShown, Judge, ask_all, repeated
 from eval_workers.judging.verdicts import TIE
 from mmpo_train.errors import InputError
 from mmpo_train.metric_names import NULL_WIN_RATE, ORDER_FLIP_RATE
-
-AsShown = Callable[[str, str, str], float]
-"""How far the first of two answers to a question is preferred when they are shown in this order, from 0 to 1."""
 
 logger = logging.getLogger(__name__)
 

@@ -80,7 +80,8 @@ def open_client(
 
     def once(prompt: Prompt) -> Reply:
         """The reply, or the library's error raised; both are paid for."""
-        with purse.request(_bytes_of(prompt), limits.max_reply_tokens) as bill:
+        sent = sum(len(message[part].encode()) for message in _messages(prompt) for part in ("role", "content"))
+        with purse.request(sent, limits.max_reply_tokens) as bill:
             try:
                 response = send(prompt, dict(sampling))
             except sdk.APIError as error:
@@ -148,11 +149,6 @@ def _pause_seconds(failed: RetryCallState) -> float:
     return _USUAL_PAUSE(failed) * random.uniform(0.75, 1.0)
 
 
-def _bytes_of(prompt: Prompt) -> int:
-    """UTF-8 bytes of all messages, with their roles."""
-    return sum(len(message[part].encode()) for message in _messages(prompt) for part in ("role", "content"))
-
-
 def _openai(model: str, url: str, key: str, limits: Limits) -> _Protocol:
     import openai
 
@@ -168,10 +164,9 @@ def _openai(model: str, url: str, key: str, limits: Limits) -> _Protocol:
         [choice] = body["choices"]
         message = choice["message"]
         endings = {"stop": "finished", "length": "cut off", "content_filter": "refused"}
-        ending = "refused" if message.get("refusal") else endings.get(choice["finish_reason"], "unreadable")
-        return _reply(
-            message.get("content") or "", ending, body, "prompt_tokens", "completion_tokens", _first_token(choice)
-        )
+        ending: Any = "refused" if message.get("refusal") else endings.get(choice["finish_reason"], "unreadable")
+        used, text = _used(body, "prompt_tokens", "completion_tokens"), message.get("content") or ""
+        return Reply(text=text, ending=ending, first_token=_first_token(choice), **used)
 
     return openai, send, read
 
@@ -196,8 +191,8 @@ def _anthropic(model: str, url: str, key: str, limits: Limits) -> _Protocol:
     def read(body: dict[str, Any]) -> Reply:
         text = "".join(block["text"] for block in body["content"] if block["type"] == "text")
         endings = {"end_turn": "finished", "max_tokens": "cut off", "refusal": "refused"}
-        ending = endings.get(body["stop_reason"], "unreadable")
-        return _reply(text, ending, body, "input_tokens", "output_tokens")
+        ending: Any = endings.get(body["stop_reason"], "unreadable")
+        return Reply(text=text, ending=ending, **_used(body, "input_tokens", "output_tokens"))
 
     return anthropic, send, read
 
@@ -215,22 +210,11 @@ def _first_token(choice: dict[str, Any]) -> dict[str, float]:
     return found
 
 
-def _reply(
-    text: str,
-    ending: Any,
-    body: dict[str, Any],
-    prompt_tokens: str,
-    completion_tokens: str,
-    first_token: dict[str, float] | None = None,
-) -> Reply:
+def _used(body: dict[str, Any], prompt_tokens: str, completion_tokens: str) -> dict[str, Any]:
+    """The tokens that a body says were used, under these names."""
     usage = body.get("usage") or {}
-    return Reply(
-        text=text,
-        ending=ending,
-        prompt_tokens=int(usage.get(prompt_tokens) or 0),
-        completion_tokens=int(usage.get(completion_tokens) or 0),
-        first_token=first_token or {},
-    )
+    names = {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens}
+    return {ours: int(usage.get(theirs) or 0) for ours, theirs in names.items()}
 
 
 def _ours(sdk: Any, error: Exception, spec: JudgeSpec, key: str, sent: dict[str, Any]) -> Exception:

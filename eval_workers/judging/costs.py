@@ -49,6 +49,11 @@ class Cost:
     unconfirmed: int = 0
     """Requests whose bill is not known, for example after a time-out; `usd` includes the most that they can cost."""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of prompts and completions."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 class CapReached(InputError):
     """The next request might exceed the cap."""
@@ -94,10 +99,8 @@ class Purse:
 
     @contextmanager
     def request(self, prompt_bytes: int, max_reply_tokens: int) -> Iterator[Bill]:
-        """A block around one request, for which its maximal cost is reserved until its bill is settled.
-
-        Waits as long as requests under way may leave enough money. Raises CapReached if they cannot.
-        """
+        """A block around one request, for which its maximal cost is reserved until its bill is settled. Waits as long
+        as requests under way may leave enough money. Raises CapReached if they cannot."""
         worst = prompt_bytes + _EXTRA_PROMPT_TOKENS, max_reply_tokens
         with self._changed:
             while not self._fits(_sum(self._reserved, worst)):

@@ -3,6 +3,7 @@
 A judge is named `tiny`, `openai:MODEL` or `anthropic:MODEL`, the last two also with `@URL` of a compatible service.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -15,7 +16,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
 from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
 from eval_workers.judging.costs import CapReached, Cost, Purse
 from eval_workers.judging.pairs import Calls, note
-from eval_workers.judging.specs import check_judge_spec
+from eval_workers.judging.specs import IN_THIS_PROCESS, check_judge_spec
 from eval_workers.judging.verdicts import (
     PROMPT,
     TIE,
@@ -32,7 +33,10 @@ from mmpo_train.config import PLUGGED
 from mmpo_train.errors import InputError
 from mmpo_train.typed.plugins import judge_of
 
+logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
+AsShown = Callable[[str, str, str], float]
+"""How far the first of two answers to a question is preferred when they are shown in this order, from 0 to 1."""
 
 CONCURRENCY = 8
 """Questions that are judged at the same time."""
@@ -50,22 +54,21 @@ class Judge(Protocol):
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> float:
         """How far answer_a is preferred: 1 if it is better, 0 if answer_b is, 0.5 for a tie, a probability in between.
-
-        Raises JudgeFailed after the retries, InputError if no question could be judged.
-        """
+        Raises JudgeFailed after the retries, InputError if no question could be judged."""
 
     def compare_as_shown(self, question: str, first: str, second: str) -> float:
         """How far the first is preferred when the answers are shown in this order."""
 
 
-class PluggedJudge:
-    """A judge of a plug-in."""
+class ProgrammaticJudge:
+    """A judge that is a function: a plug-in's, or tiny's, which marks answers to its questions by rules."""
 
     in_this_process = True
 
-    def __init__(self, name: str, compare: Callable[[str, str, str], float]) -> None:
-        self.name, self._compare = name, compare
-        self.prompt = f"none: the plug-in {PLUGGED['judge', name]}"
+    def __init__(self, name: str = "tiny") -> None:
+        plugged = judge_of(name)
+        self.name, self._compare = name, plugged or _by_marks
+        self.prompt = f"none: the plug-in {PLUGGED['judge', name]}" if plugged else "none: marks by rules"
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> float:
         found = float(self._compare(question, answer_a, answer_b))
@@ -79,55 +82,39 @@ class PluggedJudge:
         return Cost()
 
 
-class ProgrammaticJudge:
-    """A judge that marks answers to tiny's questions. The higher mark wins; equal marks are a tie."""
+def _by_marks(question: str, answer_a: str, answer_b: str) -> float:
+    """The higher mark wins; equal marks are a tie."""
+    from mmpo_train.tiny.tasks import judge
 
-    name = "tiny"
-    prompt = "none: marks by rules"
-    in_this_process = True
-
-    def compare(self, question: str, answer_a: str, answer_b: str) -> float:
-        from mmpo_train.tiny.tasks import judge
-
-        mark_a, mark_b = judge(question, answer_a), judge(question, answer_b)
-        return TIE if mark_a == mark_b else float(mark_a > mark_b)
-
-    compare_as_shown = compare
-
-    def spent(self) -> Cost:
-        return Cost()
+    mark_a, mark_b = judge(question, answer_a), judge(question, answer_b)
+    return TIE if mark_a == mark_b else float(mark_a > mark_b)
 
 
+def in_random_order(ask: AsShown, seed: int, question: str, answer_a: str, answer_b: str) -> float:
+    """How far answer_a is preferred, the order decided by the seed; equal texts are a tie without a request."""
+    if answer_a == answer_b:
+        return TIE
+    if shown_second_first(seed, question, answer_a, answer_b):
+        return 1 - ask(question, answer_b, answer_a)
+    return ask(question, answer_a, answer_b)
+
+
+@dataclass(eq=False)
 class PromptedJudge:
     """A language model that sees both answers in random order and gives a verdict."""
 
-    def __init__(
-        self,
-        name: str,
-        ask: Ask,
-        template: str,
-        cache: VerdictCache | None,
-        seed: int,
-        retries: int,
-        read: Callable[[str], str | None] = read_verdict,
-    ) -> None:
-        self.name = name
-        self.template = template
-        self.seed = seed
-        self._ask = ask
-        self._cache = cache
-        self._retries = retries
-        self._read = read
-        self.calls: Calls = {}
-        """The requests so far, until somebody takes them."""
+    name: str
+    ask: Ask
+    template: str
+    cache: VerdictCache | None
+    seed: int
+    retries: int
+    read: Callable[[str], str | None] = read_verdict
+    calls: Calls = field(default_factory=dict)
+    """The requests so far, until somebody takes them."""
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> float:
-        """Equal texts are a tie without a request; the order in which the answers are shown is random."""
-        if answer_a == answer_b:
-            return TIE
-        if shown_second_first(self.seed, question, answer_a, answer_b):
-            return 1 - self.compare_as_shown(question, answer_b, answer_a)
-        return self.compare_as_shown(question, answer_a, answer_b)
+        return in_random_order(self.compare_as_shown, self.seed, question, answer_a, answer_b)
 
     def compare_as_shown(self, question: str, first: str, second: str) -> float:
         """How far the first is preferred when the answers are shown in this order."""
@@ -135,25 +122,25 @@ class PromptedJudge:
 
     def label(self, question: str, first: str, second: str) -> str:
         """The label or verdict that `read` finds in the reply to this order. Raises as `compare` does."""
-        if self._cache is None:
+        if self.cache is None:
             return self._judgement(question, first, second)[0]
         key, before = verdict_keys(self.name, self.template, question, first, second)
-        return self._cache.once(key, self.name, lambda: self._judgement(question, first, second), before)
+        return self.cache.once(key, self.name, lambda: self._judgement(question, first, second), before)
 
     def _judgement(self, question: str, first: str, second: str) -> tuple[str, str]:
         """A verdict and the reply that contains it."""
         reason = ""
-        for _ in range(1 + self._retries):
-            reply = self._ask(fill(self.template, question, first, second))
+        for _ in range(1 + self.retries):
+            reply = self.ask(fill(self.template, question, first, second))
             if reply.ending == "refused":
                 raise JudgeFailed("refused to judge", f"judge '{self.name}' declined")
-            verdict = self._read(reply.text) if reply.ending == "finished" else None
+            verdict = self.read(reply.text) if reply.ending == "finished" else None
             shown = question, first, second
             note(self.calls, shown, reply.prompt_tokens, reply.completion_tokens, reply.text)
             if verdict is not None:
                 return verdict, reply.text
             reason = {"cut off": "reply cut off", "finished": "no single verdict"}.get(reply.ending, "reply unreadable")
-        raise JudgeFailed(reason, f"judge '{self.name}' replied {1 + self._retries} times without a single verdict")
+        raise JudgeFailed(reason, f"judge '{self.name}' replied {1 + self.retries} times without a single verdict")
 
 
 def open_judge(
@@ -172,10 +159,8 @@ def open_judge(
     ANTHROPIC_API_KEY. Raises InputError.
     """
     parts = check_judge_spec(spec)
-    if parts.service == "tiny":
-        return ProgrammaticJudge()
-    if compare := judge_of(spec):
-        return PluggedJudge(spec, compare)
+    if parts.service in IN_THIS_PROCESS:
+        return ProgrammaticJudge(spec)
     prompt = read_template(template) if template else PROMPT
     ask = open_client(parts, limits, purse=purse)
     return PromptedJudge(parts.name, ask, prompt, VerdictCache(cache) if cache else None, seed, limits.verdict_retries)
@@ -212,6 +197,14 @@ class JudgeCount:
     """Questions without a winner because the judge failed."""
     reasons: Counter[str] = field(default_factory=Counter)
     """Reason -> dropped questions."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{reason}: {times}" for reason, times in self.reasons.most_common())
+
+    def warn(self, who: str) -> None:
+        """Log how many questions were dropped, and why."""
+        if self.dropped:
+            logger.warning("%s: %d of %d unjudged (%s)", who, self.dropped, self.dropped + self.judged, self)
 
 
 def judge_all(
@@ -251,10 +244,8 @@ def repeated(question: Callable[[], Result]) -> Result:
 
 
 def ask_all(judge: Judge, ask: Callable[[int], Result], questions: int) -> tuple[list[Result | None], JudgeCount]:
-    """The result of `ask` for each question's index; None, and counted, if it raises JudgeFailed.
-
-    Raises InputError as `judge_all` does.
-    """
+    """The result of `ask` for each question's index; None, and counted, if it raises JudgeFailed. Raises InputError as
+    `judge_all` does."""
     results: list[Result | None] = [None] * questions
     count, in_a_row = JudgeCount(), 0
 
@@ -275,9 +266,8 @@ def ask_all(judge: Judge, ask: Callable[[int], Result], questions: int) -> tuple
             else:
                 count.judged, in_a_row = count.judged + 1, 0
             if in_a_row >= GIVE_UP_AFTER:
-                reasons = ", ".join(f"{why}: {times}" for why, times in count.reasons.most_common())
                 raise InputError(
-                    f"judge '{judge.name}' failed {in_a_row} questions in a row ({reasons}); check that it is up and "
+                    f"judge '{judge.name}' failed {in_a_row} questions in a row ({count}); check that it is up and "
                     "can judge, then run the command again"
                 )
     except CapReached as reached:

@@ -1,7 +1,5 @@
 """The pairs that a judge compared, for people: question, both answers, verdict, and what the calls cost."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path

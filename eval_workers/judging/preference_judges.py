@@ -3,28 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from eval_workers.judging.checks import AsShown
 from eval_workers.judging.clients import DEFAULT_LIMITS, Ask, Limits, open_client
-from eval_workers.judging.costs import Cost, Purse
-from eval_workers.judging.judges import Judge, PluggedJudge, ProgrammaticJudge, PromptedJudge
+from eval_workers.judging.costs import Cost, Price, Purse
+from eval_workers.judging.judges import AsShown, Judge, ProgrammaticJudge, PromptedJudge, in_random_order
 from eval_workers.judging.label_prompts import LEAST_SHARE, LabelPrompt, label_prompt, preference_of, share_of_labels
 from eval_workers.judging.pairs import Calls, note
-from eval_workers.judging.preference_specs import PreferenceSpec, check_preference_spec
-from eval_workers.judging.specs import DEFAULT_URLS
-from eval_workers.judging.verdicts import (
-    PROMPT,
-    TIE,
-    JudgeFailed,
-    VerdictCache,
-    read_template,
-    shown_second_first,
-    verdict_keys,
-)
-from mmpo_train.typed.plugins import judge_of
+from eval_workers.judging.specs import DEFAULT_URLS, PreferenceSpec, check_preference_spec
+from eval_workers.judging.verdicts import PROMPT, JudgeFailed, VerdictCache, read_template, verdict_keys
 
 
 class PreferenceJudge(Judge, Protocol):
@@ -37,42 +26,33 @@ class PreferenceJudge(Judge, Protocol):
         """Its cost since it was opened."""
 
 
+@dataclass(eq=False)
 class AskedJudge:
     """A language model that sees both outputs, in random order or in both orders."""
 
-    def __init__(
-        self,
-        name: str,
-        prompt: str,
-        as_shown: AsShown,
-        purse: Purse,
-        calls: Calls,
-        *,
-        seed: int,
-        both_orders: bool,
-        local: bool,
-    ) -> None:
-        self.name = name
-        self.prompt = prompt
-        self.seed = seed
-        self.both_orders = both_orders
-        self.in_this_process = local
-        self.compare_as_shown = as_shown
-        self._purse, self.price, self.calls = purse, purse.price, calls
+    name: str
+    prompt: str
+    compare_as_shown: AsShown
+    purse: Purse
+    calls: Calls
+    seed: int
+    both_orders: bool
+    in_this_process: bool
+
+    @property
+    def price(self) -> Price | None:
+        """USD per token; None if not known."""
+        return self.purse.price
 
     def compare(self, question: str, answer_a: str, answer_b: str) -> float:
         """How far answer_a is preferred; equal outputs are a draw without a request."""
-        if answer_a == answer_b:
-            return TIE
-        if self.both_orders:
-            one_way = self.compare_as_shown(question, answer_a, answer_b)
-            return (one_way + 1 - self.compare_as_shown(question, answer_b, answer_a)) / 2
-        if shown_second_first(self.seed, question, answer_a, answer_b):
-            return 1 - self.compare_as_shown(question, answer_b, answer_a)
-        return self.compare_as_shown(question, answer_a, answer_b)
+        if not self.both_orders or answer_a == answer_b:
+            return in_random_order(self.compare_as_shown, self.seed, question, answer_a, answer_b)
+        one_way = self.compare_as_shown(question, answer_a, answer_b)
+        return (one_way + 1 - self.compare_as_shown(question, answer_b, answer_a)) / 2
 
     def spent(self) -> Cost:
-        return self._purse.spent()
+        return self.purse.spent()
 
 
 def open_preference_judge(
@@ -95,8 +75,7 @@ def open_preference_judge(
     """
     parts = check_preference_spec(spec)
     if parts.kind == "marks":
-        compare = judge_of(spec)
-        return PluggedJudge(spec, compare) if compare else ProgrammaticJudge()
+        return ProgrammaticJudge(spec)
     purse = Purse(parts.label + parts.address, parts.price, cap_usd)
     kept = VerdictCache(cache) if cache else None
     if parts.kind == "verdict":
@@ -119,7 +98,7 @@ def open_preference_judge(
     if both_orders:
         prompt += ", the mean of both orders"
     local = parts.kind == "local labels"
-    return AskedJudge(name, prompt, as_shown, purse, calls, seed=seed, both_orders=both_orders, local=local)
+    return AskedJudge(name, prompt, as_shown, purse, calls, seed, both_orders, in_this_process=local)
 
 
 def _open_labels(parts: PreferenceSpec, name: str, limits: Limits, purse: Purse, cache: Path | None) -> tuple[str, Ask]:

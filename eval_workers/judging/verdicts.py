@@ -6,8 +6,7 @@ import re
 import secrets
 import sqlite3
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_message, stop_after_delay, wait_fixed
@@ -39,10 +38,8 @@ MC_PO_PROMPT = own_prompt("mc_po")
 
 
 class JudgeFailed(Exception):
-    """A judge gave no verdict after its retries.
-
-    `reason` is one of a few phrases to count ('timed out', 'no single verdict'); the text has the details.
-    """
+    """A judge gave no verdict after its retries. `reason` is one of a few phrases to count ('timed out', 'no single
+    verdict'); the text has the details."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(reason, detail)
@@ -119,10 +116,8 @@ def read_verdict(reply: str) -> str | None:
 
 
 def shown_second_first(seed: int, question: str, answer_a: str, answer_b: str) -> bool:
-    """Whether to show `answer_b` first, decided by a hash of the seed and the texts.
-
-    The order does not depend on which of the two is called a, and differs independently from pair to pair.
-    """
+    """Whether to show `answer_b` first, decided by a hash of the seed and the texts. The order does not depend on which
+    of the two is called a, and differs independently from pair to pair."""
     pair = sorted((answer_a, answer_b))
     return pair[_digest(seed, question, *pair)[0] & 1] != answer_a
 
@@ -156,7 +151,10 @@ class VerdictCache:
             keep_private(path)
             # Autocommit: every statement is a transaction of its own.
             self._database = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-            _use_write_ahead_log(self._database)
+            # The busy timeout does not cover this switch: of several who open a fresh file, only one gets through.
+            locked, stop = retry_if_exception_message(match=".*locked"), stop_after_delay(_BUSY_SECONDS)
+            tries = Retrying(retry=locked, wait=wait_fixed(0.02), stop=stop, reraise=True)
+            tries(self._database.execute, "PRAGMA journal_mode=WAL")
             # WAL's own default, NORMAL, may lose the last verdicts when the machine loses power.
             self._database.execute("PRAGMA synchronous=FULL")
             self._database.execute(
@@ -174,19 +172,13 @@ class VerdictCache:
             self._shared = SharedVerdicts(self._database, self._one_at_a_time, f"{address}/{path.stem}")
         self._turns = [threading.Lock() for _ in range(256)]
 
-    @contextmanager
-    def turn(self, key: str) -> Iterator[None]:
-        """A lock to hold while a verdict is requested, so that threads with the same question ask once."""
-        with self._turns[int(key[:2], 16)]:
-            yield
-
     def once(self, key: str, judge: str, judgement: Callable[[], tuple[str, str]], before: str = "") -> str:
         """The verdict kept under `key`, or `before` under that one; otherwise that of `judgement()`, which is then kept
         with its reply.
 
         If `judgement` raises, the error passes through and nothing is kept.
         """
-        with self.turn(key):
+        with self._turns[int(key[:2], 16)]:  # threads with the same question ask once
             with self._one_at_a_time:
                 adopt = "INSERT OR IGNORE INTO verdicts SELECT ?, verdict, judge, reply FROM verdicts WHERE key = ?"
                 if before != key:
@@ -199,15 +191,16 @@ class VerdictCache:
 
     def recall(self, key: str) -> str | None:
         """The verdict kept under `key`, on the answers in the order shown; None if there is none."""
-        with self._one_at_a_time:
-            row = self._database.execute("SELECT verdict FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return row[0] if row else None
+        return self._kept("verdict", key)
 
     def reply(self, key: str) -> str:
         """The reply in which the verdict kept under `key` stands."""
+        return str(self._kept("reply", key))
+
+    def _kept(self, column: str, key: str) -> str | None:
         with self._one_at_a_time:
-            row = self._database.execute("SELECT reply FROM verdicts WHERE key = ?", (key,)).fetchone()
-        return str(row[0])
+            row = self._database.execute(f"SELECT {column} FROM verdicts WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
 
     def keep(self, key: str, verdict: str, judge: str, reply: str) -> str:
         """The verdict that holds from now on: the first one kept, if another process was quicker."""
@@ -224,10 +217,3 @@ class VerdictCache:
             self._shared.close()
         with self._one_at_a_time:
             self._database.close()
-
-
-def _use_write_ahead_log(database: sqlite3.Connection) -> None:
-    # The busy timeout does not cover this switch: of several who open a fresh file, only one gets through.
-    locked, stop = retry_if_exception_message(match=".*locked"), stop_after_delay(_BUSY_SECONDS)
-    tries = Retrying(retry=locked, wait=wait_fixed(0.02), stop=stop, reraise=True)
-    tries(database.execute, "PRAGMA journal_mode=WAL")

@@ -31,9 +31,7 @@ class Evaluations:
         self, name: str, key: str, params: Mapping[str, str], metrics: Mapping[str, float], folder: Path
     ) -> None:
         """A finished run with the folder's files as artifacts, found by `key` or else made: recorded twice, it is one.
-
-        `key` names what was judged and how. Where a score has changed since, the run shows the new one.
-        """
+        `key` names what was judged and how. Where a score has changed since, the run shows the new one."""
         now = int(time.time() * 1000)  # the same for each try, so that none doubles a point
 
         def deliver() -> None:

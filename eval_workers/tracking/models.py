@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval_workers.tracking.store import Store, param_text, text
+from eval_workers.tracking.store import Store, all_pages, param_text, text, unless
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -40,15 +40,11 @@ class Checkpoints:
 def models_of(store: Store, experiment_id: str, run_id: str) -> dict[int, LoggedModel]:
     """Epoch -> model of the run's checkpoints. Of two, which a request that was sent twice makes, the first stays."""
     found: dict[int, LoggedModel] = {}
-    page = None
-    while True:
-        some = store.client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", page_token=page)
-        for model in sorted(some, key=lambda one: (one.creation_timestamp, one.model_id)):
-            if EPOCH in model.tags and found.setdefault(int(model.tags[EPOCH]), model) is not model:
-                store.client.delete_logged_model(model.model_id)
-        page = some.token
-        if not page:
-            return found
+    every = all_pages(store.client.search_logged_models, [experiment_id], f"source_run_id = '{run_id}'")
+    for model in sorted(every, key=lambda one: (one.creation_timestamp, one.model_id)):
+        if EPOCH in model.tags and found.setdefault(int(model.tags[EPOCH]), model) is not model:
+            store.client.delete_logged_model(model.model_id)
+    return found
 
 
 def log_checkpoints(store: Store, run_id: str, checkpoints: Checkpoints) -> dict[int, LoggedModel]:
@@ -82,35 +78,18 @@ def log_checkpoints(store: Store, run_id: str, checkpoints: Checkpoints) -> dict
 
 def registered_model(store: Store, name: str) -> RegisteredModel | None:
     """The registered model of this name, if there is one."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with unless("RESOURCE_DOES_NOT_EXIST"):
         return store.client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        return None
+    return None
 
 
 def create_registered_model(store: Store, name: str, said: str) -> RegisteredModel:
     """Make it, with a description, unless another process was faster."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with unless("RESOURCE_ALREADY_EXISTS"):
         return store.client.create_registered_model(name, description=said)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        return store.client.get_registered_model(name)
+    return store.client.get_registered_model(name)
 
 
 def versions_of(store: Store, name: str) -> list[ModelVersion]:
     """All versions of a registered model, whose name has no quotes."""
-    found: list[ModelVersion] = []
-    page = None
-    while True:
-        some = store.client.search_model_versions(f"name = '{name}'", page_token=page)
-        found += some
-        page = some.token
-        if not page:
-            return found
+    return all_pages(store.client.search_model_versions, f"name = '{name}'")

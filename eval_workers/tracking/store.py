@@ -91,18 +91,13 @@ class Store:
 
     def create_experiment(self, name: str, tags: Mapping[str, str]) -> None:
         """Make it, unless another process was faster."""
-        from mlflow.exceptions import MlflowException
-
         # A server knows where its artifacts go. Otherwise MLflow would put them below the current folder.
         beside = self.address.database if address_of(self._storage) else None  # a copy may be deleted at any time
         folder = beside.parent if beside else self._storage
         location = None if self.address.remote else (folder / "mlartifacts").as_uri()
         every_tag = {"mlflow.experiment.primaryMetric.name": REWARD_ACCURACY, **tags}
-        try:
+        with unless("RESOURCE_ALREADY_EXISTS"):
             self.client.create_experiment(name, artifact_location=location, tags=every_tag)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
 
     def last_points_of(self, run: Run) -> set[tuple[str, int]]:
         """Names and last steps of all metrics that a run has; nothing is asked for them."""
@@ -115,29 +110,18 @@ class Store:
 
     def has_run(self, run_id: str) -> bool:
         """Whether there is such a run, also one that a person has deleted and that is not removed for good yet."""
-        from mlflow.exceptions import MlflowException
-
-        try:
+        with unless("RESOURCE_DOES_NOT_EXIST"):
             self.client.get_run(run_id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            return False
-        return True
+            return True
+        return False
 
     def search(self, experiment_id: str, tags: Mapping[str, str]) -> list[Run]:
         """Active runs with these tags, the oldest first."""
         if not experiment_id:
             return []
-        wanted = _filter("tags", tags)
-        found: list[Run] = []
-        page = None
-        while True:  # a page has at most so many runs; the token of the last one is empty
-            some = self.client.search_runs([experiment_id], wanted, max_results=RUNS_PER_PAGE, page_token=page)
-            found += some
-            page = some.token
-            if not page:
-                return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+        wanted, ask = _filter("tags", tags), self.client.search_runs
+        found: list[Run] = all_pages(ask, [experiment_id], wanted, max_results=RUNS_PER_PAGE)
+        return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
 
     def tagged(self, experiment_id: str, tag: str) -> dict[str, str]:
         """Run -> value of a tag, of the newest active runs that have it."""
@@ -254,6 +238,28 @@ class Store:
             return not (said_by_mlflow and error.error_code in HOPELESS)
         gone = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
         return isinstance(error, OSError) and not isinstance(error, gone)
+
+
+def all_pages(ask: Callable[..., Any], *arguments: Any, **named: Any) -> list[Any]:
+    """What a search of MLflow finds, on all pages; the token of the last one is empty."""
+    found, token = [], None
+    while True:
+        page = ask(*arguments, **named, page_token=token)
+        found += page
+        if not (token := page.token):
+            return found
+
+
+@contextlib.contextmanager
+def unless(code: str) -> Iterator[None]:
+    """A block that ends where MLflow says that something is missing, or there already, by this code of an error."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code != code:
+            raise
 
 
 def _filter(kind: str, values: Mapping[str, str]) -> str:

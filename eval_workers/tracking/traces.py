@@ -21,12 +21,15 @@ MOST = 100
 
 
 def log_pairs(store: Store, run_id: str, folder: Path, name: str) -> None:
-    """Write the judged pairs below a folder as traces of a run. A repetition changes nothing.
-
-    `name` is shown with each, such as `evaluations/epoch-0002/alpaca`.
-    """
+    """Write the judged pairs below a folder as traces of a run. A repetition changes nothing. `name` is shown with
+    each, such as `evaluations/epoch-0002/alpaca`."""
     files = sorted(folder.rglob(FILE_NAME))
-    spans = [span for file in files for span in _spans(run_id, file, f"{name}/{file.parent.relative_to(folder)}")]
+    spans = []
+    for file in files:
+        of_judges = groupby(read_pairs(file.parent), lambda row: row["judge"])
+        called = f"{name}/{file.parent.relative_to(folder)}".removesuffix("/.")
+        rows = [masked_values(row) for _, own in of_judges for row in list(own)[:MOST]]
+        spans += [_span(run_id, row, called, file.stat().st_mtime_ns) for row in rows]
     if not spans:
         return
     from mlflow.tracing.client import TracingClient
@@ -35,13 +38,6 @@ def log_pairs(store: Store, run_id: str, folder: Path, name: str) -> None:
     traces = [span.trace_id for span in spans]
     for start in range(0, len(traces), MOST):  # MLflow links at most 100 at a time
         store.client.link_traces_to_run(traces[start : start + MOST], run_id)
-
-
-def _spans(run_id: str, file: Path, name: str) -> list[Span]:
-    measured_ns = file.stat().st_mtime_ns
-    of_judges = groupby(read_pairs(file.parent), lambda row: row["judge"])
-    rows = [row for _, own in of_judges for row in list(own)[:MOST]]
-    return [_span(run_id, masked_values(row), name.removesuffix("/."), measured_ns) for row in rows]
 
 
 def _span(run_id: str, row: dict[str, Any], name: str, time_ns: int) -> Span:

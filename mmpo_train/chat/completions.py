@@ -27,11 +27,9 @@ def conversation(name: str, value: object, given: Turns | None, notes: Notes) ->
 
 
 def _spelled(name: str, text: str, given: Turns | None, notes: Notes) -> Turns:
-    """The turns in the text of column `name`; empty if the text is the completion itself.
-
-    Without a prompt column the text must be a transcript that contains the prompt. With one it is a transcript only if
-    it repeats the prompt or has a chat template's tokens, since a completion may well be a dialogue.
-    """
+    """The turns in the text of column `name`; empty if the text is the completion itself. Without a prompt column the
+    text must be a transcript that contains the prompt. With one it is a transcript only if it repeats the prompt or has
+    a chat template's tokens, since a completion may well be a dialogue."""
     turns = turns_in(name, text, notes, spoken=given is None)
     if turns or given is None or not (spoken := turns_in(name, text, Notes())):
         return turns

@@ -29,10 +29,8 @@ def given_prompt(row: Mapping[str, Any], notes: Notes) -> Turns | None:
 
 
 def turns_in(name: str, text: str, notes: Notes, *, spoken: bool = True) -> Turns:
-    """The turns in a text that is a list of messages or a transcript; empty for any other text.
-
-    Without `spoken` only text with a chat template's tokens is a transcript.
-    """
+    """The turns in a text that is a list of messages or a transcript; empty for any other text. Without `spoken` only
+    text with a chat template's tokens is a transcript."""
     if not may_spell_turns(text):
         return ()
     if written_messages(text) is not None:
@@ -50,21 +48,16 @@ def turns_in(name: str, text: str, notes: Notes, *, spoken: bool = True) -> Turn
     return tuple(turn for turn in turns if turn.role != "system" or turn.content.strip())
 
 
-def system_of(row: Mapping[str, Any]) -> str:
-    """The text of the row's system column; empty without one."""
-    name = first_filled(row, SYSTEMS)
-    return text_of(name, row[name]) if name else ""
-
-
 def with_system(row: Mapping[str, Any], turns: Turns, notes: Notes) -> Turns:
     """The turns, preceded by the row's system column unless they have a system message."""
-    system = system_of(row)
+    name = first_filled(row, SYSTEMS)
+    system = text_of(name, row[name]) if name else ""
     if not system.strip():
         return turns
     if not (turns and turns[0].role == "system"):
         return (Message("system", system), *turns)
     if system.strip() != turns[0].content.strip():
-        notes.leave_out(first_filled(row, SYSTEMS), "the row")
+        notes.leave_out(name, "the row")
     return turns
 
 

@@ -42,9 +42,7 @@ class Doubled(dict[str, Any]):
 
 def parse_json(text: str, name: str = "") -> Any:
     """The value of a JSON text. Raises RowProblem for broken JSON, and for numbers or nesting beyond Python's limits.
-
-    `name` is the column of the text; empty if the text is the whole row.
-    """
+    `name` is the column of the text; empty if the text is the whole row."""
     try:
         return DECODER.decode(text)
     except (ValueError, RecursionError) as error:
@@ -75,10 +73,8 @@ def may_spell_turns(text: str) -> bool:
 
 
 def written_messages(text: str) -> Any:
-    """The messages (a list or an object) in a text of JSON or a Python literal; None for other text.
-
-    Raises RowProblem if the text begins like a list of messages and cannot be read.
-    """
+    """The messages (a list or an object) in a text of JSON or a Python literal; None for other text. Raises RowProblem
+    if the text begins like a list of messages and cannot be read."""
     opening = _OPENS.match(text.lstrip())
     if not opening or not _NAMES_AN_AUTHOR.search(text):
         return None
@@ -164,10 +160,8 @@ def _by_author(pieces: list[str]) -> list[tuple[str, str]]:
 
 
 def marked_turns(text: str) -> list[tuple[str, str]]:
-    """Authors and turns of a text that a chat template has rendered; empty for other text.
-
-    The last turn may be the assistant's and empty: the completion follows.
-    """
+    """Authors and turns of a text that a chat template has rendered; empty for other text. The last turn may be the
+    assistant's and empty: the completion follows."""
     if text[:40].lstrip()[:1] not in ("<", "["):
         return []
     for opening in _OPENINGS:

@@ -34,10 +34,8 @@ class Address(NamedTuple):
 
 
 def split_address(given: str) -> Address:
-    """The parts of a source string. Raises InputError for a malformed one.
-
-    The place is the longest beginning that exists or ends like a data file, since a path may contain colons and hashes.
-    """
+    """The parts of a source string. Raises InputError for a malformed one. The place is the longest beginning that
+    exists or ends like a data file, since a path may contain colons and hashes."""
     pieces = given.split(":")
     if not pieces[0].partition("#")[0].strip():
         raise InputError(f"'{given}' is not a source; expected {FORM}")

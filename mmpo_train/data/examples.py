@@ -1,23 +1,16 @@
 """Tokenised examples as text: what is scored, what was cut, and every special token."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.text import Text
 
-from mmpo_train.data.rendering import special_ids
+from mmpo_train.config import TrialConfig
+from mmpo_train.data.rendering import Tokenizer, special_ids
+from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.templates import EncodedExample, Encoding
 from mmpo_train.data.tokens import tokenise
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from mmpo_train.config import TrialConfig
-    from mmpo_train.data.rows import PreferenceExample
 
 LEGEND = (
     "prompt (context, not scored) · [green]chosen[/] and [red]rejected[/] (every coloured token is scored) · "
@@ -29,7 +22,7 @@ _STYLES = {"chosen": "green", "rejected": "red"}
 
 
 def first_examples(
-    examples: Sequence[PreferenceExample], tokenizer: PreTrainedTokenizerBase, config: TrialConfig, count: int
+    examples: Sequence[PreferenceExample], tokenizer: Tokenizer, config: TrialConfig, count: int
 ) -> list[tuple[PreferenceExample, EncodedExample]]:
     """The first `count` examples that can be tokenised, with their tokens as training sees them."""
     shown: list[tuple[PreferenceExample, EncodedExample]] = []
@@ -41,7 +34,7 @@ def first_examples(
     return shown
 
 
-def as_text(example: PreferenceExample, tokens: EncodedExample, tokenizer: PreTrainedTokenizerBase) -> Text:
+def as_text(example: PreferenceExample, tokens: EncodedExample, tokenizer: Tokenizer) -> Text:
     """One example as text for a terminal."""
     names = ["chosen"] + ["rejected"] * (len(tokens.completions) - 1)
     counts = ", ".join(f"{name} {len(ids)}" for name, ids in zip(names, tokens.completions, strict=True))
@@ -64,9 +57,7 @@ def _tokens(count: int) -> str:
     return f"{count} token{'' if count == 1 else 's'}"
 
 
-def as_columns(
-    shown: Iterable[tuple[PreferenceExample, EncodedExample]], tokenizer: PreTrainedTokenizerBase
-) -> dict[str, list]:
+def as_columns(shown: Iterable[tuple[PreferenceExample, EncodedExample]], tokenizer: Tokenizer) -> dict[str, list]:
     """The examples as columns of a table with a row for each rejected completion."""
     columns: dict[str, list] = {}
     for example, tokens in shown:
@@ -89,7 +80,7 @@ def as_columns(
     return columns
 
 
-def _append(text: Text, ids: np.ndarray, tokenizer: PreTrainedTokenizerBase, style: str) -> None:
+def _append(text: Text, ids: np.ndarray, tokenizer: Tokenizer, style: str) -> None:
     """Append the text of the ids. Runs of ordinary tokens are decoded together: one character may span several."""
     specials, run = special_ids(tokenizer), list[int]()
     for token in [*ids.tolist(), None]:

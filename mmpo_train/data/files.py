@@ -9,7 +9,7 @@ import io
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -24,13 +24,12 @@ from mmpo_train.data.packed import (
     check_density,
     check_growth,
     empty,
-    in_brief,
     lines,
     memory_left,
     suffixes,
     whole,
 )
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, in_brief
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ROWS_AT_ONCE = 64
@@ -44,6 +43,12 @@ class Row(NamedTuple):
     """Its name in messages, such as `row 3` or `line 12`."""
     value: Any
     """Its content, or the RowProblem because of which it could not be read."""
+
+
+def numbered(values: Iterable[Any]) -> Iterator[Row]:
+    """The rows with these contents."""
+    for number, value in enumerate(values, 1):
+        yield Row(number, f"row {number}", value)
 
 
 @dataclass(frozen=True)
@@ -204,11 +209,9 @@ def _read_parquet(path: str, label: str) -> Iterator[Row]:
 
 
 def _rows_at_once(group: Any, label: str) -> int:
-    """Number of a row group's rows that fit into half of the memory in any case. Raises InputError for a bomb.
-
-    A column chunk stores its values, or their numbers in a dictionary of which only the size in the file is known: any
-    row may have all of it.
-    """
+    """Number of a row group's rows that fit into half of the memory in any case. Raises InputError for a bomb. A column
+    chunk stores its values, or their numbers in a dictionary of which only the size in the file is known: any row may
+    have all of it."""
     left, most = memory_left() // 2, _ROWS_AT_ONCE
     for column in map(group.column, range(group.num_columns)):
         held = max(column.total_uncompressed_size, 8 * (column.num_values - group.num_rows))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from mmpo_train.errors import InputError
+from mmpo_train.errors import InputError, in_brief
 
 CHUNK_BYTES = 1 << 20
 _FREE_BYTES = 1 << 28
@@ -133,12 +133,6 @@ def memory_left() -> int:
     except (OSError, ValueError, KeyError):  # another system, no cgroup of version 2, or its limit is `max`
         pass
     return min(left, default=_UNKNOWN_BYTES)
-
-
-def in_brief(error: Exception) -> str:
-    """Type and first line of an error, for a message."""
-    text = str(error).strip().split("\n")[0][:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _opened(path: str) -> Any:

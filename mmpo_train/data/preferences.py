@@ -53,21 +53,26 @@ def load_preferences(
 ) -> PreferenceData:
     """Train and validation examples of a mixture: the sources' parts one after the other, in the order given.
 
-    Train examples have all completions of their prompt, validation examples two (`as_pairs`): all trials are
-    validated on the same pairs. Of ranked answers those above `negatives_from_rank` are left out (`parse_row`);
-    train examples keep the `worst_negatives` lowest in rank (ties: the later in the row; 0: all), and with
-    `pair_every_negative` each of them is an example of its own.
+    Train examples have all completions of their prompt, validation examples two (`as_pairs`), so that all trials are
+    validated on the same pairs. The other settings are TrialConfig's (`holdout_seed` is `seed`). A source without a
+    validation split gives up `validation_share` of its prompts (0: none), by a hash of prompt and seed.
 
-    A source is `PATH|HUB-ID[#CONFIG][:TRAIN_SPLIT[:VALIDATION_SPLIT]]`. One without a validation split gives up
-    `validation_share` of its prompts (0: none), chosen by a hash of prompt and seed.
-
-    Refused with InputError: a source that cannot be read; malformed rows; bad rows of local files (a hub
-    dataset cannot be mended, there they are dropped). Unusable rows are dropped and counted. `drop_bad_rows`
-    drops them all, `strict` refuses them all. Reasons and their severity: `problems.REASONS`.
+    Refused with InputError: a source that cannot be read; malformed rows; bad rows of local files (those of a hub
+    dataset are dropped). Unusable rows are dropped and counted. `drop_bad_rows` drops them all, `strict` refuses them
+    all (`problems.REASONS`).
     """
     if isinstance(sources, str):
         raise TypeError(f"expected a sequence of sources, found the text {sources!r}")
-    _check_options(sources, strict, drop_bad_rows, validation_share, negatives_from_rank, worst_negatives)
+    rank = f"negatives_from_rank is {negatives_from_rank}, expected at least 2: rank 1 is the chosen"
+    is_wrong = {
+        "no source of preferences given: expected a file, a folder or a hub id": not sources,
+        "--strict refuses bad rows and --drop-bad-rows drops them: pass one of the two": strict and drop_bad_rows,
+        f"validation_share is {validation_share}, expected a share from 0 to below 1": not 0 <= validation_share < 1,
+        rank: negatives_from_rank < 2,
+        f"worst_negatives is {worst_negatives}, expected 0 (all) or more": worst_negatives < 0,
+    }
+    if any(is_wrong.values()):
+        raise InputError("\n".join(problem for problem, wrong in is_wrong.items() if wrong))
     audit = Audit()
     sides = []
     for given in sources:
@@ -107,29 +112,6 @@ def load_preferences(
     audit.shared_prompts = len({e.prompt for e in train} & {e.prompt for e in validation})
     audit.completions_per_prompt = dict(sorted(Counter(len(e.completions) for e in train).items()))
     return PreferenceData(tuple(train), tuple(validation), fingerprint_of(train, validation), content, audit)
-
-
-def _check_options(
-    sources: Sequence[str],
-    strict: bool,
-    drop_bad_rows: bool,
-    validation_share: float,
-    negatives_from_rank: int,
-    worst_negatives: int,
-) -> None:
-    problems = []
-    if not sources:
-        problems.append("no source of preferences given: expected a file, a folder or a hub id")
-    if strict and drop_bad_rows:
-        problems.append("--strict refuses bad rows and --drop-bad-rows drops them: pass one of the two")
-    if not 0 <= validation_share < 1:
-        problems.append(f"validation_share is {validation_share}, expected a share from 0 to below 1")
-    if negatives_from_rank < 2:
-        problems.append(f"negatives_from_rank is {negatives_from_rank}, expected at least 2: rank 1 is the chosen")
-    if worst_negatives < 0:
-        problems.append(f"worst_negatives is {worst_negatives}, expected 0 (all) or more")
-    if problems:
-        raise InputError("\n".join(problems))
 
 
 def _read_splits(

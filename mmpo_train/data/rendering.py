@@ -14,13 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmpo_train.chat.messages import Turn
 from mmpo_train.data.template_limits import TemplateProcess
 from mmpo_train.errors import InputError, first_line
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from mmpo_train.chat.messages import Turn
+    from transformers import PreTrainedTokenizerBase as Tokenizer
+else:
+    Tokenizer = Any  # importing transformers takes seconds
 
 DATE = "2024-07-26"
 """Date of every conversation, since some templates print it; Llama 3.2's own default."""
@@ -31,7 +32,7 @@ PROBE: dict[str, Any] = {"role": "assistant", "content": "answer-b31f07"}
 _MARKS = re.compile("[\U000f0000\U000f0001]")
 """Characters with which transformers marks special tokens in the text of messages."""
 
-Messages = Sequence["Turn | Mapping[str, Any]"]
+Messages = Sequence[Turn | Mapping[str, Any]]
 Tools = Sequence[dict[str, Any]] | None
 
 
@@ -40,7 +41,7 @@ class Unusable(Exception):
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     messages: Messages,
     *,
     add_generation_prompt: bool,
@@ -53,15 +54,13 @@ def render(
     return _render(tokenizer, [{"messages": messages, **one}], tools)[0]
 
 
-def render_all(
-    tokenizer: PreTrainedTokenizerBase, conversations: Iterable[tuple[Messages, bool]], tools: Tools = None
-) -> list[str]:
+def render_all(tokenizer: Tokenizer, conversations: Iterable[tuple[Messages, bool]], tools: Tools = None) -> list[str]:
     """The texts of conversations, as `render` returns them; the second of each pair adds the generation prompt."""
     wanted = [{"messages": messages, "add_generation_prompt": asked} for messages, asked in conversations]
     return _render(tokenizer, wanted, tools)
 
 
-def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def ids_of(tokenizer: Tokenizer, text: str) -> list[int]:
     """Token ids of a rendered text. BOS is not added, since the template prints it."""
     if _MARKS.search(text):
         from transformers.utils.chat_template_utils import encode_marked_chat
@@ -73,7 +72,7 @@ def ids_of(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
-def prompt_ids(tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: Tools = None) -> list[int]:
+def prompt_ids(tokenizer: Tokenizer, messages: Messages, tools: Tools = None) -> list[int]:
     """Token ids of a conversation with the generation prompt. Raises Unusable as `render` does."""
     return ids_of(tokenizer, render(tokenizer, messages, add_generation_prompt=True, tools=tools))
 
@@ -119,7 +118,7 @@ class Ending(NamedTuple):
             raise Unusable("the chat template leaves out or changes what the assistant says")
 
 
-def ending_of(tokenizer: PreTrainedTokenizerBase, probed: str) -> Ending:
+def ending_of(tokenizer: Tokenizer, probed: str) -> Ending:
     """The ending, from a rendered conversation that ends with PROBE. Raises Unusable if more than one closing token
     follows."""
     text = after_answer(probed)
@@ -137,20 +136,20 @@ def after_answer(probed: str) -> str:
     return rest
 
 
-def end_ids_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_ids_of(tokenizer: Tokenizer) -> list[int]:
     """The tokenizer's EOS, and the token that closes completions in training (Llama 3 has another one)."""
     rest = after_answer(render(tokenizer, [_QUESTION, PROBE], add_generation_prompt=False))
     taught = [index for index in ids_of(tokenizer, rest) if index in special_ids(tokenizer)]
     return sorted({*taught[:1], tokenizer.eos_token_id})
 
 
-def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def special_ids(tokenizer: Tokenizer) -> set[int]:
     """Ids of all special tokens, including those without a role, such as Llama 3's `<|eot_id|>`."""
     added = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
     return added | set(tokenizer.all_special_ids)
 
 
-def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+def check_template(tokenizer: Tokenizer) -> None:
     """Raises InputError where the chat template cannot render a question and its answer within its limits, begins with
     BOS twice, or does not let the answer begin where it asks for one."""
     try:
@@ -162,7 +161,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
         raise InputError(f"{problem}; mend the chat template of {tokenizer.name_or_path}")
 
 
-def _problem_of(tokenizer: PreTrainedTokenizerBase, asked: str, answered: str) -> str:
+def _problem_of(tokenizer: Tokenizer, asked: str, answered: str) -> str:
     """What is wrong with the text in which an answer is asked for, or in which one stands; empty where nothing is."""
     bos = tokenizer.bos_token_id
     if bos is not None and ids_of(tokenizer, asked)[:2] == [bos, bos]:
@@ -183,7 +182,7 @@ def facts(folder: Path) -> dict[str, str]:
     return {"chat_template_sha256": hashlib.sha256(text.encode()).hexdigest(), "chat_date": DATE}
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, wanted: list[dict[str, Any]], tools: Tools) -> list[str]:
+def _render(tokenizer: Tokenizer, wanted: list[dict[str, Any]], tools: Tools) -> list[str]:
     marked = _marker(tokenizer)
     try:
         template = tokenizer.get_chat_template(None, list(tools) if tools else None)
@@ -221,7 +220,7 @@ def _check_that_all_is_said(text: str, turns: Sequence[Mapping[str, Any]]) -> No
 
 
 @lru_cache(maxsize=8)
-def _marker(tokenizer: PreTrainedTokenizerBase) -> Callable[[Any], Any]:
+def _marker(tokenizer: Tokenizer) -> Callable[[Any], Any]:
     """A function that marks the special tokens in all texts of a value, so that they stay ordinary text."""
     from transformers.utils.chat_template_utils import mark_control_tokens
 

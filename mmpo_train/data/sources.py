@@ -8,9 +8,8 @@ from functools import partial
 from typing import Any
 
 from mmpo_train.data.addresses import Address, choose_splits, near_names, refuse_missing_file, split_address
-from mmpo_train.data.files import READERS, Part, Row, file_part, has_reader, table_rows
-from mmpo_train.data.packed import in_brief
-from mmpo_train.errors import InputError
+from mmpo_train.data.files import READERS, Part, Row, file_part, has_reader, numbered, table_rows
+from mmpo_train.errors import InputError, in_brief
 from mmpo_train.tiny import rows as tiny
 
 # Pairs, and ranked answers to the same prompts.
@@ -55,8 +54,7 @@ def _embedded_splits(name: str) -> dict[str, tuple[Part, ...]]:
     """Splits of the embedded data. A folder of that name is written `./tiny`."""
 
     def rows(split: str) -> Iterator[Row]:
-        for number, row in enumerate(EMBEDDED[name](split), 1):
-            yield Row(number, f"row {number}", row)
+        return numbered(EMBEDDED[name](split))
 
     return {split: (Part(name, partial(rows, split)),) for split in ("train", "validation")}
 
@@ -129,7 +127,7 @@ def _hub_splits(address: Address) -> dict[str, tuple[Part, ...]]:
         ) from None
     except Exception as error:  # noqa: BLE001  (no route, a timeout, an overloaded hub, offline mode)
         unreachable = in_brief(error)
-    with _cache_only() if unreachable else contextlib.nullcontext():
+    with cache_only() if unreachable else contextlib.nullcontext():
         try:
             return _dataset_splits(str(address), datasets.load_dataset(hub_id, address.config), of_hub=True)
         except Exception as error:  # datasets raises kinds of its own, of pyarrow and of its HTTP library
@@ -143,8 +141,8 @@ def _hub_splits(address: Address) -> dict[str, tuple[Part, ...]]:
 
 
 @contextlib.contextmanager
-def _cache_only() -> Iterator[None]:
-    """A block in which load_dataset uses its cache and not the network."""
+def cache_only() -> Iterator[None]:
+    """A block in which `datasets` uses its cache and not the network, which it would ask even for local files."""
     import datasets
 
     before = datasets.config.HF_HUB_OFFLINE
@@ -165,8 +163,8 @@ def _dataset_splits(address: str, loaded: Any, of_hub: bool = False) -> dict[str
 
 
 def _dataset_rows(table: Any) -> Iterator[Row]:
-    number = 0
-    for columns in table.iter(batch_size=1000):
-        for row in table_rows([dict(zip(columns, values)) for values in zip(*columns.values())], table.features):
-            number += 1
-            yield Row(number, f"row {number}", row)
+    return numbered(
+        row
+        for columns in table.iter(batch_size=1000)
+        for row in table_rows([dict(zip(columns, values)) for values in zip(*columns.values())], table.features)
+    )

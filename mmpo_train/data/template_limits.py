@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 
 class TemplateProcess:
@@ -37,8 +37,7 @@ class TemplateProcess:
             except BrokenPipeError:
                 line = ""
             if line:
-                reply: dict[str, Any] = json.loads(line)
-                return reply
+                return json.loads(line)
             status, self._process = self._process.wait(), None
         if status >= 0:
             raise RuntimeError(f"the process that renders chat templates ended with status {status}")
@@ -58,10 +57,5 @@ class TemplateProcess:
             start_new_session=True,
         )
         self._owner, self._template = os.getpid(), ""
-        atexit.register(_close, self._process.stdin)
-
-
-def _close(stream: IO[str] | None) -> None:
-    """The process ends with its input."""
-    if stream is not None:
-        stream.close()
+        assert self._process.stdin is not None
+        atexit.register(self._process.stdin.close)  # it ends with its input

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from mmpo_train.chat.messages import Completion, Turn, as_turn, for_template
-from mmpo_train.data.rendering import PROBE, Ending, Tools, Unusable, ending_of, ids_of, render_all
+from mmpo_train.config import TrialConfig
+from mmpo_train.data.rendering import PROBE, Ending, Tokenizer, Tools, Unusable, ending_of, ids_of, render_all
+from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.tools import check_tools
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from mmpo_train.config import TrialConfig
-    from mmpo_train.data.rows import PreferenceExample
 
 
 @dataclass(frozen=True)
@@ -55,7 +51,7 @@ class Encoding(NamedTuple):
         return cls(*(getattr(config, name) for name in cls._fields))
 
 
-def encode(example: PreferenceExample, tokenizer: PreTrainedTokenizerBase, how: Encoding) -> EncodedExample:
+def encode(example: PreferenceExample, tokenizer: Tokenizer, how: Encoding) -> EncodedExample:
     """Token ids of the example, prompts cut from the left and completions from the right.
 
     A prompt that is cut keeps its BOS, except in `total`, as the paper's author did. An assistant's turn that is
@@ -104,7 +100,7 @@ def as_question(prompt: Sequence[Turn]) -> str:
 
 
 def _completion_ids(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: Tokenizer,
     before: Sequence[Turn],
     prompt_text: str,
     completions: Sequence[Completion],

@@ -7,21 +7,17 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from mmpo_train.config import digest_of
-from mmpo_train.data.rendering import Unusable
+from mmpo_train.data.rendering import Tokenizer, Unusable
+from mmpo_train.data.rows import PreferenceExample
 from mmpo_train.data.templates import EncodedExample, Encoding, encode
 from mmpo_train.events import Say
 from mmpo_train.storage.manifest import DamagedFolder, lock, verify, write_folder
 from mmpo_train.storage.mirror import fetch, publish
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from mmpo_train.data.rows import PreferenceExample
 
 Count = TypeVar("Count")
 """What tokenisation kept, cut and dropped in one split: `CutCount`, or `ChatCount` of conversations."""
@@ -110,7 +106,7 @@ class CutCount:
 
 
 def tokenise(
-    examples: Iterable[PreferenceExample], tokenizer: PreTrainedTokenizerBase, how: Encoding
+    examples: Iterable[PreferenceExample], tokenizer: Tokenizer, how: Encoding
 ) -> tuple[list[EncodedExample], CutCount]:
     """The usable examples as token ids, and the counts of what was cut and dropped.
 
@@ -155,9 +151,7 @@ def _with_noise(one: EncodedExample, noise_candidate: str) -> EncodedExample:
 
 def _swapped(one: EncodedExample) -> np.ndarray | None:
     """The chosen completion with two different tokens swapped, unlike all other candidates; None if there is none.
-
-    Positions are drawn by the content of prompt and chosen completion. A closing token keeps its place.
-    """
+    Positions are drawn by the content of prompt and chosen completion. A closing token keeps its place."""
     chosen = one.completions[0]
     digest = hashlib.sha256(one.prompt.astype("<i4").tobytes() + b"|" + chosen.astype("<i4").tobytes()).digest()
     random = np.random.default_rng(int.from_bytes(digest[:8], "little"))
@@ -175,10 +169,8 @@ def _swapped(one: EncodedExample) -> np.ndarray | None:
 
 
 def write_tables(folder: Path, splits: dict[str, list[EncodedExample]], counts: dict[str, CutCount]) -> None:
-    """Write `train.parquet`, `validation.parquet` and `counts.json` atomically.
-
-    A row has prompt and completions as token ids and the question as text.
-    """
+    """Write `train.parquet`, `validation.parquet` and `counts.json` atomically. A row has prompt and completions as
+    token ids and the question as text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -225,8 +217,7 @@ def read_questions(folder: Path, split: str) -> list[str]:
     import pyarrow.parquet as pq
 
     verify(folder)
-    questions: list[str] = pq.read_table(folder / f"{split}.parquet", columns=["question"])["question"].to_pylist()
-    return questions
+    return pq.read_table(folder / f"{split}.parquet", columns=["question"])["question"].to_pylist()
 
 
 def write_counts(folder: Path, counts: Mapping[str, Any]) -> None:

@@ -1,18 +1,12 @@
 """Whether a chat template prints the tools, their calls and their answers: what it leaves out would be lost unseen."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from mmpo_train.chat.messages import Message, ToolMessage, Turn
-from mmpo_train.data.rendering import Tools, Unusable, render
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from mmpo_train.data.rendering import Tokenizer, Tools, Unusable, render
 
 
-def check_tools(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], tools: Tools) -> None:
+def check_tools(tokenizer: Tokenizer, turns: Sequence[Turn], tools: Tools) -> None:
     """Raises Unusable where the template prints the same without the tools, or with other calls or answers."""
     if not tools and not any(isinstance(turn, ToolMessage) or turn.role == "tool" for turn in turns):
         return

@@ -9,21 +9,20 @@ stage 2   each worker keeps its part of the sums: gradients are reduced in every
 stage 3   the same, and the weights are spread too
 """
 
-from __future__ import annotations
-
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mmpo_train.config import TrialConfig
 from mmpo_train.engines import training_state
 from mmpo_train.engines.engine import (
     Engine,
@@ -38,9 +37,6 @@ from mmpo_train.engines.torch_engine import TorchEngine
 from mmpo_train.engines.training_state import Share, Shares
 from mmpo_train.model.logps import CompletionLogps, Pass
 from mmpo_train.model.precision import gather_gradients_in_fp32, round_weights
-
-if TYPE_CHECKING:
-    from mmpo_train.config import TrialConfig
 
 _BUCKET_VALUES = 500_000_000
 """DeepSpeed's own size of the buffer that gradients are reduced in; smaller models take a smaller one."""

@@ -22,19 +22,15 @@ class Engine(Protocol):
     module: CompletionLogps
 
     def logps(self, one: Pass, entropies: bool = False) -> Tensor:
-        """Log-probabilities (C,) of a pass, on the CPU or the accelerator, with gradient if that is enabled.
-
-        With `entropies` the result is (3, C), as in `CompletionLogps`.
-        """
+        """Log-probabilities (C,) of a pass, on the CPU or the accelerator, with gradient if that is enabled. With
+        `entropies` the result is (3, C), as in `CompletionLogps`."""
 
     def backward(self, loss: Tensor) -> None:
         """Add this worker's share of the loss to the gradient. Gradients are summed over passes and workers."""
 
     def step(self, learning_rate: float) -> float | None:
         """The gradient's 2-norm before clipping, None if unknown, after clipping, the update and clearing the gradient.
-
-        Every worker calls it.
-        """
+        Every worker calls it."""
 
     def sum(self, values: np.ndarray) -> np.ndarray:
         """The sum of the workers' arrays, the same on all of them."""

@@ -1,18 +1,14 @@
 """The optimisers, all with PyTorch's interface. The door to bitsandbytes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import AdamW, Optimizer
 
-if TYPE_CHECKING:
-    from torch.nn import Parameter
-
-    from mmpo_train.config import TrialConfig
+from mmpo_train.config import TrialConfig
 
 
 def build_optimizer(config: TrialConfig, parameters: Iterable[Parameter]) -> Optimizer:

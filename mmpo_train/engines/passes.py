@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmpo_train.config import TrialConfig
 from mmpo_train.data.tokens import TokenTable
+from mmpo_train.engines.engine import Engine
 from mmpo_train.model.batches import Layout, plan_passes, tokens_in
 from mmpo_train.storage.mirror import fetch_file, publish_file
 from mmpo_train.storage.whole_file import read_cache, write_cache
-
-if TYPE_CHECKING:
-    from mmpo_train.config import TrialConfig
-    from mmpo_train.engines.engine import Engine
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,13 @@
 """The plain engine: every worker holds the whole model and steps it, without DeepSpeed."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mmpo_train.config import TrialConfig
 from mmpo_train.devices import own_device
 from mmpo_train.engines import training_state
 from mmpo_train.engines.engine import (
@@ -25,9 +23,6 @@ from mmpo_train.engines.optimizers import build_optimizer
 from mmpo_train.engines.training_state import Shares
 from mmpo_train.model.logps import CompletionLogps, Pass
 from mmpo_train.model.precision import gather_gradients_in_fp32, round_weights
-
-if TYPE_CHECKING:
-    from mmpo_train.config import TrialConfig
 
 
 class TorchEngine:

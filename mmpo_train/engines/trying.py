@@ -1,8 +1,6 @@
 """The fastest passes on this machine, found by trying when a trial starts: their size, and whether layers are
 compiled."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import math
@@ -14,24 +12,20 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from mmpo_train.config import TrialConfig
 from mmpo_train.data.packed import memory_left
 from mmpo_train.data.tokens import TokenTable
-from mmpo_train.engines.engine import first_workers
+from mmpo_train.engines.engine import Engine, first_workers
 from mmpo_train.engines.passes import Passes, alone, filled, remember, remembered, take
 from mmpo_train.errors import first_line
 from mmpo_train.model.batches import Layout, collate
 from mmpo_train.model.layouts import best_layout, is_out_of_memory
 from mmpo_train.storage.mirror import kept_by_machine
 from mmpo_train.storage.whole_file import read_cache, write_cache
-
-if TYPE_CHECKING:
-    from mmpo_train.config import TrialConfig
-    from mmpo_train.engines.engine import Engine
 
 _CPU_TOKENS = 2_048
 """On a CPU, where a whole step holds fewer tokens than are tried first."""
@@ -59,9 +53,7 @@ def passes_of(
 ) -> Passes:
     """The passes that the trial, or the `origin` of a clone, began with, or smaller ones after it ran out of memory;
     otherwise new ones."""
-    known = remembered(folder, config)
-    if known is None and origin is not None:
-        known = remembered(origin, config)
+    known = remembered(folder, config) or (remembered(origin, config) if origin is not None else None)
     if first_workers(engine, lambda: known is not None):
         assert known is not None, f"{folder} is not the same on all workers"
         take(engine, known)
@@ -80,9 +72,9 @@ def find_passes(
 
     If the config leaves the tokens open: on an accelerator passes grow until a larger one would not fit or is not
     faster, with activations recomputed only if the longest example would not fit otherwise; on a CPU the size is tried
-    once per machine. Layers are compiled if the config says so, or if
-    it leaves this open, the trial is long and it is faster. The model is not changed: passes that are tried have weight
-    0. `keep` receives the result, and before each try that may end this process the passes to use after that.
+    once per machine. Layers are compiled if the config says so, or if it leaves this open, the trial is long and it is
+    faster. The model is not changed: passes that are tried have weight 0. `keep` receives the result, and before each
+    try that may end this process the passes to use after that.
     """
     passes = _find_passes(config, engine, table, keep)
     keep(passes)
@@ -156,11 +148,9 @@ def _compiled_where_it_pays(
 
 
 def _tokens_on_a_cpu(config: TrialConfig, engine: Engine, table: TokenTable, passes: Passes) -> int:
-    """The tokens of the smallest passes of which twice as large ones are hardly faster: they take less memory.
-
-    They are tried once per machine and kind of trial, while others of that kind wait, and kept in the machine's cache,
-    so that all trials of a sweep have the same.
-    """
+    """The tokens of the smallest passes of which twice as large ones are hardly faster: they take less memory. They are
+    tried once per machine and kind of trial, while others of that kind wait, and kept in the machine's cache, so that
+    all trials of a sweep have the same."""
     of_each = alone(table, passes.layout)
     per_step = int(of_each.mean() * config.pairs_per_step / engine.workers)
     tokens = max(_FIRST_CPU_TOKENS, int(of_each.mean()))

@@ -27,10 +27,8 @@ _KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class Packing:
-    """Which tokens attend to which, in one row of L tokens with several sequences one after the other.
-
-    A dataclass, not a tuple: DeepSpeed's hooks take tuples among a module's arguments apart.
-    """
+    """Which tokens attend to which, in one row of L tokens with several sequences one after the other. A dataclass, not
+    a tuple: DeepSpeed's hooks take tuples among a module's arguments apart."""
 
     pieces: tuple[int, ...]
     """Lengths of the prompts and completions in the row. A span attends to whole pieces."""
@@ -105,24 +103,15 @@ def _span_by_span(
     # Split, not sliced: the backward pass of a slice fills a tensor of the whole row's size, once for each span.
     queries = query.split(packing.query_ends.diff().tolist(), dim=2)
     keys, values = (states.split(packing.pieces, dim=2) for states in (key, value))
-    attended = []
+    attended, grouped = [], query.shape[1] != key.shape[1]
     for states, (start, end, first, last) in zip(queries, packing.spans, strict=True):
         seen = [*range(first, last), *range(start, end)]
         own_keys, own_values = (torch.cat([parts[piece] for piece in seen], dim=2) for parts in (keys, values))
         mask = None
         if last > first or (window is not None and states.shape[2] > window):
             mask = _mask(states.shape[2], own_keys.shape[2], window, query.device)
-        attended.append(
-            F.scaled_dot_product_attention(
-                states,
-                own_keys,
-                own_values,
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
-        )
+        how: dict[str, Any] = {"attn_mask": mask, "is_causal": mask is None, "scale": scaling, "enable_gqa": grouped}
+        attended.append(F.scaled_dot_product_attention(states, own_keys, own_values, **how))
     return torch.cat(attended, dim=2).transpose(1, 2).contiguous()
 
 
@@ -151,18 +140,8 @@ def _varlen(
         how["enable_gqa"] = True
     elif groups > 1:
         keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
-    attended = attend(
-        queries,
-        keys,
-        values,
-        packing.query_ends,
-        packing.key_ends,
-        packing.longest_query,
-        packing.longest_key,
-        scale=scaling,
-        **how,
-    )
-    return attended.unsqueeze(0)
+    ends = packing.query_ends, packing.key_ends, packing.longest_query, packing.longest_key
+    return attend(queries, keys, values, *ends, scale=scaling, **how).unsqueeze(0)
 
 
 @cache

@@ -126,17 +126,10 @@ def _padded_rows(table: TokenTable, pairs: np.ndarray) -> Pass:
     for target, (prompt, ids) in zip(input_ids, examples, strict=True):
         target[: len(prompt)] = prompt
         target[len(prompt) : len(prompt) + len(ids)] = ids
-    counts = [len(ids) for _, ids in examples]
     # The first token is predicted by the prompt's last one, each other by the one before it.
     first = [row * input_ids.shape[1] + len(prompt) - 1 for row, (prompt, _) in enumerate(examples)]
-    return Pass(
-        torch.from_numpy(input_ids),
-        places=_flat([np.arange(start, start + count) for start, count in zip(first, counts, strict=True)]),
-        targets=_flat([ids for _, ids in examples]),
-        completions=torch.from_numpy(np.repeat(np.arange(len(examples)), counts)),
-        completion_count=len(examples),
-        prompt_count=len(pairs),
-    )
+    places = [np.arange(start, start + len(ids)) for start, (_, ids) in zip(first, examples, strict=True)]
+    return _pass(torch.from_numpy(input_ids), places, [ids for _, ids in examples], len(pairs))
 
 
 def _packed_row(table: TokenTable, pairs: np.ndarray, share_prompts: bool) -> Pass:
@@ -164,17 +157,15 @@ def _packed_row(table: TokenTable, pairs: np.ndarray, share_prompts: bool) -> Pa
             places.append(np.concatenate([[prompt_end - 1], np.arange(end, end + len(ids) - 1)]))
             targets.append(ids)
             end += len(ids)
-    counts = [len(ids) for ids in targets]
-    return Pass(
-        _flat(pieces).unsqueeze(0),
-        places=_flat(places),
-        targets=_flat(targets),
-        completions=torch.from_numpy(np.repeat(np.arange(len(targets)), counts)),
-        completion_count=len(targets),
-        prompt_count=len(pairs),
-        position_ids=_flat(counted).unsqueeze(0),
-        packing=packing_of([len(piece) for piece in pieces], spans),
-    )
+    packing, positions = packing_of([len(piece) for piece in pieces], spans), _flat(counted).unsqueeze(0)
+    one = _pass(_flat(pieces).unsqueeze(0), places, targets, len(pairs))
+    return one._replace(position_ids=positions, packing=packing)
+
+
+def _pass(input_ids: Tensor, places: list[np.ndarray], targets: list[np.ndarray], prompts: int) -> Pass:
+    """A pass from each completion's places and targets."""
+    completions = torch.from_numpy(np.repeat(np.arange(len(targets)), [len(ids) for ids in targets]))
+    return Pass(input_ids, _flat(places), _flat(targets), completions, len(targets), prompts)
 
 
 def _flat(pieces: list[np.ndarray]) -> Tensor:

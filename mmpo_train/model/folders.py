@@ -14,7 +14,7 @@ from mmpo_train.events import Say
 from mmpo_train.storage.manifest import MANIFEST, is_whole
 from mmpo_train.storage.mirror import address_of, bring, ensure, publish
 from mmpo_train.storage.object_store import is_address
-from mmpo_train.storage.whole_file import read_cache, write_cache
+from mmpo_train.storage.whole_file import read_cache, sha256_of, write_cache
 from mmpo_train.typed.programs import as_typed
 
 # What of a model is downloaded. Pickled weights (*.bin, *.pt) are not among it: they are never read.
@@ -93,10 +93,10 @@ def starting_model(model: str) -> Path:
 def weight_files(folder: Path) -> list[Path]:
     """The files whose tensors are the model, as transformers chooses them; what else lies there, pickles and other
     safetensors, is no part of it. Empty without weights. Raises InputError for a folder that holds two models."""
-    chosen = str(_json_of(folder / "config.json").get("transformers_weights") or _WEIGHTS)
+    chosen = str(json_of(folder / "config.json").get("transformers_weights") or _WEIGHTS)
     if not (folder / chosen).is_file():
         chosen = f"{_WEIGHTS}.index.json"
-    names = set((_json_of(folder / chosen).get("weight_map") or {}).values()) if chosen.endswith(".json") else {chosen}
+    names = set((json_of(folder / chosen).get("weight_map") or {}).values()) if chosen.endswith(".json") else {chosen}
     whole = [folder / str(name) for name in sorted(names)]
     if lost := [path.name for path in whole if path.parent != folder or not path.is_file()]:
         raise InputError(f"{folder / chosen} names files that are not beside it ({', '.join(lost[:3])}); copy them too")
@@ -137,13 +137,13 @@ def _inside(folder: Path, files: list[Path]) -> list[Path]:
             continue
         target, home = path.resolve(), folder.resolve()
         blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-        ours = ".safetensors" in path.name and path.name in _json_of(folder / MANIFEST).get("sha256", {})
+        ours = ".safetensors" in path.name and path.name in json_of(folder / MANIFEST).get("sha256", {})
         if not (ours or target.is_relative_to(home) or target.is_relative_to(blobs)):
             raise InputError(f"{path} is a symbolic link out of its folder, to {target}; put the file itself there")
     return files
 
 
-def _json_of(path: Path) -> dict[str, Any]:
+def json_of(path: Path) -> dict[str, Any]:
     """The object in a file; empty where there is none, or the file is missing or broken."""
     try:
         content = json.loads(path.read_text()) if path.is_file() else {}
@@ -152,19 +152,21 @@ def _json_of(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def fingerprint(folder: Path, cache: Path) -> str:
-    """SHA-256 over a model folder's `model_files`: weights, configuration, tokenizer and template.
+def base_of(folder: Path) -> str:
+    """The model that LoRA adapters belong to: a folder, a hub id or an address; empty for a whole model."""
+    return str(json_of(folder / "adapter_config.json").get("base_model_name_or_path") or "")
 
-    Hashing gigabytes takes time, so each file's sum is kept in `cache` under its path, size and time of change.
-    """
+
+def fingerprint(folder: Path, cache: Path) -> str:
+    """SHA-256 over a model folder's `model_files`: weights, configuration, tokenizer and template. Hashing gigabytes
+    takes time, so each file's sum is kept in `cache` under its path, size and time of change."""
     known: dict[str, str] = read_cache(cache)
     whole, fresh = hashlib.sha256(), False
     for path in model_files(folder):
         status = path.stat()
         key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
         if key not in known:
-            with open(path, "rb") as stream:
-                known[key], fresh = hashlib.file_digest(stream, "sha256").hexdigest(), True
+            known[key], fresh = sha256_of(path), True
         whole.update(f"{path.relative_to(folder)} {known[key]}\n".encode())
     if fresh:
         write_cache(cache, known)

@@ -1,7 +1,5 @@
 """How fast this machine's CPU trains a layer of a model's shape: the base of a forecast where nothing was trained."""
 
-from __future__ import annotations
-
 import time
 from functools import cache
 
@@ -19,10 +17,8 @@ _SECONDS = 0.5
 
 @cache
 def layer_flop_per_second(parameters: int, layers: int, width: int, precision: str, threads: int) -> float:
-    """FLOP per second of a forward and a backward pass of one layer with a model's share of parameters per layer.
-
-    6 FLOP per parameter and token, by the processor's own time, so that other programs do not count. Takes a second.
-    """
+    """FLOP per second of a forward and a backward pass of one layer with a model's share of parameters per layer. 6
+    FLOP per parameter and token, by the processor's own time, so that other programs do not count. Takes a second."""
     before, dtype = torch.get_num_threads(), dtype_of(precision)
     hidden = max(1, round((parameters / layers / width - 4 * width) / 3))  # 4 d² of attention, 3 d h of a gated layer
     scale = min(1.0, _MOST_WIDTH / width)

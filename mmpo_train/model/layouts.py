@@ -1,13 +1,11 @@
 """The layouts of a pass, and which of them a model supports, found by trying."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.model.batches import Layout, collate
-from mmpo_train.model.logps import Pass
+from mmpo_train.model.logps import Forward
 
 FORWARD_TOKENS = {"cuda": 65_536, "cpu": 4_096}
 """Tokens of a pass without gradient, by kind of device; halved if they do not fit."""
@@ -16,9 +14,7 @@ _OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "CUDA error: out of
 _DENSER: dict[str, tuple[Layout, ...]] = {"shared": ("shared", "packed"), "packed": ("packed",), "padded": ()}
 
 
-def best_layout(
-    forward: Callable[[Pass], torch.Tensor], table: TokenTable, precision: str, densest: str = "shared"
-) -> Layout:
+def best_layout(forward: Forward, table: TokenTable, precision: str, densest: str = "shared") -> Layout:
     """The densest layout, up to `densest`, in which the model gives the log-probabilities of padded rows.
 
     It is found by trying, since positions, masks or states other than those of plain causal attention (ALiBi, recurrent
@@ -43,9 +39,7 @@ def best_layout(
     return "padded"
 
 
-def _same_as_padded(
-    forward: Callable[[Pass], torch.Tensor], table: TokenTable, some: np.ndarray, layout: Layout, tolerance: float
-) -> bool:
+def _same_as_padded(forward: Forward, table: TokenTable, some: np.ndarray, layout: Layout, tolerance: float) -> bool:
     """Whether one pass of some prompts gives the same log-probabilities as a padded pass for each."""
     with torch.no_grad():
         padded = [forward(collate(table, some[place : place + 1])).float().cpu() for place in range(len(some))]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -46,6 +47,10 @@ class Pass(NamedTuple):
             if isinstance(part, (Tensor, Packing))
         }
         return self._replace(**there)
+
+
+Forward = Callable[[Pass], Tensor]
+"""Log-probabilities (C,) of a pass's completions."""
 
 
 class CompletionLogps(nn.Module):
@@ -93,7 +98,8 @@ class CompletionLogps(nn.Module):
             no_mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=one.input_ids.device)
             packed = {"attention_mask": no_mask, "position_ids": one.position_ids, "packing": one.packing}
         compiled = self.compiled and torch.is_grad_enabled()
-        with _as_written() if self.compiled and not compiled else nullcontext():
+        # Without gradient as it is written: evaluators run it so too, and a second version takes a minute.
+        with torch.compiler.set_stance("force_eager") if self.compiled and not compiled else nullcontext():
             hidden = bare.base_model(input_ids=one.input_ids, use_cache=False, **packed).last_hidden_state
         states = hidden.flatten(0, 1).index_select(0, one.places)
         wanted = {"entropies": entropies, "whole": self.one_projection, "fused": compiled}
@@ -102,12 +108,6 @@ class CompletionLogps(nn.Module):
             return _sum_by_completion(logps, one)
         of_tokens = (logps, entropy, logps * _entropies_to_come(entropy.detach(), one.completions))
         return torch.stack([_sum_by_completion(values, one) for values in of_tokens])
-
-
-def _as_written() -> AbstractContextManager[Any]:
-    """Inside, what is compiled runs as it is written: evaluators do so too, and a second version takes a minute."""
-    context: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
-    return context
 
 
 def _sum_by_completion(values: Tensor, one: Pass) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.errors import InputError, first_line
-from mmpo_train.model.folders import TOKENIZER_FILES, local_folder, model_files, require_weights, weight_files
+from mmpo_train.model.folders import TOKENIZER_FILES, base_of, local_folder, model_files, require_weights, weight_files
 from mmpo_train.storage.mirror import address_of
 from mmpo_train.tiny.model import train_tokenizer
 from mmpo_train.tiny.rows import instruction_examples
@@ -92,7 +92,7 @@ def load_model(
     require_weights(folder)
     if config is not None:
         precision, device = config.precision, device or own_device()
-    base = _base_of(folder)
+    base = base_of(folder)
     whole = local_folder(base) if base else folder
     require_weights(whole)
     model_files(whole)  # raises where one of them lies elsewhere
@@ -211,12 +211,6 @@ def save_model(
             described.write_text(json.dumps(adapters | {"base_model_name_or_path": address}, indent=2))
 
 
-def _base_of(folder: Path) -> str:
-    """The model that LoRA adapters belong to: a folder, a hub id or an address; empty for a whole model."""
-    described = folder / "adapter_config.json"
-    return json.loads(described.read_text())["base_model_name_or_path"] or "" if described.is_file() else ""
-
-
 def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, precision: str = "fp32") -> None:
     """Write a full model W + (lora_alpha / lora_rank) B A and its tokenizer to `target`, from a checkpoint of adapters.
 
@@ -225,10 +219,9 @@ def merge_adapters(checkpoint: Path, target: Path, base: Path | None = None, pre
     """
     import torch
 
-    adapter = checkpoint / "adapter_config.json"
-    if not adapter.is_file() or not weight_files(checkpoint):
+    if not (checkpoint / "adapter_config.json").is_file() or not weight_files(checkpoint):
         raise InputError(f"{checkpoint} holds no LoRA adapters (adapter_config.json), so there is nothing to merge")
-    adapted = base or local_folder(json.loads(adapter.read_text())["base_model_name_or_path"])
+    adapted = base or local_folder(base_of(checkpoint))
     from peft import PeftModel
 
     merged: Any = PeftModel.from_pretrained(load_model(adapted), str(checkpoint)).merge_and_unload()

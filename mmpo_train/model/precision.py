@@ -19,10 +19,8 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 def round_weights(module: nn.Module, precision: str) -> None:
-    """Round the parameters to a precision, in place.
-
-    Buffers are left alone, as in DeepSpeed: rotary frequencies rounded to bf16 would encode other positions.
-    """
+    """Round the parameters to a precision, in place. Buffers are left alone, as in DeepSpeed: rotary frequencies
+    rounded to bf16 would encode other positions."""
     for parameter in module.parameters():
         parameter.data = parameter.data.to(dtype_of(precision))
 
@@ -48,8 +46,7 @@ class Linear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Linear's."""
-        output: Tensor = _Linear.apply(input, self.weight, self.bias)
-        return output
+        return _Linear.apply(input, self.weight, self.bias)
 
 
 class Embedding(nn.Embedding):
@@ -57,8 +54,7 @@ class Embedding(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """As nn.Embedding's."""
-        output: Tensor = _Embedding.apply(input, self.weight, -1 if self.padding_idx is None else self.padding_idx)
-        return output
+        return _Embedding.apply(input, self.weight, -1 if self.padding_idx is None else self.padding_idx)
 
 
 class RMSNorm(nn.Module):

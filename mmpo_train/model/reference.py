@@ -12,8 +12,8 @@ import numpy as np
 
 from mmpo_train.data.tokens import SPLITS, TokenTable, read_table
 from mmpo_train.errors import InputError
-from mmpo_train.storage.manifest import DamagedFolder, verify, write_folder
-from mmpo_train.storage.mirror import fetch, name_of, need, publish
+from mmpo_train.storage.manifest import verify, write_folder
+from mmpo_train.storage.mirror import is_here, name_of, need, publish
 
 # Size of one piece of parallel work: large enough to hide the loading of the model, small enough to spread.
 PAIRS_PER_SHARD = 2048
@@ -28,9 +28,8 @@ MapShards = Callable[[Callable[..., list[list[float]]], Sequence[tuple]], Iterab
 def reference_key(weights_sha256: str, tokens_folder: Path, precision: str) -> str:
     """Name of the store for these weights, these tokens and this precision."""
     manifest = (tokens_folder / "manifest.json").read_bytes()
-    return hashlib.sha256(
-        b"\n".join([b"reference-1", weights_sha256.encode(), manifest, precision.encode()])
-    ).hexdigest()[:16]
+    content = b"\n".join([b"reference-1", weights_sha256.encode(), manifest, precision.encode()])
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def read_reference(folder: Path, split: str) -> np.ndarray:
@@ -51,28 +50,15 @@ def ensure_reference(
     map_shards: MapShards,
     splits: Sequence[str] = SPLITS,
 ) -> bool:
-    """Whether the store was built: it is, unless a complete one exists; a damaged one is built again.
-
-    `map_shards` does the work: `in_process` in this process, or Ray tasks.
-    """
-    fetch(folder)
-    try:
-        verify(folder)
+    """Whether the store was built: it is, unless a complete one exists; a damaged one is built again. `map_shards` does
+    the work: `in_process` in this process, or Ray tasks."""
+    if is_here(folder):
         publish(folder)
         return False
-    except DamagedFolder:
-        pass  # absent or damaged: both mean that it has to be built
     counts = {split: len(read_split(tokens_folder, split)) for split in splits}
+    of_all = name_of(model_folder), name_of(tokens_folder), precision, tokens_per_pass
     work = [
-        (
-            name_of(model_folder),
-            name_of(tokens_folder),
-            precision,
-            tokens_per_pass,
-            split,
-            start,
-            min(count, start + PAIRS_PER_SHARD),
-        )
+        (*of_all, split, start, min(count, start + PAIRS_PER_SHARD))
         for split, count in counts.items()
         for start in range(0, count, PAIRS_PER_SHARD)
     ]
@@ -87,11 +73,9 @@ def ensure_reference(
 
 def read_split(tokens_folder: Path, split: str) -> TokenTable:
     """The token table of a split, or of UNRELATED."""
-    return (
-        unrelated_completions(read_table(tokens_folder, "train"))
-        if split == UNRELATED
-        else read_table(tokens_folder, split)
-    )
+    if split == UNRELATED:
+        return unrelated_completions(read_table(tokens_folder, "train"))
+    return read_table(tokens_folder, split)
 
 
 def unrelated_completions(table: TokenTable) -> TokenTable:

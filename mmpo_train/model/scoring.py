@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.model.batches import Layout, collate, plan_passes
 from mmpo_train.model.layouts import is_out_of_memory
-from mmpo_train.model.logps import CompletionLogps, Pass
+from mmpo_train.model.logps import CompletionLogps, Forward, Pass
 from mmpo_train.model.precision import round_weights
 
 
@@ -29,7 +29,7 @@ class ScoredTable:
 
 
 def score_pairs(
-    forward: Callable[[Pass], torch.Tensor],
+    forward: Forward,
     table: TokenTable,
     pairs: Sequence[int] | np.ndarray,
     tokens_per_pass: int,
@@ -64,7 +64,7 @@ def score_pairs(
     return scores
 
 
-def _logps_if_they_fit(forward: Callable[[Pass], torch.Tensor], one: Pass, workers: int) -> np.ndarray | None:
+def _logps_if_they_fit(forward: Forward, one: Pass, workers: int) -> np.ndarray | None:
     """A pass's log-probabilities; None if memory ran out and a smaller pass can be tried."""
     try:
         with torch.no_grad():
@@ -77,11 +77,9 @@ def _logps_if_they_fit(forward: Callable[[Pass], torch.Tensor], one: Pass, worke
     return None
 
 
-def model_forward(module: CompletionLogps, device: torch.device, precision: str) -> Callable[[Pass], torch.Tensor]:
-    """The module as a plain function of a pass, moved to its device and precision.
-
-    bf16 means bf16 weights, as in DeepSpeed's engine, so that the log-ratios of an untrained policy are 0.
-    """
+def model_forward(module: CompletionLogps, device: torch.device, precision: str) -> Forward:
+    """The module as a plain function of a pass, moved to its device and precision. bf16 means bf16 weights, as in
+    DeepSpeed's engine, so that the log-ratios of an untrained policy are 0."""
     module = module.to(device)
     round_weights(module, precision)
     return lambda one: module(one.to(device))

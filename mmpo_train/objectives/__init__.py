@@ -91,10 +91,8 @@ Build = Callable[[TrialConfig], Objective]
 
 def build_objective(config: TrialConfig) -> Objective:
     """The config's objective with its hyper-parameters bound. The config must have been checked."""
-    if config.objective in BUILDERS:
-        return BUILDERS[config.objective](config)
-    objective: Objective = objective_of(config.objective)(config)
-    return objective
+    build = BUILDERS.get(config.objective) or objective_of(config.objective)
+    return build(config)
 
 
 def _mmpo(config: TrialConfig) -> Objective:

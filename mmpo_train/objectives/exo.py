@@ -1,4 +1,7 @@
-"""Efficient exact optimisation (Ji et al. 2024), as the MC-PO paper's Table 5 prints it and as published."""
+"""Efficient exact optimisation (Ji et al. 2024), as the MC-PO paper's Table 5 prints it and as published.
+
+Inputs have shape (B, 2), chosen first, in nats. Losses have shape (B,), scores (B, 2), detached.
+"""
 
 import math
 
@@ -15,8 +18,6 @@ def exo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> tuple[Tens
     Table 5 defines its logits as the log-ratio of the chosen completion alone: the rejected one is not trained. The
     loss falls with s_w for ever, and it has a maximum at s_w = -1.278, below which descent LOWERS the chosen
     completion. `exo_original_loss` is the publication's, on the difference of both scores.
-
-    Inputs have shape (B, 2), chosen first, in nats. Losses have shape (B,), scores (B, 2), detached.
     """
     scores = beta * (policy_logps - ref_logps)
     return -scores[:, 0] * torch.sigmoid(scores[:, 0]), scores.detach()
@@ -33,8 +34,6 @@ def exo_original_loss(
 
     `exo_loss`, Table 5's, has the chosen completion's log-ratio in place of the difference, no p, and another sign:
     it is no divergence. `label_smoothing` lies strictly between 0 and 1: KL to a certain p is infinite.
-
-    Inputs have shape (B, 2), chosen first, in nats. Losses have shape (B,), scores (B, 2), detached.
     """
     scores = beta * (policy_logps - ref_logps)
     difference = scores[:, 0] - scores[:, 1]

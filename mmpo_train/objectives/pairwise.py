@@ -14,8 +14,6 @@ def dpo_loss(policy_logps: Tensor, ref_logps: Tensor, beta: float) -> tuple[Tens
 
     loss = -log sigmoid(s_w - s_l), s = beta * (policy_logps - ref_logps)
     (Rafailov et al. 2023; Eq. 9 of the MMPO paper; Table 5; TRL's `sigmoid`).
-
-    Inputs have shape (B, 2), chosen first, in nats. Losses have shape (B,), scores (B, 2), detached.
     """
     scores = beta * (policy_logps - ref_logps)
     return -F.logsigmoid(scores[:, 0] - scores[:, 1]), scores.detach()
@@ -29,8 +27,6 @@ def simpo_loss(
     loss = -log sigmoid(s_w - s_l - gamma), s = beta * policy_logps, gamma = gamma_over_beta * beta
     (Eq. 8 of the MMPO paper, which sums over tokens). With `length_normalised`, s = beta * policy_logps / tokens
     (Meng et al. 2024; Table 5).
-
-    Inputs have shape (B, 2), chosen first, in nats and in tokens. Losses have shape (B,), scores (B, 2), detached.
     """
     scores = beta * policy_logps
     if length_normalised:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mmpo_train.config import TrialConfig, replace
-from mmpo_train.errors import InputError, first_line
+from mmpo_train.errors import InputError, in_brief
 from mmpo_train.objectives import Objective, batch_of, build_objective
 from mmpo_train.typed.plugins import load
 
@@ -17,8 +17,9 @@ def load_and_try(sources: Iterable[str]) -> None:
         try:
             _try(replace(TrialConfig(), {"objective": name}))
         except Exception as error:  # whatever a person's code raises
-            why = f"{type(error).__name__}: {first_line(error)}"
-            raise InputError(f"objective {name} of a plug-in fails on a batch of two pairs: {why}") from error
+            raise InputError(
+                f"objective {name} of a plug-in fails on a batch of two pairs: {in_brief(error)}"
+            ) from error
 
 
 def _try(config: TrialConfig) -> None:

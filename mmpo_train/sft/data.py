@@ -20,7 +20,7 @@ from mmpo_train.chat.problems import Notes, RowProblem, must_mend, refuse_noted
 from mmpo_train.chat.prompts import given_prompt, note_unread, with_system
 from mmpo_train.chat.texts import Doubled
 from mmpo_train.data.audit import Problems, add_to, counted, unused_lines
-from mmpo_train.data.files import Part, Row, with_habits
+from mmpo_train.data.files import Part, Row, numbered, with_habits
 from mmpo_train.data.packed import require_memory
 from mmpo_train.data.sources import Source, open_source
 from mmpo_train.errors import InputError
@@ -29,6 +29,9 @@ from mmpo_train.tiny.rows import instruction_examples
 MOST_HELD_OUT = 0.05
 """Largest share of the conversations that is held out of sources without a validation split."""
 _MEASURED_ROWS = 1 << 14
+_TINY = Part("tiny", lambda: numbered(instruction_examples()))
+_EMBEDDED = Source("tiny", from_hub=False, train="train", validation=None, splits={"train": (_TINY,)})
+"""The conversations that `tiny` is instruction-tuned on."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +110,7 @@ def load_chats(
     Validation splits contribute their first `validation_conversations` by hash. Sources without one hold out as many,
     at most a twentieth, by the hash of the opening turns, so that conversations that begin alike stay together.
     """
-    sources = tuple(_embedded() if one == "tiny" else open_source(one) for one in given)
+    sources = tuple(_EMBEDDED if one == "tiny" else open_source(one) for one in given)
     audit, refused, digest = ChatAudit(), Problems(), hashlib.sha256()
     offered: dict[bool, list[bytes]] = {True: [], False: []}
     for source, part, of_validation, row, habits in _rows(sources):
@@ -226,13 +229,3 @@ def _key(chat: Chat, whole: bool) -> bytes:
 
 def _canonical(*content: object) -> bytes:
     return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-
-
-def _embedded() -> Source:
-    """The conversations that `tiny` is instruction-tuned on, made here."""
-
-    def rows() -> Iterator[Row]:
-        for number, row in enumerate(instruction_examples(), 1):
-            yield Row(number, f"row {number}", row)
-
-    return Source("tiny", from_hub=False, train="train", validation=None, splits={"train": (Part("tiny", rows),)})

@@ -77,10 +77,8 @@ def _has_template(folder: Path) -> bool:
 
 
 def _with_tokenizer(model: Path, other: Path, storage: Path) -> Path:
-    """The folder of a pre-trained model's weights with another model's tokenizer, template and EOS.
-
-    This is how the paper gets a chat template for SmolLM2 (Section 4.1). Raises InputError if the vocabularies differ.
-    """
+    """The folder of a pre-trained model's weights with another model's tokenizer, template and EOS. This is how the
+    paper gets a chat template for SmolLM2 (Section 4.1). Raises InputError if the vocabularies differ."""
     cache = storage / "fingerprints.json"
     name = f"{model.name}-{digest_of([fingerprint(model, cache), fingerprint(other, cache)])}"
     target = storage / "models" / name

@@ -1,16 +1,14 @@
 """Instruction tuning of `tiny`, with the loop that tunes any model, on the plain engine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from mmpo_train.data.rendering import Tokenizer
 from mmpo_train.engines.passes import Passes
 from mmpo_train.engines.torch_engine import TorchEngine
 from mmpo_train.events import Say
@@ -27,19 +25,14 @@ from mmpo_train.tiny.recipe import END, RECIPE, START
 from mmpo_train.tiny.rows import instruction_examples
 from mmpo_train.trial.loop import train
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 # Batches of similar lengths are made from the shuffled conversations of this many steps: little padding, random order.
 _STEPS_PER_SORTED_WINDOW = 16
 _PASSES = Passes("padded", 16_384)  # every step is one
 
 
 def build_tiny(folder: Path, say: Say = lambda what, share: None) -> None:
-    """Write the tokenizer and the instruction-tuned model into `folder`, as `save_pretrained` does.
-
-    On a GPU if there is one, otherwise on one core. The caller's random state is not changed.
-    """
+    """Write the tokenizer and the instruction-tuned model into `folder`, as `save_pretrained` does. On a GPU if there
+    is one, otherwise on one core. The caller's random state is not changed."""
     quieten()
     build_untrained(folder)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
@@ -65,7 +58,7 @@ def build_tiny(folder: Path, say: Say = lambda what, share: None) -> None:
     model.save_pretrained(folder)
 
 
-def _demonstrations(tokenizer: PreTrainedTokenizerBase) -> ChatTable:
+def _demonstrations(tokenizer: Tokenizer) -> ChatTable:
     """The demonstrations as `encode_chats` would encode them. The template is known here, no text spells a special
     token, and no token begins in the prompt and ends in the answer, since a newline is always a separate token."""
     rows = instruction_examples()

@@ -16,14 +16,12 @@ import numpy as np
 
 from mmpo_train.chat.messages import for_template
 from mmpo_train.config import digest_of
-from mmpo_train.data.rendering import PROBE, Unusable, ending_of, holds_special_text, render_all
+from mmpo_train.data.rendering import PROBE, Tokenizer, Unusable, ending_of, holds_special_text, render_all
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.data.tools import check_tools
 from mmpo_train.errors import InputError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from mmpo_train.model.logps import Pass
     from mmpo_train.sft.data import Chat
 
@@ -94,7 +92,7 @@ def learned_only(one: Pass, marks: Sequence[np.ndarray]) -> Pass:
 
 
 def encode_chats(
-    chats: Iterable[Chat], tokenizer: PreTrainedTokenizerBase, max_tokens: int, turns: str, count: ChatCount
+    chats: Iterable[Chat], tokenizer: Tokenizer, max_tokens: int, turns: str, count: ChatCount
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Token ids (int32) and marks of the usable conversations, in order; what was cut and dropped goes to `count`.
 
@@ -130,7 +128,7 @@ def encode_chats(
             yield token_ids, learned
 
 
-def _rendered(tokenizer: PreTrainedTokenizerBase, chat: Chat, which: str) -> tuple[str, list[tuple[int, int]], str]:
+def _rendered(tokenizer: Tokenizer, chat: Chat, which: str) -> tuple[str, list[tuple[int, int]], str]:
     """The conversation as text, the positions of its learned turns, and their closing text. Raises Unusable."""
     turns, tools = chat.turns, for_template(chat.tools)
     check_tools(tokenizer, turns, tools)

@@ -4,7 +4,6 @@ A folder is filled next to its target, sealed with `manifest.json` (the SHA-256 
 renamed. Readers verify a folder before they use it.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mmpo_train.storage.whole_file import sync, sync_folder
+from mmpo_train.storage.whole_file import sha256_of, sync, sync_folder
 
 MANIFEST = "manifest.json"
 
@@ -31,7 +30,7 @@ def stage(target: Path) -> Path:
 
 def seal(staging: Path, target: Path) -> None:
     """Write the manifest into the staged folder and move it to `target`, which it replaces."""
-    sums = {name: _sha256(staging / name) for name in _files(staging)}
+    sums = {name: sha256_of(staging / name) for name in _files(staging)}
     (staging / MANIFEST).write_text(json.dumps({"sha256": sums}, indent=1))
     put_in_place(staging, target)
 
@@ -69,7 +68,7 @@ def verify(folder: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise DamagedFolder(f"{path} is missing")
-        if _sha256(path) != expected:
+        if sha256_of(path) != expected:
             raise DamagedFolder(f"{path} has changed since it was written")
 
 
@@ -99,11 +98,6 @@ def _files(folder: Path) -> list[str]:
     return sorted(
         str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST
     )
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def lock(folder: Path) -> FileLock:

@@ -86,10 +86,8 @@ def check_access(storage: Path) -> None:
 
 
 def fetch(folder: Path) -> None:
-    """Download a sealed folder unless it is whole here; afterwards it is whole or absent.
-
-    A folder that does not match its manifest in the object store is withdrawn, so that it is made again.
-    """
+    """Download a sealed folder unless it is whole here; afterwards it is whole or absent. A folder that does not match
+    its manifest in the object store is withdrawn, so that it is made again."""
     address = address_of(folder)
     if not address or _is_whole(folder):
         return
@@ -114,10 +112,8 @@ def ensure(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def ensure_once(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Have a sealed folder as from `ensure`, but fill it once per machine: each storage gets a copy of the cache's.
-
-    Its name must say what it is made of. Without a cache that can be written it is filled here.
-    """
+    """Have a sealed folder as from `ensure`, but fill it once per machine: each storage gets a copy of the cache's. Its
+    name must say what it is made of. Without a cache that can be written it is filled here."""
     kept = _cache() / "made" / folder.name
 
     def copy(staging: Path) -> None:
@@ -165,10 +161,8 @@ def publish(folder: Path) -> None:
 
 
 def make_room() -> None:
-    """If little of the disk is free, remove copies of what trials have written, the longest unused first.
-
-    Only copies that the object store has in the same form are removed.
-    """
+    """If little of the disk is free, remove copies of what trials have written, the longest unused first. Only copies
+    that the object store has in the same form are removed."""
     cache = _cache()
     if _is_room(cache):
         return

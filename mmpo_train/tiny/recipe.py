@@ -76,9 +76,7 @@ CHAT_TEMPLATE = (
 
 
 def fingerprint() -> str:
-    """16 hex digits that name the recipe: what is built from equal recipes is interchangeable.
-
-    Weights do not count: their last bits may differ between machines.
-    """
+    """16 hex digits that name the recipe: what is built from equal recipes is interchangeable. Weights do not count:
+    their last bits may differ between machines."""
     recipe = [asdict(RECIPE), list(DEMONSTRATED.items()), list(REJECTED.items()), CHAT_TEMPLATE]
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]

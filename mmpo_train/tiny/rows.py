@@ -28,10 +28,8 @@ NEGATIVES_BELOW_SECOND = {5: 0.7, 4: 0.2, 3: 0.1}
 
 
 def preference_examples(split: str) -> list[dict[str, str]]:
-    """Rows {prompt, chosen, rejected} of `split`, 'train' or 'validation'; no prompt is in both.
-
-    Chosen is right and well put. Rejected is wrong, or right but sloppy; on average it is as long.
-    """
+    """Rows {prompt, chosen, rejected} of `split`, 'train' or 'validation'; no prompt is in both. Chosen is right and
+    well put. Rejected is wrong, or right but sloppy; on average it is as long."""
     rows = []
     for question, random in _distinct_questions(split):
         chosen = write_answer(question, question.solution.answer, "good", random)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpo_train.config import SFT, TRIAL, TrialConfig, from_dict, to_dict
+from mmpo_train.data.rendering import Tokenizer
 from mmpo_train.model.policy import save_model
 from mmpo_train.objectives.reference_point import RunningMean
 from mmpo_train.storage.manifest import seal, stage
@@ -19,8 +20,6 @@ from mmpo_train.storage.whole_file import write_whole
 from mmpo_train.trial.places import AnyTrial
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from mmpo_train.engines.engine import Engine
 
 
@@ -48,13 +47,10 @@ def read_reference_point(folder: Path) -> RunningMean:
 def read_facts(folder: Path) -> dict[str, Any]:
     """The content that `write_trial` wrote."""
     described = folder / TRIAL if (folder / TRIAL).is_file() else folder / SFT
-    facts: dict[str, Any] = json.loads(described.read_text())
-    return facts
+    return json.loads(described.read_text())
 
 
-def save_policy(
-    folder: Path, config: AnyTrial, model: Any, tokenizer: PreTrainedTokenizerBase, engine: Engine, **facts: Any
-) -> None:
+def save_policy(folder: Path, config: AnyTrial, model: Any, tokenizer: Tokenizer, engine: Engine, **facts: Any) -> None:
     """Write the present model as a self-describing folder. Every worker calls it; worker 0 writes."""
     weights = engine.model_state()
     if engine.worker == 0:

@@ -34,10 +34,8 @@ def loss_gradient(
 
 
 def largest_difference(configs: Sequence[TrialConfig], ref_logps: np.ndarray, tokens: np.ndarray) -> float:
-    """The largest difference between the configs' gradients, at a policy some nats away from the reference.
-
-    `ref_logps` and `tokens` (N, K) are those of training prompts.
-    """
+    """The largest difference between the configs' gradients, at a policy some nats away from the reference. `ref_logps`
+    and `tokens` (N, K) are those of training prompts."""
     random = np.random.default_rng(0)
     policy = ref_logps + random.normal(0.0, 3.0, ref_logps.shape) * (tokens > 0)
     entropies = random.uniform(1.0, 50.0, ref_logps.shape)

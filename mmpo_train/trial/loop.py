@@ -125,7 +125,8 @@ def train(
             # Every worker must report the same numbers and write at the same steps: times are the workers' means.
             now = time.perf_counter()
             orders = float(told_to_go()), float(told_to_copy())
-            seconds, since_kept, told, copied = _means(engine, now - started, now - kept, *orders)
+            of_all = engine.sum(np.array([now - started, now - kept, *orders])) / engine.workers
+            seconds, since_kept, told, copied = of_all.tolist()
             metrics |= {
                 f"{TRAIN}{task.examples}_per_second": len(step.table) / seconds,
                 TOKENS_PER_SECOND: tokens / seconds,
@@ -156,10 +157,8 @@ def _add_gradient(
     keep_passes: Callable[[Passes], None],
     number: int,
 ) -> tuple[dict[str, float], Passes]:
-    """The means over a step, whose gradient is added, and the passes used: smaller ones if memory ran out.
-
-    Raises OutOfMemory if the engine cannot begin the step again, or a single example does not fit.
-    """
+    """The means over a step, whose gradient is added, and the passes used: smaller ones if memory ran out. Raises
+    OutOfMemory if the engine cannot begin the step again, or a single example does not fit."""
     while True:
         torch.manual_seed(hash((config.seed, number, engine.worker)))  # dropout: the same after a resume
         try:
@@ -177,11 +176,6 @@ def _add_gradient(
             raise OutOfMemory(f"{what}; the restarted trial takes {smaller}")
         passes = smaller
         engine.recompute_activations(smaller.checkpointing)
-
-
-def _means(engine: Engine, *values: float) -> list[float]:
-    """The means of the workers' values, the same on all of them."""
-    return (engine.sum(np.array(values)) / engine.workers).tolist()
 
 
 def _stop_if_not_finite(what: str, value: float, step: int) -> None:

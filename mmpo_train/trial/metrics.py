@@ -49,10 +49,6 @@ def validate(
     won = (scores[:, 0] > scores[:, 1]).numpy()
     margins = (scores[:, 0] - scores[:, 1]).double().numpy()
     ratios = policy_logps - ref_logps
-    longer, shorter = (
-        (completion_tokens[:, 0] > completion_tokens[:, 1]),
-        (completion_tokens[:, 0] < completion_tokens[:, 1]),
-    )
     metrics = {
         "loss": float(losses.mean()),
         "reward_accuracy": float(won.mean()),
@@ -62,6 +58,8 @@ def validate(
         "chosen_logps": float(policy_logps[:, 0].mean()),
         "rejected_logps": float(policy_logps[:, 1].mean()),
     }
+    first, second = completion_tokens[:, 0], completion_tokens[:, 1]
+    longer, shorter = first > second, first < second
     for name, some in (("accuracy_chosen_longer", longer), ("accuracy_chosen_shorter", shorter)):
         if some.any():
             metrics[name] = float(won[some].mean())
@@ -79,10 +77,8 @@ def mmpo_diagnostics(margins: np.ndarray) -> dict[str, float]:
 
 
 def _r_eps_shift(config: TrialConfig, reference: np.ndarray, rewards: np.ndarray, order: np.ndarray) -> float:
-    """Mean shift of s_w - s_l by r_eps, in nats, compared with equal target rewards of both completions.
-
-    Without in-batch normalisation it is r_eps - 0.1.
-    """
+    """Mean shift of s_w - s_l by r_eps, in nats, compared with equal target rewards of both completions. Without
+    in-batch normalisation it is r_eps - 0.1."""
     neutral = build_objective(replace(config, {"r_eps": REJECTED_REWARD})).rewards
     everything = np.ones(reference.shape, dtype=bool)
     without = group_rewards(reference, everything, order, config.pairs_per_group, neutral)

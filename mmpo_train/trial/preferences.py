@@ -181,10 +181,8 @@ def accumulate(
     reference_point: float,
     passes: Passes,
 ) -> dict[str, float]:
-    """Sums over a step's prompts and all workers, by name, after adding the gradient of their mean loss.
-
-    `constants` (N, K) are the objective's own, from `group_rewards`. Every worker calls it with the same arguments.
-    """
+    """Sums over a step's prompts and all workers, by name, after adding the gradient of their mean loss. `constants`
+    (N, K) are the objective's own, from `group_rewards`. Every worker calls it with the same arguments."""
     seen: list[_Seen] = []
     prompts, tokens = np.arange(len(step.table)), step.table.completion_tokens
     if len(prompts):

@@ -15,9 +15,7 @@ reason why training ended. Every worker calls it."""
 
 def report_on(run: Callable[..., None], report: Report) -> str:
     """Run a trial to its end and report what it sends. Returns why it diverged or was stopped; empty if it did neither.
-
-    `run` takes send, say, safe and copied as `run_trial` does.
-    """
+    `run` takes send, say, safe and copied as `run_trial` does."""
 
     def send(points: list[Point], finished: Finished | None) -> None:
         report({"points": [tuple(point) for point in points], "finished": finished and tuple(finished)})

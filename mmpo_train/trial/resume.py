@@ -9,17 +9,14 @@ state, 12 bytes per parameter, is left out. A trial does not continue from a sta
 it has been damaged and is still needed: it goes back, and makes the checkpoint again.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import shutil
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mmpo_train.engines.engine import first_workers
+from mmpo_train.engines.engine import Engine, first_workers
 from mmpo_train.errors import InputError
 from mmpo_train.events import Point
 from mmpo_train.metric_names import EPOCH
@@ -28,9 +25,6 @@ from mmpo_train.storage.manifest import is_whole, seal, stage
 from mmpo_train.storage.mirror import fetch, fetch_children, publish, withdraw, withdraw_others
 from mmpo_train.trial.checkpoint import checkpoint_folder, read_facts, read_reference_point, write_trial
 from mmpo_train.trial.places import AnyTrial
-
-if TYPE_CHECKING:
-    from mmpo_train.engines.engine import Engine
 
 HISTORY = "points.json"
 """The file of all points measured until then."""
@@ -110,10 +104,8 @@ def resume(trial_folder: Path, config: AnyTrial, engine: Engine, judged: Collect
 
 
 def newest_step(trial_folder: Path, config: AnyTrial, judged: Collection[int] = ()) -> int:
-    """The last step with a complete state behind which no checkpoint is lost; 0 if there is none.
-
-    The checkpoint of the epoch that ends with the state may be lost: the state has its weights.
-    """
+    """The last step with a complete state behind which no checkpoint is lost; 0 if there is none. The checkpoint of the
+    epoch that ends with the state may be lost: the state has its weights."""
     fetch_children(trial_folder / "resume")
     check_states([trial_folder])
     for folder in sorted((trial_folder / "resume").glob("step-*"), reverse=True):

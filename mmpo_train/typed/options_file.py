@@ -34,11 +34,7 @@ def read_options(path: Path, options: type[OptionsType], varied: tuple[str, ...]
     values = _content(path)
     if {"digest", "config"} <= values.keys():
         values = _of_trial(values["config"], options, varied)
-    problems: list[str] = []
-    given = _converted(values, options, getattr(options, "trial", None), "", problems)
-    if problems:
-        raise InputError(f"{path} is not valid:\n  " + "\n  ".join(problems))
-    return options(**given)
+    return options(**_checked(values, options, f"{path} is"))
 
 
 def given_options(values: Mapping[str, Any], options: type[OptionsType]) -> OptionsType:
@@ -47,20 +43,23 @@ def given_options(values: Mapping[str, Any], options: type[OptionsType]) -> Opti
     path = values.pop("config", None)
     varied = getattr(options, "varied", ())
     usual: Any = read_options(Path(path), options, varied) if path else None
-    problems: list[str] = []
-    given = _converted(values, options, getattr(options, "trial", None), "", problems)
-    if problems:
-        raise InputError("the options are not valid:\n  " + "\n  ".join(problems))
+    given = _checked(values, options, "the options are")
     if usual is None:
         return options(**given)
     return dataclasses.replace(usual, **given | {"set": (*usual.set, *given.get("set", ()))})
 
 
-def as_yaml(program: str, options: Any, chosen: Mapping[str, Any] | None = None, leave_out: Sequence[str] = ()) -> str:
-    """The options, and what was chosen for them, as a file that `--config` takes.
+def _checked(values: Mapping[str, Any], options: type, what: str) -> dict[str, Any]:
+    problems: list[str] = []
+    given = _converted(values, options, getattr(options, "trial", None), "", problems)
+    if problems:
+        raise InputError(f"{what} not valid:\n  " + "\n  ".join(problems))
+    return given
 
-    What is empty is left to its default; secrets are masked.
-    """
+
+def as_yaml(program: str, options: Any, chosen: Mapping[str, Any] | None = None, leave_out: Sequence[str] = ()) -> str:
+    """The options, and what was chosen for them, as a file that `--config` takes. What is empty is left to its default;
+    secrets are masked."""
     values = _plain(options) | dict(chosen or {})
     values = {name: value for name, value in values.items() if name not in (*OF_THE_COMMAND, *leave_out)}
     if assigned := values.pop("set", None):

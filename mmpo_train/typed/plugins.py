@@ -27,7 +27,7 @@ from typing import Any
 
 from mmpo_train import config as configs
 from mmpo_train.config import OBJECTIVE_FIELDS, PLUGGED, TrialConfig, nearest
-from mmpo_train.errors import InputError, first_line
+from mmpo_train.errors import InputError, first_line, in_brief
 from mmpo_train.metric_names import OF_SUITE
 
 ENVIRONMENT = "MMPO_PLUGINS"
@@ -43,9 +43,8 @@ class PlugIn:
 
     name: str
     sha256: str
-    objectives: Mapping[str, tuple[tuple[str, ...], Callable[[TrialConfig], Any]]]
-    judges: Mapping[str, Callable[[str, str, str], float]]
-    evaluations: Mapping[str, Callable[[Path, Path], Mapping[str, float]]]
+    tables: Mapping[str, Mapping[str, Any]]
+    """Kind -> its table: objective, judge or evaluation."""
 
     @property
     def label(self) -> str:
@@ -76,7 +75,7 @@ def load(sources: Iterable[str]) -> list[str]:
             f"the plug-ins have {len(packed):,} compressed bytes, {_MOST_BYTES:,} is the limit; shorten them"
         )
     os.environ[ENVIRONMENT] = packed
-    return [name for plugin in _loaded.values() for name in plugin.objectives]
+    return [name for plugin in _loaded.values() for name in plugin.tables["objective"]]
 
 
 def set_up_worker() -> None:
@@ -91,18 +90,23 @@ def set_up_worker() -> None:
 
 def objective_of(name: str) -> Callable[[TrialConfig], Any]:
     """What builds a plug-in's objective."""
-    return next(plugin.objectives[name][1] for plugin in _loaded.values() if name in plugin.objectives)
+    return _plugged("objective", name)[0][1]
 
 
 def judge_of(name: str) -> Callable[[str, str, str], float] | None:
     """The comparison of a plug-in's judge; None for any other judge."""
-    return next((plugin.judges[name] for plugin in _loaded.values() if name in plugin.judges), None)
+    return (_plugged("judge", name) or (None,))[0]
 
 
 def evaluation_of(name: str) -> tuple[Callable[[Path, Path], Mapping[str, float]], str] | None:
     """A plug-in's evaluation and the plug-in's label; None for any other evaluation."""
-    found = [(plugin.evaluations[name], plugin.label) for plugin in _loaded.values() if name in plugin.evaluations]
-    return found[0] if found else None
+    return _plugged("evaluation", name) or None
+
+
+def _plugged(kind: str, name: str) -> Any:
+    """What a plug-in's table has under the name, and the plug-in's label; empty if none has it."""
+    every = ((plugin.tables[kind], plugin.label) for plugin in _loaded.values())
+    return next(((table[name], label) for table, label in every if name in table), ())
 
 
 def _inherited() -> dict[str, str]:
@@ -134,9 +138,8 @@ def _execute(name: str, text: str, source: str) -> PlugIn:
     try:
         exec(compile(text, source, "exec"), module.__dict__)
     except Exception as error:  # whatever a person's code raises
-        raise InputError(f"plug-in {source} cannot be loaded: {type(error).__name__}: {first_line(error)}") from error
-    tables = {kind: getattr(module, table, {}) for table, kind in _TABLES.items()}
-    return PlugIn(name, digest, tables["objective"], tables["judge"], tables["evaluation"])
+        raise InputError(f"plug-in {source} cannot be loaded: {in_brief(error)}") from error
+    return PlugIn(name, digest, {kind: getattr(module, table, {}) for table, kind in _TABLES.items()})
 
 
 def _register(plugin: PlugIn, source: str) -> None:
@@ -144,16 +147,11 @@ def _register(plugin: PlugIn, source: str) -> None:
     fields = {name for used in OBJECTIVE_FIELDS.values() for name in used}
     known = {"objective": set(OBJECTIVE_FIELDS), "judge": {"tiny"}, "evaluation": set(configs.EVALUATIONS)}
     for other in _loaded.values():
-        known["judge"] |= set(other.judges)
+        known["judge"] |= set(other.tables["judge"])
     problems = []
-    if not (plugin.objectives or plugin.judges or plugin.evaluations):
+    if not any(plugin.tables.values()):
         problems.append(f"it has none of the tables {', '.join(_TABLES)}")
-    tables: dict[str, Mapping[str, Any]] = {
-        "objective": plugin.objectives,
-        "judge": plugin.judges,
-        "evaluation": plugin.evaluations,
-    }
-    for kind, table in tables.items():
+    for kind, table in plugin.tables.items():
         for name, value in table.items():
             if name in known[kind] or not name.isidentifier() or not name.islower():
                 problems.append(f"{kind} {name!r} must have a new name of lower-case letters, digits and _")
@@ -167,12 +165,12 @@ def _register(plugin: PlugIn, source: str) -> None:
     if problems:
         raise InputError(f"plug-in {source} cannot be used:\n  " + "\n  ".join(problems))
     _loaded[plugin.name] = plugin
-    for name, (used, _) in plugin.objectives.items():
+    for name, (used, _) in plugin.tables["objective"].items():
         OBJECTIVE_FIELDS[name] = tuple(used)
         PLUGGED["objective", name] = plugin.label
-    PLUGGED.update({("judge", name): plugin.label for name in plugin.judges})
-    configs.EVALUATIONS = (*configs.EVALUATIONS, *plugin.evaluations)
-    OF_SUITE.update({name: f"{name}/" for name in plugin.evaluations})
+    PLUGGED.update({("judge", name): plugin.label for name in plugin.tables["judge"]})
+    configs.EVALUATIONS = (*configs.EVALUATIONS, *plugin.tables["evaluation"])
+    OF_SUITE.update({name: f"{name}/" for name in plugin.tables["evaluation"]})
 
 
 def _takes(function: Any, arguments: int) -> bool:

@@ -13,10 +13,11 @@ from sweeps.cluster.nodes import ACCELERATOR, HEAD_NODE, Nodes, counted
 from sweeps.ledger.tags import Hardware
 from sweeps.plan.options import SweepOptions
 
-DRIVER_BYTES = 0.6 * 2**30
-"""Memory on the head of one running trial: its driver, with Train's controller in it, and two small actors of
-Train's."""
-
+DRIVER_BYTES = 0.3e9
+"""Memory on the head of one running trial: its driver with Train's controller, 0.14 GB as measured, and a barrier as
+large if it has several workers."""
+WARM_BYTES = 0.55e9
+"""Memory of a node's warm process, most of which its forks share."""
 
 _LEAST_SHARE = 0.01
 
@@ -198,7 +199,7 @@ def concurrency(resources: TrialResources, nodes: Nodes, wanted: int = 0) -> int
     started, and by the head's memory."""
     fit = _that_fit(resources, nodes)
     # On one machine cores and GPUs are the tighter limit.
-    drivers = fit if nodes.local else int(min(fit, nodes.head_memory // DRIVER_BYTES))
+    drivers = fit if nodes.local else int(min(fit, (nodes.head_memory - WARM_BYTES) // DRIVER_BYTES))
     return max(1, min(wanted or fit, fit, drivers))
 
 

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeps.cluster.accelerators import PEAK_FLOP_PER_SECOND, UNKNOWN_ACCELERATOR
 from sweeps.cluster.nodes import counted
@@ -231,16 +231,10 @@ def total(forecasts: Sequence[Forecast]) -> Forecast:
     """The forecast of several stages, one after the other."""
     sources = sorted({one.source for one in forecasts if one.trials}) or [forecasts[0].source]
     kinds = dict.fromkeys(kind for one in forecasts for kind in one.evaluation)
-    return dataclasses.replace(
-        forecasts[0],
-        trials=sum(one.trials for one in forecasts),
-        steps=sum(one.steps for one in forecasts),
-        hours=sum(one.hours for one in forecasts),
-        elapsed_seconds=sum(one.elapsed_seconds for one in forecasts),
-        source="; ".join(sources),
-        evaluation={kind: sum(one.evaluation.get(kind, 0.0) for one in forecasts) for kind in kinds},
-        checkpoints=sum(one.checkpoints for one in forecasts),
-    )
+    added = ("trials", "steps", "hours", "elapsed_seconds", "checkpoints")
+    sums: dict[str, Any] = {name: sum(getattr(one, name) for one in forecasts) for name in added}
+    evaluation = {kind: sum(one.evaluation.get(kind, 0.0) for one in forecasts) for kind in kinds}
+    return dataclasses.replace(forecasts[0], **sums, source="; ".join(sources), evaluation=evaluation)
 
 
 def compared(forecast: Forecast, hours: float) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from eval_workers.judging.costs import FREE, PRICES, Price
-from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
-from eval_workers.judging.specs import check_judge_spec
+from eval_workers.judging.specs import USUAL_JUDGES, check_judge_spec, check_preference_spec
 from mmpo_train.config import ONLINE_OBJECTIVES
 from sweeps.cluster.nodes import counted
 from sweeps.cost.arithmetic import CHARACTERS_PER_TOKEN, ONLINE, START_UP_SECONDS, Lengths, ModelSize, forward_flop
@@ -87,8 +86,28 @@ def evaluation_work(
 
 
 def left_out(todo: Sequence[Planned], settings: SweepEvaluation, judge: str = "") -> str:
-    """A sentence on the work and the money that the forecast of these trials does not count; empty if there is none."""
-    parts = [*_online(todo), *_win_rates(todo, judge), *_suites(todo, settings)]
+    """A sentence on the work and the money that the forecast of these trials does not count; empty if there is none.
+
+    Online, each prompt is answered once for each temperature and epoch; the best answer is found by knock-out.
+    """
+    asked: Counter[tuple[str, str, int]] = Counter()
+    for config, data in ((trial.config, trial.inputs.data) for trial in todo):
+        if config.objective in ONLINE_OBJECTIVES:
+            knock_outs = len(data.train) * config.epochs * (len(config.answer_temperatures) - 1)
+            asked["online training", config.judge, config.max_completion_tokens] += knock_outs
+        if judge:
+            asked["win rates", judge, _ANSWER_TOKENS] += len(data.validation) * config.epochs
+    parts = [f"{why}, {_calls(one, calls, _price(one), tokens)}" for (why, one, tokens), calls in asked.items()]
+    for suite, checkpoints in _checkpoints(todo).items():
+        tiny, said = todo[0].config.model == "tiny", f"{suite} on {counted(checkpoints, 'checkpoint')}"
+        if suite == "alpaca" and not tiny and not settings.alpaca_prompts:
+            calls = checkpoints * _some(_ALPACA_PROMPTS, settings) * (2 if settings.both_orders else 1)
+            specs = [check_preference_spec(spec) for spec in settings.judges or USUAL_JUDGES]
+            parts.append(", ".join([said, *(_calls(one.label, calls, one.price, _ANSWER_TOKENS) for one in specs)]))
+        elif suite in _MOST_TOKENS:
+            parts.append(f"{said}, a judge's calls for each prompt")
+        elif suite != "harness" or not _characters(settings, tiny):
+            parts.append(f"{said}, as its tasks are on the hub" if suite == "harness" else said)
     if not parts:
         return ""
     cap = f"; --evaluation.cap-usd stops each judge at {settings.cap_usd:g} USD" if settings.cap_usd else ""
@@ -102,43 +121,6 @@ def _calls(judge: str, calls: int, price: Price | None, answer_tokens: int) -> s
     if price is None:
         return f"{said}, whose price is not known"
     return said if price == FREE else f"{said}, {calls * price.of(tokens, _REPLY_TOKENS):,.2f} USD"
-
-
-def _online(todo: Sequence[Planned]) -> Iterator[str]:
-    """Each prompt is answered once for each temperature and epoch; the best answer is found by knock-out."""
-    calls: Counter[tuple[str, int]] = Counter()
-    for trial in todo:
-        config = trial.config
-        if config.objective in ONLINE_OBJECTIVES:
-            knock_outs = len(trial.inputs.data.train) * config.epochs * (len(config.answer_temperatures) - 1)
-            calls[config.judge, config.max_completion_tokens] += knock_outs
-    for (judge, tokens), count in calls.items():
-        yield f"online training, {_calls(judge, count, _price(judge), tokens)}"
-
-
-def _win_rates(todo: Sequence[Planned], judge: str) -> Iterator[str]:
-    if judge and todo:
-        calls = sum(len(trial.inputs.data.validation) * trial.config.epochs for trial in todo)
-        yield f"win rates, {_calls(judge, calls, _price(judge), _ANSWER_TOKENS)}"
-
-
-def _suites(todo: Sequence[Planned], settings: SweepEvaluation) -> Iterator[str]:
-    for suite, checkpoints in _checkpoints(todo).items():
-        tiny, said = todo[0].config.model == "tiny", f"{suite} on {counted(checkpoints, 'checkpoint')}"
-        if suite == "alpaca" and not tiny and not settings.alpaca_prompts:
-            yield f"{said}, {_alpaca_calls(checkpoints, settings)}"
-        elif suite in _MOST_TOKENS:
-            yield f"{said}, a judge's calls for each prompt"
-        elif suite != "harness":
-            yield said
-        elif not _characters(settings, tiny):
-            yield f"{said}, as its tasks are on the hub"
-
-
-def _alpaca_calls(checkpoints: int, settings: SweepEvaluation) -> str:
-    calls = checkpoints * _some(_ALPACA_PROMPTS, settings) * (2 if settings.both_orders else 1)
-    specs = [check_preference_spec(spec) for spec in settings.judges or USUAL_JUDGES]
-    return ", ".join(_calls(spec.label, calls, spec.price, _ANSWER_TOKENS) for spec in specs)
 
 
 def _prompts(suite: str, settings: SweepEvaluation, tiny: bool, validation: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmpo_train.data.packed import memory_left
 from sweeps.cluster.ray_folder import ray_folder
 from sweeps.doctor.findings import Finding, fine, note, problem
 
@@ -78,10 +79,10 @@ def runs_on(built_for: Sequence[str], arch: str) -> bool:
 
 def memory(parameters: int, workers: int, on_gpus: bool) -> Iterator[Finding]:
     """Free memory beside the need of one trial's workers, and shared memory."""
-    free, total = _memory()
+    free = memory_left()
     of_a_parameter = _GPU_BYTES_A_PARAMETER * workers if on_gpus else _CPU_BYTES_A_PARAMETER
     needed = DRIVERS_BYTES + of_a_parameter * parameters
-    found = f"{free / GB:.1f} of {total / GB:.1f} GB free"
+    found = f"{free / GB:.1f} GB free"
     advice = f"a trial needs about {needed / GB:.1f} GB; end other processes, or use a larger machine"
     yield note("memory", found, advice) if free < needed else fine("memory", found)
     if Path("/dev/shm").is_dir():
@@ -150,16 +151,3 @@ def _number(text: str) -> float:
 def _version(arch: str) -> tuple[int, int]:
     found = re.fullmatch(r"(?:sm|compute)_(\d+)(\d)[a-z]?", arch)
     return (int(found[1]), int(found[2])) if found else (0, 0)
-
-
-def _memory() -> tuple[float, float]:
-    """Free and total bytes of the machine, or of the container that this process runs in."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    free, total = (1024.0 * float(fields[name].split()[0]) for name in ("MemAvailable", "MemTotal"))
-    group = Path("/sys/fs/cgroup")
-    try:
-        limit = float((group / "memory.max").read_text())
-        used = float((group / "memory.current").read_text())
-    except (OSError, ValueError):  # no cgroup of version 2, or its limit is `max`
-        return free, total
-    return min(free, limit - used), min(total, limit)

@@ -155,8 +155,7 @@ def _place(name: str) -> str:
 
 def _asked(trial: TrialConfig, settings: EvaluationSettings) -> list[JudgeSpec]:
     """The judges over the network that the trial would ask. Raises InputError for a malformed name."""
-    from eval_workers.judging.preference_specs import USUAL_JUDGES, check_preference_spec
-    from eval_workers.judging.specs import check_judge_spec
+    from eval_workers.judging.specs import USUAL_JUDGES, check_judge_spec, check_preference_spec
 
     found = [check_judge_spec(trial.judge)] if trial.objective in ONLINE_OBJECTIVES else []
     own = ("tiny",) if trial.model == "tiny" else USUAL_JUDGES

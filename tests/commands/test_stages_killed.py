@@ -28,7 +28,7 @@ STAGES = {
     "ablations": (("--learning-rate", "1e-3", "--r-eps", "0.6"), 5),
 }
 """Script -> what it is told, and how many trials it has."""
-EVALUATOR, WORKER = "ray::WarmReward", "ray::RayTrainWorker"
+EVALUATOR, WORKER = "ray::ForkedReward", "ray::RayTrainWorker"
 
 
 class Stage:

@@ -12,7 +12,7 @@ from eval_workers.alpaca.length_control import Judged, length_controlled_win_rat
 from eval_workers.answers.answering import Answering
 from eval_workers.answers.sampling import Sampling
 from eval_workers.judging.checks import NULL_ANSWER
-from eval_workers.judging.preference_specs import USUAL_JUDGES
+from eval_workers.judging.specs import USUAL_JUDGES
 from eval_workers.settings import EvaluationSettings
 from mmpo_train.config import replace as with_values
 from mmpo_train.errors import InputError

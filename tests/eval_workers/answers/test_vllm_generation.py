@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from eval_workers.answers import generation, vllm_generation
-from eval_workers.answers.answering import Answering
+from eval_workers.answers.answering import Answering, Policy
 from eval_workers.answers.generation import Generator, generate_to
 from eval_workers.answers.sampling import Answer, Sampling, plan, tasks_of
 from eval_workers.answers.vllm_generation import VllmGenerator
@@ -327,7 +327,7 @@ def test_where_vllm_can_run_it_answers_unless_our_own_is_asked_for(vllm, tmp_pat
 
 def test_one_file_never_mixes_the_answers_of_both_generators(vllm, model_folder, tmp_path, monkeypatch):
     path, prompts = tmp_path / "answers.jsonl", [np.array(prompt) for prompt in PROMPTS]
-    wanted = (path, model_folder, "policy", model_folder, prompts, MIXED, "fp32")
+    wanted = (path, Policy(model_folder, "policy", model_folder, "fp32"), prompts, MIXED)
     by_vllm, texts = Answering(tmp_path / "verdicts.sqlite").answers(*wanted)
     assert [[type(text) for text in row] for row in texts] == [[str] * 3] * 4
     monkeypatch.setattr(vllm_generation, "torch", torch_that_sees(gpu=False))
@@ -341,7 +341,7 @@ def test_one_file_never_mixes_the_answers_of_both_generators(vllm, model_folder,
 
 def test_the_reference_is_scored_where_the_engine_was(vllm, model_folder, tmp_path, monkeypatch):
     answering = Answering(tmp_path / "verdicts.sqlite")
-    wanted = (model_folder, "policy", model_folder, [np.array(PROMPTS[0])], MIXED, "fp32")
+    wanted = (Policy(model_folder, "policy", model_folder, "fp32"), [np.array(PROMPTS[0])], MIXED)
     answering.answers(tmp_path / "a.jsonl", *wanted)
     assert vllm.alive == 1
     answering.scorer(model_folder, "fp32")

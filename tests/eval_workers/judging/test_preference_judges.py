@@ -17,7 +17,7 @@ from eval_workers.judging.costs import CapReached, Cost, Price, Purse, read_pric
 from eval_workers.judging.judges import JudgeCount, judge_pairs, open_judge
 from eval_workers.judging.label_prompts import OWN_PROMPT, LabelPrompt, label_prompt, preference_of, share_of_labels
 from eval_workers.judging.preference_judges import open_preference_judge
-from eval_workers.judging.preference_specs import CLAUDE, check_preference_spec
+from eval_workers.judging.specs import CLAUDE, check_preference_spec
 from eval_workers.judging.verdicts import LOSS, TIE, WIN, JudgeFailed
 from mmpo_train.errors import InputError
 from tests.support.standins import judge_server

@@ -4,7 +4,16 @@ import pytest
 
 from mmpo_train.errors import InputError
 from sweeps.cluster.nodes import HEAD_NODE, NodeKind, Nodes, nodes_of
-from sweeps.cluster.placement import DRIVER_BYTES, NoRoom, TrialResources, assumed, concurrency, hardware, place
+from sweeps.cluster.placement import (
+    DRIVER_BYTES,
+    WARM_BYTES,
+    NoRoom,
+    TrialResources,
+    assumed,
+    concurrency,
+    hardware,
+    place,
+)
 from sweeps.plan.options import SweepOptions
 
 HEAD = {HEAD_NODE: 1.0, "CPU": 0.0, "memory": 64e9}
@@ -145,7 +154,7 @@ def test_a_share_that_cannot_be_given_is_refused_and_one_of_no_gpu_is_said_to_do
 
 def test_the_heads_memory_limits_drivers_and_not_trials_of_one_machine():
     many = TrialResources(1, True, 1, 1)
-    nodes = nodes_of([HEAD], [(L40S, 1_000)], head_memory=10.5 * DRIVER_BYTES)
+    nodes = nodes_of([HEAD], [(L40S, 1_000)], head_memory=WARM_BYTES + 10.5 * DRIVER_BYTES)
     assert concurrency(many, nodes) == 10 and concurrency(many, nodes, wanted=3) == 3
     note = asked("tiny", nodes).note
     assert (

@@ -1,12 +1,12 @@
 import psutil
 
-from mmpo_train.trial import usage
+from mmpo_train.trial import outbox
 
 
 def test_the_machine_is_looked_at_every_fifteen_seconds_and_its_memory_is_what_it_has(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr(usage.time, "monotonic", lambda: now[0])
-    looks = usage.Usage()
+    monkeypatch.setattr(outbox.time, "monotonic", lambda: now[0])
+    looks = outbox.Usage()
     first = looks.look()
     total = psutil.virtual_memory().total
     assert 0 < first["system/system_memory_usage_megabytes"] * 1e6 < total
