@@ -9,7 +9,7 @@ from sweeps.plan.order import ABLATIONS, FINAL_RUNS, STAGE_2
 from sweeps.ranking import paper_numbers
 from sweeps.ranking.effects import Effect, Floor, Verdict, difference_of, floor_of, verdict_of
 from sweeps.ranking.noise import Measured, spread
-from sweeps.reporting.numbers import epochs_of, length_controlled, measure
+from sweeps.reporting.numbers import epochs_of, length_controlled, measure, peak
 from sweeps.reporting.read import Experiment, Point, StageRun
 
 IDENTITY = (
@@ -226,8 +226,5 @@ def _peaks(experiment: Experiment, other: str, metric: str) -> Pair:
 
 def _peak(stage: StageRun | None, metric: str, points: Iterable[Point] | None = None) -> Measured | None:
     """The most over all points, or these, and epochs, with the noise of the one."""
-    if stage is None:
-        return None
-    some = stage.points if points is None else points
-    every = [measure(point, metric, epoch) for point in some for epoch in epochs_of(stage)]
-    return max((one for one in every if one is not None), key=lambda one: one.value, default=None)
+    found = None if stage is None else peak(stage, metric, points)
+    return None if found is None else found[2]

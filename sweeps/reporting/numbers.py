@@ -1,8 +1,8 @@
 """Numbers of the report with their noise. Standard library only."""
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from statistics import mean, stdev
 
@@ -78,30 +78,15 @@ def epochs_of(stage: StageRun) -> range:
     return range(1, max(asked, default=0) + 1)
 
 
-@dataclass(frozen=True)
-class Peak:
-    """The checkpoint with the highest value of one metric, and its value of another."""
+def peak(stage: StageRun, metric: str, points: Iterable[Point] | None = None) -> tuple[Point, int, Measured] | None:
+    """Point, epoch and number of the highest over all points, or these, and epochs; None where nothing was measured.
 
-    label: str
-    epoch: int
-    value: Measured
-    other: Measured | None
-    raw: Measured | None
-    """The raw win rate there."""
-    checks: tuple[Measured | None, ...]
-    """There: the null answer's win rate and the share of verdicts that change with the order."""
-
-
-def peak(stage: StageRun, metric: str, other: str) -> Peak | None:
-    """The peak over all points and epochs. A tie goes to the earlier point, then to the earlier epoch."""
-    found: Peak | None = None
-    for point, epoch in product(stage.points, epochs_of(stage)):
-        value = measure(point, metric, epoch)
-        if value is not None and (found is None or value.value > found.value.value):
-            checks = tuple(measure(point, name, epoch) for name in keys.judge_checks_of(keys.WIN_RATE))
-            raw = measure(point, keys.WIN_RATE, epoch)
-            found = Peak(point.label, epoch, value, measure(point, other, epoch), raw, checks)
-    return found
+    A tie goes to the earlier point, then to the earlier epoch.
+    """
+    places = product(stage.points if points is None else points, epochs_of(stage))
+    every = ((point, epoch, measure(point, metric, epoch)) for point, epoch in places)
+    known = [(point, epoch, one) for point, epoch, one in every if one is not None]
+    return max(known, key=lambda one: one[2].value, default=None)
 
 
 def metrics_of(stages: Sequence[StageRun]) -> dict[str, str]:

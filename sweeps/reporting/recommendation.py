@@ -11,7 +11,7 @@ from sweeps.plan.order import FINAL_RUNS, search_of, tuned_grids
 from sweeps.ranking.effects import Effect, difference_of, in_points
 from sweeps.ranking.noise import Measured
 from sweeps.reporting.claims import beta_floor, is_one_training
-from sweeps.reporting.numbers import epochs_of, length_controlled, measure, metrics_of
+from sweeps.reporting.numbers import length_controlled, metrics_of, peak
 from sweeps.reporting.read import Experiment, Point, StageRun, Trial
 
 
@@ -87,12 +87,7 @@ def _metric(stages: Sequence[StageRun]) -> str:
 
 
 def _best(experiment: Experiment, objective: str, stage: StageRun, metric: str) -> Candidate | None:
-    peaks = []
-    for point in stage.points:
-        every = [(epoch, measure(point, metric, epoch)) for epoch in epochs_of(stage)]
-        known = [(epoch, one) for epoch, one in every if one is not None]
-        if known:
-            peaks.append((point, *max(known, key=lambda one: (one[1].value, -one[0]))))
+    peaks = [one for point in stage.points if (one := peak(stage, metric, [point])) is not None]
     if not peaks:
         return None
     peaks.sort(key=lambda one: -one[2].value)

@@ -6,7 +6,7 @@ from itertools import product
 from pathlib import Path
 
 from eval_workers.tracking.store import param_number
-from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, LENGTH_CONTROLLED
+from mmpo_train.metric_names import HARNESS_MEAN, LC_WIN_RATE, LENGTH_CONTROLLED, WIN_RATE, judge_checks_of
 from mmpo_train.tables import Table
 from sweeps.ledger.tags import WINNER_BY, winner_of
 from sweeps.plan.labels import shown, words
@@ -106,16 +106,16 @@ def peak_table(experiments: Sequence[Experiment], *, by_win_rate: bool) -> Sheet
         finals += [final] if final else []
         rates = length_controlled([final] if final else [])
         metrics = (rates, HARNESS_MEAN) if by_win_rate else (HARNESS_MEAN, rates)
-        best = peak(final, *metrics) if final is not None else None
+        best = peak(final, metrics[0]) if final is not None else None
         paper = numbers.get((experiment.recipe, objective), (None, None))
         cells: list[str] = []
-        measured = (best.value, best.other) if best else (None, None)
-        for metric, ours, theirs in zip(metrics, measured, paper, strict=True):
+        judged = WIN_RATE, *judge_checks_of(WIN_RATE)
+        there = [best and measure(best[0], metric, best[1]) for metric in (*metrics, *judged)]
+        for metric, ours, theirs in zip(metrics, there, paper):
             is_theirs = metric == HARNESS_MEAN or (metric == LC_WIN_RATE and not (ours and ours.mark))
             cells += [percent(ours), _dash(theirs), apart(ours, theirs if is_theirs else None)]
-        where = f"beta {best.label}, epoch {best.epoch}" if best else MISSING
-        judged = (best.raw, *best.checks) if best else (None, None, None)
-        rows.append((model_name(experiment), objective, *cells, *map(percent, judged), where))
+        where = f"beta {best[0].label}, epoch {best[1]}" if best else MISSING
+        rows.append((model_name(experiment), objective, *cells, *map(percent, there[2:]), where))
     rate = LENGTH_CONTROLLED[length_controlled(finals)]
     first, second = ("peak win rate", "LM Harness there") if by_win_rate else ("peak LM Harness", "win rate there")
     number = 2 if by_win_rate else 1

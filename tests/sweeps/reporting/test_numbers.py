@@ -71,14 +71,15 @@ def test_a_difference_is_within_noise_up_to_its_own_95_percent(ours, paper, want
     assert off == (wanted[0] if wanted[0] is None else pytest.approx(wanted[0])) and within is wanted[1]
 
 
-def test_a_peak_goes_to_the_earlier_of_two_that_tie_and_brings_the_other_metric():
+def test_a_peak_goes_to_the_earlier_of_two_that_tie():
     first = point(trial({HARNESS_MEAN: {1: 0.3, 2: 0.4}, LC_WIN_RATE: {1: 0.9}}), label="0.01")
     second = point(trial({HARNESS_MEAN: {1: 0.4}, LC_WIN_RATE: {1: 0.8, 2: 0.95}}), label="0.5")
-    best = peak(stage(first, second), HARNESS_MEAN, LC_WIN_RATE)
-    assert best is not None and (best.label, best.epoch, best.other) == ("0.01", 2, None)
-    reverse = peak(stage(first, second), LC_WIN_RATE, HARNESS_MEAN)
-    assert reverse is not None and (reverse.label, reverse.epoch, reverse.other) == ("0.5", 2, None)
-    assert peak(stage(), HARNESS_MEAN, LC_WIN_RATE) is None
+    best = peak(stage(first, second), HARNESS_MEAN)
+    assert best is not None and (best[0].label, best[1], best[2].value) == ("0.01", 2, 0.4)
+    of_rates = peak(stage(first, second), LC_WIN_RATE)
+    assert of_rates is not None and (of_rates[0].label, of_rates[1], of_rates[2].value) == ("0.5", 2, 0.95)
+    assert peak(stage(first, second), LC_WIN_RATE, [first]) == (first, 1, measure(first, LC_WIN_RATE, 1))
+    assert peak(stage(), HARNESS_MEAN) is None
 
 
 def test_a_spread_knows_no_ratio_where_an_error_is_unknown():
