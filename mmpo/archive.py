@@ -7,15 +7,67 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from mmpo_train.errors import InputError, first_line
+from mmpo_train.options import STORAGE, Positional, Stored
+from mmpo_train.terminal import print_text, run_program
+from mmpo_train.typed.programs import as_typed
 
 DATABASE = "mlflow.db"
 _KEPT = ("mlartifacts", "report", "reports", "plots", "optuna", "trials")
 _CHECKPOINTS = ("checkpoints",)
 _NEVER = ("resume",)
 """The part of a trial's folder that only serves to resume it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Stored):
+    """Export a storage as a zip file: ledger, choices, reports, trials."""
+
+    file: Annotated[Path, Positional]
+    """The zip file to write; it must not exist yet."""
+    checkpoints: bool = False
+    """Export the checkpoints, too."""
+    storage: str = STORAGE
+    """Storage to export: a folder. Default: the value of MMPO_STORAGE, or runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Stored):
+    """Make a storage of an exported search."""
+
+    file: Annotated[Path, Positional]
+    """The zip file that mmpo export wrote."""
+    storage: str
+    """Folder for the storage; it must be new or empty."""
+
+
+def export_storage(arguments: list[str] | None = None) -> None:
+    """Export a search as a zip file: ledger, choices, reports and, when asked, checkpoints: `mmpo export FILE.zip`."""
+
+    def program(options: ExportOptions) -> None:
+        size = pack(options.folder, options.file.expanduser(), checkpoints=options.checkpoints)
+        print_text(f"exported: {options.file}, {size / 1e6:,.1f} MB")
+        print_text(f"to open it: mmpo import {options.file.name} --storage FOLDER")
+
+    run_program(ExportOptions, program, "mmpo export", arguments)
+
+
+def import_storage(arguments: list[str] | None = None) -> None:
+    """Make a storage of an exported search; all programs open it: `mmpo import FILE.zip --storage FOLDER`."""
+
+    def program(options: ImportOptions) -> None:
+        from sweeps.ledger.ledger import connect
+
+        unpack(options.file.expanduser(), options.folder)
+        with closing(connect(f"sqlite:///{options.folder.resolve()}/{DATABASE}", options.folder)) as ledger:
+            for command in (f"mmpo report --storage {options.storage}", ledger.ui_command()):
+                print_text(as_typed(command))
+
+    run_program(ImportOptions, program, "mmpo import", arguments)
 
 
 def pack(storage: Path, target: Path, *, checkpoints: bool) -> int:

@@ -50,8 +50,7 @@ ORDER = (
     "sweeps/search sweeps/reporting sweeps/doctor",
     " ".join(f"sweeps/{script}" for script in SCRIPTS),
     "sweeps/paper",
-    "mmpo/archive",
-    "mmpo/__main__ mmpo/config mmpo/fields mmpo/result mmpo/export_storage mmpo/import_storage mmpo/tagging",
+    "mmpo/__main__ mmpo/archive mmpo/config mmpo/fields mmpo/result mmpo/tagging",
 )
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms.split()}
 # What of the plan, the objectives and the ranking is a value must be importable on a machine that has none of these.

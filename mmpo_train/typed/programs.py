@@ -29,8 +29,8 @@ PROGRAMS = {
     "go": "mmpo.tagging:go",
     "clone": "mmpo.tagging:clone",
     "extend": "mmpo.tagging:extend",
-    "export": "mmpo.export_storage",
-    "import": "mmpo.import_storage",
+    "export": "mmpo.archive:export_storage",
+    "import": "mmpo.archive:import_storage",
     "config": "mmpo.config",
     "fields": "mmpo.fields",
 }
