@@ -228,7 +228,7 @@ def test_the_whole_search_for_real(model_folder: Path, preference_rows: list[dic
         return " ".join(done.stdout.split())
 
     first = run()
-    assert len(re.findall(r": starting \(", first)) == 4 and "1 of 1 searches complete" in first
+    assert len(re.findall(r": starting: ", first)) == 4 and "1 of 1 searches complete" in first
     assert "from FLOP" in first and "measured: " in first and len(re.findall(r"cost: [\d.]+ CPU-hours", first)) == 3
     again = run()
-    assert ": starting (" not in again and "1 of 1 searches complete" in again
+    assert ": starting: " not in again and "1 of 1 searches complete" in again

@@ -52,7 +52,7 @@ class Search:
 
 
 def trained(printed: str) -> int:
-    return len(re.findall(r": starting \(", printed))
+    return len(re.findall(r": starting: ", printed))
 
 
 @pytest.mark.slow

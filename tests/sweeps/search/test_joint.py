@@ -289,7 +289,7 @@ def test_a_joint_search_for_real(model_folder: Path, preference_rows: list[dict]
     first, second = re.findall(r"next: (\w+)", run("--dry-run"))
     write_answer(tmp_path / "runs" / "trials" / first, 1, STOP)
     printed = run()
-    assert len(re.findall(r": starting \(", printed)) == 3
+    assert len(re.findall(r": starting: ", printed)) == 3
     assert len(re.findall(r"stopped: stopped early, after epoch 1", printed)) == 1
     assert "Best of 3 (2 finished, 1 stopped)" in printed
     checkpoints = {
@@ -297,4 +297,4 @@ def test_a_joint_search_for_real(model_folder: Path, preference_rows: list[dict]
     }
     assert checkpoints == {first: 1, second: 2}
     printed = run()
-    assert ": starting (" not in printed and "Best of 3 (2 finished, 1 stopped)" in printed
+    assert ": starting: " not in printed and "Best of 3 (2 finished, 1 stopped)" in printed
