@@ -32,6 +32,23 @@ def pytest_runtest_setup(item):
             pytest.skip("needs a GPU, and is run by `make gpu-test`")
 
 
+@pytest.fixture
+def plugged(monkeypatch):
+    """What plug-ins add in the test is taken away again."""
+    from mmpo_train import config as configs
+    from mmpo_train.metric_names import OF_SUITE
+    from mmpo_train.typed import plugins
+
+    tables = configs.OBJECTIVE_FIELDS, configs.PLUGGED, OF_SUITE, plugins._loaded
+    before = [dict(table) for table in tables]
+    monkeypatch.setattr(configs, "EVALUATIONS", configs.EVALUATIONS)
+    monkeypatch.setenv(plugins.ENVIRONMENT, "")
+    yield
+    for table, content in zip(tables, before, strict=True):
+        table.clear()
+        table.update(content)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_the_tests(tmp_path_factory):
     """Nothing that an earlier version of the code has made on this machine, above all no `tiny`, is read."""

@@ -159,7 +159,7 @@ def test_commands_parse(command, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", PREVIEWED)
-def test_sweeps_run_as_far_as_the_list_of_trials(name, model_folder, tmp_path, monkeypatch, capsys):
+def test_sweeps_run_as_far_as_the_list_of_trials(name, model_folder, tmp_path, monkeypatch, capsys, plugged):
     program, arguments = PREVIEWED[name]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(training, "count_tokens", lambda *inputs, **how: {})  # a second for each of so many

@@ -162,7 +162,7 @@ def test_a_stage_says_what_was_foreseen_and_what_it_cost(search, monkeypatch):
     words = itertools.count()
     monkeypatch.setattr(work_clock, "time", SimpleNamespace(monotonic=lambda: next(words) / 2))
     printed = search(stage1_lr)
-    assert "forecast: 768 steps" in printed and "cost: 0.0017 CPU-hours, " in printed
+    assert "forecast: 768 steps" in printed and "cost: 0.0017 CPU-hours without evaluation, " in printed
     [parent] = search.runs(ledger_kind="stage")
     assert parent.data.tags["cost.hours"] == f"{6 / 3600:.4g}" and float(parent.data.tags["forecast.hours"]) > 0
     assert "from FLOP" in parent.data.tags["forecast.source"]

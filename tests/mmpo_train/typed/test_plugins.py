@@ -7,13 +7,10 @@ import sys
 
 import pytest
 
-from mmpo_train import config as configs
-from mmpo_train.config import OBJECTIVE_FIELDS, PLUGGED, TrialConfig, from_dict, replace, to_dict
+from mmpo_train.config import TrialConfig, from_dict, replace, to_dict
 from mmpo_train.errors import InputError
-from mmpo_train.metric_names import OF_SUITE
 from mmpo_train.objectives import Batch, build_objective
 from mmpo_train.objectives.plugged import load_and_try
-from mmpo_train.typed import plugins
 from tests.support.commands import SETTINGS
 from tests.support.workers import REPOSITORY
 
@@ -37,20 +34,14 @@ EVALUATIONS = {"folder": count_files}
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
-    """Writes a plug-in; what it has added is taken away again."""
-    before = [dict(table) for table in (OBJECTIVE_FIELDS, PLUGGED, OF_SUITE, plugins._loaded)]
-    monkeypatch.setattr(configs, "EVALUATIONS", configs.EVALUATIONS)
-    monkeypatch.setenv(plugins.ENVIRONMENT, "")
+def plugin(tmp_path, plugged):
+    """Writes a plug-in."""
 
     def write(text, name="mine.py"):
         (tmp_path / name).write_text(text)
         return str(tmp_path / name)
 
-    yield write
-    for table, content in zip((OBJECTIVE_FIELDS, PLUGGED, OF_SUITE, plugins._loaded), before, strict=True):
-        table.clear()
-        table.update(content)
+    return write
 
 
 def test_an_objective_of_a_file_is_one_of_the_objectives(plugin):
