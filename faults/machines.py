@@ -40,7 +40,7 @@ class Machines:
         """Returns when the head and two nodes are there."""
         try:
             self._begin()
-        except BaseException:
+        except BaseException:  # Ctrl-C too: no raylet is left behind
             self.end()
             raise
         return self

@@ -14,13 +14,15 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import ray
+from ray import PlacementGroupID
 from ray.exceptions import GetTimeoutError, RayActorError
 from ray.train.v2._internal.execution.checkpoint.sync_actor import SynchronizationActor
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup, WorkerGroupState, state, worker_group
 from ray.train.v2._internal.execution.worker_group.placement_group_handle import DefaultPlacementGroupHandle
-from ray.util import get_placement_group, placement_group, placement_group_table, remove_placement_group
+from ray.util import placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import PlacementGroup
 
 from sweeps.workers.ray_worker import Alone
 
@@ -62,18 +64,24 @@ class Group(WorkerGroup):
     """Ray's group, whose places name the driver that they belong to."""
 
     def _create_placement_group(self, scaling_config: Any, wanted: Any) -> Any:
-        name = f"{ray.get_runtime_context().get_actor_id()} {uuid.uuid4().hex}"
+        driver = ray.get_runtime_context()
+        name = f"{driver.get_job_id()} {driver.get_actor_id()} {uuid.uuid4().hex}"
         places = [wanted.resources_per_worker] * wanted.num_workers
         about = {"strategy": wanted.placement_strategy, "bundle_label_selector": wanted.label_selector}
         return DefaultPlacementGroupHandle(placement_group(places, name=name, **about))
 
 
 def free_left_places() -> None:
-    """Free the places of trials' drivers that have died. Ray would free them at the end of the job."""
-    for group in placement_group_table().values():
-        driver, _, more = group["name"].partition(" ")
-        if more and group["state"] != "REMOVED" and ray._private.state.actors(driver).get("State") == "DEAD":
-            remove_placement_group(get_placement_group(group["name"]))
+    """Free the places of this command's drivers that have died. Ray would free them at the end of the job.
+
+    The cluster's table lists the groups of others too, under whatever names they gave them.
+    """
+    mine = ray.get_runtime_context().get_job_id()
+    for identity, group in placement_group_table().items():
+        job, *driver = group["name"].split(" ")
+        ours = job == mine and group["state"] != "REMOVED"
+        if ours and ray._private.state.actors(driver[0]).get("State") == "DEAD":
+            remove_placement_group(PlacementGroup(PlacementGroupID(bytes.fromhex(identity))))
 
 
 class KeptGroup(Group):

@@ -121,7 +121,7 @@ def drive(space: dict[str, Any]) -> None:
 def die_with_places() -> None:
     """Kill this process once it has the places of a trial's workers."""
     mine = ray.get_runtime_context().get_actor_id()
-    while not any(group["name"].startswith(mine) for group in ray.util.placement_group_table().values()):
+    while not any(mine in group["name"] for group in ray.util.placement_group_table().values()):
         time.sleep(0.01)
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -143,6 +143,7 @@ def test_real_workers_are_started_again_by_these_rules(tmp_path: Path) -> None:
     common = resources | {"accelerator_type": "", "backend": "gloo", "ray_storage": str(tmp_path / "ray")}
     jobs = [common | {"digest": name, "tally": str(tmp_path / name)} for name in ("raises", "dies", "orphaned")]
     with cluster(verbose=False):
+        ray.util.placement_group([{"CPU": 0.001}], name="somebody else's")  # no actor is called so
         tuner = ray.tune.Tuner(
             ray.tune.with_resources(drive, ON_HEAD),
             param_space={"job": ray.tune.grid_search(jobs)},
