@@ -4,7 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import table as rich
 from rich.text import Text
@@ -23,6 +23,15 @@ class Table:
     """(row, column) of what is set in bold."""
     winner: int | None = None
     """The row that is set in bold as a whole; a terminal has it green too."""
+
+
+def shortened(table: Table, most: int = 40) -> Table:
+    """Its first rows, and one that counts the others, for people to read."""
+    others = len(table.rows) - most
+    if others < 2:
+        return table
+    last = ("…", f"{others:,} others", *("" for _ in table.headers[2:]))
+    return replace(table, rows=[*table.rows[:most], last[: len(table.headers)]])
 
 
 def for_terminal(table: Table) -> rich.Table:

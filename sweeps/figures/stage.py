@@ -25,6 +25,8 @@ SMOOTH_POINTS = 120
 """A longer loss curve is drawn as means over this many equal stretches."""
 CHARACTER_SHARE = 0.017
 """Width of one character of a tick's label, as a share of the left panel's axis."""
+MANY = 16
+"""With more trials marks and lines are thin, and only so many have a name."""
 
 
 def plot_stage(
@@ -43,12 +45,12 @@ def plot_stage(
     A ring marks the winner, hollow points do not differ significantly from it, crosses have no result, and the dashed
     line is the starting model (SFT). Points whose scores differ are not joined, and each has a dash for the starting
     model by its own score. Right: reward accuracy and training loss over steps, in the same colours; the thick line is
-    the winner's.
+    the winner's. More than MANY trials are drawn thinly, to scale where they are numbers, and every so many has a name.
     """
     figure, left = new_figure((14, 6), 100), 0.055
     edges: dict[str, Any] = {"left": left, "right": 0.86, "top": 0.8, "bottom": 0.16}
     grid = figure.add_gridspec(2, 2, width_ratios=(1, 1.05), wspace=0.15, hspace=0.28, **edges)
-    reason = "\n".join(textwrap.wrap(ranking.reason, 150, max_lines=2, placeholder=" …"))
+    reason = "\n".join(textwrap.wrap(ranking.reason, 140, max_lines=2, placeholder=" …"))
     figure.text(left, 0.97, _cut(title, 100), va="top", size=16, weight="bold", color=INK, parse_math=False)
     figure.text(left, 0.905, reason, va="top", size=11, color=GREY, parse_math=False)
     rows = _along_axis(ranking.rows)
@@ -77,13 +79,15 @@ def _along_axis(rows: Sequence[Ranked]) -> list[Ranked]:
 def _positions(rows: Sequence[Ranked], log_axis: bool) -> tuple[list[float], bool]:
     """The trials' positions on the axis, and whether they are to scale.
 
-    Words, and numbers so close that their labels would collide, are spaced evenly.
+    Words, and a few numbers so close that their labels would collide, are spaced evenly.
     """
     evenly = [float(place) for place in range(len(rows))]
     numbers = [row.candidate.value for row in rows if not isinstance(row.candidate.value, str)]
     if len(numbers) < len(rows) or (log_axis and min(numbers, default=1.0) <= 0):
         return evenly, False
     places = [math.log10(number) if log_axis else float(number) for number in numbers]
+    if len(rows) > MANY:  # most have no label
+        return places, places[-1] > places[0]
     for (at, row), (next_at, next_row) in pairwise(zip(places, rows, strict=True)):
         characters = 1 + (len(row.candidate.label) + len(next_row.candidate.label)) / 2
         if next_at - at <= characters * CHARACTER_SHARE * (places[-1] - places[0]):
@@ -103,21 +107,24 @@ def _draw_axis(
     places, to_scale = _positions(rows, log_axis)
     named: dict[str, Line2D] = {}
     scored = [(x, row.accuracy, row) for x, row in zip(places, rows, strict=True) if row.accuracy is not None]
-    winner = ranking.winner
-    if not ranking.scores_differ:  # a line would compare what cannot be compared
+    winner, many = ranking.winner, len(rows) > MANY
+    if not ranking.scores_differ and not many:  # a line would compare what cannot be compared
         axes.plot([x for x, _, _ in scored], [share for _, share, _ in scored], color=RULE, linewidth=1.6, zorder=1)
     if winner is not None:
         chosen = "choice of score (Appendix B.1)" if ranking.scores_differ else "winner"
         named[chosen] = _mark("o", size=12, face="none", edge=1.8, color=INK)
+    bars = [(x, *row.bar, colours[row.candidate.label]) for x, _, row in scored if row.bar is not None]
+    if bars:
+        at, low, high, of = zip(*bars, strict=True)
+        axes.vlines(at, low, high, colors=of, linewidth=0.6 if many else 2, alpha=0.3 if many else 1, zorder=2)
+    size, edge = (3, 1) if many else (8.5, 2)
     for x, share, row in scored:
         colour = colours[row.candidate.label]
-        if row.bar is not None:
-            axes.vlines(x, *row.bar, color=colour, linewidth=2, zorder=2)
         if ranking.scores_differ and row.candidate.start is not None:
-            axes.add_line(_mark("_", size=15, edge=2, color=GREY, at=(x, row.candidate.start)))
+            axes.add_line(_mark("_", size=2 * size, edge=edge, color=GREY, at=(x, row.candidate.start)))
             named["starting model by the same score"] = _mark("_", size=12, edge=2, color=GREY)
         face = "white" if row.near_winner else colour
-        axes.add_line(_mark("o", size=8.5, face=face, edge=2, color=colour, at=(x, share)))
+        axes.add_line(_mark("o", size=size, face=face, edge=edge, color=colour, at=(x, share)))
         if row is winner:
             axes.add_line(_mark("o", size=18, face="none", edge=1.8, color=INK, at=(x, share)))
             number: dict[str, Any] = {"ha": "center", "weight": "bold", "color": INK, "textcoords": "offset points"}
@@ -130,7 +137,7 @@ def _draw_axis(
         if row.accuracy is None:
             shape = "x" if row.candidate.state == "diverged" else "+"
             named[row.candidate.state] = _mark(shape, size=8, edge=2.2, color=GREY)
-            cross = _mark(shape, size=9, edge=2.4, color=colours[row.candidate.label], at=(x, 0.045))
+            cross = _mark(shape, size=size, edge=edge, color=colours[row.candidate.label], at=(x, 0.045))
             cross.set_transform(axes.get_xaxis_transform())  # in shares of the height: at the bottom
             axes.add_line(cross)
     bounds = [bound for _, share, row in scored for bound in row.bar or (share,)]
@@ -142,9 +149,9 @@ def _draw_axis(
     scale = ("log scale" if log_axis else "") if to_scale else "" if words else "not to scale"
     axes.set_xlabel(f"{axis_name} ({scale})" if scale else axis_name, size=11, color=INK)
     seeds = max((len(row.seeds) for row in rows), default=1)
-    bars = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "95% interval"
+    range_of = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "95% interval"
     measure = ranking.by or ("Own reward accuracy" if ranking.scores_differ else "Reward accuracy")
-    axes.set_title(f"{measure}, best epoch, {bars}", loc="left", size=11, color=INK)
+    axes.set_title(f"{measure}, best epoch, {range_of}", loc="left", size=11, color=INK)
     make_plain(axes, 9.5, axis="y")
     _legend(axes, list(named.items()), loc="upper center", bbox_to_anchor=(0.5, -0.125), ncols=max(1, len(named)))
 
@@ -162,9 +169,15 @@ def _limit(axes: Axes, places: Sequence[float], bounds: Sequence[float], room_be
 
 
 def _label_ticks(axes: Axes, places: Sequence[float], labels: Sequence[str], to_scale: bool) -> None:
-    """Label the ticks with the trials' labels; words that would overlap are cut."""
+    """Label the ticks with the trials' labels, cut where they would overlap; of many, those that have room."""
     room = max(map(len, labels), default=0)
-    if not to_scale:
+    if len(labels) > MANY:
+        room, shown = min(room, MANY), [0]
+        apart = (room + 1) * CHARACTER_SHARE * (places[-1] - places[0])
+        for at, place in enumerate(places):
+            shown += [at] if place - places[shown[-1]] > apart else []
+        places, labels = [places[at] for at in shown], [labels[at] for at in shown]
+    elif not to_scale:
         room = int(0.86 / CHARACTER_SHARE / max(1, len(labels) - 1)) - 1
     axes.set_xticks(places, [_cut(label, room) for label in labels])
 
@@ -183,19 +196,24 @@ def _draw_curves(
     finished = []
     anything = False
     winner, chosen = ranking.winner, "chosen" if ranking.scores_differ else "winner"
-    for row in rows:
+    many, every = len(rows) > MANY, math.ceil(len(rows) / (MANY - 3))
+    for number, row in enumerate(rows):
         label = row.candidate.label
         logged = curves.get(label, {}).get(metric, ())
         curve = _smooth([(step, value) for step, value in logged if math.isfinite(value)])
         anything = anything or bool(curve)
         marker = "o" if len(curve) <= 12 else ""
-        width, order = (2.8, 3) if row is winner else (1.5, 2)
+        width, alpha, order = (2.8, 1, 3) if row is winner else (0.5, 0.4, 2) if many else (1.5, 1, 2)
         steps, values = [step for step, _ in curve], [value for _, value in curve]
-        look: dict[str, Any] = {"color": colours[label], "linewidth": width, "zorder": order}
-        (line,) = axes.plot(steps, values, marker=marker, markersize=4.5, **look)
+        look: dict[str, Any] = {"color": colours[label], "linewidth": width, "alpha": alpha, "zorder": order}
+        (line,) = axes.plot(steps, values, marker=marker, markersize=1.5 if many else 4.5, **look)
         ending = f" ({chosen})" if row is winner else f" ({row.candidate.state})" if row.accuracy is None else ""
-        named.append((_cut(label, 19 - len(ending)) + ending, line))
+        if row is winner or number % every == 0:
+            shown = _line(colours[label], max(width, 1.5)) if many else line
+            named.append((_cut(label, 19 - len(ending)) + ending, shown))
         finished += values if row.accuracy is not None else []
+    if len(named) < len(rows):
+        named.append((f"and {len(rows) - len(named)} others", _line("none", 0)))
     if baseline is not None and anything:
         axes.axhline(baseline, **DASHED)
         finished += [baseline] if finished else []
@@ -217,6 +235,12 @@ def _smooth(curve: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     stretch = max(1, math.ceil(len(curve) / SMOOTH_POINTS))
     parts = [curve[start : start + stretch] for start in range(0, len(curve), stretch)]
     return [(fmean(step for step, _ in part), fmean(value for _, value in part)) for part in parts]
+
+
+def _line(color: Any, width: float) -> Line2D:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], color=color, linewidth=width)
 
 
 def _mark(

@@ -5,7 +5,7 @@ from statistics import mean
 from typing import Any
 
 from mmpo_train.metric_names import LOGRATIO_ACCURACY, POLICY_ACCURACY
-from mmpo_train.tables import Table, as_markdown
+from mmpo_train.tables import Table, as_markdown, shortened
 from sweeps.ledger.records import TrialRecord
 from sweeps.plan.labels import with_deviation, words
 from sweeps.plan.stages import Stage
@@ -114,7 +114,7 @@ def ranking_table(
     of_words = (0, *range(len(shown) + 2, len(headers) + 1))
     headers += [""] if origins and wide else []
     title = f"ranking on {ranking.pairs} validation pairs" + (f", by {ranking.by}" if ranking.by else "")
-    return Table(title, headers, rows, words=of_words, winner=None if ranking.winner is None else 0)
+    return shortened(Table(title, headers, rows, words=of_words, winner=None if ranking.winner is None else 0))
 
 
 def _shown(ranking: Ranking, wide: bool) -> list[str]:
@@ -170,7 +170,7 @@ def note(
     shown = _shown(ranking, wide=True)
     headers = [words(stage.axis), *shown, ""]
     rows = [[row.candidate.label, *_numbers(row, shown), _origin(row, origins, "taken from ")] for row in ranking.rows]
-    table = Table("", headers, rows, winner=None if ranking.winner is None else 0)
+    table = shortened(Table("", headers, rows, winner=None if ranking.winner is None else 0))
     lines = [" ".join(sentences(stage, ranking)), "", *as_markdown(table, aligned=False).splitlines()]
     lines += ["", *extra.splitlines()] if extra else []
     # MLflow draws the columns of a table without a gap between them.

@@ -66,8 +66,12 @@ class Picture:
 Block = Heading | Text | Listing | Sheet | Picture
 
 
+ROWS = 100
+"""Rows of a table on a page; its CSV has all."""
+
+
 def write_page(folder: Path, stem: str, title: str, blocks: Sequence[Block]) -> list[Path]:
-    """Write <stem>.md, <stem>.html and, in csv/, every table. Returns the paths."""
+    """Write <stem>.md, <stem>.html and, in csv/, every table whole. Returns the paths."""
     files = {folder / f"{stem}.md": as_markdown(blocks), folder / f"{stem}.html": as_html(title, blocks)}
     for block in blocks:
         if isinstance(block, Sheet):
@@ -90,7 +94,7 @@ def as_markdown(blocks: Sequence[Block]) -> str:
         elif isinstance(block, Picture):
             parts.append(f"![{block.shows}](figures/{block.path.name})\n\n{block.caption}")
         else:
-            parts.append(f"{block.table.title}\n\n{tables.as_markdown(block.table)}")
+            parts.append(f"{block.table.title}\n\n{tables.as_markdown(tables.shortened(block.table, ROWS))}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -106,7 +110,12 @@ def as_html(title: str, blocks: Sequence[Block]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    pages.filters |= {"code": _code, "kind": lambda block: type(block).__name__, "base64": _base64}
+    pages.filters |= {
+        "rows": lambda table: tables.shortened(table, ROWS).rows,
+        "code": _code,
+        "kind": lambda block: type(block).__name__,
+        "base64": _base64,
+    }
     return pages.get_template("page.html").render(title=title, blocks=blocks)
 
 

@@ -16,7 +16,7 @@ from mmpo_train.data.sources import EMBEDDED
 from mmpo_train.errors import InputError
 from mmpo_train.recipes import find_recipe
 from mmpo_train.storage.mirror import address_of, check_access
-from mmpo_train.tables import Table, for_terminal
+from mmpo_train.tables import Table, for_terminal, shortened
 from mmpo_train.terminal import console, print_text, tell
 from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import TrialResources
@@ -60,7 +60,7 @@ def list_trials(
         rows.append((digest, trial.label, str(config.epochs), str(steps), asks, known))
     title = f"{stage.title}: {counted(len(trials), 'trial')} of {trials[0].config.objective}"
     headers = ("trial", words(stage.axis), "epochs", "steps", "asks for", "ledger")
-    console.print(for_terminal(Table(title, headers, rows, words=(4, 5))))
+    console.print(for_terminal(shortened(Table(title, headers, rows, words=(4, 5)))))
     if still_open:
         said = f"{len(todo)} to train at most, as {' and '.join(map(words, still_open))} will be chosen"
     else:

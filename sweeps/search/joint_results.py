@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mmpo_train.errors import InputError
 from mmpo_train.storage.whole_file import write_whole
-from mmpo_train.tables import Table, as_csv, for_terminal
+from mmpo_train.tables import Table, as_csv, for_terminal, shortened
 from mmpo_train.terminal import console, print_text
 from sweeps.ledger.stage_log import StageLog
 from sweeps.plan.labels import shown, words
@@ -122,7 +122,7 @@ def listed(tried: Sequence[Tried], names: Sequence[str]) -> Table:
         cells = [shown(name, one.values[name]) for name in names]
         first, best = (f"{one.scores[0]:.4f}", f"{max(one.scores):.4f}") if one.scores else ("", "")
         rows.append((str(one.number), *cells, first, best, one.state))
-    return Table("trials of the joint search", headers, rows, words=(len(headers) - 1,))
+    return shortened(Table("trials of the joint search", headers, rows, words=(len(headers) - 1,)))
 
 
 def _importance_table(found: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Table:

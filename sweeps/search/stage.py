@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from mmpo_train.config import TrialConfig, digest_of, replace
 from mmpo_train.errors import InputError
@@ -39,9 +39,6 @@ from sweeps.search.scores import starting_models
 from sweeps.search.sharing import discard_shared, plan_trainings, score_shared
 from sweeps.search.train import clones_left, find_records, say_cost, say_forecast, say_held, show_clones, train_planned
 from sweeps.trials.runner import Runner, running
-
-if TYPE_CHECKING:
-    pass
 
 OptionsType = TypeVar("OptionsType", bound=SweepOptions)
 

@@ -10,7 +10,7 @@ import asyncio
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
@@ -49,7 +49,7 @@ def run_job(job: dict[str, Any], task: Task) -> None:
         try:
             _trainer(job | {"task": task}).fit()
             return
-        except (ControllerError, RayActorError) as error:
+        except (ControllerError, RayError) as error:
             # Train restarts workers that are lost while they work, but not those lost during their start.
             if start == MAX_LOSSES or not is_loss(getattr(error, "controller_failure", error)):
                 raise

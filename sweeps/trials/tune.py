@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
 from mmpo_train.terminal import told_by_signal
 from mmpo_train.training import Trial, as_plain
@@ -28,6 +30,8 @@ ON_HEAD = tune.PlacementGroupFactory([{HEAD_NODE: 0.001}])
 _SECONDS_BETWEEN_LOOKS = 5.0
 DRIVER_LOST = tune.FailureConfig(max_failures=3)
 """A driver that is killed, by the kernel for instance, is started again; the trial goes on from its last state."""
+# Tune 2.60 knows RayActorError alone, and ends with a traceback where Ray ends a driver since memory runs out.
+actor_manager.RayActorError = RayActorError, OutOfMemoryError, NodeDiedError  # type: ignore[misc,assignment]
 
 
 def tune_trials(work: Work, listener: Listener, at_a_time: Callable[[], int]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray import PlacementGroupID
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import RayError
 from ray.train.v2._internal.execution.checkpoint.sync_actor import SynchronizationActor
 from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
@@ -141,7 +141,7 @@ class _Stays(WorkerGroupState):
 def _are_there(workers: Sequence[Any]) -> bool:
     try:
         ray.get([worker.actor.get_metadata.remote() for worker in workers], timeout=_SECONDS_TO_ANSWER)
-    except (RayActorError, GetTimeoutError):
+    except RayError:
         return False
     return True
 

@@ -4,7 +4,7 @@ import io
 import pytest
 from rich.console import Console
 
-from mmpo_train.tables import Table, as_csv, as_markdown, for_terminal
+from mmpo_train.tables import Table, as_csv, as_markdown, for_terminal, shortened
 
 TABLE = Table("A [title]", ("", "loss", "why"), [("a", "1.5", "x|y"), ("b", "2", "<i>\n[bold]")], (0, 2), best={(0, 1)})
 
@@ -26,6 +26,15 @@ def test_the_best_cells_and_the_winner_stand_out():
     winner = Table("", ("", "loss", ""), [("a", "1.5", ""), ("b", "2", "")], winner=1)
     assert "\x1b[1;32m   2\x1b[0m" in drawn(winner, color_system="standard")
     assert as_markdown(winner).splitlines()[2:] == ["| a | 1.5 |  |", "| **b** | **2** |  |"]
+
+
+def test_a_thousand_rows_are_forty_and_how_many_others_there_are():
+    table = Table("", ("", "loss", ""), [(str(row), "1", "") for row in range(1000)], winner=0)
+    short = shortened(table)
+    assert short.rows == [*table.rows[:40], ("…", "960 others", "")] and short.winner == 0
+    for few in (0, 40, 41):
+        whole = Table("", ("", "loss", ""), table.rows[:few])
+        assert shortened(whole) == whole
 
 
 def test_markdown_holds_every_text_in_its_cell():

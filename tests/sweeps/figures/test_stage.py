@@ -3,6 +3,7 @@ import pytest
 from matplotlib.image import imread
 
 from mmpo_train.metric_names import ACCURACY_CURVE, LOSS
+from sweeps.figures import stage
 from sweeps.figures.stage import _positions, _smooth, plot_stage
 from sweeps.ranking.ranked import Candidate
 from sweeps.ranking.winners import rank
@@ -61,6 +62,22 @@ def test_odd_stages_are_drawn_too(tmp_path, grid):
     ranking = rank(grid)
     path = plot_stage(tmp_path / "stage.png", title="odd", axis_name="x", ranking=ranking, log_axis=True, baseline=0.5)
     assert is_drawn(path)
+
+
+@pytest.mark.parametrize("kind", ["numbers", "words", "one number"])
+def test_very_many_trials_are_drawn_too_and_a_few_of_them_have_names(tmp_path, kind, monkeypatch):
+    of_number = {"numbers": lambda i: 1e-6 * 1.1**i, "words": lambda i: f"objective {i}", "one number": lambda i: 1.0}
+    grid = [(i, of_number[kind](i), "failed" if i % 9 == 4 else "finished") for i in range(120)]
+    grid = [candidate(f"{i}: {value}", value, 90 + i // 2, state) for i, value, state in grid]
+    curves = {one.label: {LOSS: [(step, 0.7 - step / 300) for step in range(1, 50)]} for one in grid}
+    named: list[str] = []
+    monkeypatch.setattr(stage, "_legend", lambda axes, lines, **place: named.extend(name for name, _ in lines))
+    path = tmp_path / "stage.png"
+    plot_stage(path, title="many", axis_name="x", ranking=rank(grid), log_axis=True, curves=curves)
+    assert is_drawn(path)
+    assert sum("(winner)" in name for name in named) == 1
+    (others,) = [name for name in named if name.startswith("and ")]
+    assert int(others.split()[1]) + sum(":" in name for name in named) == len(grid)
 
 
 def test_values_too_close_for_their_labels_are_spaced_evenly():

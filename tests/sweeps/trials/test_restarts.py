@@ -5,13 +5,17 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import ray
 import ray.tune
 import torch
-from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.air.execution._internal.tracked_actor import TrackedActor
+from ray.air.execution._internal.tracked_actor_task import TrackedActorTask
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
@@ -157,3 +161,16 @@ def test_real_workers_are_started_again_by_these_rules(tmp_path: Path) -> None:
     assert {trial.status for trial in trials.values()} == {"TERMINATED"}
     said = trials["raises"].last_result["failed"]
     assert said == "ValueError: no such column (4 times in a row after step 7)"
+
+
+@pytest.mark.parametrize("error", [OutOfMemoryError("8 worker(s) were killed"), NodeDiedError("no heartbeat")])
+def test_a_driver_that_ray_ends_for_memory_is_a_failed_trial_and_not_the_stages_end(error):
+    """Tune's own manager of actors raised RuntimeError, with a traceback of Ray's, and all other trials ended too."""
+    import sweeps.trials.tune  # noqa: F401 - mends it
+
+    heard: list[Exception] = []
+    manager = RayActorManager(SimpleNamespace(free_resources=lambda acquired_resource: None))
+    driver = TrackedActor(1, on_error=lambda actor, error: heard.append(error))
+    manager._live_actors_to_ray_actors_resources[driver] = (None, None)
+    manager._actor_task_failed(TrackedActorTask(driver), error)
+    assert heard == [error]
