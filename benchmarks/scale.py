@@ -6,7 +6,7 @@
 
 Real: the stage's command from its first line to its last (placement, Tune, the listener, board, journals, ledger,
 ranking, picture), Ray's scheduling on one raylet for each node, and the reuse of all trials by the same command. Stubs:
-the training (one process a trial instead of three and a worker for each GPU), the evaluator's scores, and the machines,
+the training (a trial is its driver only, without workers), the evaluator's scores, and the machines,
 which all are this one. The figures in docs/scale.md are from here.
 """
 
@@ -157,8 +157,11 @@ def start_server(folder: Path) -> tuple[subprocess.Popen, str]:
 
 def summary(options: argparse.Namespace, watch: Watch, storage: Path, times: list[dict], seconds: float) -> dict:
     """The figures of the first run."""
+    from sweeps.cluster import placement
+
     first, last = min(one["placed"] for one in times), max(one["ended"] for one in times)
-    at_once = min(options.nodes * (options.gpus // options.workers), options.head_gigabytes)
+    on_head = int((options.head_gigabytes * 2**30 - placement.WARM_BYTES) // placement.DRIVER_BYTES)
+    at_once = min(options.nodes * (options.gpus // options.workers), on_head, options.trials)
     busy = sum(one["ended"] - one["placed"] for one in times)
     during = [sample for sample in watch.samples if first <= sample["time"] <= last]
     lags = []
@@ -222,6 +225,8 @@ def main() -> None:
         "MMPO_WARM_PROCESSES": "0",  # a stub imports nothing, and here all nodes are one machine
         "RAY_worker_niceness": "0",  # beside other work Ray's processes, which begin at 15, would wait for ever
         "RAY_raylet_start_wait_time_s": "300",
+        "RAY_enable_worker_prestart": "0",
+        "RAY_memory_monitor_refresh_ms": "0",  # every raylet would take all of this machine's memory for its own
         scale_stub.TIMES: str(folder / "times.jsonl"),
         "MMPO_SCALE_STUB": json.dumps({"seconds": options.seconds, "points": options.points}),
         "PYTHONPATH": f"{REPOSITORY / 'benchmarks'}:{os.environ.get('PYTHONPATH', '')}",
