@@ -145,7 +145,7 @@ class StageLog:
         """A block whose error, an interruption too, marks the stage as failed: it must not show as running forever."""
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # Ctrl-C and SIGTERM too; it is raised again
             self.fail("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
             raise
 
