@@ -62,6 +62,8 @@ class Case:
     """Its own, empty."""
     rows: dict[str, Row] = field(default_factory=dict)
     """Kind -> the counts of the faults that were fired; what is wrong in the end counts for the last of them."""
+    damaged: set[Path] = field(default_factory=set)
+    """Files that faults have damaged; the work may have written them anew since."""
     forget: list[Callable[[], None]] = field(default_factory=list)
     """What a ring has to do when the work is begun from nothing again, since it had ended before the fault."""
 

@@ -92,6 +92,7 @@ def _all_killed(stage: Stage, random: Random, damage: files.Damage | None = None
         path = files.drawn(stage.case, but=r"lock$|\.db" if damage is files.flip else "lock$")
         before = path.read_bytes()
         damage(path, stage.case)
+        stage.case.damaged.add(path)
         with open(stage.case.log, "a") as log:
             print(f"{damage.__name__} {path}", file=log)
         if path.exists() and path.read_bytes() == before:

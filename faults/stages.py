@@ -62,20 +62,22 @@ class Stages:
 
     def compare(self, case: Case) -> Found:
         """One finished run for each trial and one for the stage; every step of every metric once; one evaluation of
-        each epoch; whole checkpoints; no process left; and one more run trains nothing."""
+        each epoch; whole checkpoints, but for those that a fault has damaged after they were judged; no process left;
+        and one more run trains nothing."""
         from mmpo_train.storage.manifest import is_whole
 
         found = _differences(case)
         checkpoints = sorted(case.storage.glob("trials/*/checkpoints/epoch-*"))
-        if len(checkpoints) != TRIALS * EPOCHS or not all(is_whole(one) for one in checkpoints):
-            found.lost.append(f"checkpoints: {len(checkpoints)}")
-        before = {one: (one / "manifest.json").stat().st_mtime_ns for one in checkpoints}
+        broken = {one for one in checkpoints if not is_whole(one)} - {path.parent for path in case.damaged}
+        if len(checkpoints) != TRIALS * EPOCHS or broken:
+            found.lost.append(f"checkpoints: {len(checkpoints)}, of them not whole {sorted(broken)}")
+        before = _written(checkpoints)
         stage = self._begin(case)
         if stage.end():
             raise RuntimeError(stage.words_said()[-2000:])
         if "nothing to train" not in stage.words_said():
             found.doubled.append("one more run trained")
-        if before != {one: (one / "manifest.json").stat().st_mtime_ns for one in checkpoints}:
+        if before != _written(checkpoints):
             found.doubled.append("one more run wrote checkpoints")
         again = _differences(case)
         return Found(found.lost + again.lost, found.doubled + again.doubled)
@@ -85,6 +87,11 @@ def stage_command(model: Path, data: Path, storage: Path, epochs: int) -> list[s
     """Stage 1 with two learning rates, as a person gives it."""
     words = [sys.executable, "sweeps/stage1_lr.py", *command(model, data, storage, epochs)]
     return [*words, "--learning-rates", "1e-3", "1e-4", "--workers-per-trial", "1"]
+
+
+def _written(checkpoints: list[Path]) -> dict[Path, int]:
+    manifests = [one / "manifest.json" for one in checkpoints]
+    return {path: path.stat().st_mtime_ns for path in manifests if path.exists()}  # else it is what a fault deleted
 
 
 def _differences(case: Case) -> Found:

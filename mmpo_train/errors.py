@@ -1,5 +1,6 @@
 """Mistakes of the user, told apart from faults of the program, and the end of a command before its time."""
 
+import time
 from collections.abc import Callable, Iterable
 
 
@@ -20,6 +21,7 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, why: str, status: int, at_once: bool = False) -> None:
         super().__init__(why)
         Interrupted.latest = self
+        self.since = time.monotonic()
         self.status = status
         """Exit status."""
         self.at_once = at_once

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 60.0
 """Time between two lines in a log on the progress of the same work."""
 _LOG_WIDTH = 120
+_ENDINGS = signal.SIGINT, signal.SIGTERM
+"""Ctrl-C, and what Slurm, Kubernetes, systemd and `timeout` send."""
+_SECONDS_TO_END = 10.0
 
 
 class _Screen(Console):
@@ -71,8 +74,7 @@ def run_program(
             print(as_yaml(name, in_force(parsed)), end="")
             return
         use_plugins(parsed)
-        # What Slurm, Kubernetes, systemd and `timeout` send ends a program as Ctrl-C does.
-        with _handled((signal.SIGTERM,), _end):
+        with _handled(_ENDINGS, _end):
             program(parsed)
     except InputError as error:
         _refuse(str(error))
@@ -92,11 +94,12 @@ def run_program(
 
 @contextmanager
 def _handled(numbers: Sequence[int], handler: Callable[[int, object], None]) -> Iterator[None]:
-    """A block in which a function handles these signals, in the main thread: no other can have a handler."""
+    """A block in which a function handles these signals, in the main thread: no other can have a handler. One that is
+    ignored stays so: scripts have Ctrl-C ignored by what they start with `&`."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {one: signal.signal(one, handler) for one in numbers}
+    before = {one: signal.signal(one, handler) for one in numbers if signal.getsignal(one) is not signal.SIG_IGN}
     try:
         yield
     finally:
@@ -105,7 +108,10 @@ def _handled(numbers: Sequence[int], handler: Callable[[int, object], None]) -> 
 
 
 def _end(number: int, _: object) -> None:
-    raise ended_by(number)
+    # Whoever presses twice does not mean that what is being written, the states of runs, is left half done.
+    latest = Interrupted.latest
+    if latest is None or time.monotonic() > latest.since + _SECONDS_TO_END:
+        raise ended_by(number)
 
 
 def ended_by(number: int) -> Interrupted:
@@ -122,13 +128,13 @@ def told_by_signal() -> Iterator[Callable[[], int]]:
     def tell(number: int, _: object) -> None:
         nonlocal told
         if told:
-            raise ended_by(number)
+            return _end(number, _)
         told = number
         said = "ending: states to continue from are being written; Ctrl-C again ends at once"
         # By a thread of its own: the main one may be in the middle of a print, which cannot be entered twice.
         threading.Thread(target=console.print, args=(said,), kwargs={"highlight": False}).start()
 
-    with _handled((signal.SIGINT, signal.SIGTERM), tell):
+    with _handled(_ENDINGS, tell):
         yield lambda: told
 
 

@@ -159,14 +159,20 @@ def base_of(folder: Path) -> str:
 
 def fingerprint(folder: Path, cache: Path) -> str:
     """SHA-256 over a model folder's `model_files`: weights, configuration, tokenizer and template. Hashing gigabytes
-    takes time, so each file's sum is kept in `cache` under its path, size and time of change."""
+    takes time, so each file's sum is kept in `cache` under its path, size and time of change. Raises InputError where
+    weights of ours are not those that were written."""
     known: dict[str, str] = read_cache(cache)
-    whole, fresh = hashlib.sha256(), False
+    whole, fresh, written = hashlib.sha256(), False, json_of(folder / MANIFEST).get("sha256") or {}
     for path in model_files(folder):
         status = path.stat()
         key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
         if key not in known:
             known[key], fresh = sha256_of(path), True
+        if path.suffix == ".safetensors" and written.get(path.name, known[key]) != known[key]:
+            raise InputError(
+                f"{path} has changed since it was written (its sum in {MANIFEST} is another): give another checkpoint, "
+                f"or delete {MANIFEST} if you changed it yourself"
+            )
         whole.update(f"{path.relative_to(folder)} {known[key]}\n".encode())
     if fresh:
         write_cache(cache, known)

@@ -30,6 +30,8 @@ def watch_head() -> None:
     if threading.current_thread() is threading.main_thread():
         _left.clear()
         signal.signal(signal.SIGUSR1, _interrupt)
+        # Ray's library has put a handler before ours, which shows native stack traces.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
         threading.Thread(target=_watch, daemon=True, name="head-watch").start()
 
 

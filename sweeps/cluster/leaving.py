@@ -22,17 +22,18 @@ class Leaving:
         self.end_of_patience = 0.0
         self.take_back()
 
-    def check(self, under_way: Collection[str]) -> None:
-        """Tell the workers of the trials under way to go. Raises Interrupted when they have gone, or need too long."""
+    def check(self, at_steps: Collection[str]) -> None:
+        """Tell the workers of the trials `at_steps` to go: the others have nothing to write. Raises Interrupted when
+        they have gone, or need too long."""
         if not (number := self.told()):
             return
         if not self.end_of_patience:
             self.end_of_patience = time.monotonic() + _SECONDS_TO_LEAVE
-            for folder in self.folders():
-                if folder.name in under_way:
-                    folder.mkdir(parents=True, exist_ok=True)
-                    (folder / _FILE).touch()
-        if not under_way or time.monotonic() > self.end_of_patience:
+        for folder in self.folders():
+            if folder.name in at_steps and not is_leaving(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / _FILE).touch()
+        if not at_steps or time.monotonic() > self.end_of_patience:
             raise ended_by(number)
 
     def take_back(self) -> None:

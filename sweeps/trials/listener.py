@@ -136,6 +136,10 @@ class Listener:
         begun = {digest: self.logs[digest] for digest in self.clocks}  # clones that wait for room are not among them
         return {digest for digest, log in begun.items() if not log.ended and digest not in self.unjudged}
 
+    def at_steps(self) -> set[str]:
+        """Those of them that have reported a step since they were given their place."""
+        return {digest for digest in self.under_way() if self.board.rows[digest].state == "training"}
+
     def state_of(self, digest: str) -> tuple[str, str]:
         """How a trial's training has ended, and why."""
         return self.troubles.get(digest, ("finished", ""))

@@ -114,7 +114,7 @@ class Hearing(tune.Callback):
         if time.monotonic() > self.next_look:
             free_left_places()
             self.next_look = time.monotonic() + _SECONDS_BETWEEN_LOOKS
-        self.leaving.check(self.listener.under_way())
+        self.leaving.check(self.listener.at_steps())
 
 
 def error_of(trial: Any) -> BaseException | None:

@@ -200,7 +200,8 @@ def test_a_stage_that_is_told_to_end_writes_a_state_and_leaves_no_trial_running(
     stage = start("stage2_beta")
     stage.wait_for(stage.in_mid_trial)
     stage.process.send_signal(number)
-    assert stage.process.wait(120) == 128 + number, stage.output()
+    # Slurm and Kubernetes wait for 30 s.
+    assert stage.process.wait(30) == 128 + number, stage.output()
     output = stage.output()
     assert f"{said}; rerun the same command to continue from the last saved states" in output
     assert "***" not in output and "Traceback" not in output

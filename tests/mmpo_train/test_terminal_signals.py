@@ -23,6 +23,8 @@ def at_once(options):
         print("begun", flush=True)
         time.sleep(60)
     finally:
+        print("tidying up", flush=True)
+        time.sleep(sys.argv[1] == "twice")
         print("tidied up", flush=True)
 
 def in_time(options):
@@ -35,12 +37,12 @@ def in_time(options):
             time.sleep(60)
         raise ended_by(told())
 
-run_program(Options, at_once if sys.argv[1] == "at once" else in_time, "a program", [])
+run_program(Options, at_once if sys.argv[1] in ("at once", "twice") else in_time, "a program", [])
 """
 
 
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted")])
-@pytest.mark.parametrize("how", ["at once", "in time", "slow"])
+@pytest.mark.parametrize("how", ["at once", "twice", "in time", "slow"])
 def test_a_signal_ends_a_program_tidily_and_one_sentence_says_how_to_go_on(number, said, how):
     program = subprocess.Popen(
         [sys.executable, "-c", PROGRAM, how],
@@ -55,8 +57,24 @@ def test_a_signal_ends_a_program_tidily_and_one_sentence_says_how_to_go_on(numbe
     program.send_signal(number)
     if how == "slow":
         assert "told\n" in iter(program.stdout.readline, "")
+    if how == "twice":
+        assert program.stdout.readline() == "tidying up\n"
+    if how in ("slow", "twice"):
         program.send_signal(number)
     out, err = program.communicate(timeout=30)
     assert time.monotonic() - began < 20 and program.returncode == 128 + number
     assert err == f"{said}; rerun the same command to continue from the last saved states\n"
-    assert {"at once": "tidied up\n", "in time": "told\n", "slow": ""}[how] in out
+    assert {"at once": "tidied up\n", "twice": "tidied up\n", "in time": "told\n", "slow": ""}[how] in out
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    program = subprocess.Popen(
+        [sys.executable, "-c", ignoring + PROGRAM.replace("sleep(60)", "sleep(1)"), "at once"],
+        cwd=REPOSITORY,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    assert program.stdout and program.stdout.readline() == "begun\n"
+    program.send_signal(signal.SIGINT)
+    assert program.communicate(timeout=30)[0] == "tidying up\ntidied up\n" and program.returncode == 0

@@ -180,3 +180,19 @@ def test_links_that_we_made_to_another_models_weights_are_followed(folder, model
     (tmp_path / "ours" / "tokenizer.json").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="symbolic link out of its folder"):
         load_tokenizer(tmp_path / "ours")
+
+
+def test_weights_of_a_checkpoint_that_have_changed_since_are_refused_and_a_changed_template_is_not(
+    model_folder, tmp_path
+):
+    checkpoint = tmp_path / "epoch-0001"
+    write_folder(checkpoint, lambda staging: shutil.copytree(model_folder, staging, dirs_exist_ok=True))
+    (checkpoint / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    before, path = fingerprint(checkpoint, tmp_path / "cache.json"), checkpoint / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="model.safetensors has changed since it was written"):
+        fingerprint(checkpoint, tmp_path / "cache.json")
+    (checkpoint / "manifest.json").unlink()
+    assert fingerprint(checkpoint, tmp_path / "cache.json") != before

@@ -62,8 +62,10 @@ def hearing(
         listener.begun(DIGEST)
         for report in reports:
             listener.heard(DIGEST, report)
+            assert listener.at_steps() == ({DIGEST} if report.get("points") else set())
             listener.judged()
         listener.trained(DIGEST, failure)
+        assert not listener.at_steps()
     return log, console.file.getvalue()
 
 
