@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 from lengths import preference_table
-from step import SHAPES, Job, OurStep, Shape, machine, now, versions, write_checkpoint
+from machine import machine, now, versions
+from step_work import SHAPES, Job, OurStep, Shape, write_checkpoint
 
 from mmpo_train.devices import keep_to_share, own_device
 from mmpo_train.engines.passes import Passes

@@ -12,16 +12,19 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import step
 from lengths import MAX_COMPLETION_TOKENS, MAX_PROMPT_TOKENS, preference_table
+from step_ladder import climb, ladder
+from step_race import OURS, SORTED, TOLERANCE, TUNED, WAYS, refuse_different, run_trl, sorted_in_steps
+from step_work import SHAPES, Job, OurStep, Shape, flop_per_step, write_checkpoint
 
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.engines.passes import Passes
 
 
-def a_job(folder: Path, rate: float) -> step.Job:
+def a_job(folder: Path, rate: float) -> Job:
     """Three steps of four pairs."""
-    shape = step.SHAPES["test"]
-    step.write_checkpoint(shape, folder / "checkpoint", torch.device("cpu"))
-    return step.Job(
+    shape = SHAPES["test"]
+    write_checkpoint(shape, folder / "checkpoint", torch.device("cpu"))
+    return Job(
         shape=shape,
         folder=folder / "checkpoint",
         table=preference_table(12, shape.vocabulary, 0.1),
@@ -29,7 +32,7 @@ def a_job(folder: Path, rate: float) -> step.Job:
         learning_rate=rate,
         precision="fp32",
         passes=Passes(layout="shared", tokens=256),
-        pairs_per_pass={step.TUNED: 2, step.SORTED: 1},
+        pairs_per_pass={TUNED: 2, SORTED: 1},
     )
 
 
@@ -37,18 +40,18 @@ def a_job(folder: Path, rate: float) -> step.Job:
 def test_trl_and_ours_train_alike_and_so_does_every_rung(tmp_path: Path) -> None:
     """TRL's own trainer in each setting gives our losses; climbing the ladder would exit where losses part."""
     job = a_job(tmp_path, 1e-2)
-    ours = step.OurStep(job)
-    losses = {step.OURS: [ours.step() for _ in range(job.steps)]}
-    for way in step.WAYS[1:]:
+    ours = OurStep(job)
+    losses = {OURS: [ours.step() for _ in range(job.steps)]}
+    for way in WAYS[1:]:
         taken: list[float] = []
-        step.run_trl(job, way, tmp_path / "trl", lambda: None, taken.append)
+        run_trl(job, way, tmp_path / "trl", lambda: None, taken.append)
         losses[way] = taken
     for way, taken in losses.items():
-        assert taken == pytest.approx(losses[step.OURS], rel=step.TOLERANCE["fp32"]), way
+        assert taken == pytest.approx(losses[OURS], rel=TOLERANCE["fp32"]), way
     # Else the comparison would show nothing.
-    assert abs(losses[step.OURS][-1] - math.log(2)) > 1e-2
-    rungs = step.ladder(64, 256, on_gpu=False)
-    climbed = step.climb(step.OurStep(job), rungs, 1)
+    assert abs(losses[OURS][-1] - math.log(2)) > 1e-2
+    rungs = ladder(64, 256, on_gpu=False)
+    climbed = climb(OurStep(job), rungs, 1)
     assert list(climbed) == [rung.name for rung in rungs] and all(len(times) == 1 for times in climbed.values())
 
 
@@ -66,10 +69,10 @@ def test_a_run_prints_a_table_and_writes_its_figures(tmp_path: Path, capsys: pyt
 
 def test_losses_that_part_end_the_run() -> None:
     with pytest.raises(SystemExit, match="step 3.*0.690000 .ours.*0.700000 .TRL"):
-        step.refuse_different({"ours": 0.69, "TRL": 0.70}, 1e-4, "step 3")
+        refuse_different({"ours": 0.69, "TRL": 0.70}, 1e-4, "step 3")
     with pytest.raises(SystemExit):
-        step.refuse_different({"ours": 0.69, "TRL": float("nan")}, 1e-4, "step 3")
-    step.refuse_different({"ours": 0.69, "TRL": 0.69005}, 1e-4, "step 3")
+        refuse_different({"ours": 0.69, "TRL": float("nan")}, 1e-4, "step 3")
+    refuse_different({"ours": 0.69, "TRL": 0.69005}, 1e-4, "step 3")
 
 
 def test_lengths_are_those_of_ultrafeedback() -> None:
@@ -90,7 +93,7 @@ def test_steps_keep_their_pairs_when_sorted() -> None:
 
     lengths = [3, 5, 4, 9, 7, 8]
     table = TokenTable(tuple(map(row, lengths)), tuple((row(2), row(1)) for _ in lengths))
-    sorted_lengths = [len(prompt) for prompt in step.sorted_in_steps(table, 3).prompts]
+    sorted_lengths = [len(prompt) for prompt in sorted_in_steps(table, 3).prompts]
     assert sorted_lengths == [5, 4, 3, 9, 8, 7]
 
 
@@ -100,5 +103,5 @@ def test_flop_are_six_a_weight_and_token_and_the_causal_half_of_attention() -> N
     10 trained and 5 frozen weights, 2 layers of width 8: 9 x (60 + 20) + 6 x (25 + 16) x 2 x 8 = 720 + 3936.
     """
     table = TokenTable((np.zeros(3, np.int32),), ((np.zeros(2, np.int32), np.zeros(1, np.int32)),))
-    shape = step.Shape(width=8, layers=2, heads=1, kv_heads=1, intermediate=8, vocabulary=4, lora_rank=1)
-    assert step.flop_per_step(table, 1, shape, 10, 5) == 720 + 3936
+    shape = Shape(width=8, layers=2, heads=1, kv_heads=1, intermediate=8, vocabulary=4, lora_rank=1)
+    assert flop_per_step(table, 1, shape, 10, 5) == 720 + 3936
