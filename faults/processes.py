@@ -26,6 +26,7 @@ Work = Callable[[Path], None]
 SIGNALS = {
     "SIGKILL": (signal.SIGKILL,),
     "SIGTERM": (signal.SIGTERM,),
+    "SIGHUP": (signal.SIGHUP,),
     "SIGINT": (signal.SIGINT,),
     "SIGINT twice": (signal.SIGINT, signal.SIGINT),
 }

@@ -6,10 +6,11 @@ import errno
 import math
 import os
 import signal
+import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
 BEAT_SECONDS = 60.0
 """Time between two lines in a log on the progress of the same work."""
 _LOG_WIDTH = 120
-_ENDINGS = signal.SIGINT, signal.SIGTERM
-"""Ctrl-C, and what Slurm, Kubernetes, systemd and `timeout` send."""
+_ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM", signal.SIGHUP: "its terminal has gone"}
+"""Ctrl-C; what Slurm, Kubernetes, systemd and `timeout` send; the end of an SSH session."""
 _SECONDS_TO_END = 10.0
 
 
@@ -93,7 +94,7 @@ def run_program(
 
 
 @contextmanager
-def _handled(numbers: Sequence[int], handler: Callable[[int, object], None]) -> Iterator[None]:
+def _handled(numbers: Iterable[int], handler: Callable[[int, object], None]) -> Iterator[None]:
     """A block in which a function handles these signals, in the main thread: no other can have a handler. One that is
     ignored stays so: scripts have Ctrl-C ignored by what they start with `&`."""
     if threading.current_thread() is not threading.main_thread():
@@ -108,6 +109,7 @@ def _handled(numbers: Sequence[int], handler: Callable[[int, object], None]) -> 
 
 
 def _end(number: int, _: object) -> None:
+    _leave_terminal(number)
     # Whoever presses twice does not mean that what is being written, the states of runs, is left half done.
     latest = Interrupted.latest
     if latest is None or time.monotonic() > latest.since + _SECONDS_TO_END:
@@ -116,13 +118,20 @@ def _end(number: int, _: object) -> None:
 
 def ended_by(number: int) -> Interrupted:
     """The end by a signal."""
-    return Interrupted("ended by SIGTERM" if number == signal.SIGTERM else "interrupted", 128 + number)
+    return Interrupted(_ENDINGS[signal.Signals(number)], 128 + number)
+
+
+def _leave_terminal(number: int) -> None:
+    """After SIGHUP all output but that to a file would fail: it goes nowhere."""
+    for stream in (1, 2) if number == signal.SIGHUP else ():
+        if not stat.S_ISREG(os.fstat(stream).st_mode):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
 
 
 @contextmanager
 def told_by_signal() -> Iterator[Callable[[], int]]:
-    """A block of the main thread that the first Ctrl-C or SIGTERM does not end, and the second does. Yields a function
-    that gives the number of the signal, 0 before it."""
+    """A block of the main thread that the first of `_ENDINGS` does not end, and the second does. Yields a function that
+    gives the number of the signal, 0 before it."""
     told = 0
 
     def tell(number: int, _: object) -> None:
@@ -130,6 +139,7 @@ def told_by_signal() -> Iterator[Callable[[], int]]:
         if told:
             return _end(number, _)
         told = number
+        _leave_terminal(number)
         said = "ending: states to continue from are being written; Ctrl-C again ends at once"
         # By a thread of its own: the main one may be in the middle of a print, which cannot be entered twice.
         threading.Thread(target=console.print, args=(said,), kwargs={"highlight": False}).start()

@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import re
+import signal
 import sys
 import time
 import warnings
@@ -183,7 +184,8 @@ def _connect(verbose: bool) -> None:
     # Ray's own handlers show native stack traces, and let nobody tidy up or say how to go on.
     ray._private.utils.set_sigterm_handler = lambda handler: None
     try:
-        ray.init(**arguments)
+        with _without_hangup():
+            ray.init(**arguments)
         watch_head()
     except Exception as error:  # Ray raises whatever its parts raise, and plain Exception
         ray.shutdown()  # what of it was started
@@ -195,6 +197,16 @@ def _connect(verbose: bool) -> None:
             f"Ray could not be started on this machine: {first_line(error)}; `{as_typed('mmpo doctor')}` looks for the "
             f"cause, and {own_folder()}/session_latest/logs has Ray's own words"
         ) from error
+
+
+@contextmanager
+def _without_hangup() -> Iterator[None]:
+    """A block whose processes never hear that the terminal has gone: this one writes states with them then."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _no_answer(address: str) -> str:

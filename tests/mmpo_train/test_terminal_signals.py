@@ -1,8 +1,11 @@
 """How programs end: by a mistake, by Ctrl-C, by the SIGTERM of Slurm, Kubernetes, systemd and `timeout`."""
 
+import fcntl
+import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 
 import pytest
@@ -78,3 +81,21 @@ def test_a_signal_that_is_ignored_stays_ignored():
     assert program.stdout and program.stdout.readline() == "begun\n"
     program.send_signal(signal.SIGINT)
     assert program.communicate(timeout=30)[0] == "tidying up\ntidied up\n" and program.returncode == 0
+
+
+@pytest.mark.parametrize("how", ["at once", "in time"])
+def test_a_terminal_that_goes_ends_a_program_tidily(how, tmp_path):
+    """As at the end of an SSH session: whatever is printed from then on would fail."""
+    ours, theirs = os.openpty()
+
+    def take_it() -> None:
+        os.setsid()
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+    tidied = tmp_path / "tidied"
+    words = [sys.executable, "-c", PROGRAM.replace('print("ti', f'open({str(tidied)!r}, "a"); print("ti'), how]
+    program = subprocess.Popen(words, cwd=REPOSITORY, stdin=theirs, stdout=theirs, stderr=theirs, preexec_fn=take_it)
+    os.close(theirs)
+    assert os.read(ours, 5) == b"begun"
+    os.close(ours)
+    assert program.wait(30) == 128 + signal.SIGHUP and tidied.exists() == (how == "at once")
