@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from machine import machine, versions
+from steps.machine import machine, versions
 
 from eval_workers.reward_accuracy import RewardAccuracy
 from mmpo_train.config import TrialConfig, replace

@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 from lengths import preference_table
-from machine import machine, now, versions
-from step_work import SHAPES, Job, OurStep, Shape, write_checkpoint
+from steps.machine import machine, now, versions
+from steps.work import SHAPES, Job, OurStep, Shape, write_checkpoint
 
 from mmpo_train.devices import keep_to_share, own_device
 from mmpo_train.engines.passes import Passes

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import torch
 from lengths import preference_table
-from machine import machine, peak_flop, versions
-from step_ladder import climb, ladder, print_ladder
-from step_race import OURS, SORTED, TUNED, WAYS, Worker, fastest_pass, one_by_one, print_race, race, race_figures
-from step_work import SHAPES, Job, OurStep, own_passes, rows_of, write_checkpoint
+from steps.ladder import climb, ladder, print_ladder
+from steps.machine import machine, peak_flop, versions
+from steps.race import OURS, SORTED, TUNED, WAYS, Worker, fastest_pass, one_by_one, print_race, race, race_figures
+from steps.work import SHAPES, Job, OurStep, own_passes, rows_of, write_checkpoint
 
 from mmpo_train.engines.passes import Passes
 

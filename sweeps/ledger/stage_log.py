@@ -19,7 +19,7 @@ from sweeps.ledger.records import SEARCHES, TrialRecord
 from sweeps.ledger.runs import mark_winner, take
 from sweeps.ledger.saved_views import SHOWN
 from sweeps.ledger.tags import DO
-from sweeps.ledger.trial_log import TrialLog, now_ms, opening
+from sweeps.ledger.trial_log import SECONDS_TO_DELIVER, TrialLog, now_ms, opening
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -139,6 +139,12 @@ class StageLog:
         """Mark the stage as failed; it can be run again."""
         self.tag({"stage.state": "failed", "stage.reason": reason})
         self._put(lambda: self._store.client.set_terminated(self.run_id, "FAILED"), "the end")
+
+    def break_off(self) -> None:
+        """`fail` in a process that ends at once: returns when MLflow has it, or when for ten seconds nothing got
+        through."""
+        self.fail("interrupted")
+        self._trials.delivery.wait(SECONDS_TO_DELIVER)
 
     @contextmanager
     def under_way(self) -> Iterator[None]:

@@ -21,6 +21,8 @@ from mmpo_train.sft.trial import SFTTrial
 from sweeps.ledger.journal import Journal, judged_suites
 from sweeps.ledger.tags import DO, ending_tags
 
+SECONDS_TO_DELIVER = 10.0
+"""How long the last words of a process wait for MLflow to take anything."""
 _OF_MODELS = ("model", "dataset", "objective", "learning_rate", "beta", "margin", "epochs", "seed")
 """Params of a trial that its models have too."""
 _METRIC_NAME = re.compile(r"[/\w.\-: ]{1,250}")

@@ -17,6 +17,7 @@ from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console, print_text, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
+from sweeps.cluster.head import with_last_words
 from sweeps.cluster.nodes import counted
 from sweeps.cost.of_trials import forecast_trials
 from sweeps.grids import MARGINS, SEARCH_SETTINGS
@@ -148,7 +149,7 @@ def _run_on(runner: Runner, options: JointOptions) -> None:
     with closing(connect(options.tracking_uri, options.folder)) as ledger:
         experiment = experiment_of(ledger, search.inputs, create=True)
         log = _open_log(search, ledger, experiment)
-        with log.under_way():
+        with with_last_words(log.break_off), log.under_way():
             journal = options.folder / "optuna" / f"{NAME}-{base.objective}-{log.run_id[:8]}.journal"
             while search.asked < search.budget:
                 _run_round(search, ledger, experiment, log)

@@ -13,6 +13,7 @@ from mmpo_train.recipes import find_recipe
 from mmpo_train.terminal import console, print_text, run_program, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
+from sweeps.cluster.head import with_last_words
 from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import TrialResources
 from sweeps.cost.of_trials import forecast_trials
@@ -164,7 +165,7 @@ def _run(
     console.print(f"[bold]{stage.title}[/]: {objective}, {experiment}, {number}{kept}", highlight=False)
     log = _open_log(stage, options, points, choices, ledger, experiment)
     starts: dict[str, dict[str, float]] = {}
-    with log.under_way():
+    with with_last_words(log.break_off), log.under_way():
         discard_shared(todo, records, ledger)
         left = clones_left(trials, ledger, experiment, log)
         if todo or options.show_examples:

@@ -19,6 +19,7 @@ from mmpo_train.tables import for_terminal
 from mmpo_train.terminal import console, print_text, tell
 from mmpo_train.typed.options_file import CONFIG, WHERE, as_yaml
 from mmpo_train.typed.programs import as_typed, program_of
+from sweeps.cluster.head import with_last_words
 from sweeps.cluster.nodes import counted
 from sweeps.cluster.placement import TrialResources
 from sweeps.cost.arithmetic import total
@@ -104,7 +105,7 @@ def _run_on(runner: Runner, study: Study, options: StudyOptions, script: str) ->
         log.log_text(CONFIG, as_yaml(program_of(script), in_force(options), leave_out=WHERE))
         for inputs in every:
             log.log_data(inputs)
-        with log.under_way():
+        with with_last_words(log.break_off), log.under_way():
             discard_shared(todo, known, ledger)
             left = clones_left(planned, ledger, experiment, log)
             if todo or left:

@@ -14,14 +14,12 @@ from mmpo_train.storage.mirror import fetch_files
 from mmpo_train.trial.early_stop import GO_ON, STOP, write_answer
 from sweeps.cluster.head import with_last_words
 from sweeps.cluster.leaving import INTERRUPTED
-from sweeps.ledger.trial_log import TrialLog
+from sweeps.ledger.trial_log import SECONDS_TO_DELIVER, TrialLog
 from sweeps.live.control import Control
 from sweeps.trials.board import Board, Row
 from sweeps.trials.evaluators import REWARD, Evaluators, Judgement, artifacts_folder
 from sweeps.trials.work import Work
 from sweeps.trials.work_clock import WorkClock
-
-_SECONDS_TO_DELIVER = 10.0
 
 GoesOn = Callable[[str, int, float], bool]
 """Takes a trial's digest, an epoch that it has finished and its reward accuracy: whether it may go on."""
@@ -82,7 +80,7 @@ class Listener:
     def _last_words(self) -> None:
         self._break_off()
         for log in self.logs.values():
-            log.wait(_SECONDS_TO_DELIVER)
+            log.wait(SECONDS_TO_DELIVER)
 
     def begun(self, digest: str) -> None:
         """Open the trial's record: it waits for its resources, or has them."""

@@ -12,9 +12,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import step
 from lengths import MAX_COMPLETION_TOKENS, MAX_PROMPT_TOKENS, preference_table
-from step_ladder import climb, ladder
-from step_race import OURS, SORTED, TOLERANCE, TUNED, WAYS, refuse_different, run_trl, sorted_in_steps
-from step_work import SHAPES, Job, OurStep, Shape, flop_per_step, write_checkpoint
+from steps.ladder import climb, ladder
+from steps.race import OURS, SORTED, TOLERANCE, TUNED, WAYS, refuse_different, run_trl, sorted_in_steps
+from steps.work import SHAPES, Job, OurStep, Shape, flop_per_step, write_checkpoint
 
 from mmpo_train.data.tokens import TokenTable
 from mmpo_train.engines.passes import Passes

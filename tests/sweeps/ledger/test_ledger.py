@@ -606,3 +606,10 @@ def test_nothing_is_lost_or_doubled_while_a_server_is_away(storage, caplog):
         ledger.close()
     finally:
         server.stop()
+
+
+def test_a_stage_that_is_broken_off_shows_as_failed_before_its_process_ends(ledger):
+    stage = open_stage(ledger)
+    stage.break_off()  # nobody flushes or closes the ledger then
+    run = ledger.store.client.get_run(stage.run_id)
+    assert (run.info.status, run.data.tags["stage.reason"]) == ("FAILED", "interrupted")

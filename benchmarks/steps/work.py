@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from machine import now
 
 from mmpo_train.config import TrialConfig
 from mmpo_train.data.tokens import TokenTable
@@ -20,6 +19,7 @@ from mmpo_train.model.policy import load_model, quieten
 from mmpo_train.model.scoring import ScoredTable, score_pairs
 from mmpo_train.objectives import build_objective
 from mmpo_train.trial.preferences import accumulate
+from steps.machine import now
 
 ALL_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

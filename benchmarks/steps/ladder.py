@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from machine import now
-from step_race import TOLERANCE, refuse_different
-from step_work import OurStep, our_module
 
 from mmpo_train.engines.passes import Passes
 from mmpo_train.model.batches import Layout
 from mmpo_train.model.logps import CompletionLogps
+from steps.machine import now
+from steps.race import TOLERANCE, refuse_different
+from steps.work import OurStep, our_module
 
 
 @dataclass(frozen=True, kw_only=True)

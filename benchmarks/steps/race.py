@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import now
-from step_work import Job, OurStep, flop_per_step, our_module, rows_of
 
 from mmpo_train.data.tokens import TokenTable
+from steps.machine import now
+from steps.work import Job, OurStep, flop_per_step, our_module, rows_of
 
 OURS, TUNED, SORTED, DEFAULTS = "ours", "TRL, tuned", "TRL, tuned, sorted", "TRL's defaults"
 WAYS = (OURS, TUNED, SORTED, DEFAULTS)
