@@ -137,10 +137,16 @@ def _inside(folder: Path, files: list[Path]) -> list[Path]:
             continue
         target, home = path.resolve(), folder.resolve()
         blobs = home.parent.parent / "blobs" if home.parent.name == "snapshots" else home
-        ours = ".safetensors" in path.name and path.name in json_of(folder / MANIFEST).get("sha256", {})
+        ours = ".safetensors" in path.name and path.name in _written(folder)
         if not (ours or target.is_relative_to(home) or target.is_relative_to(blobs)):
             raise InputError(f"{path} is a symbolic link out of its folder, to {target}; put the file itself there")
     return files
+
+
+def _written(folder: Path) -> dict[str, str]:
+    """File -> SHA-256 when we wrote it; empty for folders of others."""
+    sums = json_of(folder / MANIFEST).get("sha256")
+    return sums if isinstance(sums, dict) else {}
 
 
 def json_of(path: Path) -> dict[str, Any]:
@@ -162,7 +168,7 @@ def fingerprint(folder: Path, cache: Path) -> str:
     takes time, so each file's sum is kept in `cache` under its path, size and time of change. Raises InputError where
     weights of ours are not those that were written."""
     known: dict[str, str] = read_cache(cache)
-    whole, fresh, written = hashlib.sha256(), False, json_of(folder / MANIFEST).get("sha256") or {}
+    whole, fresh, written = hashlib.sha256(), False, _written(folder)
     for path in model_files(folder):
         status = path.stat()
         key = f"{path.resolve()}:{status.st_size}:{status.st_mtime_ns}"
