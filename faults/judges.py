@@ -68,7 +68,7 @@ class Judges:
             limits = Limits(timeout_seconds=0.5, transport_retries=5, verdict_retries=5)
             judge = open_judge(self.spec, cache=storage / "verdicts.sqlite", limits=limits)
             verdicts, count = judge_pairs(judge, *pairs())
-            print("verdicts", verdicts, count)
+            print("verdicts", verdicts, repr(count))
 
         run_program(processes.NoOptions, judge, "the judges' ring", [])
 
