@@ -140,6 +140,7 @@ class TrialLog:
     def end_as_journaled(self, end: Mapping[str, Any]) -> None:
         """Send an end that the journal has and MLflow lacks."""
         self.ended = True
+        self._queue(self._deliver_rest, "points", self._drop_points)
         judged = [entry for entry in self._journal.entries if "epoch" in entry] if self._journal is not None else []
         if judged:
             self._put(lambda run_id: self._deliver_models(run_id, judged), "the models")
@@ -235,21 +236,42 @@ class TrialLog:
         log_datasets(store, run_id, config.get("dataset", ()), config.get("data_fingerprint", ""))
         axes = {name: opened[name] for name in ("log10_learning_rate", "margin") if name in opened}
         store.log_params(run, {**config, **axes})
-        if held.is_damaged or not all(held.had(step, name) for name, step in self._store.last_points_of(run)):
+        last = dict(self._store.last_points_of(run))
+        if held.is_damaged or not all(held.had(step, name) for name, step in last.items()):
             self._there = self._store.points_of(run)
+        else:
+            self._leave_out(last)
         self.run_id = run_id
 
+    def _leave_out(self, last: Mapping[str, int]) -> None:
+        """Of metrics whose steps went up, MLflow has all until its last one. It needs a second for a thousand values
+        that it has already."""
+        with self._mutex:
+            steps: dict[str, list[int]] = {}
+            for name, _, _, step in self._unsent:
+                steps.setdefault(name, []).append(step)
+            until = {name: last.get(name, -1) for name, some in steps.items() if some == sorted(some)}
+            self._unsent = [one for one in self._unsent if one[3] > until.get(one[0], -1)]
+
     def _deliver_points(self) -> None:
-        while True:
-            with self._mutex:
-                batch = self._unsent[:METRICS_PER_BATCH]
-                if not batch:
-                    self._sending = False
-                    return
-            if self.run_id is not None and (new := [one for one in batch if (one[0], one[3]) not in self._there]):
-                self._store.log_metrics(self.run_id, new)
-            with self._mutex:
-                del self._unsent[: len(batch)]
+        """A thousand values; then it is the turn of other trials."""
+        self._deliver_batch()
+        with self._mutex:
+            self._sending = is_more = bool(self._unsent)
+        if is_more:
+            self._queue(self._deliver_points, "points", self._drop_points)
+
+    def _deliver_rest(self) -> None:
+        while self._unsent:
+            self._deliver_batch()
+
+    def _deliver_batch(self) -> None:
+        with self._mutex:
+            batch = self._unsent[:METRICS_PER_BATCH]
+        if self.run_id is not None and (new := [one for one in batch if (one[0], one[3]) not in self._there]):
+            self._store.log_metrics(self.run_id, new)
+        with self._mutex:
+            del self._unsent[: len(batch)]
 
     def _drop_points(self) -> None:
         """Drop the points of a run that a person deleted; the journal keeps them for the trial's next run."""

@@ -139,6 +139,62 @@ def test_a_second_driver_goes_on_in_the_same_run_and_doubles_nothing(storage):
     assert [(e.epoch, e.checkpoint) for e in found.evaluations] == [(1, "ckpt/1")]
 
 
+def sent_by(ledger: Ledger, monkeypatch) -> list[tuple[str, list[tuple[str, int]]]]:
+    """Run, and names and steps of the values, of each batch that is sent from now on."""
+    batches: list[tuple[str, list[tuple[str, int]]]] = []
+    send = ledger.store.log_metrics
+
+    def noted(run_id: str, batch: list) -> None:
+        batches.append((run_id, [(name, step) for name, _, _, step in batch]))
+        send(run_id, batch)
+
+    monkeypatch.setattr(ledger.store, "log_metrics", noted)
+    return batches
+
+
+def test_a_second_driver_sends_what_mlflow_has_not_and_steps_that_did_not_come_in_their_order(storage, monkeypatch):
+    first = connect(None, storage)
+    trial = open_stage(first).open_trial(CONFIG, "lr=5e-4", {})
+    trial.points(losses(1, 5))
+    for epoch in (1, 3, 2):
+        trial.points([Point(epoch, epoch, {"harness/piqa": 0.5})])
+    first.flush(30)
+    send = first.store.log_metrics
+    monkeypatch.setattr(first.store, "log_metrics", lambda run_id, batch: send(run_id, []))  # what a kill loses
+    trial.points(losses(6, 7))
+    first.close()
+    second = connect(None, storage)
+    batches = sent_by(second, monkeypatch)
+    trial = open_stage(second).open_trial(CONFIG, "lr=5e-4", {})
+    trial.points(losses(8, 9))
+    trial.finish(1)
+    run_id = find(second).run_id
+    second.close()
+    sent = [one for _, batch in batches for one in batch]
+    assert sorted(sent) == [*(("harness/piqa", epoch) for epoch in (1, 2, 3)), *((LOSS, step) for step in range(6, 10))]
+    assert [step for step, _, _ in history(second, run_id)] == list(range(1, 10))
+    assert len(history(second, run_id, "harness/piqa")) == 3
+
+
+def test_trials_take_turns_and_a_trial_ends_when_all_its_points_are_there(ledger, monkeypatch):
+    monkeypatch.setattr("sweeps.ledger.trial_log.METRICS_PER_BATCH", 2)
+    stage, other = open_stage(ledger), replace(CONFIG, {"seed": 7})
+    busy, quiet = (stage.open_trial(config, "a trial", {}) for config in (CONFIG, other))
+    ledger.flush(30)
+    batches = sent_by(ledger, monkeypatch)
+    wait, send = threading.Event(), ledger.store.log_metrics
+    monkeypatch.setattr(ledger.store, "log_metrics", lambda *given: (wait.wait(30), send(*given)))
+    busy.points(losses(1, 7))
+    quiet.points(losses(1, 2))
+    busy.fail("interrupted")
+    wait.set()
+    ledger.flush(30)
+    turns = [run_id == quiet.run_id for run_id, _ in batches]
+    assert turns.index(True) == 1 and len(turns) == 5
+    (run,) = runs_of(ledger)
+    assert run.info.status == "FAILED" and len(history(ledger, run.info.run_id)) == 7
+
+
 def test_a_driver_killed_in_mid_write_loses_and_doubles_nothing(storage):
     """The child logs 2,000 steps and kills itself at once, so MLflow has none or some; its last line is torn."""
     code = f"""
