@@ -13,7 +13,7 @@ from faults.stage_faults import HERE, Fault, disturb
 from faults.stages import stage_command
 from sweeps.ledger.journal import FILE_NAME, read_entries
 
-PAIRS, EPOCHS = 2_000, 30
+PAIRS, EPOCHS = 2_000, 20
 STEPS = PAIRS * 9 // 10 // 6 * EPOCHS
 CHECKPOINT_MINUTES = 0.1
 FAULTS: dict[str, Fault] = {kind: fault for kind, fault in HERE.items() if kind.startswith("SIG")}
