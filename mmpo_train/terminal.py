@@ -40,7 +40,7 @@ BEAT_SECONDS = 60.0
 _LOG_WIDTH = 120
 _ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM", signal.SIGHUP: "its terminal has gone"}
 """Ctrl-C; what Slurm, Kubernetes, systemd and `timeout` send; the end of an SSH session."""
-_SECONDS_TO_END = 10.0
+_SECONDS_TO_END, _SECONDS_TO_LEAVE = 10.0, 0.05
 
 
 class _Screen(Console):
@@ -75,7 +75,7 @@ def run_program(
             print(as_yaml(name, in_force(parsed)), end="")
             return
         use_plugins(parsed)
-        with _handled(_ENDINGS, _end):
+        with _handled(_ENDINGS, _end), _raised_everywhere():
             program(parsed)
     except InputError as error:
         _refuse(str(error))
@@ -106,6 +106,27 @@ def _handled(numbers: Iterable[int], handler: Callable[[int, object], None]) -> 
     finally:
         for one, earlier in before.items():
             signal.signal(one, earlier)
+
+
+@contextmanager
+def _raised_everywhere() -> Iterator[None]:
+    """A block in which an Interrupted is raised again where Python has ignored it: in a destructor, or in the garbage
+    collector."""
+    before = sys.unraisablehook
+
+    def again(ignored: sys.UnraisableHookArgs) -> None:
+        why, main = ignored.exc_value, threading.main_thread().ident
+        if not isinstance(why, Interrupted) or main is None:
+            return before(ignored)
+        Interrupted.latest = None
+        number = signal.SIGUSR1 if why.at_once else why.status - 128
+        threading.Timer(_SECONDS_TO_LEAVE, signal.pthread_kill, (main, number)).start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 def _end(number: int, _: object) -> None:

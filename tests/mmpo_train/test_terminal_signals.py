@@ -70,6 +70,35 @@ def test_a_signal_ends_a_program_tidily_and_one_sentence_says_how_to_go_on(numbe
     assert {"at once": "tidied up\n", "twice": "tidied up\n", "in time": "told\n", "slow": ""}[how] in out
 
 
+IN_DESTRUCTOR = PROGRAM.replace(
+    "def at_once",
+    """class Slow:
+    def __del__(self):
+        print("begun", flush=True)
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
+            pass
+
+def in_destructor(options):
+    while True:
+        Slow()
+        time.sleep(1)
+
+def at_once""",
+).replace("run_program(Options, ", "run_program(Options, in_destructor if sys.argv[1] == 'destructor' else ")
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "ended by SIGTERM"), (signal.SIGINT, "interrupted")])
+def test_a_signal_that_comes_where_python_ignores_errors_ends_a_program_too(number, said):
+    words = [sys.executable, "-c", IN_DESTRUCTOR, "destructor"]
+    program = subprocess.Popen(words, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout and program.stdout.readline() == "begun\n"
+    program.send_signal(number)
+    _, err = program.communicate(timeout=30)
+    assert program.returncode == 128 + number
+    assert err == f"{said}; rerun the same command to continue from the last saved states\n"
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     ignoring = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     program = subprocess.Popen(
