@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ pytest_plugins = ["tests.support.checkpoints"]
 
 
 def pytest_configure(config):
+    # Where whoever started the tests ignores Ctrl-C (`&` in a script), the programs that they start would, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if config.getoption("markexpr") != "gpu" and shutil.which("nvidia-smi"):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
