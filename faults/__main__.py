@@ -1,6 +1,7 @@
 """`python -m faults`: fire faults at real code, and count what is lost, doubled or hangs."""
 
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fire(options: FaultOptions) -> None:
+    # Else what is started hears no SIGINT where whoever started the campaign ignores it (`&` in a script).
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     seed = options.seed or int(time.time())
     folder = options.folder or Path(tempfile.mkdtemp(prefix="faults-"))
 
