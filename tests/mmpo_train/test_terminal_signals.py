@@ -119,6 +119,7 @@ def test_a_terminal_that_goes_ends_a_program_tidily(how, tmp_path):
 
     def take_it() -> None:
         os.setsid()
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may have been started with nohup
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     tidied = tmp_path / "tidied"
