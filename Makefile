@@ -4,7 +4,7 @@
 # make browser-test: install Chromium (as root), and look at MLflow's pages in it.
 # make cluster-test: install what the tests of clusters need, and run them (as root).
 # make faults: set everything up and fire 40 faults at real code (a few minutes); `make faults N=2000 SEED=1` takes hours.
-# make goodput: set everything up and measure what a fault every 60 seconds costs a stage (a quarter of an hour).
+# make goodput: set everything up and measure what a fault every 60 seconds costs a stage (ten minutes).
 # make bench: set everything up and measure a training step against TRL's.
 # make docs:  write docs/options.md from the programs' own help.
 # make pictures: install Chromium (as root), and make the README's pictures from real stages.

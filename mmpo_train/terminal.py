@@ -40,7 +40,9 @@ BEAT_SECONDS = 60.0
 _LOG_WIDTH = 120
 _ENDINGS = {signal.SIGINT: "interrupted", signal.SIGTERM: "ended by SIGTERM", signal.SIGHUP: "its terminal has gone"}
 """Ctrl-C; what Slurm, Kubernetes, systemd and `timeout` send; the end of an SSH session."""
-_SECONDS_TO_END, _SECONDS_TO_LEAVE = 10.0, 0.05
+_SECONDS_TO_END = 10.0
+_SECONDS_UNTIL_AGAIN = 0.05
+"""Until a signal comes again that came where Python ignores errors."""
 
 
 class _Screen(Console):
@@ -120,7 +122,7 @@ def _raised_everywhere() -> Iterator[None]:
             return before(ignored)
         Interrupted.latest = None
         number = signal.SIGUSR1 if why.at_once else why.status - 128
-        threading.Timer(_SECONDS_TO_LEAVE, signal.pthread_kill, (main, number)).start()
+        threading.Timer(_SECONDS_UNTIL_AGAIN, signal.pthread_kill, (main, number)).start()
 
     sys.unraisablehook = again
     try:
