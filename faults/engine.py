@@ -14,6 +14,8 @@ from random import Random
 from typing import Any, Protocol
 
 COUNTS = ("lost", "doubled", "hung")
+TRIES = 8
+"""How often a fault that came too late is fired again, in a set-up of its own each time."""
 
 
 class Hung(Exception):
@@ -21,7 +23,7 @@ class Hung(Exception):
 
 
 class NotFired(Exception):
-    """The fault could not be proven to have happened: the case counts for nothing, and fails."""
+    """The fault could not be proven to have happened: mostly the work had just ended. It is fired again."""
 
 
 @dataclass
@@ -64,8 +66,8 @@ class Case:
     """Kind -> the counts of the faults that were fired; what is wrong in the end counts for the last of them."""
     damaged: set[Path] = field(default_factory=set)
     """Files that faults have damaged; the work may have written them anew since."""
-    forget: list[Callable[[], None]] = field(default_factory=list)
-    """What a ring has to do when the work is begun from nothing again, since it had ended before the fault."""
+    attempt: int = 0
+    """How often the fault was not proven before."""
 
     def row(self, kind: str) -> Row:
         """The counts of a kind, which is the last one now."""
@@ -124,10 +126,16 @@ class Campaign:
         """Run a case and write its lines. If anything is wrong, its folder is kept, and it says how to run it again."""
         kind = list(ring.kinds)[number % len(ring.kinds)]
         random = Random(f"{self.seed} {ring.name} {number}")
-        case = Case(ring.name, kind, random, self.folder / f"{ring.name}-{self.seed}-{number:05d}")
-        shutil.rmtree(case.folder, ignore_errors=True)
-        case.folder.mkdir(parents=True)
-        problems = _outcome(ring, case)
+        for attempt in range(TRIES):
+            folder = self.folder / f"{ring.name}-{self.seed}-{number:05d}-{attempt}"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            case = Case(ring.name, kind, random, folder, attempt=attempt)
+            problems, fired = _outcome(ring, case)
+            if fired:
+                break
+            if attempt + 1 < TRIES:
+                shutil.rmtree(folder)
         place = {"day": time.strftime("%Y-%m-%d"), "machine": f"{os.cpu_count()} CPU cores, {platform.platform()}"}
         with open(self.file, "a") as file:
             for one, row in case.rows.items():
@@ -161,8 +169,8 @@ class Campaign:
         return f"Seeds {head[0]}; {head[1]}; {head[2]}.\n\n{as_markdown(self.table())}"
 
 
-def _outcome(ring: Ring, case: Case) -> list[str]:
-    """What is wrong with a case, whose faults are fired and counted here."""
+def _outcome(ring: Ring, case: Case) -> tuple[list[str], bool]:
+    """What is wrong with a case, whose faults are fired and counted here; and whether they are proven."""
     try:
         seconds = ring.kinds[case.kind](case)
         if seconds is not None:
@@ -172,17 +180,17 @@ def _outcome(ring: Ring, case: Case) -> list[str]:
         last = case.row(list(case.rows)[-1])
         last.lost += bool(found.lost)
         last.doubled += bool(found.doubled)
-        return [f"lost {one}" for one in found.lost] + [f"doubled {one}" for one in found.doubled]
+        return [f"lost {one}" for one in found.lost] + [f"doubled {one}" for one in found.doubled], True
     except Hung as why:
         last = case.row([case.kind, *case.rows][-1])
         last.fired, last.hung = max(1, last.fired), last.hung + 1
-        return [f"hung: {why}"]
+        return [f"hung: {why}"], True
     except NotFired as why:
         case.row([case.kind, *case.rows][-1]).failed += 1
-        return [f"not fired: {why}"]
+        return [f"not fired: {why}"], False
     except Exception:  # noqa: BLE001 - whatever it is, the other cases are run
         case.row([case.kind, *case.rows][-1]).failed += 1
-        return [traceback.format_exc()]
+        return [traceback.format_exc()], True
 
 
 def as_markdown(table: Table) -> str:

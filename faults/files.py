@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -42,7 +41,7 @@ def damaged(work: Work, case: Case, undisturbed: float, damage: Damage, but: str
     """
     for attempt in range(10):
         process = in_midst(work, case, undisturbed * 1.3**attempt)  # on a busy machine it takes longer
-        os.kill(process.pid or 0, signal.SIGKILL)
+        process.kill()
         end_of(process)
         if _kinds(case.storage, but):
             break

@@ -1,7 +1,6 @@
 """The ring of the judges: forty pairs judged over HTTP, by a server on localhost that errs as real ones do."""
 
 import os
-import signal
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -74,9 +73,8 @@ class Judges:
 
     def _counted(self, fire: Callable[[Case], float], case: Case) -> float:
         """With a server that remembers nothing of earlier cases."""
-        for remembered in (self.server.requests, self.server.charged):
-            case.forget.append(remembered.clear)
-            remembered.clear()
+        self.server.requests.clear()
+        self.server.charged.clear()
         return fire(case)
 
     def _erring(self, case: Case, errors: list[Fault]) -> float:
@@ -101,9 +99,7 @@ class Judges:
         return seconds
 
     def _moved(self, case: Case) -> float:
-        process = processes.in_midst(self.work, case, self.seconds)
-        os.kill(process.pid or 0, signal.SIGKILL)
-        processes.end_of(process)
+        processes.killed(self.work, case, self.seconds)
         before = self.server, self.spec
         with JudgeServer(verdict=_verdict) as moved:
             # What it is asked counts as asked of the first: they are one judge.

@@ -20,7 +20,7 @@ from random import Random
 from typing import Any
 
 from faults import files, processes
-from faults.engine import Case, Found, within
+from faults.engine import Case, Found, NotFired, within
 
 STEPS, EPOCHS = 60, 3
 RATES = (1e-3, 1e-4)
@@ -104,7 +104,7 @@ class LedgerRing:
     def _database(self, case: Case, damage: Callable[[Path, Case], Any]) -> float:
         process, database = processes.in_midst(self.work, case, self.seconds), case.storage / "mlflow.db"
         within(60, "no database", database.exists)
-        os.kill(process.pid or 0, signal.SIGKILL)
+        process.kill()
         processes.end_of(process)
         for path in case.storage.glob("mlflow.db-*"):
             path.unlink()
@@ -118,6 +118,9 @@ class LedgerRing:
         within(60, "no database", database.exists)
         held = sqlite3.connect(database, timeout=60, isolation_level=None, check_same_thread=False)
         held.execute("BEGIN EXCLUSIVE")
+        if process.exitcode is not None:
+            held.close()
+            raise NotFired("the work had ended before")
         seconds = case.random.choice((1.0, 5.0, 25.0))
         release = threading.Timer(seconds, held.close)
         release.start()
@@ -126,8 +129,7 @@ class LedgerRing:
         return seconds if status == 0 else processes.finish(self.work, case)
 
     def _server_away(self, case: Case, seconds: float) -> float:
-        process = processes.begin(self.to_server, case)
-        process.join(case.random.uniform(0, self.seconds))
+        process = processes.in_midst(self.to_server, case, self.seconds)
         self.server.kill()
         time.sleep(seconds)
         began = time.monotonic()
@@ -137,8 +139,7 @@ class LedgerRing:
         return time.monotonic() - began
 
     def _server_stopped(self, case: Case) -> float:
-        process = processes.begin(self.to_server, case)
-        process.join(case.random.uniform(0, self.seconds))
+        process = processes.in_midst(self.to_server, case, self.seconds)
         self.server.signal(signal.SIGSTOP)
         time.sleep(case.random.uniform(1, 8))
         self.server.signal(signal.SIGCONT)

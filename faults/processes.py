@@ -120,16 +120,20 @@ def finish(work: Work, case: Case) -> float:
 
 
 def in_midst(work: Work, case: Case, undisturbed: float) -> BaseProcess:
-    """A process at a random moment of its work, which needs about so many seconds. Raises NotFired."""
-    for attempt in range(8):
-        process = begin(work, case)
-        process.join(case.random.uniform(0.0, undisturbed / 1.5**attempt))
-        if process.exitcode is None:
-            return process
-        subprocess.run(["rm", "-rf", case.storage], check=True)
-        for forget in case.forget:
-            forget()
-    raise NotFired("the work had always ended before")
+    """A process at a random moment of its work, which needs about so many seconds. Raises NotFired if it has ended."""
+    process = begin(work, case)
+    process.join(case.random.uniform(0.0, undisturbed / 1.5**case.attempt))
+    if process.exitcode is not None:
+        raise NotFired("the work had ended before")
+    return process
+
+
+def killed(work: Work, case: Case, undisturbed: float) -> None:
+    """Kill the work at a random moment. Raises NotFired."""
+    process = in_midst(work, case, undisturbed)
+    process.kill()
+    if (status := end_of(process)) != -signal.SIGKILL:
+        raise NotFired(f"status {status}")
 
 
 def signalled(work: Work, case: Case, undisturbed: float, numbers: tuple[int, ...]) -> float:
@@ -139,9 +143,9 @@ def signalled(work: Work, case: Case, undisturbed: float, numbers: tuple[int, ..
         os.kill(process.pid or 0, number)
         time.sleep(case.random.uniform(0.0, 0.2))
     status = end_of(process)
-    if signal.SIGKILL in numbers and status != -signal.SIGKILL:
-        raise NotFired(f"status {status}")
-    if status not in (0, *(128 + number for number in numbers), *(-number for number in numbers)):
+    if status == 0:
+        raise NotFired("the work ended all the same")
+    if status not in (*(128 + number for number in numbers), *(-number for number in numbers)):
         raise RuntimeError(f"status {status}: {case.log.read_text()[-1500:]}")
     return finish(work, case)
 
@@ -170,7 +174,7 @@ def out_of_memory(work: Work, case: Case, undisturbed: float) -> float:
     pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + case.random.randrange(2**20, 2**24)
     resource.prlimit(process.pid or 0, resource.RLIMIT_AS, (limit, limit))
-    if resource.prlimit(process.pid or 0, resource.RLIMIT_AS)[0] != limit:
+    if resource.prlimit(process.pid or 0, resource.RLIMIT_AS)[0] != limit or process.exitcode is not None:
         raise NotFired("no limit")
     end_of(process)
     return finish(work, case)
@@ -180,6 +184,9 @@ def two_at_once(work: Work, case: Case, undisturbed: float) -> float:
     """Begin the same work in a second process. Seconds until both have ended, and the work is done."""
     first = in_midst(work, case, undisturbed)
     second = begin(work, case)
+    if first.exitcode is not None:
+        end_of(second)
+        raise NotFired("the first had ended before")
     began = time.monotonic()
     statuses = {end_of(first), end_of(second)}
     if not statuses <= {0, 2}:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from faults.engine import Campaign, Case, Found, NotFired, Row
+from faults.engine import TRIES, Campaign, Case, Found, NotFired, Row
 from tests.support.workers import REPOSITORY
 
 
@@ -25,12 +25,13 @@ def test_nothing_is_lost_or_doubled_and_nothing_hangs(ring, faults, tmp_path):
 
 
 class Made:
-    """A ring whose second case is interrupted at the first try, and whose third has two faults and loses something."""
+    """A ring whose second case is interrupted at the first try, whose third has two faults and loses something, and
+    whose fourth comes too late at first."""
 
     name = "made"
 
     def __init__(self) -> None:
-        self.kinds = {"one": lambda case: 1.5, "broken off": self.broken_off, "two faults": self.two}
+        self.kinds = {"one": lambda case: 1.5, "broken off": self.broken_off, "two faults": self.two, "late": self.late}
         self.tries = 0
 
     def broken_off(self, case: Case) -> float:
@@ -44,6 +45,13 @@ class Made:
         case.row("second").fired += 1
         case.row("second").seconds += [2.0, 4.0]
 
+    def late(self, case: Case) -> float:
+        assert not list(case.folder.iterdir())
+        (case.folder / "written").touch()
+        if case.attempt < 2:
+            raise NotFired("the work had ended before")
+        return float(case.attempt)
+
     def compare(self, case: Case) -> Found:
         return Found(lost=["a step"] if case.kind == "two faults" else [])
 
@@ -53,20 +61,22 @@ def test_a_campaign_that_was_interrupted_goes_on_and_campaigns_that_share_a_file
     first, second = (Campaign(tmp_path / "cases.jsonl", seed, tmp_path, said.append) for seed in (1, 2))
     ring = Made()
     with pytest.raises(KeyboardInterrupt):
-        first.run(ring, 3)
+        first.run(ring, 4)
     assert first.table() == {("made", "one"): Row(fired=1, seconds=[1.5])}
-    first.run(ring, 3)
+    first.run(ring, 4)
+    assert ring.tries == 1 + TRIES
     second.run(ring, 1)
     expected = {
         ("made", "one"): Row(fired=2, seconds=[1.5, 1.5]),
         ("made", "broken off"): Row(failed=1),
         ("made", "first"): Row(fired=1),
         ("made", "second"): Row(fired=1, lost=1, seconds=[2.0, 4.0]),
+        ("made", "late"): Row(fired=1, seconds=[2.0]),
     }
     assert first.table() == second.table() == expected
-    assert "Seeds 1, 2;" in first.as_markdown() and "| **all** | | **4** | **1** | **0** | **0** | **1** |" in (
+    assert "Seeds 1, 2;" in first.as_markdown() and "| **all** | | **5** | **1** | **0** | **0** | **1** |" in (
         first.as_markdown()
     )
     assert [line for line in said if "--case 2 --seed 1" in line] and "    lost a step" in said
-    first.run(ring, 3)  # the case that failed is run again, and its new line takes the old one's place
-    assert ring.tries == 3 and first.table() == expected
+    first.run(ring, 4)  # the case that failed is run again, and its new line takes the old one's place
+    assert ring.tries == 1 + 2 * TRIES and first.table() == expected
