@@ -46,8 +46,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fire(options: FaultOptions) -> None:
-    # Else what is started hears no SIGINT where whoever started the campaign ignores it (`&` in a script).
+    # Else what is started does not hear them where the campaign ignores them: by `&` in a script, by `nohup`.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: None)
     seed = options.seed or int(time.time())
     folder = options.folder or Path(tempfile.mkdtemp(prefix="faults-"))
 

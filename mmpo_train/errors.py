@@ -17,6 +17,8 @@ class Interrupted(KeyboardInterrupt):
 
     latest: "Interrupted | None" = None
     """What a signal's handler raised. Within a call of Ray's it arrives as a plain KeyboardInterrupt."""
+    signal: int = 0
+    """The first signal that asked the command to end; 0 before it."""
 
     def __init__(self, why: str, status: int, at_once: bool = False) -> None:
         super().__init__(why)

@@ -67,7 +67,7 @@ def run_program(
 ) -> None:
     """Parse the command line and run; a user's mistake ends as one message and exit code 2."""
     mask_logs()
-    Interrupted.latest = None
+    Interrupted.latest, Interrupted.signal = None, 0
     words = sys.argv[1:] if arguments is None else arguments
     documented = with_help(options)  # type: ignore[arg-type]  # a class is hashable
     try:
@@ -132,7 +132,7 @@ def _raised_everywhere() -> Iterator[None]:
 
 
 def _end(number: int, _: object) -> None:
-    _leave_terminal(number)
+    _hear(number)
     # Whoever presses twice does not mean that what is being written, the states of runs, is left half done.
     latest = Interrupted.latest
     if latest is None or time.monotonic() > latest.since + _SECONDS_TO_END:
@@ -144,8 +144,16 @@ def ended_by(number: int) -> Interrupted:
     return Interrupted(_ENDINGS[signal.Signals(number)], 128 + number)
 
 
-def _leave_terminal(number: int) -> None:
-    """After SIGHUP all output but that to a file would fail: it goes nowhere."""
+def first_cause(why: str, status: int) -> tuple[str, int]:
+    """Why the command ends, and its exit status: a signal that it has had before, as all its processes may have had, is
+    the cause of the rest."""
+    number = Interrupted.signal
+    return (_ENDINGS[signal.Signals(number)], 128 + number) if number else (why, status)
+
+
+def _hear(number: int) -> None:
+    """Note the first signal. After SIGHUP all output but that to a file would fail: it goes nowhere."""
+    Interrupted.signal = Interrupted.signal or number
     for stream in (1, 2) if number == signal.SIGHUP else ():
         if not stat.S_ISREG(os.fstat(stream).st_mode):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
@@ -162,7 +170,7 @@ def told_by_signal() -> Iterator[Callable[[], int]]:
         if told:
             return _end(number, _)
         told = number
-        _leave_terminal(number)
+        _hear(number)
         said = "ending: states to continue from are being written; Ctrl-C again ends at once"
         # By a thread of its own: the main one may be in the middle of a print, which cannot be entered twice.
         threading.Thread(target=console.print, args=(said,), kwargs={"highlight": False}).start()

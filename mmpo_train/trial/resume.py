@@ -75,10 +75,7 @@ def keep_state(trial_folder: Path, config: AnyTrial, engine: Engine, progress: P
         (staging / HISTORY).write_text(json.dumps(progress.history))
         seal(staging, target)
         publish(target)
-        withdraw_others(target)
-        for older in target.parent.iterdir():
-            if older != target:
-                shutil.rmtree(older)
+        _keep_alone(target)
     engine.barrier()
 
 
@@ -100,6 +97,8 @@ def resume(trial_folder: Path, config: AnyTrial, engine: Engine, judged: Collect
     done = _progress(state)
     if done.epochs < config.epochs:
         engine.load_state(state)
+    if origin is None and engine.worker == 0:
+        _keep_alone(state)  # the one before it is left where a kill came between its sealing and the other's removal
     return done if origin is None else dataclasses.replace(done, inherited=done.epochs)
 
 
@@ -149,6 +148,13 @@ def check_states(trial_folders: Iterable[Path]) -> None:
             f"another version of this program has written {', '.join(map(str, strange))}, from which this one cannot "
             f"continue: finish these trials with that version, or move {folders} away to train them anew"
         )
+
+
+def _keep_alone(state: Path) -> None:
+    withdraw_others(state)
+    for other in state.parent.iterdir():
+        if other != state:
+            shutil.rmtree(other)
 
 
 def _progress(folder: Path) -> Progress:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmpo_train.errors import Interrupted
-from mmpo_train.terminal import say_farewell
+from mmpo_train.terminal import first_cause, say_farewell
 
-_WHY = "Ray's head has died"
+_DIED = "Ray's head has died", 2
 _SECONDS_BETWEEN_LOOKS = 1.0
 _LOOKS = 15
 """As often in a row a head on another machine must not answer. Ray ends the process after a minute."""
@@ -53,7 +53,7 @@ def with_last_words(function: Callable[[], None]) -> Iterator[None]:
 
 def _interrupt(*_: object) -> None:
     _heard.set()
-    raise Interrupted(_WHY, 2, at_once=True)
+    raise Interrupted(*first_cause(*_DIED), at_once=True)
 
 
 def _watch() -> None:
@@ -71,8 +71,9 @@ def _watch() -> None:
             if not _heard.wait(_SECONDS_TO_HEAR):
                 for function in list(_last_words):
                     function()
-                say_farewell(_WHY)
-                os._exit(2)
+                why, status = first_cause(*_DIED)
+                say_farewell(why)
+                os._exit(status)
             return
 
 

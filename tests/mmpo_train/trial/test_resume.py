@@ -102,6 +102,17 @@ def test_states_are_written_at_epochs_ends_and_as_often_as_asked_between_them(
     assert run(replace(config, {"checkpoint_minutes": minutes}), places)["safe"] == written
 
 
+def test_a_state_that_a_kill_has_left_beside_a_newer_one_is_removed(config, places, tmp_path):
+    """Between the sealing of the newer one and the removal of the other."""
+    run(config, places, 4)
+    older = places.trial(config) / "resume" / "step-00000004"
+    shutil.copytree(older, tmp_path / "older")
+    run(config, places)
+    (tmp_path / "older").rename(older)
+    assert run(config, places)["safe"] == [12]
+    assert [path.name for path in older.parent.iterdir()] == ["step-00000012"]
+
+
 def test_a_damaged_state_is_passed_over(config, places):
     run(config, places, 5)
     damage(places.trial(config) / "resume" / "step-00000005" / "weights.safetensors")

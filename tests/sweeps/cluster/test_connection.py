@@ -130,7 +130,7 @@ def test_a_ray_of_our_own_listens_on_localhost_and_its_token_and_logs_are_ours_a
 HEADLESS = """
 import os, signal, sys, time, psutil, ray
 from dataclasses import dataclass
-from mmpo_train.terminal import run_program
+from mmpo_train.terminal import run_program, told_by_signal
 from sweeps.cluster.connection import cluster
 from sweeps.cluster.head import with_last_words
 
@@ -140,7 +140,9 @@ class Options:
 
 def program(options):
     with cluster(False):
-        with with_last_words(lambda: print("tidied up", flush=True)):
+        with told_by_signal(), with_last_words(lambda: print("tidied up", flush=True)):
+            if sys.argv[3] == "told":
+                os.kill(os.getpid(), signal.SIGTERM)
             running = ray.remote(lambda: time.sleep(300)).remote()
             time.sleep(2)
             for one in psutil.Process().children(recursive=True):
@@ -160,16 +162,25 @@ run_program(Options, program, "a program", [])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("part", "does"), [("gcs_server", "asks"), ("gcs_server", "waits"), ("raylet", "waits")])
-def test_the_death_of_rays_head_ends_a_command_in_our_words(part, does):
-    """Ray by itself ends the process after a minute without a chance to tidy up, or waits for ever."""
+@pytest.mark.parametrize(
+    ("part", "does", "before", "said"),
+    [
+        ("gcs_server", "asks", "nothing", "Ray's head has died"),
+        ("gcs_server", "waits", "nothing", "Ray's head has died"),
+        ("raylet", "waits", "nothing", "Ray's head has died"),
+        ("raylet", "asks", "told", "ended by SIGTERM"),
+        ("gcs_server", "waits", "told", "ended by SIGTERM"),
+    ],
+)
+def test_the_death_of_rays_head_ends_a_command_in_our_words(part, does, before, said):
+    """Ray by itself ends the process after a minute without a chance to tidy up, or waits for ever. Where SIGTERM came
+    first, to all processes, it is what ended the command."""
     started = time.monotonic()
-    run = subprocess.run([sys.executable, "-c", HEADLESS, part, does], cwd=REPOSITORY, capture_output=True, text=True)
+    words = [sys.executable, "-c", HEADLESS, part, does, before]
+    run = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert time.monotonic() - started < 50
-    assert run.returncode == 2 and "tidied up" in run.stdout, run.stderr[-2000:]
-    assert "Ray's head has died; rerun the same command to continue from the last saved states" in " ".join(
-        run.stderr.split()
-    )
+    assert run.returncode == (143 if before == "told" else 2) and "tidied up" in run.stdout, run.stderr[-2000:]
+    assert f"{said}; rerun the same command to continue from the last saved states" in " ".join(run.stderr.split())
 
 
 STARTING = """
