@@ -22,6 +22,8 @@ ERRORS: dict[str, list[Fault]] = {
     "hang-ups": [Fault(hang_up=True)],
 }
 """Kind -> what a third of the requests meet."""
+PATIENCE_SECONDS, SHORT_SECONDS = 20.0, 0.5
+"""How long a reply may take: long, since on a busy machine a reply that comes too late is paid for again."""
 
 
 class Judges:
@@ -31,6 +33,7 @@ class Judges:
 
     def __init__(self, folder: Path) -> None:
         """Judges all pairs undisturbed."""
+        self.patience = PATIENCE_SECONDS
         self.server = JudgeServer(verdict=_verdict)
         self.server.__enter__()
         self.spec = self.server.spec()
@@ -64,7 +67,7 @@ class Judges:
         from mmpo_train.terminal import run_program
 
         def judge(_: processes.NoOptions) -> None:
-            limits = Limits(timeout_seconds=0.5, transport_retries=5, verdict_retries=5)
+            limits = Limits(timeout_seconds=self.patience, transport_retries=5, verdict_retries=5)
             judge = open_judge(self.spec, cache=storage / "verdicts.sqlite", limits=limits)
             verdicts, count = judge_pairs(judge, *pairs())
             print("verdicts", verdicts, repr(count))
@@ -90,10 +93,11 @@ class Judges:
                 return random.choice(errors)
 
         self.server.fault_of = fault_of
+        self.patience = SHORT_SECONDS if any(error.delay_seconds for error in errors) else PATIENCE_SECONDS
         try:
             seconds = processes.finish(self.work, case)
         finally:
-            self.server.fault_of = lambda request: Fault()
+            self.server.fault_of, self.patience = (lambda request: Fault()), PATIENCE_SECONDS
         if not met:
             raise NotFired("no request met a fault")
         return seconds
