@@ -213,6 +213,6 @@ def meddled(work: Work, case: Case, undisturbed: float, inject: str, proof: str)
     process, trace = in_midst(work, case, undisturbed), case.folder / "strace.txt"
     with traced(process, inject, trace):
         end_of(process)
-    if proof not in trace.read_text():
+    if not trace.exists() or proof not in trace.read_text():
         raise NotFired("no such call was made afterwards")
     return finish(work, case)

@@ -22,11 +22,9 @@ from eval_workers.judging.verdicts import LOSS, TIE, WIN, JudgeFailed
 from mmpo_train.errors import InputError
 from tests.support.standins import judge_server
 from tests.support.standins.judge_server import Fault, JudgeServer
+from tests.support.standins.judges import KEY, LONG, PROTOCOLS, QUICK, SHORT
 from tests.support.workers import REPOSITORY
 
-KEY = "sk-test-0123456789abcdef"
-SHORT, LONG = "It is.", "It is, and here is why."
-QUICK = Limits(timeout_seconds=5.0, transport_retries=2)
 MINI = "weighted_alpaca_eval_gpt-4o-mini-2024-07-18"
 IN_CHATML = """\
 <|im_start|>system
@@ -39,7 +37,6 @@ M said: {output_2}
 m or M?
 <|im_end|>"""
 IN_TAGS = "<answer-a-1>\n{output_1}\n</answer-a-1> <answer-b-1>\n{output_2}\n</answer-b-1> {instruction} m or M?"
-PROTOCOLS = pytest.mark.parametrize("protocol", ["openai", "anthropic"])
 
 
 def longer_is_likelier(request):

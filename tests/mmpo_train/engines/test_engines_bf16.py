@@ -194,7 +194,8 @@ def test_in_bf16_engines_stages_worker_counts_and_pass_sizes_give_the_same_losse
 ):
     """The last pass of a step counts as much as the others (deepspeedai/DeepSpeed#7985, at stage 1), and so does one in
     which a parameter is used twice, as a tied embedding is (#8224, at stage 2 with two workers). Stage 3 runs the head
-    as a module, and rounds elsewhere."""
+    as a module, and rounds elsewhere. Moments of 8 bits are rounded in blocks of 256 neighbours, and ZeRO lays all
+    tensors side by side."""
     variants: list[dict[str, Any]] = [
         {"zero_stage": stage, "tokens_per_pass": tokens} for stage in STAGES for tokens in (2000, 150)
     ]
@@ -209,9 +210,13 @@ def test_in_bf16_engines_stages_worker_counts_and_pass_sizes_give_the_same_losse
     expected = [plain] * 8 + [lora] * 4 + [eight_bit] * 2
     for count in (1, 2):
         for fields, result, same in zip(variants, run(f"{count}", count, "deepspeed", variants), expected, strict=True):
+            stage, is_8_bit = fields["zero_stage"], "optimizer" in fields
+            error = 1e-2 if stage == 3 or (is_8_bit and stage > 0) else 1e-4
             for name in ("train/loss", "train/gradient_norm"):
                 ours, theirs = ([point[2][name] for point in sorted(one["points"])] for one in (result, same))
-                assert ours == pytest.approx(theirs, rel=1e-2 if fields["zero_stage"] == 3 else 1e-4), (count, fields)
+                assert ours == pytest.approx(theirs, rel=error), (count, fields)
+                # No moment has been rounded yet, and no rate been other than 0.
+                assert ours[:2] == pytest.approx(theirs[:2], rel=1e-2 if stage == 3 else 1e-4), (count, fields)
 
 
 def test_a_step_in_bf16_in_which_memory_ran_out_is_the_same_step(bf16_prepared, config, tmp_path):

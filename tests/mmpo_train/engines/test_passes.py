@@ -21,7 +21,7 @@ from mmpo_train.metric_names import GRADIENT_NORM
 from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model
 from tests.support import workers
-from tests.support.passes import CPU_SAYS, SIXTIES, Accelerator, found, passes_of, table_of
+from tests.support.standins.accelerator import CPU_SAYS, SIXTIES, Accelerator, found, passes_of, table_of
 from tests.support.training import job, losses
 
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import LlamaConfig
 
 from mmpo_train.engines import trying
-from tests.support.passes import Accelerator, found
+from tests.support.standins.accelerator import Accelerator, found
 
 
 class Processor(Accelerator):

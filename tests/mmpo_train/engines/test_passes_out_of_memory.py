@@ -24,7 +24,7 @@ from mmpo_train.model.logps import CompletionLogps
 from mmpo_train.model.policy import load_model
 from mmpo_train.trial.places import Places
 from tests.support import workers
-from tests.support.passes import CPU_SAYS, passes_of, table_of
+from tests.support.standins.accelerator import CPU_SAYS, passes_of, table_of
 from tests.support.training import assert_same_losses, job, losses
 
 
