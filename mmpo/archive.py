@@ -13,6 +13,8 @@ from typing import Annotated
 
 from mmpo_train.errors import InputError, first_line
 from mmpo_train.options import STORAGE, Positional, Stored
+from mmpo_train.storage.manifest import put_in_place
+from mmpo_train.storage.whole_file import whole_file
 from mmpo_train.terminal import print_text, run_program
 from mmpo_train.typed.programs import as_typed
 
@@ -77,15 +79,13 @@ def pack(storage: Path, target: Path, *, checkpoints: bool) -> int:
         raise InputError(f"{storage} has no {DATABASE}: the ledger of a server is not exported; give another --storage")
     if target.exists():
         raise InputError(f"{target} exists already; remove it, or name another file")
-    half = target.with_name(f".{target.name}.half")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, whole_file(target) as half:
         copy = Path(folder) / DATABASE
         _copy_database(database, copy)  # as it is at one moment, while others may write
         with zipfile.ZipFile(half, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.write(copy, DATABASE)
             for path in _files(storage, checkpoints):
                 archive.write(path, path.relative_to(storage))
-    half.replace(target)
     return target.stat().st_size
 
 
@@ -100,13 +100,15 @@ def unpack(source: Path, storage: Path) -> None:
         with zipfile.ZipFile(source) as archive:
             if DATABASE not in archive.namelist():
                 raise InputError(f"{source} is no export: it has no {DATABASE}")
+            size, free = sum(one.file_size for one in archive.infolist()), shutil.disk_usage(storage.parent).free
+            if size > free:
+                raise InputError(f"{source} unpacks to {size / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free")
             archive.extractall(staging)  # names that lead out of the folder are made harmless
+        put_in_place(staging, storage)
     except (OSError, zipfile.BadZipFile) as error:
-        shutil.rmtree(staging, ignore_errors=True)
         raise InputError(f"{source} cannot be unpacked: {first_line(error)}") from error
-    if storage.exists():
-        storage.rmdir()
-    os.replace(staging, storage)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _files(storage: Path, checkpoints: bool) -> Iterator[Path]:

@@ -4,7 +4,8 @@ import hashlib
 import json
 import os
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,18 @@ def write_whole(path: Path, content: str | bytes) -> None:
     After a crash or on a full disk the file is as it was before. Readers and other writers, on this node or another,
     never see half of it. Text is UTF-8.
     """
+    with whole_file(path) as beside:
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A block that writes a file at the yielded place, from where it comes to `path` as `write_whole` has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(beside, "xb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        yield beside
+        sync(beside)
         beside.replace(path)
     except BaseException:  # Ctrl-C too must leave no half of a file behind
         beside.unlink(missing_ok=True)

@@ -9,6 +9,8 @@ from typing import Any
 import optuna
 from optuna.storages.journal import JournalFileBackend
 
+from mmpo_train.storage.whole_file import whole_file
+
 REDUCTION = 2
 """One in this many of the trials that reach an epoch continues."""
 _DIGITS = 4
@@ -75,14 +77,11 @@ class Proposals:
 
     def write_journal(self, path: Path, name: str) -> None:
         """Write the study so far to a journal file of Optuna, in the place of an earlier one."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half = path.with_name(f"{path.name}.half")
-        half.unlink(missing_ok=True)
-        journal = optuna.storages.JournalStorage(JournalFileBackend(str(half)))
-        optuna.copy_study(
-            from_study_name=self.study.study_name, from_storage=self._kept, to_storage=journal, to_study_name=name
-        )
-        half.replace(path)
+        with whole_file(path) as beside:
+            journal = optuna.storages.JournalStorage(JournalFileBackend(str(beside)))
+            optuna.copy_study(
+                from_study_name=self.study.study_name, from_storage=self._kept, to_storage=journal, to_study_name=name
+            )
 
 
 def importances(ranges: Mapping[str, Range], tried: Sequence[tuple[Mapping[str, float], float]], seed: int) -> Any:

@@ -3,6 +3,8 @@
 import json
 import shutil
 import zipfile
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 
@@ -94,7 +96,24 @@ def test_what_cannot_be_exported_or_imported_is_refused(search, tmp_path, capsys
     with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
         archive.writestr("../../out.txt", "x")
     assert "is no export" in refused("import", str(tmp_path / "other.zip"), "--storage", str(tmp_path / "new"))
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("mlflow.db", bytes(10**6))
+    with mock.patch("shutil.disk_usage", lambda folder: SimpleNamespace(free=999_999)):
+        said = refused("import", str(tmp_path / "bomb.zip"), "--storage", str(tmp_path / "new"))
+    assert "bomb.zip unpacks to 1.0 MB, and 1.0 MB are free" in said
     assert not (tmp_path / "new").exists() and not list(tmp_path.glob(".partial*"))
+
+
+def test_an_export_that_is_interrupted_leaves_no_half_of_a_file(search, tmp_path, monkeypatch):
+    from mmpo.archive import pack
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mmpo.archive._files", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pack(search.storage, tmp_path / "a.zip", checkpoints=False)
+    assert not list(tmp_path.glob("*a.zip*"))
 
 
 def test_an_unusual_name_in_a_zip_file_stays_inside(tmp_path):
