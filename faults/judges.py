@@ -104,13 +104,13 @@ class Judges:
 
     def _moved(self, case: Case) -> float:
         processes.killed(self.work, case, self.seconds)
-        before = self.server, self.spec
+        spec = self.spec
         with JudgeServer(verdict=_verdict) as moved:
             # What it is asked counts as asked of the first: they are one judge.
             moved.requests, moved.charged = self.server.requests, self.server.charged
             self.spec = moved.spec()
             seconds = processes.finish(self.work, case)
-        self.spec = before[1]
+        self.spec = spec
         return seconds
 
     def compare(self, case: Case) -> Found:
