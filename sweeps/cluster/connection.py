@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,11 @@ _ENVIRONMENT = {
 }
 # The address of an object store; each node has its own credentials.
 _STORE_SETTINGS = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+# Of a Ray of our own. It takes this machine's address for its own, and listens on all interfaces, unless it thinks that
+# there are no clusters here. And nobody takes this machine away with notice: one process less for each trial.
+_ALONE = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+_undo = ExitStack()
+"""What `leave` puts back: after a Ray of our own this process may connect to a cluster."""
 _LOCAL_OBJECT_STORE_BYTES = 200 * 2**20
 _HOSTS_SECONDS = 600.0
 LOST_NODES = 20
@@ -121,6 +126,7 @@ def leave() -> None:
     import ray
 
     leave_head()
+    _undo.close()
     if is_head_lost():  # Ray would wait for it for a minute, and then end the process in its own words
         node: Any = ray._private.worker._global_node
         node.kill_all_processes(check_alive=False, allow_graceful=False)
@@ -158,14 +164,15 @@ def _connect(verbose: bool) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         importlib.import_module("ray._raylet").Config.initialize("")  # it was read when ray was imported
         guard_token()
-        # Ray takes this machine's address for its own, and listens on all interfaces, unless it thinks that there are
-        # no clusters here. Gloo and NCCL look for a network.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        ray._private.ray_constants.ENABLE_RAY_CLUSTER = False  # the variable is read when ray is imported
+        for name in _ALONE:
+            _undo.callback(_set, name, os.environ.get(name))
+            os.environ[name] = environment[name] = "0"
+        constants = ray._private.ray_constants  # the variable is read when ray is imported
+        _undo.callback(setattr, constants, "ENABLE_RAY_CLUSTER", constants.ENABLE_RAY_CLUSTER)
+        constants.ENABLE_RAY_CLUSTER = False
+        # Gloo and NCCL look for a network.
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             environment[name] = os.environ.get(name) or ("lo" if sys.platform.startswith("linux") else "lo0")
-        # One process less for each trial: nobody takes this machine away with notice.
-        environment["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         cpus, gpus = local_resources()
         arguments |= {
             "address": "local",  # not whatever cluster was started here last
@@ -189,6 +196,7 @@ def _connect(verbose: bool) -> None:
         watch_head()
     except Exception as error:  # Ray raises whatever its parts raise, and plain Exception
         ray.shutdown()  # what of it was started
+        _undo.close()
         if address and isinstance(error, ConnectionError):
             raise Unreachable(_no_answer(address)) from error
         if address:
@@ -197,6 +205,12 @@ def _connect(verbose: bool) -> None:
             f"Ray could not be started on this machine: {first_line(error)}; `{as_typed('mmpo doctor')}` looks for the "
             f"cause, and {own_folder()}/session_latest/logs has Ray's own words"
         ) from error
+
+
+def _set(name: str, value: str | None) -> None:
+    os.environ.pop(name, None)
+    if value is not None:
+        os.environ[name] = value
 
 
 @contextmanager

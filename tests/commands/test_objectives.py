@@ -89,6 +89,6 @@ def test_a_judge_that_is_not_there_fails_the_online_trial_with_the_reason_and_no
     assert result.returncode == 0, (result.stdout + result.stderr)[-3000:]
     [line] = [line for line in result.stdout.splitlines() if line.startswith("│ on_mc_po ")]
     assert "missing" in line and "Traceback" not in result.stdout + result.stderr
-    assert "1 trial without a result: InputError: judge" in result.stdout and "scripted" in result.stdout
+    assert "1 trial without a result: InputError: the service does not know judge 'openai:scripted@" in result.stdout
     [line] = [line for line in result.stdout.splitlines() if line.startswith("│ dpo ")]
     assert "missing" not in line

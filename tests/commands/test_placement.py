@@ -70,7 +70,7 @@ def test_trials_run_on_the_type_asked_for_and_everything_else_on_the_head(
     words = ["--model", str(model_folder), "--dataset", str(data), "--storage", str(tmp_path / "runs")]
     words += ["--learning-rates", "1e-3", "2e-3", "3e-3"]
     words += [word for setting in SETTINGS if "epochs" not in setting for word in ("--set", setting)]
-    words += ["--set", "epochs=1"]
+    words += ["--set", "epochs=40"]  # the second node needs seconds to join
     nodes: dict[str, dict[str, float]] = {}
     actors: dict[str, set[str]] = {}
     boards: list[int] = []
@@ -97,9 +97,9 @@ def test_trials_run_on_the_type_asked_for_and_everything_else_on_the_head(
     assert not ray.is_initialized()
     [head], [other] = heads, h100
     assert nodes[other].get("GPU", 0) == 0 and nodes[other].get("CPU", 0) == 0, nodes[other]
-    done_without = ("TrainController", "_QueueActor", "DatasetManager")
+    done_without = ("TrainController", "_QueueActor", "DatasetManager", "AutoscalingCoordinator")
     assert not [kind for kind in actors if any(name in kind for name in done_without)]
-    for name in ("ImplicitFunc", "SynchronizationActor", "AutoscalingCoordinator"):
+    for name in ("ImplicitFunc", "SynchronizationActor"):
         found = {node for kind, places in actors.items() if name in kind for node in places}
         assert found == {head}, (name, actors)
     workers = {node for kind, places in actors.items() if "RayTrainWorker" in kind for node in places}

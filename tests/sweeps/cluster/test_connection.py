@@ -93,6 +93,7 @@ OWN_RAY = """
 import os, signal, sys, psutil, ray
 from pathlib import Path
 from sweeps.cluster.connection import cluster
+os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "1"
 with cluster(False):
     @ray.remote
     class Actor:
@@ -109,6 +110,9 @@ with cluster(False):
     token = Path("~/.ray/auth_token").expanduser()
     print("modes:", *(oct(path.stat().st_mode & 0o777) for path in (session.parents[1], token)))
     print("mode of authentication:", os.environ["RAY_AUTH_MODE"])
+assert ray._private.ray_constants.ENABLE_RAY_CLUSTER
+names = ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+print("afterwards:", *(os.environ.get(name) for name in names))
 """
 
 
@@ -123,7 +127,8 @@ def test_a_ray_of_our_own_listens_on_localhost_and_its_token_and_logs_are_ours_a
         command, env=environment | {"HOME": str(tmp_path)}, cwd=REPOSITORY, capture_output=True, text=True
     )
     said = run.stdout.partition("starting Ray on this machine\n")[2]
-    assert said == "open: []\nmodes: 0o700 0o600\nmode of authentication: token\n", run.stderr[-2000:]
+    expected = "open: []\nmodes: 0o700 0o600\nmode of authentication: token\nafterwards: 1 None\n"
+    assert said == expected, run.stderr[-2000:]
     assert (tmp_path / ".ray" / "auth_token").read_text() == (token.replace(" ", "") or mock.ANY)
 
 
