@@ -14,6 +14,7 @@ EXTRAS ?= dev
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TWO_AT_ONCE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: sweep test test-slow gpu-test faults goodput browser-test cluster-test bench docs pictures lint clean
 
@@ -21,10 +22,10 @@ sweep: $(READY)
 	$(BIN)/mmpo stage1
 
 test: $(READY) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_FLAGS) -m "not slow and not cluster and not browser and not gpu"
+	$(TWO_AT_ONCE) $(PYTEST_FLAGS) -m "not slow and not cluster and not browser and not gpu"
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow and not cluster and not browser and not gpu"
+	$(TWO_AT_ONCE) $(PYTEST_FLAGS) -m "slow and not cluster and not browser and not gpu"
 
 gpu-test: $(READY)
 	$(BIN)/python -m pytest -m gpu -rs --durations 10 tests/gpu
