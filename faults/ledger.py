@@ -38,7 +38,7 @@ class LedgerRing:
         self.empty = folder / "empty" / "mlflow.db"
         made = Case(self.name, "empty", Random(0), folder / "made")
         made.folder.mkdir()
-        processes.finish(self._make, made)
+        making = processes.finish(self._make, made)
         self.server = Server(folder / "server", self.empty)
         whole, self.seconds = processes.undisturbed(self.work, self.name, folder)
         size = sum(path.stat().st_size for path in whole.storage.rglob("*") if path.is_file())
@@ -52,6 +52,12 @@ class LedgerRing:
             for name, damage in files.DAMAGES.items()
         }
         self.kinds |= {
+            **{
+                f"{name} while the database is made": partial(
+                    processes.signalled, self._from_nothing, undisturbed=making, numbers=processes.SIGNALS[name]
+                )
+                for name in ("SIGKILL", "SIGINT")
+            },
             "database cut": partial(self._database, damage=files.cut),
             "database an older copy": partial(self._database, damage=lambda path, case: shutil.copy(self.empty, path)),
             "database deleted": partial(self._database, damage=files.delete),
@@ -76,13 +82,18 @@ class LedgerRing:
 
     def work(self, storage: Path, uri: str | None = None, clock: Callable[[], float] = time.time) -> None:
         """A driver, as a stage is one, without training."""
-        from mmpo_train.terminal import run_program
-
         database = storage / "mlflow.db"
         if uri is None and not database.exists():  # MLflow needs seconds to make one
             storage.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.empty, storage / "empty.db")
             (storage / "empty.db").replace(database)
+        self._from_nothing(storage, uri, clock)
+
+    def _from_nothing(self, storage: Path, uri: str | None = None, clock: Callable[[], float] = time.time) -> None:
+        """The same, where MLflow makes the database."""
+        from mmpo_train.terminal import run_program
+
+        storage.mkdir(parents=True, exist_ok=True)
         run_program(processes.NoOptions, lambda _: _drive(storage, uri, clock), "the ledger's ring", [])
 
     def to_server(self, storage: Path) -> None:

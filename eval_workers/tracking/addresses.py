@@ -1,6 +1,7 @@
 """MLflow addresses: the accepted ones, and how they are shown. Standard library only."""
 
 import os
+import re
 import shlex
 import sqlite3
 from dataclasses import dataclass
@@ -119,8 +120,8 @@ def unreachable(address: Address, why: str) -> InputError:
 
 
 def is_damaged(why: str) -> bool:
-    """Whether SQLite says so of a file."""
-    return "malformed" in why or "not a database" in why
+    """Whether SQLite says so of a file, or its tables are half made: a kill has left it so."""
+    return "malformed" in why or "not a database" in why or re.search(r"table \w+ already exists", why) is not None
 
 
 def damaged_database(path: Path, why: str) -> str:

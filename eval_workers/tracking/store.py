@@ -26,6 +26,7 @@ from mmpo_train.metric_names import REWARD_ACCURACY
 from mmpo_train.redaction import masked, masked_values
 from mmpo_train.storage.deadline import within
 from mmpo_train.storage.mirror import address_of
+from mmpo_train.storage.whole_file import keep_private, whole_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -314,12 +315,29 @@ def _client(address: Address) -> MlflowClient:
         if address.database is not None:
             # Two processes that create the tables at once leave half a schema.
             with FileLock(f"{address.database}.lock", timeout=120):
+                if not address.database.stat().st_size:
+                    _make_tables(address.database)
                 return answering()
         with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_SECONDS)):
             return within(PROBE_SECONDS + 1, answering)
     except Exception as error:  # noqa: BLE001 - of MLflow, SQLAlchemy or the driver of the database that was given
         why = f"{type(error).__name__}: {error}"
         raise addresses.unreachable(address, why) from None  # its chain shows credentials
+
+
+def _make_tables(database: Path) -> None:
+    """MLflow's tables in the place of an empty file, all of them or none: it cannot go on with what a kill leaves."""
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    for left in database.parent.glob(f".{database.name}.*"):
+        left.unlink()
+    with whole_file(database) as beside:
+        keep_private(beside)
+        engine = create_sqlalchemy_engine(f"sqlite:///{beside}")
+        try:
+            _initialize_tables(engine)
+        finally:
+            engine.dispose()
 
 
 @contextlib.contextmanager

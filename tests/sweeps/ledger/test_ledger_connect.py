@@ -1,5 +1,6 @@
 """Databases and servers that are made, refused, or have nothing behind them."""
 
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -99,3 +100,29 @@ def test_a_server_of_an_mlflow_without_models_says_what_to_type(tmp_path):
         with pytest.raises(InputError, match="an MLflow before version 3.*`mlflow db upgrade DATABASE`"):
             connect(f"http://127.0.0.1:{other.server_port}", tmp_path)
         other.shutdown()
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from mlflow.store.db import utils
+from sweeps.ledger.ledger import connect
+utils._upgrade_db = lambda engine: os.kill(os.getpid(), signal.SIGKILL)
+connect(None, pathlib.Path(sys.argv[1]))
+"""
+
+
+def test_a_kill_while_the_database_is_made_leaves_nothing_that_the_next_command_stumbles_over(tmp_path):
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True)
+    assert killed.returncode == -signal.SIGKILL and list(tmp_path.glob(".mlflow.db.*")), killed.stderr
+    connect(None, tmp_path).close()
+    assert {path.name for path in tmp_path.iterdir()} == {"mlflow.db", "mlflow.db.lock"}
+    assert (tmp_path / "mlflow.db").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_database_that_others_have_left_half_made_is_to_be_moved_away(tmp_path):
+    database = sqlite3.connect(tmp_path / "mlflow.db")
+    database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
+    database.execute("CREATE TABLE secrets (secret_id INTEGER)")
+    database.close()
+    with pytest.raises(InputError, match=r"is damaged \(.*already exists.*\): move it away \(mv .*/mlflow.db "):
+        connect(None, tmp_path)
