@@ -13,6 +13,7 @@ from mmpo_train.storage.whole_file import keep_private
 
 DATABASES = ("postgresql", "mysql", "mssql")
 OPTION = "--tracking-uri"
+_DAMAGE = re.compile(r"malformed|not a database|(?:table|index) \w+ already exists|duplicate column name")
 SERVER_ADVICE = (
     "mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///mlflow.db "
     "--allowed-hosts 127.0.0.1:5000,localhost:5000"
@@ -121,7 +122,7 @@ def unreachable(address: Address, why: str) -> InputError:
 
 def is_damaged(why: str) -> bool:
     """Whether SQLite says so of a file, or its tables are half made: a kill has left it so."""
-    return "malformed" in why or "not a database" in why or re.search(r"table \w+ already exists", why) is not None
+    return _DAMAGE.search(why) is not None
 
 
 def damaged_database(path: Path, why: str) -> str:

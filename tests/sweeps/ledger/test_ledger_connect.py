@@ -119,10 +119,19 @@ def test_a_kill_while_the_database_is_made_leaves_nothing_that_the_next_command_
     assert (tmp_path / "mlflow.db").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_database_that_others_have_left_half_made_is_to_be_moved_away(tmp_path):
+@pytest.mark.parametrize(
+    "made", ["CREATE TABLE secrets (secret_id INTEGER)", "ALTER TABLE runs ADD COLUMN deleted_time BIGINT"]
+)
+def test_a_database_that_others_have_left_half_made_is_to_be_moved_away(tmp_path, made):
+    """As MLflow leaves it where it is killed in one of the steps of its own."""
+    from mlflow.store.db.utils import create_sqlalchemy_engine
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+
+    engine = create_sqlalchemy_engine(f"sqlite:///{tmp_path}/mlflow.db")
+    Base.metadata.create_all(engine)
+    engine.dispose()
     database = sqlite3.connect(tmp_path / "mlflow.db")
-    database.execute("CREATE TABLE experiments (experiment_id INTEGER)")
-    database.execute("CREATE TABLE secrets (secret_id INTEGER)")
+    database.execute(made)
     database.close()
-    with pytest.raises(InputError, match=r"is damaged \(.*already exists.*\): move it away \(mv .*/mlflow.db "):
+    with pytest.raises(InputError, match=r"is damaged \(.*(already exists|duplicate col).*\): move it away \(mv .*/ml"):
         connect(None, tmp_path)
