@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import sqlite3
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def damaged_database(path: Path, why: str) -> str:
 
 
 def _writable(path: Path, or_else: str) -> str:
-    """The address of a database that can be written, made where it is missing."""
+    """The address of a database that can be written, or made where it is missing."""
     if "?" in str(path):
         raise InputError(
             f"the database {path} has a '?' in its path, which an address cannot hold; choose another folder"
@@ -145,6 +146,9 @@ def _writable(path: Path, or_else: str) -> str:
             f"the folder of the database {path} does not exist; make it (mkdir -p {path.parent}) or {or_else}"
         )
     try:
+        if not path.exists():
+            tempfile.TemporaryFile(dir=path.parent).close()
+            return f"sqlite:///{path}"
         keep_private(path)
         connection = sqlite3.connect(path, timeout=2)
         try:

@@ -315,8 +315,8 @@ def _client(address: Address) -> MlflowClient:
         if address.database is not None:
             # Two processes that create the tables at once leave half a schema.
             with FileLock(f"{address.database}.lock", timeout=120):
-                if not address.database.stat().st_size:
-                    _make_tables(address.database)
+                if not (address.database.exists() and address.database.stat().st_size):
+                    _make_tables(address.database.resolve())
                 return answering()
         with _environment(MLFLOW_HTTP_REQUEST_MAX_RETRIES="0", MLFLOW_HTTP_REQUEST_TIMEOUT=str(PROBE_SECONDS)):
             return within(PROBE_SECONDS + 1, answering)
@@ -326,7 +326,7 @@ def _client(address: Address) -> MlflowClient:
 
 
 def _make_tables(database: Path) -> None:
-    """MLflow's tables in the place of an empty file, all of them or none: it cannot go on with what a kill leaves."""
+    """MLflow's tables in a new file, all of them or none: it cannot go on with what a kill leaves."""
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
     for left in database.parent.glob(f".{database.name}.*"):

@@ -125,18 +125,20 @@ def test_scores_that_mlflow_never_took_are_on_disk_and_said_to_be(
     """The database answers at the start and is locked by somebody else when the scores are to be recorded."""
     record = Evaluations.record
 
+    database = tmp_path / "mlflow.db"
+    locks: list[sqlite3.Connection] = []
+
     def locked(self: Evaluations, *what: Any) -> None:
-        lock.execute("BEGIN EXCLUSIVE")
+        locks.append(sqlite3.connect(database, isolation_level=None))
+        locks[-1].execute("BEGIN EXCLUSIVE")
         record(self, *what)
 
-    database = tmp_path / "mlflow.db"
-    lock = sqlite3.connect(database, isolation_level=None)
     monkeypatch.setattr(Evaluations, "record", locked)
     monkeypatch.setattr(Evaluations.finish, "__defaults__", (1.0,))
     words = [str(checkpoint), "--storage", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
     with pytest.raises(SystemExit) as stop:
         main([*words, "--mlflow-uri", f"sqlite:///{database}"])
-    lock.close()
+    locks[0].close()
     said = capsys.readouterr().out
     assert (
         stop.value.code == 2
