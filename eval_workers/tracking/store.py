@@ -326,11 +326,13 @@ def _client(address: Address) -> MlflowClient:
 
 
 def _make_tables(database: Path) -> None:
-    """MLflow's tables in a new file, all of them or none: it cannot go on with what a kill leaves."""
+    """MLflow's tables in a new file, all of them or none: it cannot go on with what a kill leaves. The journal of a
+    database that was moved away would be played back into the new one."""
     from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
 
-    for left in database.parent.glob(f".{database.name}.*"):
-        left.unlink()
+    journals = (database.with_name(f"{database.name}-{kind}") for kind in ("journal", "wal", "shm"))
+    for left in (*database.parent.glob(f".{database.name}.*"), *journals):
+        left.unlink(missing_ok=True)
     with whole_file(database) as beside:
         keep_private(beside)
         engine = create_sqlalchemy_engine(f"sqlite:///{beside}")

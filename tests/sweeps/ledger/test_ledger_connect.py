@@ -112,6 +112,7 @@ connect(None, pathlib.Path(sys.argv[1]))
 
 
 def test_a_kill_while_the_database_is_made_leaves_nothing_that_the_next_command_stumbles_over(tmp_path):
+    (tmp_path / "mlflow.db-journal").write_bytes(b"of one that was moved away")
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL and list(tmp_path.glob(".mlflow.db.*")), killed.stderr
     connect(None, tmp_path).close()
