@@ -111,7 +111,9 @@ def acting(*acts: tuple[Callable[[], Any], Callable[[], Any]]) -> Iterator[None]
 
 
 @pytest.fixture
-def person(model_folder: Path, preference_rows: list[dict], tmp_path: Path) -> Person:
+def person(model_folder: Path, preference_rows: list[dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Person:
+    """Whom the stage hears before its next trial, of a few seconds, is over."""
+    monkeypatch.setattr("sweeps.live.control.SECONDS_BETWEEN_LOOKS", 0.5)
     return Person(model_folder, preference_rows, tmp_path)
 
 
