@@ -18,7 +18,7 @@ from mmpo_train.config import replace as with_values
 from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, save_model
 from mmpo_train.tiny import rows as tiny
-from tests.support.standins.judge_server import NO_VERDICT, Fault, JudgeServer
+from tests.support.standins.judge_server import NO_VERDICT, Fault
 
 MOST = 12
 
@@ -43,14 +43,6 @@ def checkpoint(model_folder, tokenizer, tmp_path_factory):
 @pytest.fixture
 def answering(tmp_path):
     return Answering(tmp_path / "verdicts.sqlite")
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.delenv(variable, raising=False)
-    with JudgeServer() as running:
-        yield running
 
 
 @pytest.fixture

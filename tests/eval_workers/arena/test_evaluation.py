@@ -14,7 +14,7 @@ from mmpo_train.errors import InputError
 from mmpo_train.model.policy import load_model, save_model
 from tests.support.arena_folders import NEW, OLD, folder_with, new_answer, old_answer
 from tests.support.standins import judge_server
-from tests.support.standins.judge_server import Fault, JudgeServer
+from tests.support.standins.judge_server import Fault
 
 
 def arena(answering, questions=None, *, judge="tiny", seed=0, **values):
@@ -26,14 +26,6 @@ def arena(answering, questions=None, *, judge="tiny", seed=0, **values):
 # As upstream's two games: the candidate is B in the first, A in the second.
 LABELS = {"one": ("B>>A", "A>B"), "two": ("A=B", "A=B"), "three": ("A>>B", "B>A"), "four": ("B>A", "B>>A")}
 WINNERS = {"one": "ours", "two": "tie", "three": "theirs", "four": "ours"}
-
-
-@pytest.fixture
-def server(monkeypatch):
-    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.delenv(variable, raising=False)
-    with JudgeServer() as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

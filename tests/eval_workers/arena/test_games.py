@@ -21,19 +21,16 @@ from eval_workers.judging.judges import ProgrammaticJudge, open_judge
 from eval_workers.judging.verdicts import read_template
 from mmpo_train.errors import InputError
 from tests.support.standins import judge_server
-from tests.support.standins.judge_server import Fault, JudgeServer
+from tests.support.standins.judge_server import Fault
 
 QUICK = Limits(timeout_seconds=5.0, transport_retries=1)
 OURS, THEIRS = "The candidate's answer.", "The baseline's answer, which is longer."
 
 
 @pytest.fixture
-def server(monkeypatch):
-    for variable in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.delenv(variable, raising=False)
-    with JudgeServer() as running:
-        running.text = longer_wins
-        yield running
+def server(server):
+    server.text = longer_wins
+    return server
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from eval_workers.judging.verdicts import LOSS, JudgeFailed
 from mmpo_train.errors import InputError
 from tests.support.standins import judge_server
 from tests.support.standins.judge_server import Fault
-from tests.support.standins.judges import KEY, LONG, PROTOCOLS, QUICK, SHORT, Scripted
+from tests.support.standins.judges import KEY, LASTING, LONG, PROTOCOLS, QUICK, SHORT, Scripted
 
 
 @PROTOCOLS
@@ -48,14 +48,7 @@ def test_a_reply_without_a_verdict_is_asked_for_once_more(server, protocol, faul
 @PROTOCOLS
 @pytest.mark.parametrize(
     "fault, retries, reason, requests",
-    [
-        (Fault(status=429, retry_after_seconds=0.05), 1, "rate limited", 2),
-        (Fault(status=503, retry_after_seconds=0.05), 1, "service fault", 2),
-        (Fault(status=400, message="too many tokens"), 1, "request rejected", 1),
-        (Fault(delay_seconds=3), 0, "timed out", 1),
-        (Fault(hang_up=True), 0, "unreachable", 1),
-        (judge_server.REFUSED, 1, "refused to judge", 1),
-    ],
+    LASTING,
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_fault_that_stays_is_a_failure_with_its_reason(server, protocol, fault, retries, reason, requests):

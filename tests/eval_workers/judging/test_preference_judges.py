@@ -22,7 +22,7 @@ from eval_workers.judging.verdicts import LOSS, TIE, WIN, JudgeFailed
 from mmpo_train.errors import InputError
 from tests.support.standins import judge_server
 from tests.support.standins.judge_server import Fault, JudgeServer
-from tests.support.standins.judges import KEY, LONG, PROTOCOLS, QUICK, SHORT
+from tests.support.standins.judges import KEY, LASTING, LONG, PROTOCOLS, QUICK, SHORT
 from tests.support.workers import REPOSITORY
 
 MINI = "weighted_alpaca_eval_gpt-4o-mini-2024-07-18"
@@ -337,12 +337,7 @@ def test_another_model_address_prompt_or_text_is_another_preference(server, tmp_
 
 
 FAULTS = [
-    (Fault(status=429, retry_after_seconds=0.05), 1, "rate limited", 2),
-    (Fault(status=503, retry_after_seconds=0.05), 1, "service fault", 2),
-    (Fault(status=400, message="too many tokens"), 1, "request rejected", 1),
-    (Fault(delay_seconds=3), 0, "timed out", 1),
-    (Fault(hang_up=True), 0, "unreachable", 1),
-    (judge_server.REFUSED, 1, "refused to judge", 1),
+    *LASTING,
     (judge_server.MALFORMED, 1, "reply unreadable", 2),
     (Fault(text="Both"), 1, "neither label", 1),
     (Fault(text=""), 1, "no log-probabilities", 1),
